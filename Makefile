@@ -1,0 +1,67 @@
+# Everything runs in .venv, which `make setup` fills. Needs make, bash and Python 3.10 to 3.13 with
+# venv.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+SYSTEM ?= hdr_patch
+ARGS ?=
+# A machine without a GPU saves several GB with
+#   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# pip takes a CPU build by itself where its configuration points to one.
+PIP_FLAGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup sweep test test-fast lint bench real-data clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile \
+	    | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## .venv with the project and its tools; does nothing when up to date
+
+# Keyed to the two files that say what is installed.
+$(STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+	    echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+	         "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	@[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "No venv could be made. On Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+	@echo "Installing into $(VENV) (about 100 packages, 2 GB with a CPU build of torch; minutes):"
+	@PYTHONUNBUFFERED=1 $(RUN) -m pip install --disable-pip-version-check --progress-bar off \
+	    $(PIP_FLAGS) -e '.[dev]' \
+	    | { grep --line-buffered -oE '^(Collecting [^ ]+|Installing collected packages)' || true; }
+	@$(RUN) -m pip check
+	@touch $(STAMP)
+
+sweep: $(STAMP)  ## a sweep on this machine: make sweep SYSTEM=hdr_patch ARGS="--trials 20"
+	$(RUN) -m ray_jobs.sweep $(SYSTEM) $(ARGS)
+
+test: $(STAMP)  ## all tests that need no GPU
+	$(RUN) -m pytest -m "not gpu" $(ARGS)
+
+test-fast: $(STAMP)  ## the tests of every save: no Ray, no GPU, nothing slow
+	$(RUN) -m pytest -m "not slow and not ray and not gpu" $(ARGS)
+
+# Not `ruff format`: formulas and tables are laid out by hand.
+lint: $(STAMP)  ## ruff and mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+bench: $(STAMP)  ## every benchmark, one JSON object a line
+	@for file in $$(grep -l __main__ benchmarks/*.py); do \
+	    name=$$(basename "$$file" .py); echo "# benchmarks.$$name" >&2; \
+	    $(RUN) -m "benchmarks.$$name" --json; \
+	done
+
+real-data: $(STAMP)  ## renders training pairs from CC0 environment maps (downloads about 100 MB)
+	$(RUN) -m data.environment_maps --out .cache/real-data/hdr_maps $(ARGS)
+
+clean:  ## removes caches and build products; keeps .venv, sweeps and real data
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

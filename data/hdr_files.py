@@ -1,0 +1,272 @@
+"""Frames of HDR hole filling on disk: the image codecs, the folder layout, and what makes a frame
+bad.
+
+    <root>/warp_hole/warped_hole-<id>.exr   the frame before, warped forward; holes are exactly 0
+    <root>/ref/ref-<id>.exr                 the rendered frame
+    <root>/hole/hole-<id>.exr               1 = hole; also found in bistro/correct/ and correct/
+    <root>/motion/motion-<id>.exr           optional, pixels, x then y
+    <root>/occlusion/occlusion-<id>.exr     optional
+
+Every file may also be .npy ([H, W] or [H, W, C]) or .hdr. Ids are integers and are sorted as
+numbers.
+Shapes: C channels, H height, W width. Files hold [H, W, C], frames hold [C, H, W].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.radiance_hdr import read_hdr, write_hdr
+
+FloatArray = NDArray[np.float32]
+
+SUFFIXES = (".exr", ".hdr", ".npy")
+REQUIRED = ("warped", "target", "hole")
+CHANNELS: Mapping[str, int] = MappingProxyType(
+    {"warped": 3, "hole": 1, "target": 3, "occlusion": 1, "motion": 2}
+)
+"""Channels of each part of a frame, in the order in which crops store them."""
+
+_PLACES: Mapping[str, Sequence[tuple[str, str]]] = {
+    "warped": (("warp_hole", "warped_hole"),),
+    "target": (("ref", "ref"),),
+    "hole": (("hole", "hole"), ("bistro/correct", "hole"), ("correct", "hole")),
+    "motion": (("motion", "motion"),),
+    "occlusion": (("occlusion", "occlusion"),),
+}
+_EXR_NAMES = {1: ("Y",), 2: ("RG", "XY", "UV"), 3: ("RGB",)}
+
+
+class DataError(ValueError):
+    """A file or folder that is not what the layout says: which one, what was expected, what was
+    found.
+    """
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame pair, all float32: warped, target [3, H, W] linear radiance >= 0; hole, occlusion
+    [1, H, W] in {0, 1}; motion [2, H, W] in pixels. `warped` is exactly 0 where `hole` is 1.
+    """
+
+    warped: FloatArray
+    hole: FloatArray
+    target: FloatArray
+    occlusion: FloatArray | None = None
+    motion: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class FrameFiles:
+    """The files of one frame id, by part; a required part may be missing, which makes the frame a
+    bad one.
+    """
+
+    id: int
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What was changed in a frame so that it keeps the contract of `Frame`; always counted."""
+
+    negative_values: int = 0
+    values_in_holes: int = 0
+
+
+def find_frames(root: Path) -> tuple[list[FrameFiles], list[Path]]:
+    """All frames of a folder in the order of their ids, and the image files whose names fit no
+    frame.
+    """
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: expected a folder with warp_hole/, ref/ and hole/, found no such folder."
+        )
+    by_id: dict[int, dict[str, Path]] = {}
+    strangers: list[Path] = []
+    for part in _PLACES:
+        folder, prefix = _folder_of(root, part)
+        if folder is None:
+            continue
+        found = _numbered(folder, prefix, strangers)
+        if not found and part in REQUIRED:
+            raise DataError(
+                f"{folder}: expected files {prefix}-<id>{'|'.join(SUFFIXES)}, found none."
+            )
+        for number, path in found.items():
+            by_id.setdefault(number, {})[part] = path
+    return [FrameFiles(number, by_id[number]) for number in sorted(by_id)], strangers
+
+
+def _folder_of(root: Path, part: str) -> tuple[Path | None, str]:
+    for name, prefix in _PLACES[part]:
+        if (root / name).is_dir():
+            return root / name, prefix
+    if part not in REQUIRED:
+        return None, ""
+    wanted = " or ".join(f"{name}/{prefix}-<id>.exr" for name, prefix in _PLACES[part])
+    present = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "an empty folder"
+    raise DataError(f"{root}: expected {wanted}, found {present}.")
+
+
+def _numbered(folder: Path, prefix: str, strangers: list[Path]) -> dict[int, Path]:
+    pattern = re.compile(rf"{prefix}-(\d+)")
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        match = pattern.fullmatch(path.stem)
+        if match is None:
+            strangers.append(path)
+            continue
+        number = int(match[1])
+        if number in found:
+            raise DataError(
+                f"{folder}: expected one file for frame {number}, found {found[number].name} "
+                f"and {path.name}."
+            )
+        found[number] = path
+    return found
+
+
+def read_frame(frame: FrameFiles) -> tuple[Frame, Repairs]:
+    """One frame, checked and brought to the contract of `Frame`.
+
+    Raises:
+        DataError: a missing or unreadable file, unequal sizes, NaN or infinite pixels, or no hole
+        at all.
+    """
+    for part in REQUIRED:
+        if part not in frame.files:
+            have = ", ".join(sorted(path.name for path in frame.files.values()))
+            raise DataError(f"frame {frame.id}: expected its {part} image, found only {have}.")
+    images = {part: read_image(path, CHANNELS[part]) for part, path in frame.files.items()}
+    size = images["target"].shape[:2]
+    for part, image in images.items():
+        path = frame.files[part]
+        if image.shape[:2] != size:
+            raise DataError(
+                f"{path}: expected {size[0]}x{size[1]} as in {frame.files['target'].name}, "
+                f"found {image.shape[0]}x{image.shape[1]}."
+            )
+        broken = int(np.count_nonzero(~np.isfinite(image)))
+        if broken:
+            raise DataError(
+                f"{path}: expected finite values, found {broken} that are NaN or infinite."
+            )
+    hole = images["hole"] > 0.5
+    if not hole.any():
+        raise DataError(
+            f"{frame.files['hole']}: expected at least one hole pixel (value 1), found none."
+        )
+    radiance = {part: images[part] for part in ("warped", "target")}
+    negative = sum(int(np.count_nonzero(image < 0)) for image in radiance.values())
+    in_holes = int(np.count_nonzero(radiance["warped"][hole[..., 0]]))
+    # Adding 0 turns -0 into 0: a hole is compared with 0 and must print as 0.
+    radiance = {part: np.maximum(image, 0) + np.float32(0) for part, image in radiance.items()}
+    radiance["warped"] = np.where(hole, np.float32(0), radiance["warped"])
+    parts = {**images, **radiance, "hole": hole.astype(np.float32)}
+    planes = {
+        part: np.ascontiguousarray(image.transpose(2, 0, 1)) for part, image in parts.items()
+    }
+    return Frame(**planes), Repairs(negative, in_holes)
+
+
+def write_frame(root: Path, number: int, frame: Frame, suffix: str = ".exr") -> None:
+    """Writes one frame in the layout above; parts that are None are not written."""
+    for part in CHANNELS:
+        plane: FloatArray | None = getattr(frame, part)
+        if plane is None:
+            continue
+        folder, prefix = _PLACES[part][0]
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        write_image(root / folder / f"{prefix}-{number}{suffix}", plane.transpose(1, 2, 0))
+
+
+def read_image(path: Path, channels: int) -> FloatArray:
+    """An image as [H, W, channels] float32. Alpha and further channels are left out."""
+    readers: Mapping[str, Callable[[Path, int], NDArray[np.generic]]] = {
+        ".exr": _read_exr, ".npy": _read_npy, ".hdr": lambda path, _: read_hdr(path)
+    }  # fmt: skip
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        raise DataError(f"{path}: expected {', '.join(SUFFIXES)}, found {suffix or 'no suffix'}.")
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file, found none.")
+    try:
+        image = readers[suffix](path, channels)
+    except DataError:
+        raise
+    except (OSError, EOFError, RuntimeError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: expected a complete {suffix} image, found one that cannot be read "
+            f"({path.stat().st_size} bytes; {error})."
+        ) from error
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] < channels or 0 in image.shape:
+        raise DataError(
+            f"{path}: expected [height, width, {channels}], found shape {list(image.shape)}."
+        )
+    return np.ascontiguousarray(image[..., :channels], dtype=np.float32)
+
+
+def write_image(path: Path, image: FloatArray) -> None:
+    """Writes [H, W, C] by the suffix: .exr in 32-bit float with zip compression, .npy, or .hdr (3
+    channels).
+    """
+    image = np.ascontiguousarray(image, dtype=np.float32)
+    if path.suffix == ".npy":
+        np.save(path, image, allow_pickle=False)
+    elif path.suffix == ".hdr":
+        write_hdr(path, np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else _padded(image))
+    elif path.suffix == ".exr":
+        import OpenEXR
+
+        header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+        names = _EXR_NAMES[image.shape[-1]][0]
+        planes = {name: np.ascontiguousarray(image[..., i]) for i, name in enumerate(names)}
+        OpenEXR.File(header, planes).write(str(path))
+    else:
+        raise DataError(
+            f"{path}: images are written as {', '.join(SUFFIXES)}, not {path.suffix!r}."
+        )
+
+
+def _padded(image: FloatArray) -> FloatArray:
+    if image.shape[-1] == 2 and image.min() < 0:
+        raise DataError("motion has negative values, which .hdr cannot hold; write .exr or .npy.")
+    missing = 3 - image.shape[-1]
+    return np.pad(image, ((0, 0), (0, 0), (0, missing))) if missing else image
+
+
+def _read_npy(path: Path, _channels: int) -> NDArray[np.generic]:
+    image = np.load(path, allow_pickle=False)
+    if image.dtype.kind not in "fbui":
+        raise DataError(f"{path}: expected real numbers, found dtype {image.dtype}.")
+    return image
+
+
+def _read_exr(path: Path, channels: int) -> NDArray[np.generic]:
+    import OpenEXR
+
+    with OpenEXR.File(str(path), separate_channels=True) as file:
+        # A channel of a layer is called "layer.R"; only the last part tells what it is.
+        planes = {
+            name.rpartition(".")[2].upper(): np.array(channel.pixels)
+            for name, channel in file.channels().items()
+        }
+    for names in _EXR_NAMES[channels]:
+        if all(name in planes for name in names):
+            return np.stack([planes[name] for name in names], axis=-1)
+    if channels == 1 and (len(planes) == 1 or "R" in planes):
+        return planes.get("R", next(iter(planes.values())))
+    wanted = " or ".join(",".join(names) for names in _EXR_NAMES[channels])
+    raise DataError(f"{path}: expected channels {wanted}, found {', '.join(sorted(planes))}.")

@@ -1,0 +1,49 @@
+"""What the sums of terms are divided by: never a function of the prediction.
+
+Shapes: B images, C channels, H rows, W columns; `target` [B, C, H, W]; `hole` [B, 1, H, W].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losses.terms import Tensors
+
+
+def images(batch: Tensors, settings: Any) -> Tensor:
+    """The images of the batch."""
+    target = batch["target"]
+    return torch.tensor(target.shape[0], dtype=torch.float64, device=target.device)
+
+
+def values(batch: Tensors, settings: Any) -> Tensor:
+    """Every value of the target: pixels times channels."""
+    target = batch["target"]
+    return torch.tensor(target.numel(), dtype=torch.float64, device=target.device)
+
+
+def differences(batch: Tensors, settings: Any) -> Tensor:
+    """The pairs of neighbours along rows and columns, times channels."""
+    target = batch["target"]
+    n, channels, height, width = target.shape
+    pairs = height * (width - 1) + (height - 1) * width
+    return torch.tensor(n * channels * pairs, dtype=torch.float64, device=target.device)
+
+
+def hole_values(batch: Tensors, settings: Any) -> Tensor:
+    """The values inside holes: hole pixels times channels."""
+    return weighted_values(batch, batch["hole"])
+
+
+def images_with_hole(batch: Tensors, settings: Any) -> Tensor:
+    """The images that have at least one hole pixel."""
+    return (batch["hole"].amax(dim=(1, 2, 3)) > 0).sum().double()
+
+
+def weighted_values(batch: Tensors, weight: Tensor) -> Tensor:
+    """The sum of a weight per pixel [B, 1, H, W] over all channels."""
+    # float64: a float32 sum loses pixels from 2^24 on.
+    return weight.sum(dtype=torch.float64) * batch["target"].shape[1]

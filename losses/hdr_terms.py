@@ -1,0 +1,249 @@
+"""The terms of HDR hole filling: pure functions that sum over pixels, or over images where said.
+
+Shapes: B images, C = 3 channels, H rows, W columns. `target`, `radiance`, `log_delta`, `log_base`,
+`raw` [B, C, H, W]; `hole` [B, 1, H, W] with 1 = hole; `scale` [B, 1|C, 1, 1]. Logarithms are
+natural. "Delta" is the residual that the head adds to the logarithm of the (prefilled) base:
+log(radiance + eps) = log_base + Delta.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses import counts
+from losses.terms import Tensors
+from models import hdr_head
+from models.efficientnet import ImageFeatures
+from models.exposure import mu_law
+from models.prefill import prefill
+
+STD_FLOOR = 1e-8
+"""Added to a variance before its root, whose slope at 0 is infinite (a hole of one pixel)."""
+
+CHARBONNIER_EPSILON = 1e-6
+LUMA = (0.2126, 0.7152, 0.0722)
+"""Rec. ITU-R BT.709."""
+
+
+# Regions and images
+
+
+def ring(batch: Tensors, settings: Any) -> Tensor:
+    """The rim of valid pixels around the holes, as the head has it. [B, 1, H, W]"""
+    return hdr_head.ring(batch["hole"], settings.hdr.ring_kernel)
+
+
+def residual_weight(batch: Tensors, settings: Any) -> Tensor:
+    """The head's mask as a weight: hole + ring_scale * ring, or 1 when `hdr.mask` is off."""
+    return hdr_head.residual_mask(settings.hdr, batch["hole"])
+
+
+def needed_delta(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """The Delta that reaches the target: log(target + eps) - log_base."""
+    return torch.log(batch["target"].float() + settings.hdr.epsilon) - prediction["log_base"]
+
+
+def mu_images(prediction: Tensors, batch: Tensors, settings: Any) -> tuple[Tensor, Tensor]:
+    """(prediction, target) under the loss's mu-law; 1 is white, highlights exceed it."""
+    mu, exposure = settings.loss.mu, settings.loss.exposure
+    predicted = mu_law(prediction["radiance"].float(), mu, exposure)
+    return predicted, mu_law(batch["target"].float(), mu, exposure)
+
+
+# Sums over pixels
+
+
+def log_residual(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """Sum of w * l(Delta - needed Delta), w the head's mask, on Delta *before* that mask.
+
+    004-M3: the document halves Delta on the ring and then compares it with the full one, so the
+    network has to predict twice the truth there; here the mask is only a weight.
+    """
+    error = prediction["log_delta"].float() - needed_delta(prediction, batch, settings)
+    kind, beta = settings.loss.log.kind, settings.loss.log.beta
+    if kind == "l1":
+        cost = error.abs()
+    elif kind == "smooth_l1":
+        cost = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=beta)
+    else:
+        cost = torch.sqrt(error.square() + CHARBONNIER_EPSILON)
+    return (residual_weight(batch, settings) * cost).sum()
+
+
+def log_residual_count(batch: Tensors, settings: Any) -> Tensor:
+    return counts.weighted_values(batch, residual_weight(batch, settings))
+
+
+def mu_l1(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    predicted, target = mu_images(prediction, batch, settings)
+    return (predicted - target).abs().sum()
+
+
+def hole_l1(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """A mean over hole pixels has no need of the document's factor min(4, 1 / hole share)."""
+    predicted, target = mu_images(prediction, batch, settings)
+    return (batch["hole"] * (predicted - target).abs()).sum()
+
+
+def boundary_l1(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    predicted, target = mu_images(prediction, batch, settings)
+    return (ring(batch, settings) * (predicted - target).abs()).sum()
+
+
+def boundary_count(batch: Tensors, settings: Any) -> Tensor:
+    return counts.weighted_values(batch, ring(batch, settings))
+
+
+def context_l1(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """On valid pixels outside the ring; while `hdr.mask` is on they cannot change: gradient 0."""
+    predicted, target = mu_images(prediction, batch, settings)
+    return (_outside(batch, settings) * (predicted - target).abs()).sum()
+
+
+def context_count(batch: Tensors, settings: Any) -> Tensor:
+    return counts.weighted_values(batch, _outside(batch, settings))
+
+
+def _outside(batch: Tensors, settings: Any) -> Tensor:
+    return 1.0 - batch["hole"] - ring(batch, settings)
+
+
+def edge(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """L1 between the forward differences of the mu-law images, along columns and rows."""
+    predicted, target = mu_images(prediction, batch, settings)
+    error = predicted - target
+    return error.diff(dim=-1).abs().sum() + error.diff(dim=-2).abs().sum()
+
+
+def sparsity(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """Sum over the holes of |Delta - the prefill's Delta|.
+
+    004-M15: the document's mean |Delta| pulls the hole's Delta, which has to be near 14 over a
+    base of 0, down to 0. Over a prefilled base the prefill's own Delta is 0. With
+    `hdr.prefill=zero` a small Delta would mean black, so the reference is what a median-log
+    prefill would have needed: log(median + eps) - log_base, from the sample's own valid pixels,
+    never from the batch. The minimum, 0, lies at the prefill and not at the target.
+    """
+    delta = prediction["log_delta"].float()
+    if settings.hdr.prefill == "zero":
+        epsilon = settings.hdr.epsilon
+        filled = prefill("median_log", batch["warped"].float(), batch["hole"], epsilon)
+        delta = delta - (torch.log(filled + epsilon) - prediction["log_base"])
+    return (batch["hole"] * delta.abs()).sum()
+
+
+def range_penalty(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """Sum over hole and ring of relu(scale * |raw| - safe_range), on the *pre-activation*.
+
+    scale * raw is the Delta that the squash would give if it were linear (its slope at 0 is 1), so
+    the penalty keeps its slope where the squash saturates; on Delta itself, as in the document, it
+    vanishes there (004-M6). Over a base of 0 the needed Delta is about 14 and a safe range of 6
+    forbids it (004-M1).
+    """
+    region = batch["hole"] + ring(batch, settings)
+    linear = prediction["scale"].float() * prediction["raw"].float().abs()
+    return (region * F.relu(linear - settings.loss.range.safe_range)).sum()
+
+
+def range_count(batch: Tensors, settings: Any) -> Tensor:
+    return counts.weighted_values(batch, batch["hole"] + ring(batch, settings))
+
+
+# Sums over images: what is not additive over pixels
+
+
+def wasserstein(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """Sum over images of W1 between predicted and needed Delta in the holes, mean over channels.
+
+    On a line, W1 of two samples of equal size is the mean |difference| of the sorted values; the
+    document's "histogram matching" is the same quantity (004-M13). Inside the holes of one image
+    only: the document flattens the batch and mixes images. Position is ignored, so it only makes
+    sense beside another term.
+    """
+    inside = batch["hole"] > 0
+    predicted = _sorted_inside(prediction["log_delta"].float(), inside)
+    needed = _sorted_inside(needed_delta(prediction, batch, settings), inside)
+    pixels = inside.flatten(1).sum(1).clamp(min=1)
+    return ((predicted - needed).abs().sum(-1).mean(1) / pixels).sum()
+
+
+def _sorted_inside(values: Tensor, inside: Tensor) -> Tensor:
+    """Sorted values, [B, C, H*W]; those outside become one constant at the end, which cancels."""
+    largest = torch.finfo(values.dtype).max
+    return values.masked_fill(~inside, largest).flatten(2).sort(dim=-1).values
+
+
+def moments(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """Sum over images of |difference of mean| + |difference of deviation| of Delta in the holes.
+
+    Without the mask both moments are dominated by the pixels outside, where Delta is 0 (004-M14).
+    """
+    predicted = masked_moments(prediction["log_delta"].float(), batch["hole"])
+    needed = masked_moments(needed_delta(prediction, batch, settings), batch["hole"])
+    return (predicted - needed).abs().sum(0).mean(1).sum()
+
+
+def color(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """The same moments of chroma (R - Y, B - Y of the mu-law image) in hole and ring."""
+    region = (batch["hole"] + ring(batch, settings)) * _has_hole(batch)
+    predicted, target = (
+        masked_moments(_chroma(image), region) for image in mu_images(prediction, batch, settings)
+    )
+    return (predicted - target).abs().sum(0).mean(1).sum()
+
+
+def _has_hole(batch: Tensors) -> Tensor:
+    return (batch["hole"].amax(dim=(1, 2, 3), keepdim=True) > 0).float()
+
+
+def _chroma(image: Tensor) -> Tensor:
+    """[B, 3, H, W] -> [B, 2, H, W]"""
+    red, green, blue = image.unbind(1)
+    luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    return torch.stack((red - luma, blue - luma), dim=1)
+
+
+def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean and (population) standard deviation per image and channel inside a 0/1 mask.
+
+    Args:
+        values: [B, C, H, W]; mask: [B, 1, H, W].
+
+    Returns:
+        [2, B, C]; (0, root of STD_FLOOR) where the mask is empty.
+    """
+    pixels = mask.sum((2, 3)).clamp(min=1.0)
+    mean = (values * mask).sum((2, 3)) / pixels
+    centred = (values - mean[..., None, None]) * mask
+    variance = centred.square().sum((2, 3)) / pixels
+    return torch.stack((mean, torch.sqrt(variance + STD_FLOOR)))
+
+
+def perceptual(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """Sum over images of smooth-L1 between features of the mu-law images, mean over the layers.
+
+    The networks know images in [0, 1], so highlights above white are clipped and get no gradient
+    from here.
+    """
+    predicted, target = (image.clamp(0.0, 1.0) for image in mu_images(prediction, batch, settings))
+    network = frozen_features(settings.loss.perceptual.backbone, predicted.device)
+    with torch.no_grad():
+        wanted = network(target)
+    total = torch.zeros((), device=predicted.device)
+    for found, goal in zip(network(predicted), wanted, strict=True):
+        cost = F.smooth_l1_loss(
+            found.float(), goal.float(), reduction="none", beta=settings.loss.perceptual.beta
+        )
+        total = total + cost.flatten(1).mean(1).sum()
+    return total / len(wanted)
+
+
+@functools.cache
+def frozen_features(backbone: str, device: torch.device) -> ImageFeatures:
+    """The feature network, loaded once per process and device."""
+    return ImageFeatures(backbone).to(device)

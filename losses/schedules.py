@@ -1,0 +1,95 @@
+"""Schedules: pure functions of the step that scale a term's weight. They keep no state, so resume
+is free.
+
+Positions are fractions of `train.steps`, so one schedule serves a rung, a trial and a longer
+training.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import dataclass
+
+from settings.schema import Settings, SettingsError, setting
+
+KINDS = ("constant", "linear", "cosine", "warmup", "stages", "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings(Settings):
+    """How the factor on a term's weight moves over a training.
+
+    constant: 1 throughout.
+    step: `first` before `start`, `last` from there on.
+    warmup: 0 before `start`, linear to 1 at `end`.
+    linear, cosine: `first` until `start`, then to `last` at `end` on a line or half a cosine.
+    stages: piecewise linear through (`positions[i]`, `factors[i]`), constant outside.
+    """
+
+    kind: str = setting("constant", "shape of the factor over the training", choices=KINDS)
+    start: float = setting(
+        0.0, "where the change begins", unit="of train.steps", low=0.0, high=1.0
+    )
+    end: float = setting(1.0, "where the change ends", unit="of train.steps", low=0.0, high=1.0)
+    first: float = setting(0.0, "factor before the change", low=0.0, high=1e3)
+    last: float = setting(1.0, "factor after the change", low=0.0, high=1e3)
+    positions: tuple[float, ...] = setting(
+        (), "knots of `stages`, ascending", unit="of train.steps", low=0.0, high=1.0
+    )
+    factors: tuple[float, ...] = setting((), "factor at each knot of `stages`", low=0.0, high=1e3)
+
+    def check(self) -> None:
+        if self.kind in ("linear", "cosine", "warmup") and self.start > self.end:
+            raise SettingsError(
+                f"schedule {self.kind}: start {self.start} must not lie after end {self.end}."
+            )
+        if self.kind != "stages":
+            return
+        if len(self.positions) != len(self.factors) or not self.positions:
+            raise SettingsError(
+                f"schedule stages needs as many factors as positions and at least one, not "
+                f"{len(self.positions)} positions and {len(self.factors)} factors."
+            )
+        if list(self.positions) != sorted(set(self.positions)):
+            raise SettingsError(f"schedule stages: positions must ascend, not {self.positions}.")
+
+
+def schedule_factor(settings: ScheduleSettings, step: int, steps: int) -> float:
+    """The factor at `step` of a training of `steps` steps; the final value for every later
+    step.
+    """
+    position = min(step / steps, 1.0) if steps > 0 else 1.0
+    if settings.kind == "constant":
+        return 1.0
+    if settings.kind == "step":
+        return settings.first if position < settings.start else settings.last
+    if settings.kind == "stages":
+        return _piecewise(settings.positions, settings.factors, position)
+    first, last = (0.0, 1.0) if settings.kind == "warmup" else (settings.first, settings.last)
+    progress = _progress(settings.start, settings.end, position)
+    if settings.kind == "cosine":
+        progress = (1.0 - math.cos(math.pi * progress)) / 2.0
+    return first + (last - first) * progress
+
+
+def final_factor(settings: ScheduleSettings) -> float:
+    """The factor that a finished training has: the one that validation uses."""
+    return schedule_factor(settings, 1, 1)
+
+
+def _progress(start: float, end: float, position: float) -> float:
+    if position >= end:
+        return 1.0
+    return 0.0 if position <= start else (position - start) / (end - start)
+
+
+def _piecewise(positions: tuple[float, ...], factors: tuple[float, ...], position: float) -> float:
+    after = bisect.bisect_right(positions, position)
+    if after == 0:
+        return factors[0]
+    if after == len(positions):
+        return factors[-1]
+    left, right = positions[after - 1], positions[after]
+    share = (position - left) / (right - left)
+    return factors[after - 1] + share * (factors[after] - factors[after - 1])

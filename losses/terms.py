@@ -1,0 +1,59 @@
+"""What a loss term is: a named pure function with the count that turns its sum into a mean.
+
+A term returns a *sum*; its count depends on the batch alone. The loop adds the counts of all
+micro-batches and ranks first, so that a mean is exact under accumulation, ragged batches, masks
+and any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from losses.schedules import ScheduleSettings
+from settings.schema import Settings, setting
+
+Tensors = Mapping[str, Tensor]
+"""A batch or a prediction: named tensors whose first axis is the sample."""
+
+RESERVED_NAMES = ("total",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermSettings(Settings):
+    """What every term has. A term with settings of its own extends this node."""
+
+    weight: float = setting(1.0, "factor on the term in the training loss", low=0.0, high=1e6)
+    enabled: bool = setting(True, "false switches the term off, as weight 0 does")
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of a loss.
+
+    Attributes:
+        sum: `sum(prediction, batch, settings) -> scalar`, differentiable in the prediction.
+            `settings` is the system's whole tree.
+        count: `count(batch, settings) -> scalar`: what the sum is divided by (samples, pixels,
+            hole pixels); it may be 0, then the term is absent from the batch.
+        reads: keys whose value changes the term's *measured* value (patterns of fnmatch). A space
+            that searches one of them cannot use the term as its objective. Weights and schedules
+            need no mention.
+        unbounded: why the term has no lower bound, where it has none (a hinge generator); ""
+            where it has.
+    """
+
+    sum: Callable[[Tensors, Tensors, Any], Tensor]
+    count: Callable[[Tensors, Any], Tensor]
+    reads: tuple[str, ...] = ()
+    unbounded: str = ""
+
+    def __call__(
+        self, prediction: Tensors, batch: Tensors, settings: Any
+    ) -> tuple[Tensor, Tensor]:
+        """(sum, count) of the term on one batch."""
+        return self.sum(prediction, batch, settings), self.count(batch, settings)

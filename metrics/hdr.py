@@ -1,0 +1,216 @@
+"""The metrics of HDR hole filling and their constants; the formulas are in `metrics.hdr_measures`.
+
+An objective reads constants of `metric.*` only: a log error with the trial's own epsilon could be
+gamed. PSNR and SSIM are means over images (PSNR of an image is at most 100 dB); the log error, the
+seam error and the shares are pooled over all pixels of the validation set.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from metrics import hdr_measures as measures
+from metrics.image import psnr_db, ssim
+from metrics.metric import Metric, mean
+from settings.schema import Settings, SettingsError, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSettings(Settings):
+    """Constants of the measures, fixed per sweep, for what reads them cannot judge a search."""
+
+    mu: float = setting(300.0, "mu of the mu-law images of the metrics", low=1.0, high=1e5)
+    exposure: float = setting(0.8, "factor on radiance before the mu-law", low=1e-4, high=1e4)
+    epsilon: float = setting(
+        1e-4, "added to radiance before the logarithm of hole_log_rmse", low=1e-8, high=1.0
+    )
+    max_radiance: float = setting(
+        1e3,
+        "radiance that counts as white: clipped to it before mu-law and PU21",
+        low=1e-3,
+        high=1e8,
+    )
+    peak_cd_m2: float = setting(
+        1e4, "luminance at which max_radiance is shown", unit="cd/m2", low=1.0, high=1e4
+    )
+    overflow_thresholds: tuple[float, ...] = setting(
+        (1e2, 1e3, 1e4, 1e6), "radiances of the overflow rates, whole numbers", low=1.0, high=1e12
+    )
+    saturation_share: float = setting(
+        0.99, "share of the cap that counts as saturated", low=0.5, high=1.0
+    )
+    ring_kernel: int = setting(3, "odd window of the ring around holes", unit="px", low=3, high=15)
+
+    def check(self) -> None:
+        if self.ring_kernel % 2 == 0:
+            raise SettingsError(
+                f"metric.ring_kernel must be odd, not {self.ring_kernel}. "
+                f"Use {self.ring_kernel + 1}."
+            )
+        for threshold in self.overflow_thresholds:
+            if threshold != int(threshold):
+                raise SettingsError(
+                    f"metric.overflow_thresholds must be whole numbers, not {threshold}: they "
+                    f"name columns. Use {math.ceil(threshold)}."
+                )
+        if len(set(self.overflow_thresholds)) != len(self.overflow_thresholds):
+            raise SettingsError(
+                f"metric.overflow_thresholds must differ, not {self.overflow_thresholds}. "
+                "Leave out the repeated."
+            )
+
+
+def hdr_metrics(settings: MetricSettings) -> tuple[Metric, ...]:
+    """Every metric; the overflow rates are one for each of `metric.overflow_thresholds`."""
+    return (*_ERRORS, *(_overflow_rate(x) for x in settings.overflow_thresholds), *_DIAGNOSTICS)
+
+
+def _overflow_rate(threshold: float) -> Metric:
+    exponent = round(math.log10(threshold))
+    name = f"1e{exponent}" if threshold == 10.0**exponent else f"{threshold:.0f}"
+    return Metric(
+        name=f"overflow_rate_{name}",
+        unit="",
+        mode="min",
+        measure=functools.partial(measures.overflow, threshold),
+        help=f"share of the pixels of hole and ring above a radiance of {threshold:g}",
+        reads=("metric.overflow_thresholds", "metric.ring_kernel"),
+    )
+
+
+def _image_metric(name: str, encoding: str, in_hole: bool) -> Metric:
+    is_psnr = name.endswith("_db")
+    where = "in the holes" if in_hole else "of the whole image"
+    words, reads = _ENCODINGS[encoding]
+    return Metric(
+        name=name,
+        unit="dB" if is_psnr else "",
+        mode="max",
+        measure=functools.partial(
+            measures.similarity, psnr_db if is_psnr else ssim, encoding, in_hole
+        ),
+        help=f"{'PSNR' if is_psnr else 'SSIM'} of the {words} images {where}, mean over images",
+        reads=reads,
+    )
+
+
+def _diagnostic(
+    name: str,
+    measure: Callable[..., measures.Measured],
+    help: str,  # noqa: A002 - the field's word for it
+    reads: tuple[str, ...],
+    unit: str = "",
+    finish: Callable[..., float] = mean,
+) -> Metric:
+    return Metric(
+        name=name, unit=unit, mode=None, measure=measure, help=help, finish=finish, reads=reads
+    )
+
+
+_ENCODINGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "mu": ("mu-law", ("metric.mu", "metric.exposure", "metric.max_radiance")),
+    "pu": ("PU21", ("metric.peak_cd_m2", "metric.max_radiance")),
+}
+
+_ERRORS = (
+    Metric(
+        name="hole_log_rmse",
+        unit="nat",
+        mode="min",
+        measure=measures.hole_log_square,
+        finish=measures.root_of_mean,
+        help="root mean square error of log(radiance + metric.epsilon) over all hole pixels",
+        reads=("metric.epsilon",),
+    ),
+    _image_metric("hole_psnr_mu_db", "mu", in_hole=True),
+    _image_metric("hole_psnr_pu_db", "pu", in_hole=True),
+    _image_metric("psnr_mu_db", "mu", in_hole=False),
+    _image_metric("psnr_pu_db", "pu", in_hole=False),
+    _image_metric("ssim_mu", "mu", in_hole=False),
+    _image_metric("ssim_pu", "pu", in_hole=False),
+    _image_metric("hole_ssim_mu", "mu", in_hole=True),
+    Metric(
+        name="seam_error",
+        unit="",
+        mode="min",
+        measure=measures.seam_error,
+        help="mean error of the mu-law step between a hole pixel and its valid neighbour",
+        reads=_ENCODINGS["mu"][1],
+    ),
+    Metric(
+        name="overflow_above_target_rate",
+        unit="",
+        mode="min",
+        measure=measures.overflow_above_target,
+        help="share of the pixels of hole and ring brighter than all of the image's target",
+        reads=("metric.ring_kernel",),
+    ),
+)
+
+_CAP = ("hdr.*",)
+
+_DIAGNOSTICS = (
+    _diagnostic(
+        "saturation_share",
+        measures.saturation,
+        "share of the values in holes whose residual reaches metric.saturation_share of the cap",
+        ("metric.saturation_share", *_CAP),
+    ),
+    _diagnostic(
+        "unreachable_share",
+        measures.unreachable,
+        "share of the targets in holes that need a residual above the cap",
+        _CAP,
+    ),
+    _diagnostic(
+        "clamp_share",
+        measures.clamped,
+        "share of the values in holes that the clamp changes",
+        _CAP,
+    ),
+    _diagnostic(
+        "cap_mean", measures.cap_per_image, "bound on the residual, mean over images", _CAP, "nat"
+    ),
+    _diagnostic(
+        "denom_mean",
+        measures.log_range,
+        "range of the log radiance of valid pixels, 1st to 99th percentile, mean over images",
+        ("hdr.epsilon",),
+        "nat",
+        measures.first_moment,
+    ),
+    _diagnostic(
+        "denom_cv",
+        measures.log_range,
+        "its standard deviation over images, divided by its mean",
+        ("hdr.epsilon",),
+        finish=measures.coefficient_of_variation,
+    ),
+    _diagnostic(
+        "denom_with_holes_mean",
+        measures.log_range_with_holes,
+        "range of the log radiance of all pixels, least to greatest, mean over images",
+        ("hdr.epsilon",),
+        "nat",
+        measures.first_moment,
+    ),
+    _diagnostic(
+        "denom_with_holes_cv",
+        measures.log_range_with_holes,
+        "its standard deviation over images, divided by its mean",
+        ("hdr.epsilon",),
+        finish=measures.coefficient_of_variation,
+    ),
+    _diagnostic(
+        "nonfinite_share",
+        measures.nonfinite,
+        "share of the predicted values that are inf or NaN",
+        (),
+    ),
+)
+
+METRICS = hdr_metrics(MetricSettings())
+"""With the default thresholds."""

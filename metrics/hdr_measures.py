@@ -1,0 +1,192 @@
+"""What the metrics of HDR hole filling measure on one batch, as (sums, count).
+
+Images without a hole are left out of what is measured in holes.
+
+Shapes: B images, C = 3 channels, H rows, W columns; `radiance`, `target`, `log_base`, `log_delta`,
+`unclamped` [B, C, H, W]; `hole` [B, 1, H, W] with 1 = hole; `cap` [B, 1|C, 1, 1]; `denom`
+[B, 1, 1, 1]. `settings` is the system's whole tree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrics.image import PU_RANGE, mu_encoded, over_images, pu_encoded
+from metrics.metric import Tensors
+from models.hdr_cap import clamp_active
+from models.hdr_head import needed_cap, ring
+
+Measured = tuple[Tensor, Tensor]
+
+
+# Regions
+
+
+def has_hole(batch: Tensors) -> Tensor:
+    """[B], true for images with at least one hole pixel."""
+    return batch["hole"].amax(dim=(1, 2, 3)) > 0
+
+
+def _hole(batch: Tensors, like: Tensor) -> Tensor:
+    return (batch["hole"] > 0).expand_as(like)
+
+
+def _hole_and_ring(batch: Tensors, settings: Any) -> Tensor:
+    """[B, 1, H, W], true in the holes and on the rim around them."""
+    return batch["hole"] + ring(batch["hole"], settings.metric.ring_kernel) > 0
+
+
+def _share(found: Tensor, region: Tensor) -> Measured:
+    """(how often `found` is true inside a region of the same shape, size of the region)"""
+    return (found & region).sum().double(), region.sum().double()
+
+
+# Error in the logarithm, PSNR, SSIM, seam
+
+
+def hole_log_square(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Square of log(radiance + eps) - log(target + eps) in holes; eps is `metric.epsilon`."""
+    epsilon = settings.metric.epsilon
+    predicted, target = prediction["radiance"].double(), batch["target"].double()
+    error = torch.log(predicted + epsilon) - torch.log(target + epsilon)
+    inside = _hole(batch, error)
+    return torch.where(inside, error.square(), 0.0).sum(), inside.sum().double()
+
+
+def root_of_mean(sums: Tensor, count: float) -> float:
+    return math.sqrt(float(sums) / count) if count > 0 else float("nan")
+
+
+def _encoded(
+    encoding: str, prediction: Tensors, batch: Tensors, settings: Any
+) -> tuple[Tensor, Tensor, float]:
+    """(prediction, target, data range) under mu-law ("mu") or PU21 ("pu")."""
+    constants = settings.metric
+    pair = (prediction["radiance"], batch["target"])
+    if encoding == "mu":
+        limit = constants.max_radiance
+        first, second = (mu_encoded(x, constants.mu, constants.exposure, limit) for x in pair)
+        return first, second, 1.0
+    first, second = (pu_encoded(x, constants.peak_cd_m2, constants.max_radiance) for x in pair)
+    return first, second, PU_RANGE
+
+
+def similarity(
+    score: Callable[..., Tensor],
+    encoding: str,
+    in_hole: bool,
+    prediction: Tensors,
+    batch: Tensors,
+    settings: Any,
+) -> Measured:
+    predicted, target, data_range = _encoded(encoding, prediction, batch, settings)
+    if not in_hole:
+        return over_images(score(predicted, target, data_range))
+    return over_images(score(predicted, target, data_range, batch["hole"]), has_hole(batch))
+
+
+def seam_error(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """|error of the mu-law step| over the pairs of neighbours of which one is a hole pixel."""
+    predicted, target, _ = _encoded("mu", prediction, batch, settings)
+    error = predicted - target
+    total = torch.zeros((), dtype=torch.float64, device=error.device)
+    count = torch.zeros((), dtype=torch.float64, device=error.device)
+    for axis in (-1, -2):
+        steps = error.diff(dim=axis).abs()
+        crossing = (batch["hole"].diff(dim=axis) != 0).expand_as(steps)
+        total = total + torch.where(crossing, steps, 0.0).sum()
+        count = count + crossing.sum()
+    return total, count
+
+
+# Overflow
+
+
+def overflow(threshold: float, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Pixels of hole and ring of which a channel lies above the threshold (or is NaN)."""
+    above = ~(prediction["radiance"] <= threshold).all(dim=1, keepdim=True)
+    return _share(above, _hole_and_ring(batch, settings))
+
+
+def overflow_above_target(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Pixels of hole and ring of which a channel lies above all of the image's target."""
+    brightest = batch["target"].amax(dim=(1, 2, 3), keepdim=True)
+    above = ~(prediction["radiance"] <= brightest).all(dim=1, keepdim=True)
+    return _share(above, _hole_and_ring(batch, settings))
+
+
+def nonfinite(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Values that are infinite or NaN, counted before anything is cleaned (004-M20)."""
+    radiance = prediction["radiance"]
+    return _share(~torch.isfinite(radiance), torch.ones_like(radiance, dtype=torch.bool))
+
+
+# The cap and the clamp
+
+
+def saturation(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Values in holes whose residual reaches `metric.saturation_share` of its bound."""
+    size = prediction["log_delta"].abs()
+    saturated = size >= settings.metric.saturation_share * prediction["cap"]
+    return _share(saturated, _hole(batch, size))
+
+
+def unreachable(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Targets in holes that no output can reach: |log(target + eps) - log_base| > cap (004-M1).
+
+    eps is the head's own.
+    """
+    target = batch["target"].float()
+    needed = needed_cap(target, prediction["log_base"], settings.hdr.epsilon)
+    return _share(needed > prediction["cap"], _hole(batch, needed))
+
+
+def clamped(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Values in holes that the safety clamp changes; none while the cap is below it (004-M5)."""
+    active = clamp_active(settings.hdr.clamp, prediction["unclamped"])
+    return _share(active, _hole(batch, active))
+
+
+def cap_per_image(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    caps = prediction["cap"].double().flatten(1).mean(1)
+    return over_images(caps.expand(batch["target"].shape[0]))
+
+
+# The dynamic range of the input
+
+
+def log_range(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Sums of x and x^2 over images, x the 1-99 % log range of valid pixels (004-M4)."""
+    return _powers(prediction["denom"].double().flatten())
+
+
+def log_range_with_holes(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """The same as the document has it, from the least to the greatest of all pixels.
+
+    A hole sets the least to log(eps), so this measures that there is a hole (004-M4).
+    """
+    logs = torch.log(batch["warped"].double() + settings.hdr.epsilon).flatten(1)
+    return _powers(logs.amax(1) - logs.amin(1))
+
+
+def _powers(values: Tensor) -> Measured:
+    """(sums of x and x^2, count) of values [B]."""
+    count = torch.tensor(values.numel(), dtype=torch.float64, device=values.device)
+    return torch.stack((values.sum(), values.square().sum())), count
+
+
+def first_moment(sums: Tensor, count: float) -> float:
+    return float(sums[0]) / count if count > 0 else float("nan")
+
+
+def coefficient_of_variation(sums: Tensor, count: float) -> float:
+    """Standard deviation (population) over mean."""
+    if count == 0 or float(sums[0]) == 0.0:
+        return float("nan")
+    mean, square = (float(value) / count for value in sums)
+    return math.sqrt(max(square - mean * mean, 0.0)) / mean

@@ -1,0 +1,137 @@
+"""`python -m ray_jobs.analyze DIR`: the leaderboard, what mattered, the frames as Parquet, and a
+page.
+
+Reads a finished, running or crashed sweep alike, without Ray. In a notebook:
+`from ray_jobs.analyze import load_sweep, load_reports`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from results.directory import History, Sweep
+    from results.frame import load_reports, load_sweep
+    from results.importance import Importance
+
+__all__ = ["load_reports", "load_sweep", "main"]
+
+
+def __getattr__(name: str) -> Any:
+    """The loaders on first use, so that `--help` does not wait for pandas."""
+    if name in ("load_sweep", "load_reports"):
+        from results import frame
+
+        return getattr(frame, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0; 1 if the sweep was read but its `analysis/` could not be written; 2 if it
+    cannot be read.
+    """
+    arguments = _parser().parse_args(argv)
+    from results.store import SweepError
+
+    try:
+        return _analyze(arguments)
+    except (SweepError, OSError) as error:
+        print(f"analyze: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_jobs.analyze",
+        description="Rank the trials of a sweep, finished or not, and write frames and a page.",
+    )
+    parser.add_argument("directory", metavar="DIR", help="the sweep's directory")
+    parser.add_argument(
+        "--top",
+        type=_positive,
+        default=10,
+        metavar="N",
+        help="trials to list (default %(default)s)",
+    )
+    parser.add_argument("--no-page", action="store_true", help="do not write the HTML page")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+def _analyze(arguments: argparse.Namespace) -> int:
+    from results.directory import read_history, read_sweep
+    from results.frame import compact, load_sweep
+    from results.importance import importance
+
+    sweep = read_sweep(arguments.directory)
+    problem = files = None
+    try:
+        files = compact(sweep.path)
+    except OSError as error:  # a directory that is someone else's can still be read
+        problem = error
+    history = read_history(sweep)
+    frame = load_sweep(sweep.path)
+    _print_leaderboard(sweep, history, frame, arguments.top)
+    _print_importance(importance(sweep, history, frame))
+    if files is not None:
+        print(f"\nTrials   {files[0]}\nReports  {files[1]}")
+        if not arguments.no_page:
+            problem = _write_page(sweep, history)
+    if problem is not None:
+        print(f"analyze: nothing could be written below {sweep.path}: {problem}", file=sys.stderr)
+    return 0 if problem is None else 1
+
+
+def _print_leaderboard(sweep: Sweep, history: History, frame: pd.DataFrame, top: int) -> None:
+    from results.leaderboard import (
+        POINT_MARK,
+        headline,
+        leaderboard,
+        leaderboard_rows,
+        plain_table,
+    )
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(leaderboard(frame, sweep, top))
+    else:
+        print(plain_table(*leaderboard_rows(frame, sweep, top)))
+        print(f"{POINT_MARK} documented point")
+    counts = ", ".join(
+        f"{count} {state}" for state, count in frame["state"].value_counts().items()
+    )
+    print(f"\n{headline(frame, sweep)}\nSweep {history.state}: {counts or 'no trial yet'}.")
+
+
+def _print_importance(result: Importance) -> None:
+    print(f"\nImportance for {result.metric}: {result.note}")
+    for key, share in result.shares.items():
+        print(f"  {share:6.1%}  {key}")
+
+
+def _write_page(sweep: Sweep, history: History) -> OSError | None:
+    from results.frame import load_reports, load_sweep
+    from results.page import write_page
+
+    frame = load_sweep(sweep.path, all_settings=True)
+    try:
+        path = write_page(sweep, history, frame, load_reports(sweep.path))
+    except OSError as error:
+        return error
+    print(f"Page     {path}")
+    return None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

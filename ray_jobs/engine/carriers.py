@@ -1,0 +1,100 @@
+"""What Ray Tune asks to be subclassed; each class only carries a decision of the driver.
+
+Tune sees each segment of a trial as one of its own trials: `JobSearcher` hands segments out,
+`StopCarrier` ends running ones, `SweepStopper` ends the sweep, `Ticker` gives the driver a moment
+at each turn of Tune's loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune import Callback, Stopper
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from ray_jobs.engine.driver import Driver
+from search.jobs import Done, Job
+
+_live: dict[str, Driver] = {}
+
+
+class DriverHandle:
+    """A driver by its session. Tune pickles and copies what it carries; the driver itself stays
+    where it is.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self.session = driver.context.session
+        _live[self.session] = driver
+
+    def __call__(self) -> Driver:
+        return _live[self.session]
+
+    def close(self) -> None:
+        _live.pop(self.session, None)
+
+
+class JobSearcher(Searcher):
+    """Hands out the driver's jobs. The trial's own values travel by dotted key, as everywhere."""
+
+    def __init__(self, driver: DriverHandle) -> None:
+        super().__init__(metric="value", mode="min")
+        self.driver = driver
+
+    def suggest(self, trial_id: str) -> Any:
+        job = self.driver().next(trial_id)
+        if isinstance(job, Done):
+            return Searcher.FINISHED
+        if not isinstance(job, Job):
+            return None
+        keys = ("trial", "segment", "seed", "stop_step", "resume")
+        return {**job.sampled, "job": {key: getattr(job, key) for key in keys}}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict | None = None, error: bool = False
+    ) -> None:
+        self.driver().ended(trial_id, failed=error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the log is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class StopCarrier(FIFOScheduler):
+    """First in, first out; a trial that the driver's rule ends is stopped."""
+
+    def __init__(self, driver: DriverHandle) -> None:
+        super().__init__()
+        self.driver = driver
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
+        step = int(result.get("step", 0))
+        value, seconds = float(result.get("value", "nan")), float(result.get("seconds", 0.0))
+        stop = self.driver().reported(trial.trial_id, step, value, seconds)
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+
+class SweepStopper(Stopper):
+    """Ends the whole sweep once the driver says so (Ctrl-C, SIGTERM, time budget)."""
+
+    def __init__(self, driver: DriverHandle) -> None:
+        self.driver = driver
+
+    def __call__(self, trial_id: str, result: dict) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return bool(self.driver().stopping)
+
+
+class Ticker(Callback):
+    """Gives the driver a moment at every turn of Tune's loop."""
+
+    def __init__(self, driver: DriverHandle) -> None:
+        self.driver = driver
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        self.driver().tick()

@@ -1,0 +1,147 @@
+"""The cluster a sweep runs on: how it is reached, and what is checked before the first trial
+starts.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from settings.schema import SettingsError
+
+QUIET_RAY = {
+    # The trial writes its own reports; Tune's loggers halve the rate.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours stops cleanly and prints the resume line
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's own state is scratch
+    # A stopped trial may take this long before its process is replaced.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    # A node that is being started, or many packages to install.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one trial needs: `workers` times (cpus, gpus)."""
+
+    workers: int
+    cpus: float
+    gpus: float
+
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
+        return f"{self.workers} x ({self.cpus:g} CPU{gpus})"
+
+
+def connect(address: str | None, project: Path) -> dict[str, Any]:
+    """Joins the cluster at `address`, or of the submitted job we are in, or starts one on this
+    machine.
+
+    Returns ray's own context (address, dashboard). A cluster started here ends with this process.
+    """
+    for name, value in QUIET_RAY.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return dict(ray.get_runtime_context().get())
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"address": target, "log_to_driver": False, "logging_level": "ERROR"}
+    if target == "local":
+        options.update(include_dashboard=False, num_cpus=os.cpu_count())
+    path = os.pathsep.join(filter(None, [str(project), os.environ.get("PYTHONPATH", "")]))
+    variables = {**QUIET_RAY, "PYTHONPATH": path}
+    if (
+        "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ
+    ):  # a submitted job has its working directory already
+        options["runtime_env"] = {"env_vars": variables}
+    else:
+        options["runtime_env"] = {"env_vars": QUIET_RAY}
+    return dict(ray.init(**options))  # type: ignore[call-overload]  # a context is a mapping
+
+
+def check_fit(demand: Demand, *, may_grow: bool) -> int:
+    """How many trials the cluster holds at once.
+
+    Raises:
+        SettingsError: not even one can ever run; the numbers and the way out are in the message.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    slots = sum(_workers_on(node, demand) for node in nodes)
+    if slots >= demand.workers:
+        return slots // demand.workers
+    if may_grow:
+        return 1
+    total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    raise SettingsError(
+        f"a trial needs {demand}, and this cluster has {total['CPU']:g} CPU and {total['GPU']:g} "
+        f"GPU on {len(nodes)} "
+        f"node(s), room for {slots} of its {demand.workers} worker(s): it would wait for ever. "
+        "Lower --workers, --cpus "
+        "or --gpus; for a cluster that grows on demand add --autoscaling."
+    )
+
+
+def _workers_on(node: dict[str, float], demand: Demand) -> int:
+    rooms = [int(node.get("CPU", 0.0) / demand.cpus)] if demand.cpus else []
+    if demand.gpus:
+        rooms.append(int(node.get("GPU", 0.0) / demand.gpus))
+    return min(rooms) if rooms else demand.workers
+
+
+def check_shared_directory(directory: Path) -> None:
+    """Refuses a sweep directory that not every node of the cluster sees.
+
+    Raises:
+        SettingsError: a node that cannot read what this process wrote there.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    probe = directory / f".probe-{uuid.uuid4().hex}"
+    probe.write_text(probe.name)
+
+    @ray.remote(num_cpus=0)
+    def sees(path: str) -> bool:
+        return os.path.exists(path)
+
+    try:
+        for node in nodes:
+            where = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+            if not ray.get(sees.options(scheduling_strategy=where).remote(str(probe))):
+                raise SettingsError(
+                    f"node {node['NodeManagerAddress']} does not see {directory}: reports and "
+                    "checkpoints of its trials "
+                    "would be lost. Put --dir on storage that all nodes mount."
+                )
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def check_own_packages(project: Path) -> None:
+    """Refuses to start where a folder called `models` or `data` shadows ours."""
+    import importlib
+
+    for name in ("models", "losses", "data", "settings", "trainables", "search", "results"):
+        module = importlib.import_module(name)
+        found = Path(str(module.__file__ or next(iter(module.__path__)))).resolve()
+        if project.resolve() not in found.parents:
+            raise SettingsError(
+                f"`import {name}` finds {found}, not the package beside {project / 'ray_jobs'}: a "
+                "folder of that name in "
+                "the working directory hides ours. Run from another directory or rename it."
+            )

@@ -1,0 +1,210 @@
+"""Runs a sweep that may start: lock, cluster, Tune, and what the exit status is made of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.engine import cluster
+from ray_jobs.engine.driver import Driver, open_log
+from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
+from ray_jobs.planning import SweepSetup
+from results.lock import release_lock, take_lock
+from search.log import SweepState
+from search.mirror import Mirror
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a sweep runs; none of it changes what is decided.
+
+    Attributes:
+        max_concurrent: segments at a time; as many as fit where None.
+        time_budget_seconds: after which the sweep stops as by Ctrl-C; None for none.
+        may_grow: the cluster starts nodes on demand.
+    """
+
+    directory: Path
+    cache: Path
+    project: Path
+    address: str | None = None
+    max_concurrent: int | None = None
+    time_budget_seconds: float | None = None
+    may_grow: bool = False
+    tell: Callable[[str], None] = print
+
+
+def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any]) -> Driver:
+    """Runs the sweep until it is done or stopped; the driver's `state` says how every trial ended.
+
+    Args:
+        watch: makes an object with `tick()` and `close()` that shows the progress.
+    """
+    directory = execution.directory
+    session, stale = take_lock(directory)
+    if stale:
+        execution.tell(f"took over the lock of {stale}, which no longer runs")
+    try:
+        driver = _prepare(setup, execution, session)
+        with _stop_on_signals(driver):
+            _run_tune(driver, execution, watch)
+        if not driver.stopping:
+            driver.record("finished")
+        return driver
+    finally:
+        release_lock(directory, session)
+
+
+def _prepare(setup: SweepSetup, execution: Execution, session: str) -> Driver:
+    directory = execution.directory
+    log = open_log(directory, execution.tell)
+    events = log.read()
+    prepared = prepare_once(setup.system, setup.settings, execution.cache)
+    resources = setup.document["resources"]
+    context = SweepContext(
+        system=setup.document["system"],
+        settings=dict(setup.document["settings"]),
+        directory=str(directory.resolve()),
+        cache=str(execution.cache),
+        session=session,
+        objective=(setup.plan.metric, setup.plan.mode),
+        workers=resources["workers"],
+        cpus=resources["cpus"],
+        gpus=resources["gpus"],
+    )
+    started = {"event": "resumed" if events else "started", "session": session, "pid": os.getpid()}
+    log.append(started["event"], session=session, host=os.uname().nodename, pid=os.getpid())  # type: ignore[arg-type]
+    mirror = Mirror(directory / "journal.log", setup.plan, directory.name, [*events, started])
+
+    def preflight(sampled: dict[str, Any]) -> list[str]:
+        findings = setup.system.preflight(setup.tree(sampled), prepared)
+        return [
+            f"{'hopeless: ' if finding.hopeless else ''}{finding.text}" for finding in findings
+        ]
+
+    return Driver(
+        plan=setup.plan,
+        context=context,
+        log=log,
+        mirror=mirror,
+        max_concurrent=1,
+        preflight=preflight,
+    )
+
+
+def _run_tune(driver: Driver, execution: Execution, watch: Callable[[Driver], Any]) -> None:
+    context = driver.context
+    demand = cluster.Demand(context.workers, context.cpus, context.gpus)
+    info = cluster.connect(execution.address, execution.project)
+    if context.workers > 1 and info.get("gcs_address"):
+        os.environ.setdefault(
+            "RAY_ADDRESS", info["gcs_address"]
+        )  # a second cluster on this host (ray#65447)
+    slots = cluster.check_fit(demand, may_grow=execution.may_grow)
+    cluster.check_shared_directory(execution.directory)
+    driver.max_concurrent = execution.max_concurrent or (8 if execution.may_grow else slots)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(driver.max_concurrent)
+    progress = watch(driver)
+    deadline = _deadline(execution.time_budget_seconds)
+
+    def tick() -> None:
+        progress.tick()
+        if deadline is not None and time.monotonic() > deadline and not driver.stopping:
+            driver.stopping = f"time budget of {execution.time_budget_seconds:g} s"
+
+    try:
+        driver.tick = tick
+        _fit(driver)
+    finally:
+        progress.close()
+        for ray_id in list(driver.running):
+            driver.ended(ray_id, failed=False)
+
+
+def _fit(driver: Driver) -> None:
+    from ray import tune
+
+    from ray_jobs.engine.carriers import (
+        DriverHandle,
+        JobSearcher,
+        StopCarrier,
+        SweepStopper,
+        Ticker,
+    )
+
+    context, handle = driver.context, DriverHandle(driver)
+
+    def segment(config: dict[str, Any]) -> None:
+        run_segment(config, context)
+
+    tuner = tune.Tuner(
+        tune.with_resources(segment, _resources(context)),
+        tune_config=tune.TuneConfig(
+            search_alg=JobSearcher(handle),
+            scheduler=StopCarrier(handle),
+            num_samples=-1,
+            reuse_actors=context.workers == 1,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(context.root),
+            stop=SweepStopper(handle),
+            callbacks=[Ticker(handle)],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        handle.close()
+
+
+def _resources(context: SweepContext) -> Any:
+    """What Tune reserves: the trial itself for one worker; next to nothing beside a worker group.
+
+    A group's own driver must not take a CPU that its workers need, and may not be empty either.
+    """
+    from ray.tune import PlacementGroupFactory
+
+    if context.workers > 1:
+        return PlacementGroupFactory([{"memory": 1 << 20}])
+    return PlacementGroupFactory([{"CPU": context.cpus, "GPU": context.gpus}])
+
+
+def _deadline(seconds: float | None) -> float | None:
+    return None if seconds is None else time.monotonic() + seconds
+
+
+@contextmanager
+def _stop_on_signals(driver: Driver) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the sweep cleanly; a second Ctrl-C at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        if driver.stopping:
+            raise KeyboardInterrupt
+        driver.stopping = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def failures(state: SweepState) -> tuple[int, int]:
+    """(trials that failed for good, trials that ran)."""
+    failed = sum(trial.status == "failed" for trial in state.trials.values())
+    return failed, len(state.trials)

@@ -1,0 +1,214 @@
+"""One segment of a trial as Ray runs it: from (trial, segment, settings) to a `TorchTrainer`
+around the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SweepContext:
+    """What is constant over a sweep; it travels to the trial's process once.
+
+    Attributes:
+        settings: the base configuration by dotted key; a trial's own values come on top.
+        directory: of the sweep, on storage that every node sees.
+        session: of the driver; a trial of an earlier session must not write any more.
+        cpus, gpus: of each worker.
+    """
+
+    system: str
+    settings: dict[str, Any]
+    directory: str
+    cache: str
+    session: str
+    objective: tuple[str, str]
+    workers: int
+    cpus: float
+    gpus: float
+
+    @property
+    def root(self) -> Path:
+        return Path(self.directory)
+
+    def trial_directory(self, trial: int) -> Path:
+        return self.root / "trials" / f"{trial:04d}"
+
+
+def run_segment(config: Mapping[str, Any], context: SweepContext) -> None:
+    """The Tune function. `config` holds the trial's own values by dotted key, and `job`.
+
+    An error is written to `error.txt` of the trial and raised for Tune to see.
+    """
+    job = dict(config["job"])
+    folder = context.trial_directory(job["trial"])
+    folder.mkdir(parents=True, exist_ok=True)
+    error_file = folder / "error.txt"
+    error_file.unlink(missing_ok=True)
+    payload = {
+        "context": asdict(context),
+        "job": job,
+        "sampled": {key: value for key, value in config.items() if key != "job"},
+    }
+    with _output_to(folder / "log.txt"):
+        try:
+            _run(payload, context, job)
+        except Exception as error:
+            cause = root_cause(error)
+            if type(cause).__name__ != "SupersededError":
+                error_file.write_text(f"{cause}\n\n{traceback.format_exc()}")
+            raise
+
+
+def _run(payload: dict[str, Any], context: SweepContext, job: Mapping[str, Any]) -> None:
+    from ray_jobs.engine import groups
+
+    if context.workers == 1:
+        groups.make_trainer(train_one, payload, 1, {}).fit()
+        return
+    mark = groups.mark_of(context.session, job["trial"], job["segment"])
+    resources = {
+        "CPU": context.cpus,
+        "memory": mark,
+        **({"GPU": context.gpus} if context.gpus else {}),
+    }
+    payload["run_name"] = f"trial-{job['trial']:04d}-{job['segment']}"
+    payload["scratch"] = str(context.root / "tune" / "groups")
+    trainer = groups.make_trainer(train_one_rank, payload, context.workers, resources)
+    groups.run_group(trainer, mark, _ReportTail(context, job).pass_on)
+
+
+def train_one(payload: dict[str, Any]) -> None:
+    """The training function of a trial of one worker, inside Tune's actor."""
+    import torch
+
+    from trainables.run import TuneRun
+
+    torch.set_num_threads(max(1, int(payload["context"]["cpus"])))
+    _fit(payload, TuneRun, {})
+
+
+def train_one_rank(payload: dict[str, Any]) -> None:
+    """The training function of one rank of a worker group."""
+    import ray.train
+
+    from trainables.run import WorkerRun
+
+    _fit(payload, WorkerRun, {"rank": ray.train.get_context().get_world_rank()})
+
+
+def _fit(payload: dict[str, Any], make_run: Any, extra: dict[str, Any]) -> None:
+    from results.store import ReportWriter, report_path
+    from settings.files import write_settings
+    from settings.flat import flatten, replace
+    from trainables.loop import fit
+    from trainables.run import owner_check
+    from trainables.system import load_system
+
+    context, job = SweepContext(**payload["context"]), payload["job"]
+    system = load_system(context.system)
+    values = {**context.settings, **payload["sampled"], "train.seed": job["seed"]}
+    settings = replace(system.Settings(), values)
+    folder = context.trial_directory(job["trial"])
+    run = make_run(
+        directory=folder,
+        reports=ReportWriter(report_path(context.root, job["trial"])),
+        objective=tuple(context.objective),
+        resume=job["resume"],
+        stop_step=job["stop_step"],
+        segment=job["segment"],
+        still_owner=owner_check(context.root / "lock", context.session),
+        **extra,
+    )
+    if run.is_main:
+        write_settings(folder / "settings.json", flatten(settings))
+    prepared = prepare_once(system, settings, Path(context.cache))
+    try:
+        fit(system, settings, run, prepared)
+    finally:
+        run.reports.close()
+
+
+_prepared: dict[tuple[str, str], Any] = {}
+
+
+def prepare_once(system: Any, settings: Any, cache: Path) -> Any:
+    """`system.prepare`, kept for the next trial in this process with the same values of
+    `prepare_reads`.
+    """
+    from settings.files import settings_hash
+    from settings.match import matching
+
+    key = (system.name, settings_hash(matching(settings, system.prepare_reads)))
+    if key not in _prepared:
+        _prepared.clear()
+        _prepared[key] = system.prepare(settings, cache)
+    return _prepared[key]
+
+
+class _ReportTail:
+    """Passes what a worker group's rank 0 writes on to Tune."""
+
+    def __init__(self, context: SweepContext, job: Mapping[str, Any]) -> None:
+        from results.store import report_path
+
+        self.path = report_path(context.root, job["trial"])
+        self.objective, self.segment = context.objective, job["segment"]
+        self.position = self.path.stat().st_size if self.path.exists() and not job["resume"] else 0
+
+    def pass_on(self) -> None:
+        """May leave by SystemExit, where a scheduler has stopped the trial."""
+        from ray import tune
+
+        from trainables.run import decision_part
+
+        for report in self._new_reports():
+            tune.report(decision_part(report, self.objective))
+
+    def _new_reports(self) -> Iterator[Mapping[str, Any]]:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < self.position:  # the resumed trial has dropped later reports
+                self.position = 0
+            file.seek(self.position)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self.position += len(whole)
+        for line in whole.splitlines():
+            report = json.loads(line)
+            if report.get("segment") == self.segment:
+                yield report
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """What the trial prints goes to its own log."""
+    with (
+        path.open("a", buffering=1) as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        yield
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The first error below the wrappers that Ray puts around it."""
+    seen = error
+    while True:
+        below = getattr(seen, "cause", None) or seen.__cause__
+        failures = getattr(seen, "worker_failures", None)
+        if isinstance(failures, dict) and failures:
+            below = next(iter(failures.values()))
+        if not isinstance(below, BaseException) or below is seen:
+            return seen
+        seen = below

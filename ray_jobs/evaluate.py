@@ -1,0 +1,82 @@
+"""`python -m ray_jobs.evaluate CHECKPOINT [key=value ...]`: measure a checkpoint on a validation
+set, without ray.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray_jobs.verb import OK, cache_directory, finish, parser, run_verb
+
+_DESCRIPTION = """Measure a checkpoint on its validation set, or on other data.
+
+  python -m ray_jobs.evaluate runs/prefill/checkpoints/step-00000240
+  python -m ray_jobs.evaluate runs/prefill data.source=folder data.root=/data/bistro"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit status."""
+    made = parser("evaluate", _DESCRIPTION)
+    made.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a step-* folder, or a training with checkpoints/"
+    )
+    made.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="of data.* and metric.* only"
+    )
+    made.add_argument(
+        "--system", metavar="NAME", help="of the checkpoint (default: the one it names)"
+    )
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return run_verb(_evaluate, made.parse_intermixed_args(argv))
+
+
+def _evaluate(arguments: Namespace) -> int:
+    from settings.flat import replace
+    from settings.match import matches
+    from settings.resolve import parse_overrides
+    from settings.schema import SettingsError
+    from trainables import checkpoint
+    from trainables.loop import evaluate_checkpoint
+    from trainables.system import load_system
+
+    path = _newest(Path(arguments.checkpoint))
+    meta = checkpoint.read_meta(path)
+    system = load_system(arguments.system or meta["system"])
+    overrides = parse_overrides(arguments.overrides)
+    for key in overrides:
+        if not matches(key, ("data.*", "metric.*", "train.validation_batch_size")):
+            raise SettingsError(
+                f"{key} is part of what was trained; evaluate takes data.*, metric.* and "
+                "train.validation_batch_size."
+            )
+    settings = replace(replace(system.Settings(), meta["settings"]), overrides)
+    prepared = system.prepare(settings, cache_directory())
+    columns = evaluate_checkpoint(system, settings, prepared, path)
+    if arguments.json:
+        print(json.dumps({"checkpoint": str(path), "step": meta["step"], **columns}))
+        return OK
+    print(f"{path} (step {meta['step']})")
+    for key, value in columns.items():
+        print(f"  {key:<34}{'-' if value is None else format(value, '.6g')}")
+    return OK
+
+
+def _newest(path: Path) -> Path:
+    from trainables import checkpoint
+
+    if (path / "meta.json").exists():
+        return path
+    folder = path if path.name == "checkpoints" else path / "checkpoints"
+    found = checkpoint.available(folder) if folder.is_dir() else []
+    if not found:
+        raise checkpoint.CheckpointError(
+            f"{path} is neither a checkpoint (step-*/meta.json) nor a folder with some."
+        )
+    return found[-1]
+
+
+if __name__ == "__main__":
+    finish(main())

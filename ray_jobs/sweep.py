@@ -1,0 +1,264 @@
+"""`python -m ray_jobs.sweep SYSTEM [key=value ...]`: search settings of a system; kill it and
+resume it at will.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.verb import (
+    ALL_FAILED,
+    INTERRUPTED,
+    OK,
+    PROJECT,
+    SOME_FAILED,
+    add_settings_arguments,
+    cache_directory,
+    finish,
+    parser,
+    run_verb,
+)
+
+_DESCRIPTION = """Search a system's settings with Ray Tune and Optuna.
+
+  python -m ray_jobs.sweep hdr_patch                       the demo, on embedded data
+  python -m ray_jobs.sweep hdr_patch --space full --trials 60 train.steps=2000
+  python -m ray_jobs.sweep --resume sweeps/hdr_patch-20261121-120000
+
+Objectives are weight-free: a metric that reads what the sweep searches is refused.
+Exit status: 0 no trial failed, 3 some, 1 all; 2 a request that cannot be carried out; 130
+stopped, resumable."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit status."""
+    arguments = _parser().parse_intermixed_args(argv)
+    return run_verb(_sweep, arguments)
+
+
+def _parser() -> ArgumentParser:
+    made = parser("sweep", _DESCRIPTION)
+    add_settings_arguments(made, system_required=False)
+    add = made.add_argument
+    add(
+        "--space",
+        metavar="NAME|FILE",
+        help="named space of the system, or a YAML file (default: its first)",
+    )
+    add(
+        "--trials",
+        type=int,
+        metavar="N",
+        help="trials in all, documented points included (default 16)",
+    )
+    add("--sampler", choices=("tpe", "random"), help="who draws new points (default tpe)")
+    add("--scheduler", choices=("asha", "none"), help="who stops bad trials early (default asha)")
+    add("--metric", metavar="COLUMN", help="objective (default: the system's first metric)")
+    add("--mode", choices=("min", "max"), help="must agree with the metric's own direction")
+    add("--seed", type=int, help="master seed (default 0)")
+    add("--dir", metavar="DIR", help="sweep directory (default sweeps/SYSTEM-TIME)")
+    add("--resume", metavar="DIR", help="go on with the sweep in DIR")
+    add("--workers", type=int, metavar="N", help="workers of a trial (default 1)")
+    add("--cpus", type=float, metavar="X", help="CPUs of a worker (default 1)")
+    add("--gpus", type=float, metavar="X", help="GPUs of a worker (default 0)")
+    add(
+        "--max-concurrent",
+        type=int,
+        metavar="N",
+        help="trials at a time (default: as many as fit)",
+    )
+    add(
+        "--max-failures",
+        type=int,
+        metavar="N",
+        help="times a trial may fail and try again (default 0)",
+    )
+    add("--time-budget", type=float, metavar="SECONDS", help="stop, resumable, after this time")
+    add(
+        "--address",
+        metavar="ADDRESS",
+        help="of a running Ray cluster (default: a new one on this machine)",
+    )
+    add(
+        "--autoscaling",
+        action="store_true",
+        help="the cluster grows on demand: do not refuse what is not there yet",
+    )
+    add("--dry-run", action="store_true", help="check everything, print the plan, start nothing")
+    return made
+
+
+_PLANNED = {
+    "space": "space",
+    "trials": "trials",
+    "sampler": "sampler",
+    "scheduler": "scheduler",
+    "metric": "metric",
+    "mode": "mode",
+    "seed": "seed",
+    "workers": "workers",
+    "cpus": "cpus",
+    "gpus": "gpus",
+    "max_failures": "max_failures",
+    "preset": "preset",
+    "settings": "file",
+}
+
+
+def _sweep(arguments: Namespace) -> int:
+    from ray_jobs.plan_table import print_plan
+
+    setup, directory, fresh = _resumed(arguments) if arguments.resume else _new(arguments)
+    if arguments.dry_run:
+        print_plan(setup, directory, arguments.max_concurrent)
+        return OK
+    if fresh:
+        _write_document(directory, setup.document)
+    print(f"sweep directory: {directory}", flush=True)
+    return _execute(setup, directory, arguments)
+
+
+def _options(arguments: Namespace, system: str, overrides: Sequence[str]) -> Any:
+    from ray_jobs.planning import SweepOptions
+
+    given = {field: getattr(arguments, name) for name, field in _PLANNED.items()}
+    chosen = {field: value for field, value in given.items() if value is not None}
+    return SweepOptions(system=system, overrides=tuple(overrides), **chosen)
+
+
+def _new(arguments: Namespace) -> tuple[Any, Path, bool]:
+    from ray_jobs.planning import new_setup
+    from settings.schema import SettingsError
+
+    if not arguments.system:
+        raise SettingsError("name a system: python -m ray_jobs.sweep hdr_patch (or --resume DIR).")
+    setup = new_setup(_options(arguments, arguments.system, arguments.overrides), sys.argv)
+    if (
+        arguments.dir is None
+        and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        and not arguments.dry_run
+    ):
+        raise SettingsError(
+            "in a submitted job the working directory is Ray's temporary copy, so the default "
+            "directory would be "
+            "lost with it. Give --dir DIR on storage that outlives the job and that every node "
+            "sees."
+        )
+    name = f"{arguments.system.rsplit(':', 1)[-1]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    directory = Path(arguments.dir or Path("sweeps") / name)
+    if "://" in str(directory):
+        raise SettingsError(
+            f"--dir {directory}: remote directories are not supported yet; mount it, or use a "
+            "local one."
+        )
+    if (directory / "sweep.json").exists():
+        raise SettingsError(
+            f"{directory} holds a sweep already. Go on with it (--resume {directory}) or name "
+            "another."
+        )
+    if directory.exists() and any(directory.iterdir()):
+        raise SettingsError(f"{directory} is not empty and no sweep. Name a new directory.")
+    return setup, directory, True
+
+
+def _resumed(arguments: Namespace) -> tuple[Any, Path, bool]:
+    """The stored sweep; options given again must not change what it is. `--trials` may grow it."""
+    from dataclasses import replace
+
+    from ray_jobs.planning import new_setup, stored_setup, what_changed
+    from settings.schema import SettingsError
+
+    directory = Path(arguments.resume)
+    setup = stored_setup(directory)
+    stored = setup.document
+    overrides = list(arguments.overrides)
+    if arguments.system and "=" in arguments.system:
+        overrides.insert(0, arguments.system)
+    again = [
+        name
+        for name in _PLANNED
+        if name not in ("trials", "max_failures") and getattr(arguments, name) is not None
+    ]
+    if overrides or again or arguments.system not in (None, stored["system"], *overrides):
+        system = (
+            arguments.system
+            if arguments.system and "=" not in arguments.system
+            else stored["system"]
+        )
+        asked = new_setup(_options(arguments, system, overrides)).document
+        changed = what_changed(stored, asked)
+        if changed:
+            raise SettingsError(
+                f"--resume {directory} with these options would make another sweep of it:\n  "
+                + "\n  ".join(changed)
+                + "\nResume by its path alone, or start a new sweep with --dir."
+            )
+    growth = {}
+    if arguments.trials is not None:
+        growth["trials"] = arguments.trials
+    if arguments.max_failures is not None:
+        growth["max_failures"] = arguments.max_failures
+    if growth:
+        document = {**stored, **growth}
+        setup = replace(setup, plan=replace(setup.plan, **growth), document=document)
+        if not arguments.dry_run:
+            _write_document(directory, document)
+    return setup, directory, False
+
+
+def _write_document(directory: Path, document: Any) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    scratch = directory / ".sweep.json.tmp"
+    scratch.write_text(json.dumps(document, indent=1))
+    scratch.rename(directory / "sweep.json")
+
+
+def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
+    from ray_jobs.engine import execute
+    from ray_jobs.engine.cluster import check_own_packages
+    from ray_jobs.progress import Progress
+
+    check_own_packages(PROJECT)
+    execution = execute.Execution(
+        directory=directory,
+        cache=cache_directory(),
+        project=PROJECT,
+        address=arguments.address,
+        max_concurrent=arguments.max_concurrent,
+        time_budget_seconds=arguments.time_budget,
+        may_grow=arguments.autoscaling,
+        tell=lambda message: print(message, flush=True),
+    )
+    driver = execute.run(setup, execution, Progress)
+    _show_result(directory)
+    if driver.stopping:
+        print(
+            f"stopped ({driver.stopping}). To go on:\n  python -m ray_jobs.sweep --resume "
+            f"{shlex.quote(str(directory))}"
+        )
+        return INTERRUPTED
+    failed, ran = execute.failures(driver.state)
+    if failed:
+        print(
+            f"{failed} of {ran} trials failed; the reasons are in {directory}/trials/*/error.txt"
+        )
+        return ALL_FAILED if failed == ran else SOME_FAILED
+    return OK
+
+
+def _show_result(directory: Path) -> None:
+    from ray_jobs.analyze import show
+
+    show(directory)
+
+
+if __name__ == "__main__":
+    finish(main())

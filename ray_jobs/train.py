@@ -1,0 +1,327 @@
+"""`python -m ray_jobs.train SYSTEM [key=value ...] --dir DIR`: one training, here or on a worker
+group.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.verb import (
+    OK,
+    PROJECT,
+    add_settings_arguments,
+    cache_directory,
+    finish,
+    parser,
+    run_verb,
+)
+
+_DESCRIPTION = """Train one configuration of a system.
+
+  python -m ray_jobs.train hdr_patch --show                      every setting, its range and
+  where its value comes from python -m ray_jobs.train hdr_patch --preset prefill --dir runs/prefill
+  python -m ray_jobs.train --from-sweep sweeps/NAME train.steps=5000 --dir runs/winner
+  python -m ray_jobs.train hdr_patch --dir runs/prefill --resume"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit status."""
+    arguments = _parser().parse_intermixed_args(argv)
+    return run_verb(_train, arguments)
+
+
+def _parser() -> ArgumentParser:
+    made = parser("train", _DESCRIPTION)
+    add_settings_arguments(made, system_required=False)
+    add = made.add_argument
+    add("--dir", metavar="DIR", help="where checkpoints, reports and TensorBoard files go")
+    add("--resume", action="store_true", help="go on from the newest readable checkpoint in --dir")
+    add("--from-sweep", metavar="DIR", help="start from the settings of a sweep's trial")
+    add(
+        "--trial",
+        default="best",
+        metavar="best|ID",
+        help="which trial of the sweep (default best)",
+    )
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="workers of a Ray Train group (default 1: this process)",
+    )
+    add(
+        "--cpus",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="CPUs of a worker of a group (default 1)",
+    )
+    add(
+        "--gpus",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="GPUs of a worker of a group (default 0)",
+    )
+    add(
+        "--address",
+        metavar="ADDRESS",
+        help="of a running Ray cluster, for --workers of 2 and more",
+    )
+    add(
+        "--no-ray",
+        action="store_true",
+        help="the plain loop, without ray; also runs where ray is not installed",
+    )
+    add("--force", action="store_true", help="train although the pre-flight finds it hopeless")
+    add("--show", action="store_true", help="print every setting and exit")
+    return made
+
+
+def _train(arguments: Namespace) -> int:
+    from settings.schema import SettingsError
+    from trainables.system import load_system
+
+    name, resolved = _settings(arguments)
+    if arguments.show:
+        from settings.show import print_settings
+
+        print_settings(resolved, type(resolved.settings))
+        return OK
+    if not arguments.dir:
+        raise SettingsError("name a directory for the results: --dir DIR.")
+    if arguments.workers > 1 and arguments.no_ray:
+        raise SettingsError("--workers needs ray: leave out --no-ray, or start one process.")
+    directory = Path(arguments.dir)
+    _check_directory(directory, arguments.resume)
+    system = load_system(name)
+    prepared = system.prepare(resolved.settings, cache_directory())
+    _preflight(system, resolved.settings, prepared, arguments.force)
+    directory.mkdir(parents=True, exist_ok=True)
+    report = _run(arguments, name, system, resolved, prepared, directory)
+    _print_report(report)
+    print(f"\ncheckpoints, reports and TensorBoard files are in {directory}")
+    return OK
+
+
+def _settings(arguments: Namespace) -> tuple[str, Any]:
+    """The system's name and the resolved settings; with --from-sweep those of its trial are the
+    base.
+    """
+    from settings.resolve import resolve
+    from settings.schema import SettingsError
+    from trainables.system import load_system
+
+    overrides = list(arguments.overrides)
+    if arguments.system and "=" in arguments.system:
+        overrides.insert(0, arguments.system)
+        arguments.system = None
+    file, name = arguments.settings, arguments.system
+    if arguments.from_sweep:
+        if file or arguments.preset:
+            raise SettingsError(
+                "--from-sweep brings its own settings: leave out --settings and --preset."
+            )
+        file, name = _trial_settings(arguments)
+    elif (
+        arguments.resume and not file and not arguments.preset and not overrides and arguments.dir
+    ):
+        file = str(Path(arguments.dir) / "settings.json")
+    if not name:
+        raise SettingsError(
+            "name a system, as in: python -m ray_jobs.train hdr_patch --dir runs/first."
+        )
+    system = load_system(name)
+    resolved = resolve(
+        system.Settings,
+        name,
+        preset=arguments.preset,
+        file=file,
+        overrides=overrides,
+        refused=getattr(system, "refused", None),
+    )
+    return name, resolved
+
+
+def _trial_settings(arguments: Namespace) -> tuple[str, str]:
+    from results.directory import read_sweep
+    from results.frame import load_sweep
+    from settings.schema import SettingsError
+
+    sweep = read_sweep(arguments.from_sweep)
+    if arguments.system not in (None, sweep.system):
+        raise SettingsError(
+            f"{sweep.path} is a sweep of {sweep.system}, not of {arguments.system}."
+        )
+    frame = load_sweep(sweep.path)
+    if arguments.trial == "best":
+        winners = frame.loc[frame["is_best"], "trial"]
+        if winners.empty:
+            raise SettingsError(
+                f"no trial of {sweep.path} is complete, so there is no best one; name one with "
+                "--trial."
+            )
+        number = int(winners.iloc[0])
+    else:
+        known = frame["trial"].tolist()
+        if not arguments.trial.isdigit() or int(arguments.trial) not in known:
+            raise SettingsError(
+                f"--trial is best or one of {min(known)} .. {max(known)}, not {arguments.trial!r}."
+            )
+        number = int(arguments.trial)
+    path = sweep.path / "trials" / f"{number:04d}" / "settings.json"
+    if not path.exists():
+        raise SettingsError(f"trial {number} has not started: {path} does not exist.")
+    print(f"settings of trial {number} of {sweep.path}")
+    return str(path), sweep.system
+
+
+def _check_directory(directory: Path, resume: bool) -> None:
+    from settings.schema import SettingsError
+
+    started = (directory / "checkpoints").exists() or (directory / "reports.jsonl").exists()
+    if started and not resume:
+        raise SettingsError(
+            f"{directory} holds a training already. Go on with --resume, or name another "
+            "directory."
+        )
+    if resume and not started:
+        raise SettingsError(f"{directory} holds no training to resume.")
+
+
+def _preflight(system: Any, settings: Any, prepared: Any, force: bool) -> None:
+    from settings.schema import SettingsError
+
+    findings = system.preflight(settings, prepared)
+    hopeless = [finding.text for finding in findings if finding.hopeless]
+    for finding in findings:
+        if not finding.hopeless or force:
+            print(f"warning: {finding.text}", file=sys.stderr)
+    if hopeless and not force:
+        raise SettingsError(f"{' '.join(hopeless)} To train all the same, add --force.")
+
+
+def _run(
+    arguments: Namespace, name: str, system: Any, resolved: Any, prepared: Any, directory: Path
+) -> Any:
+    from settings.files import write_settings
+    from settings.flat import flatten
+    from trainables.loop import fit
+
+    write_settings(directory / "settings.json", flatten(resolved.settings))
+    if arguments.workers > 1:
+        return _run_group(arguments, name, resolved, directory)
+    run = local_run(directory, system, resolved.settings, arguments.resume)
+    if arguments.no_ray:
+        return fit(system, resolved.settings, run, prepared)
+    from ray_jobs.engine.groups import make_trainer
+
+    def loop(config: dict) -> None:
+        fit(system, resolved.settings, run, prepared)
+
+    make_trainer(loop, {}, 1, {}).fit()
+    return run.history[-1] if run.history else {}
+
+
+def local_run(directory: Path, system: Any, settings: Any, resume: bool) -> Any:
+    """A run in this process, which prints each report."""
+    from results.store import ReportWriter
+    from trainables.run import LocalRun
+
+    column, mode = objective_of(system, settings)
+    reports = ReportWriter(directory / "reports.jsonl")
+    return LocalRun(
+        directory,
+        reports=reports,
+        objective=(column, mode),
+        resume=resume,
+        on_report=_line(column),
+    )
+
+
+def objective_of(system: Any, settings: Any) -> tuple[str, str]:
+    """The column that names the best checkpoint: the system's first metric with a direction."""
+    first = next(metric for metric in system.metrics(settings, None) if metric.mode is not None)
+    return f"val.{first.name}", first.mode
+
+
+def _line(column: str) -> Any:
+    def say(report: Any) -> None:
+        value = report.get(column)
+        shown = "not measured" if value is None else f"{value:.5g}"
+        print(f"step {report['step']:>7}  {column} {shown}  {report['seconds']:.1f} s", flush=True)
+
+    return say
+
+
+def _run_group(arguments: Namespace, name: str, resolved: Any, directory: Path) -> Any:
+    """A worker group of Ray Train outside a sweep."""
+    import json
+
+    from ray_jobs.engine import cluster, groups
+    from settings.flat import flatten
+
+    cluster.connect(arguments.address, PROJECT)
+    cluster.check_fit(
+        cluster.Demand(arguments.workers, arguments.cpus, arguments.gpus), may_grow=False
+    )
+    cluster.check_shared_directory(directory)
+    mark = groups.mark_of(str(directory.resolve()), os.getpid(), 0)
+    resources = {"CPU": arguments.cpus, "memory": mark}
+    if arguments.gpus:
+        resources["GPU"] = arguments.gpus
+    config = {
+        "system": name,
+        "settings": flatten(resolved.settings),
+        "directory": str(directory.resolve()),
+        "cache": str(cache_directory()),
+        "resume": arguments.resume,
+        "run_name": "train",
+        "scratch": str((directory / "tune").resolve()),
+    }
+    try:
+        groups.make_trainer(_one_rank, config, arguments.workers, resources).fit()
+    finally:
+        groups.release_until_gone(mark)
+    lines = (directory / "reports.jsonl").read_text().splitlines()
+    return json.loads(lines[-1])
+
+
+def _one_rank(config: dict[str, Any]) -> None:
+    import ray.train
+
+    from results.store import ReportWriter
+    from settings.flat import replace
+    from trainables.loop import fit
+    from trainables.run import WorkerRun
+    from trainables.system import load_system
+
+    system = load_system(config["system"])
+    settings = replace(system.Settings(), config["settings"])
+    directory = Path(config["directory"])
+    rank = ray.train.get_context().get_world_rank()
+    run = WorkerRun(
+        directory,
+        reports=ReportWriter(directory / "reports.jsonl"),
+        objective=objective_of(system, settings),
+        resume=config["resume"],
+        rank=rank,
+    )
+    fit(system, settings, run, system.prepare(settings, Path(config["cache"])))
+
+
+def _print_report(report: Any) -> None:
+    values = {key: value for key, value in report.items() if key.startswith("val.")}
+    width = max((len(key) for key in values), default=0)
+    for key, value in values.items():
+        print(f"  {key:<{width}}  {'-' if value is None else format(value, '.6g')}")
+
+
+if __name__ == "__main__":
+    finish(main())

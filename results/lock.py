@@ -1,0 +1,133 @@
+"""Who writes a sweep, and whether that process still lives."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+import uuid
+from pathlib import Path
+
+QUIET_SECONDS = 600.0
+"""A writer on another machine counts as alive while the log or its lock changed within this time.
+"""
+
+_CLOCK_SLACK_SECONDS = 5.0
+
+
+def is_held(directory: Path) -> bool:
+    """Whether the sweep's lock is held by a live process.
+
+    On this machine the process is looked up; a process that started after the lock was taken has
+    merely got the same number. A process on another machine cannot be looked up, so what counts is
+    that its files still change.
+    """
+    path = directory / "lock"
+    try:
+        holder = json.loads(path.read_text())
+        host, pid, since = str(holder["host"]), int(holder["pid"]), float(holder["since"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return False  # no lock, or one that was being written: nobody to wait for
+    if host != socket.gethostname():
+        return time.time() - _last_change(directory) < QUIET_SECONDS
+    return _is_alive(pid, since)
+
+
+def _last_change(directory: Path) -> float:
+    times = [0.0]
+    for name in ("lock", "log.jsonl", "reports"):
+        try:
+            times.append((directory / name).stat().st_mtime)
+        except OSError:
+            continue
+    return max(times)
+
+
+def _is_alive(pid: int, since: float) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass  # it exists and belongs to someone else
+    except (OSError, OverflowError):
+        return False
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time() <= since + _CLOCK_SLACK_SECONDS
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+class LockHeldError(RuntimeError):
+    """Another live process writes this sweep."""
+
+
+def take_lock(directory: Path) -> tuple[str, str]:
+    """Makes this process the sweep's only writer.
+
+    Returns:
+        The session, which every write is checked against, and who held a stale lock that was taken
+        over ("" where there was none).
+
+    Raises:
+        LockHeldError: a live process holds it; the message names host, process and since when.
+    """
+    path = directory / "lock"
+    session = uuid.uuid4().hex
+    stale = ""
+    while not _link_new(path, session):
+        if is_held(directory):
+            holder = json.loads(path.read_text())
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+            raise LockHeldError(
+                f"{directory} is being written by process {holder['pid']} on {holder['host']} "
+                f"since {since}. "
+                "Wait for it, or stop it first."
+            )
+        stale = _holder_text(path)
+        aside = path.with_name(f".lock.stale.{session}")
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # another process was faster; the loop looks again
+            path.rename(aside)
+            aside.unlink()
+    return session, stale
+
+
+def release_lock(directory: Path, session: str) -> None:
+    """Gives the lock back, unless somebody has taken it over meanwhile."""
+    path = directory / "lock"
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_text()).get("session") == session:
+            path.unlink()
+
+
+def _link_new(path: Path, session: str) -> bool:
+    """Creates the lock whole, or not at all where there is one."""
+    mine = path.with_name(f".lock.{session}")
+    holder = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.time(),
+        "session": session,
+    }
+    mine.write_text(json.dumps(holder))
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        return False
+    finally:
+        mine.unlink()
+    return True
+
+
+def _holder_text(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "an unknown process"

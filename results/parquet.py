@@ -1,0 +1,123 @@
+"""The compacted form of a sweep's frames, and when it may stand for the raw files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
+
+from results.reports import report_files
+
+LAYOUT = 1
+"""Of the columns; a file with another one is not read, the raw files are."""
+
+_META = b"weighbridge"
+_AS_JSON = b"weighbridge_json"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a Parquet file was made from: all raw files by name and size, and the newest change
+    among them.
+
+    Sizes are part of it because the newest change alone misses a report that came while the file
+    was written.
+    """
+
+    digest: str
+    newest_ns: int
+
+    @classmethod
+    def of(cls, directory: Path) -> Sources:
+        """The raw files as they are now."""
+        digest = hashlib.sha256()
+        newest = 0
+        paths = [directory / "sweep.json", directory / "log.jsonl"]
+        for path in [*paths, *(path for _, path in report_files(directory))]:
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                continue
+            digest.update(f"{path.name} {status.st_size}\n".encode())
+            newest = max(newest, status.st_mtime_ns)
+        return cls(digest.hexdigest(), newest)
+
+
+def write(frame: pd.DataFrame, path: Path, sources: Sources, held: bool) -> None:
+    """Writes a frame, whole or not at all. `held`: whether the sweep's lock was, on which open
+    trials depend.
+    """
+    table = pa.Table.from_pandas(_encoded(frame), preserve_index=False)
+    encoded = [name for name in frame.columns if _needs_json(frame[name])]
+    facts = {"layout": LAYOUT, "sources": sources.digest, "held": held}
+    metadata = {
+        **(table.schema.metadata or {}),
+        _META: json.dumps(facts).encode(),
+        _AS_JSON: json.dumps(encoded).encode(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        parquet.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_fresh(path: Path, sources: Sources, held: bool | None) -> pd.DataFrame | None:
+    """The frame in a Parquet file, or None where it is absent, unreadable, or older than the raw
+    files.
+
+    `held` None: nothing in it depends on the lock.
+    """
+    try:
+        if path.stat().st_mtime_ns < sources.newest_ns:
+            return None
+        metadata = parquet.read_schema(path).metadata or {}
+        facts = json.loads(metadata[_META])
+        encoded = json.loads(metadata[_AS_JSON])
+        if facts["layout"] != LAYOUT or facts["sources"] != sources.digest:
+            return None
+        if held is not None and facts["held"] != held:
+            return None
+        table = parquet.read_table(path)
+    except (OSError, ValueError, KeyError, pa.ArrowException):
+        return None
+    frame = table.to_pandas(split_blocks=True, self_destruct=True)
+    for name in encoded:
+        frame[name] = pd.Series([_decoded(text) for text in frame[name]], dtype=object)
+    return frame
+
+
+def _needs_json(column: pd.Series) -> bool:
+    """Tuples and mixed kinds, which a Parquet column cannot hold; text of older pandas is an
+    object column too.
+    """
+    return column.dtype == np.dtype(object) and not all(
+        isinstance(value, str) or value is None for value in column
+    )
+
+
+def _encoded(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.copy(deep=False)
+    for name in [name for name in frame.columns if _needs_json(frame[name])]:
+        frame[name] = [None if value is None else json.dumps(value) for value in frame[name]]
+    return frame
+
+
+def _decoded(text: object) -> object:
+    if not isinstance(text, str):
+        return None
+    value = json.loads(text)
+    return _tuple(value) if isinstance(value, list) else value
+
+
+def _tuple(value: list[object]) -> tuple[object, ...]:
+    return tuple(_tuple(item) if isinstance(item, list) else item for item in value)

@@ -1,0 +1,255 @@
+"""A search space: domains over dotted keys, the presets that are its documented points, and the
+order of drawing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from search_spaces.checks import check_space
+from search_spaces.domains import Domain, domain_from_json, domain_from_yaml, same_value
+from settings.flat import nearest_names, unknown_key
+from settings.schema import Leaf, SettingsError, Value
+
+SPACES: Mapping[str, str] = {
+    "hdr_patch": "search_spaces.hdr_patch:SPACES",
+}
+"""Every system's spaces by name, as "module:attribute"; the first space is the default."""
+
+Flat = Mapping[str, Value]
+"""Values by dotted key."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A documented configuration, placed in a space.
+
+    Attributes:
+        name: of the preset.
+        sampled: what a trial of it sets: the preset's own changes and the value of every active
+            key.
+        outside: the keys for which the space cannot express the point. Such a point is run and
+            marked, and the sampler is not told of it.
+    """
+
+    name: str
+    sampled: Flat
+    outside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Space:
+    """Which keys a sweep searches.
+
+    Attributes:
+        points: names of the presets that are run first.
+        fixed: values the space itself sets, above a preset and below an override (the anchor's
+            weight).
+    """
+
+    name: str
+    system: str
+    domains: Mapping[str, Domain]
+    points: tuple[str, ...] = ()
+    fixed: Flat = field(default_factory=dict)
+    _order: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.domains:
+            raise SettingsError(f"space {self.name!r} searches nothing: it needs one key or more.")
+        object.__setattr__(self, "_order", self._topological())
+
+    def order(self) -> tuple[str, ...]:
+        """The keys, each after those that its condition names; otherwise as they are declared."""
+        return self._order
+
+    def _topological(self) -> tuple[str, ...]:
+        waiting, ordered = dict.fromkeys(self.domains), []
+        while waiting:
+            ready = [k for k in waiting if not any(p in waiting for p in self._parents(k))]
+            if not ready:
+                raise SettingsError(
+                    f"space {self.name!r}: conditions form a cycle through {', '.join(waiting)}."
+                )
+            ordered.append(ready[0])
+            del waiting[ready[0]]
+        return tuple(ordered)
+
+    def _parents(self, key: str) -> list[str]:
+        return [other for other in self.domains[key].when if other in self.domains]
+
+    def is_active(self, key: str, values: Flat, active: Collection[str]) -> bool:
+        """Whether every condition of `key` holds, given the values so far and which keys are
+        active.
+
+        A condition on a key that is itself searched but inactive does not hold.
+        """
+        for other, allowed in self.domains[key].when.items():
+            if other in self.domains and other not in active:
+                return False
+            if other not in values:
+                raise SettingsError(
+                    f"{key} depends on {other}, which has no value here: bind the space first."
+                )
+            if not any(same_value(values[other], value) for value in allowed):
+                return False
+        return True
+
+    def active(self, values: Flat) -> tuple[str, ...]:
+        """The keys that have an effect in a configuration, in the order of drawing."""
+        active: list[str] = []
+        for key in self.order():
+            if self.is_active(key, values, active):
+                active.append(key)
+        return tuple(active)
+
+    def check(
+        self, leaves: Mapping[str, Leaf], overrides: Collection[str] = (), **rules: Any
+    ) -> Space:
+        """The space in its settings' own types, or a `SettingsError`; see `check_space` for the
+        rules.
+        """
+        return check_space(self, leaves, overrides, **rules)
+
+    def bind(self, settings: Flat) -> Space:
+        """The space over given settings: conditions on keys that are not searched are decided
+        once, and what can never be active is left out.
+        """
+        kept: dict[str, Domain] = {}
+        for key in self.order():
+            domain = self.domains[key]
+            outer = {
+                other: allowed
+                for other, allowed in domain.when.items()
+                if other not in self.domains
+            }
+            holds = all(
+                any(same_value(settings[other], value) for value in allowed)
+                for other, allowed in outer.items()
+            )
+            if holds and all(parent in kept for parent in self._parents(key)):
+                inner = {
+                    other: allowed for other, allowed in domain.when.items() if other not in outer
+                }
+                kept[key] = dataclasses.replace(domain, when=inner)
+        if not kept:
+            raise SettingsError(
+                f"space {self.name!r}: no key is active under these settings. Its conditions: "
+                + "; ".join(
+                    f"{key} when {dict(domain.when)}" for key, domain in self.domains.items()
+                )
+            )
+        in_order = {key: kept[key] for key in self.domains if key in kept}
+        return dataclasses.replace(self, domains=in_order)
+
+    def place(self, name: str, preset: Flat, settings: Flat, keep: Collection[str] = ()) -> Point:
+        """A preset as a point of this (bound) space.
+
+        Args:
+            preset: the preset's own values, in their settings' types.
+            settings: the sweep's settings, on which every trial builds.
+            keep: keys (patterns of fnmatch) that stay as the sweep has them: overrides, the
+                trial's length.
+        """
+        changes: dict[str, Value] = {}
+        for key, value in preset.items():
+            if key not in settings:
+                raise unknown_key(key, settings)
+            unchanged = key not in self.domains and same_value(value, settings[key])
+            if not unchanged and not any(fnmatchcase(key, pattern) for pattern in keep):
+                changes[key] = value
+        merged = {**settings, **changes}
+        active = self.active(merged)
+        outside = [key for key in changes if key not in self.domains]
+        outside += [key for key in active if not self.domains[key].contains(merged[key])]
+        sampled = {**changes, **{key: merged[key] for key in active}}
+        return Point(name=name, sampled=sampled, outside=tuple(sorted(outside)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "system": self.system,
+            "domains": {key: domain.to_json() for key, domain in self.domains.items()},
+            "points": list(self.points),
+            "fixed": {
+                key: list(v) if isinstance(v, tuple) else v for key, v in self.fixed.items()
+            },
+        }
+
+
+def space_from_json(node: Mapping[str, Any]) -> Space:
+    """The space that `to_json` wrote."""
+    domains = {key: domain_from_json(domain) for key, domain in node["domains"].items()}
+    fixed = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in node.get("fixed", {}).items()
+    }
+    return Space(node["name"], node["system"], domains, tuple(node.get("points", ())), fixed)
+
+
+def load_space(system: str, name: str | None = None) -> Space:
+    """A system's space by name (its first by default), or one from a YAML file."""
+    if name is not None and name.endswith((".yaml", ".yml")):
+        return _read_space(system, Path(name))
+    if system not in SPACES:
+        raise SettingsError(
+            f"system {system!r} has no search space of its own; write one as YAML and give its "
+            f"path. Systems with spaces: {', '.join(sorted(SPACES))}."
+        )
+    module, _, attribute = SPACES[system].partition(":")
+    spaces: Mapping[str, Space] = getattr(importlib.import_module(module), attribute)
+    chosen = next(iter(spaces)) if name is None else name
+    if chosen not in spaces:
+        nearest = nearest_names(chosen, spaces) or list(spaces)
+        raise SettingsError(
+            f"{system} has no space {chosen!r}. Nearest: {', '.join(nearest)}. "
+            f"Spaces: {', '.join(spaces)}; or the path of a .yaml file."
+        )
+    return spaces[chosen]
+
+
+def _read_space(system: str, path: Path) -> Space:
+    """A space file: one domain per dotted key, beside the reserved keys `about`, `points` and
+    `fixed`.
+    """
+    body = _read_mapping(path)
+    about = {name: body.pop(name, None) for name in ("about", "points", "fixed")}
+    points, fixed = about["points"] or [], about["fixed"] or {}
+    if not isinstance(points, list) or not all(isinstance(point, str) for point in points):
+        raise SettingsError(f"{path}: points is a list of preset names, not {points!r}.")
+    if not isinstance(fixed, Mapping):
+        raise SettingsError(f"{path}: fixed is a mapping from a key to its value, not {fixed!r}.")
+    try:
+        domains = {str(key): domain_from_yaml(str(key), node) for key, node in body.items()}
+        values = {str(key): tuple(v) if isinstance(v, list) else v for key, v in fixed.items()}
+        return Space(path.stem, system, domains, tuple(points), values)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        body = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise SettingsError(f"cannot read the space {path}: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}") from None
+    if not isinstance(body, dict):
+        raise SettingsError(
+            f"{path}: a space is a mapping from dotted keys to domains, not {body!r}."
+        )
+    # PyYAML keeps the last of two equal keys without a word.
+    names = [key.value for key, _ in tree.value] if isinstance(tree, yaml.MappingNode) else []
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SettingsError(f"{path}: {', '.join(twice)} is given twice. Remove one of them.")
+    return body

@@ -1,0 +1,119 @@
+"""From defaults, preset, file, overrides and sampled values to one checked tree with origins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from settings.files import PRESETS, preset_file, read_settings_file
+from settings.flat import flatten, leaves, replace, unknown_key
+from settings.schema import Leaf, Settings, SettingsError, conform
+
+Tree = TypeVar("Tree", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[Tree]):
+    """A legal tree and where each of its values comes from.
+
+    Attributes:
+        origins: every key -> "default", "preset NAME", "file PATH", "override" or "sampled".
+    """
+
+    settings: Tree
+    origins: dict[str, str]
+
+    def keys_from(self, origin: str) -> tuple[str, ...]:
+        """The keys of one kind of origin ("override", "preset", ...), in the order of the tree."""
+        return tuple(key for key, name in self.origins.items() if name.split(" ")[0] == origin)
+
+
+def resolve(
+    system_settings_class: type[Tree],
+    system_name: str,
+    *,
+    preset: str | None = None,
+    file: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    sampled: Mapping[str, Any] | None = None,
+    refused: Mapping[str, str] | None = None,
+    presets_root: Path = PRESETS,
+) -> Resolved[Tree]:
+    """The settings of a run. Precedence: default < preset < file < override < sampled.
+
+    Each value is checked where it is set, so the error names its file and line; rules between keys
+    are checked once, on the whole tree.
+
+    Args:
+        overrides: `key=value`, as they stand on the command line.
+        sampled: what a search decided, by dotted key.
+        refused: key or prefix of keys -> why it does not exist, which is the answer to such a key.
+
+    Raises:
+        SettingsError: an unknown preset, file, key or value; a key that two overrides set.
+    """
+    known = leaves(system_settings_class)
+    reasons = dict(refused or {})
+    changes: dict[str, Any] = {}
+    origins = dict.fromkeys(known, "default")
+    layers: list[tuple[str, Mapping[str, Any], Mapping[str, str]]] = []
+    if preset is not None:
+        content = preset_file(system_name, preset, presets_root)
+        layers.append((f"preset {preset}", content.values, content.places))
+    if file is not None:
+        content = read_settings_file(file)
+        layers.append((f"file {file}", content.values, content.places))
+    layers.append(("override", parse_overrides(overrides), {}))
+    layers.append(("sampled", dict(sampled or {}), {}))
+    for origin, values, places in layers:
+        for key, value in values.items():
+            changes[key] = _checked(key, value, known, reasons, places.get(key, origin))
+            origins[key] = origin
+    return Resolved(settings=replace(system_settings_class(), changes), origins=origins)
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, str]:
+    """`key=value` arguments by key, the values still text. Raises `SettingsError`."""
+    parsed: dict[str, str] = {}
+    for argument in overrides:
+        key, equals, value = argument.partition("=")
+        key, value = key.strip(), value.strip()
+        if not equals or not key:
+            raise SettingsError(
+                f"an override is key=value, as in loss.l1.weight=0.5, not {argument!r}."
+            )
+        if key.startswith("-"):
+            raise SettingsError(
+                f"{argument!r} is neither an option nor an override: settings have no dashes. "
+                f"Write {key.lstrip('-')}={value}."
+            )
+        if key in parsed:
+            raise SettingsError(
+                f"two overrides set {key}: {key}={parsed[key]} and {key}={value}. Keep one."
+            )
+        parsed[key] = value
+    return parsed
+
+
+def _checked(
+    key: str, value: Any, known: Mapping[str, Leaf], refused: Mapping[str, str], place: str
+) -> Any:
+    """The value in its leaf's type; an error starts with the place where the value stands."""
+    try:
+        for prefix, reason in refused.items():
+            if key == prefix or key.startswith(f"{prefix}."):
+                raise SettingsError(f"{key} is refused: {reason}")
+        if key not in known:
+            raise unknown_key(key, known)
+        return conform(key, known[key], value)
+    except SettingsError as error:
+        raise SettingsError(f"{place}: {error}") from None
+
+
+def changed_keys(resolved: Resolved[Any]) -> dict[str, tuple[Any, Any]]:
+    """Every key whose value is not its default: key -> (default, value)."""
+    default = flatten(type(resolved.settings)())
+    values = flatten(resolved.settings)
+    return {key: (default[key], value) for key, value in values.items() if value != default[key]}

@@ -1,0 +1,199 @@
+"""Codecs, folder layout, and every way in which a frame can be bad."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import OpenEXR
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from data.hdr_files import (
+    DataError,
+    Frame,
+    find_frames,
+    read_frame,
+    read_image,
+    write_frame,
+    write_image,
+)
+
+
+def a_frame(height: int = 20, width: int = 24, seed: int = 0) -> Frame:
+    rng = np.random.default_rng(seed)
+    target = np.exp(rng.normal(0.0, 3.0, (3, height, width))).astype(np.float32)
+    hole = np.zeros((1, height, width), np.float32)
+    hole[:, 3:9, 5:11] = 1.0
+    return Frame(warped=target * (1 - hole), hole=hole, target=target)
+
+
+@given(
+    image=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 3)),
+        elements=st.floats(width=32, allow_nan=False),
+    ),
+    suffix=st.sampled_from([".exr", ".npy"]),
+)
+def test_exr_and_npy_are_exact(tmp_path_factory, image, suffix):
+    path = tmp_path_factory.mktemp("image") / f"a{suffix}"
+    write_image(path, image)
+    np.testing.assert_array_equal(read_image(path, image.shape[2]), image)
+
+
+@pytest.mark.parametrize("suffix", [".exr", ".npy", ".hdr"])
+def test_frames_round_trip_with_their_optional_parts(tmp_path, suffix):
+    frame = dataclasses.replace(
+        a_frame(),
+        motion=np.full((2, 20, 24), 3.0, np.float32),
+        occlusion=a_frame().hole,
+    )
+    write_frame(tmp_path, 7, frame, suffix)
+    (entry,), strangers = find_frames(tmp_path)
+    back, repairs = read_frame(entry)
+    assert (entry.id, strangers) == (7, [])
+    assert repairs.negative_values == repairs.values_in_holes == 0
+    for part in dataclasses.fields(Frame):
+        # RGBE shares one exponent among the channels: half a step of the largest.
+        bound = 0.004 * frame.target.max(axis=0) if suffix == ".hdr" else 0.0
+        error = np.abs(getattr(back, part.name) - getattr(frame, part.name))
+        assert (error <= bound + 0.02 * (suffix == ".hdr")).all(), part.name
+    assert (back.warped[:, back.hole[0] == 1] == 0).all()
+
+
+def test_ids_are_sorted_as_numbers(tmp_path):
+    for number in (10, 9, 2, 100):
+        write_frame(tmp_path, number, a_frame(), ".npy")
+    assert [entry.id for entry in find_frames(tmp_path)[0]] == [2, 9, 10, 100]
+
+
+@pytest.mark.parametrize("place", ["bistro/correct", "correct"])
+def test_the_documents_places_of_the_mask(tmp_path, place):
+    write_frame(tmp_path, 3, a_frame())
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / "hole").rename(tmp_path / place)
+    np.testing.assert_array_equal(read_frame(find_frames(tmp_path)[0][0])[0].hole, a_frame().hole)
+
+
+def test_an_exr_of_another_writer(tmp_path):
+    """Half floats, an alpha channel, and channel names with a layer, as renderers write them."""
+    image = np.random.default_rng(0).random((5, 6, 3), np.float32).astype(np.float16)
+    planes = {f"combined.{name}": image[..., i].copy() for i, name in enumerate("RGB")}
+    planes["combined.A"] = np.ones((5, 6), np.float16)
+    header = {"compression": OpenEXR.PIZ_COMPRESSION, "type": OpenEXR.scanlineimage}
+    OpenEXR.File(header, planes).write(str(tmp_path / "a.exr"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.exr", 3), image.astype(np.float32))
+
+
+@pytest.mark.parametrize("suffix", [".exr", ".npy", ".hdr"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.99])
+def test_a_truncated_file_is_named(tmp_path, suffix, share):
+    path = tmp_path / f"ref-12{suffix}"
+    write_image(path, a_frame(64, 64).target.transpose(1, 2, 0))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(DataError, match=r"ref-12\.\w+: expected a complete .* found"):
+        read_image(path, 3)
+
+
+def broken_frame(tmp_path, **changes: np.ndarray):
+    write_frame(tmp_path, 1, dataclasses.replace(a_frame(), **changes))
+    return find_frames(tmp_path)[0][0]
+
+
+def with_value(image: np.ndarray, value: float) -> np.ndarray:
+    image = image.copy()
+    image[1, 0, 0] = value
+    return image
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("part", "file"), [("warped", "warped_hole-1"), ("target", "ref-1")])
+def test_pixels_that_are_not_finite(tmp_path, part, file, value):
+    entry = broken_frame(tmp_path, **{part: with_value(getattr(a_frame(), part), value)})
+    with pytest.raises(DataError, match=rf"{file}\.exr: expected finite values, found 1 that"):
+        read_frame(entry)
+
+
+def test_no_holes(tmp_path):
+    with pytest.raises(DataError, match=r"hole-1\.exr: expected at least one hole"):
+        read_frame(broken_frame(tmp_path, hole=np.zeros((1, 20, 24), np.float32)))
+
+
+def test_unequal_sizes(tmp_path):
+    entry = broken_frame(tmp_path, warped=a_frame(20, 25).warped)
+    with pytest.raises(DataError, match=r"warped_hole-1\.exr: expected 20x24 .* found 20x25"):
+        read_frame(entry)
+
+
+@pytest.mark.parametrize("gone", ["warp_hole/warped_hole-1", "ref/ref-1", "hole/hole-1"])
+def test_a_missing_file_of_a_frame(tmp_path, gone):
+    write_frame(tmp_path, 1, a_frame())
+    write_frame(tmp_path, 2, a_frame())
+    (tmp_path / f"{gone}.exr").unlink()
+    first, second = find_frames(tmp_path)[0]
+    with pytest.raises(DataError, match="frame 1: expected its"):
+        read_frame(first)
+    read_frame(second)
+
+
+def test_folders_that_are_not_the_layout(tmp_path):
+    with pytest.raises(DataError, match="found no such folder"):
+        find_frames(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"expected warp_hole/.* found an empty folder"):
+        find_frames(tmp_path)
+    (tmp_path / "warp_hole").mkdir()
+    with pytest.raises(
+        DataError, match=r"warp_hole: expected files warped_hole-<id>.* found none"
+    ):
+        find_frames(tmp_path)
+
+
+def test_two_files_for_one_frame(tmp_path):
+    write_frame(tmp_path, 4, a_frame(), ".exr")
+    write_frame(tmp_path, 4, a_frame(), ".npy")
+    with pytest.raises(DataError, match="expected one file for frame 4"):
+        find_frames(tmp_path)
+
+
+def test_files_with_other_names_are_returned_not_dropped(tmp_path):
+    write_frame(tmp_path, 4, a_frame())
+    stranger = tmp_path / "ref" / "ref-final.exr"
+    stranger.write_bytes((tmp_path / "ref" / "ref-4.exr").read_bytes())
+    assert find_frames(tmp_path)[1] == [stranger]
+
+
+def test_wrong_channels_and_dtypes(tmp_path):
+    write_image(tmp_path / "a.exr", np.zeros((4, 4, 2), np.float32))
+    with pytest.raises(DataError, match="expected channels R,G,B, found G, R"):
+        read_image(tmp_path / "a.exr", 3)
+    np.save(tmp_path / "a.npy", np.zeros((4, 4, 2), np.float32))
+    with pytest.raises(DataError, match=r"expected \[height, width, 3\], found shape \[4, 4, 2\]"):
+        read_image(tmp_path / "a.npy", 3)
+    np.save(tmp_path / "b.npy", np.zeros((4, 4, 3), np.complex64))
+    with pytest.raises(DataError, match="expected real numbers, found dtype complex64"):
+        read_image(tmp_path / "b.npy", 3)
+    with pytest.raises(DataError, match=r"a\.png: expected \.exr, \.hdr, \.npy"):
+        read_image(tmp_path / "a.png", 3)
+    with pytest.raises(DataError, match=r"gone\.exr: expected a file"):
+        read_image(tmp_path / "gone.exr", 3)
+
+
+def test_negatives_and_values_in_holes_are_repaired_and_counted(tmp_path):
+    frame = a_frame()
+    warped, target = frame.warped.copy(), frame.target.copy()
+    warped[0, 0, 0], target[:, 1, 1] = -0.5, -1e-6
+    warped[2, 4, 6] = 0.25  # inside the hole
+    back, repairs = read_frame(broken_frame(tmp_path, warped=warped, target=target))
+    assert (repairs.negative_values, repairs.values_in_holes) == (4, 1)
+    assert back.warped[0, 0, 0] == 0
+    assert (back.target[:, 1, 1] == 0).all()
+    assert back.warped[2, 4, 6] == 0
+
+
+def test_masks_stored_as_bytes(tmp_path):
+    write_frame(tmp_path, 1, a_frame(), ".npy")
+    np.save(tmp_path / "hole" / "hole-1.npy", (a_frame().hole[0] * 255).astype(np.uint8))
+    np.testing.assert_array_equal(read_frame(find_frames(tmp_path)[0][0])[0].hole, a_frame().hole)

@@ -1,0 +1,149 @@
+"""Schedules: end points, continuity and bounds as properties, and a table of worked values."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from losses.schedules import KINDS, ScheduleSettings, final_factor, schedule_factor
+from settings.schema import SettingsError
+
+UNIT = st.floats(0.0, 1.0)
+FACTOR = st.floats(0.0, 10.0)
+
+
+@st.composite
+def schedules(draw, kinds=KINDS):
+    kind = draw(st.sampled_from(kinds))
+    start, end = sorted((draw(UNIT), draw(UNIT)))
+    positions = sorted(draw(st.sets(UNIT, min_size=1, max_size=5))) if kind == "stages" else ()
+    factors = [draw(FACTOR) for _ in positions]
+    return ScheduleSettings(
+        kind=kind,
+        start=start,
+        end=end,
+        first=draw(FACTOR),
+        last=draw(FACTOR),
+        positions=tuple(positions),
+        factors=tuple(factors),
+    )
+
+
+def steepest(schedule):
+    """A bound on the change per unit of position."""
+    if schedule.kind == "stages":
+        points = list(zip(schedule.positions, schedule.factors, strict=True))
+        slopes = [abs(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(points)]
+        return max(slopes, default=0.0)
+    height = 1.0 if schedule.kind == "warmup" else abs(schedule.last - schedule.first)
+    return 1.5708 * height / (schedule.end - schedule.start)
+
+
+@given(schedules(("linear", "cosine", "warmup", "stages")))
+def test_continuous(schedule):
+    if schedule.kind == "stages":
+        gaps = [b - a for a, b in itertools.pairwise(schedule.positions)]
+        assume(all(gap > 1e-3 for gap in gaps))
+    else:
+        assume(schedule.end - schedule.start > 1e-3)
+    steps = 500
+    values = [schedule_factor(schedule, step, steps) for step in range(steps + 1)]
+    limit = steepest(schedule) / steps * (1 + 1e-9) + 1e-9
+    assert all(abs(b - a) <= limit for a, b in itertools.pairwise(values))
+
+
+@given(schedules(), st.integers(1, 10_000), st.integers(0, 20_000))
+def test_stays_between_its_extremes_and_is_pure(schedule, steps, step):
+    value = schedule_factor(schedule, step, steps)
+    known = {
+        "constant": (1.0,),
+        "warmup": (0.0, 1.0),
+        "stages": schedule.factors,
+    }.get(schedule.kind, (schedule.first, schedule.last))
+    assert min(known) - 1e-12 <= value <= max(known) + 1e-12
+    assert value == schedule_factor(schedule, step, steps)
+
+
+@given(schedules(), st.integers(1, 10_000), st.integers(0, 10_000))
+def test_ends_at_the_final_factor_and_stays_there(schedule, steps, beyond):
+    final = final_factor(schedule)
+    assert schedule_factor(schedule, steps, steps) == final
+    assert schedule_factor(schedule, steps + beyond, steps) == final
+    expected = {"constant": 1.0, "warmup": 1.0}.get(schedule.kind, schedule.last)
+    if schedule.kind == "stages":
+        expected = schedule.factors[-1]
+    assert final == pytest.approx(expected)
+
+
+@given(schedules(("linear", "cosine", "warmup", "step")), st.floats(0.0, 1.0, exclude_max=True))
+def test_holds_the_first_value_before_its_start(schedule, share):
+    steps = 1_000_000
+    step = int(share * schedule.start * steps)
+    assume(step / steps < schedule.start)
+    first = 0.0 if schedule.kind == "warmup" else schedule.first
+    assert schedule_factor(schedule, step, steps) == first
+
+
+@given(schedules(), st.integers(1, 50), st.integers(0, 50), st.integers(1, 20))
+def test_a_position_is_a_share_of_the_training(schedule, steps, step, times):
+    """A rung of `times` as many steps sees the same factors, at `times` the step."""
+    assume(step * times / (steps * times) == step / steps)
+    long = schedule_factor(schedule, step * times, steps * times)
+    assert long == schedule_factor(schedule, step, steps)
+
+
+TABLE = [
+    ({"kind": "constant"}, {0: 1.0, 5: 1.0, 10: 1.0}),
+    ({"kind": "step", "start": 0.3, "first": 2.0, "last": 5.0}, {2: 2.0, 3: 5.0, 10: 5.0}),
+    ({"kind": "warmup", "start": 0.2, "end": 0.6}, {0: 0.0, 2: 0.0, 3: 0.25, 4: 0.5, 6: 1.0}),
+    (
+        {"kind": "linear", "start": 0.0, "end": 0.5, "first": 4.0, "last": 0.0},
+        {0: 4.0, 1: 3.2, 5: 0.0, 9: 0.0},
+    ),
+    (
+        {"kind": "cosine", "start": 0.0, "end": 1.0, "first": 1.0, "last": 0.0},
+        {
+            0: 1.0,
+            5: 0.5,
+            10: 0.0,
+            2: 0.5 + 0.25 * (1 + 5**0.5) / 2,
+        },  # cos 36 deg = golden ratio / 2
+    ),
+    (
+        {"kind": "stages", "positions": (0.2, 0.4, 1.0), "factors": (1.0, 3.0, 0.0)},
+        {0: 1.0, 2: 1.0, 3: 2.0, 4: 3.0, 7: 1.5, 10: 0.0},
+    ),
+    ({"kind": "linear", "start": 0.5, "end": 0.5, "last": 2.0}, {4: 0.0, 5: 2.0}),
+    ({"kind": "stages", "positions": (0.5,), "factors": (0.7,)}, {0: 0.7, 5: 0.7, 10: 0.7}),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected"), TABLE)
+def test_table(fields, expected):
+    schedule = ScheduleSettings(**fields)
+    found = {step: schedule_factor(schedule, step, 10) for step in expected}
+    assert found == pytest.approx(expected)
+
+
+def test_the_table_has_every_kind():
+    assert {fields["kind"] for fields, _ in TABLE} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "linear", "start": 0.6, "end": 0.5}, "start 0.6 must not lie after end 0.5"),
+        ({"kind": "stages"}, "at least one"),
+        ({"kind": "stages", "positions": (0.1, 0.2), "factors": (1.0,)}, "as many factors"),
+        ({"kind": "stages", "positions": (0.3, 0.1), "factors": (1.0, 1.0)}, "must ascend"),
+        ({"kind": "stages", "positions": (0.3, 0.3), "factors": (1.0, 1.0)}, "must ascend"),
+        ({"kind": "zigzag"}, "one of constant"),
+        ({"kind": "linear", "start": -0.1}, "0 .. 1"),
+    ],
+)
+def test_refused(fields, message):
+    with pytest.raises(SettingsError, match=message):
+        ScheduleSettings(**fields)

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ray_jobs import analyze
+from results.directory import read_history, read_sweep
+from results.frame import load_reports, load_sweep
+from results.importance import MIN_TRIALS, importance
+from results.leaderboard import headline, leaderboard, leaderboard_rows
+from results.page import render
+
+SECTIONS = (
+    "Leaderboard",
+    "Learning curves",
+    "Parallel coordinates",
+    "Loss terms, unweighted",
+    "Loss terms, share of the weighted sum",
+    "The winner against the documented point",
+    "Importance",
+)
+
+
+def rendered(directory) -> str:
+    sweep = read_sweep(directory.path)
+    frame = load_sweep(directory.path, all_settings=True)
+    return render(sweep, read_history(sweep), frame, load_reports(directory.path))
+
+
+def drawn_figures(page: str) -> int:
+    return page.count("Plotly.newPlot(")
+
+
+def parts(page: str) -> dict[str, str]:
+    found = re.findall(r"<section><h2>(.*?)</h2>(.*?)</section>", page, flags=re.DOTALL)
+    return dict(found)
+
+
+def assert_offline(page: str) -> None:
+    assert not re.findall(r"<(?:script|img|iframe|link)\b[^>]*(?:src|href)=", page)
+
+
+def test_page_has_its_pieces_and_needs_no_network(finished):
+    page = rendered(finished)
+    assert tuple(parts(page)) == SECTIONS
+    assert_offline(page)
+    assert len(page) > 1_000_000  # plotly's own script
+    assert len(page) < 12_000_000  # once
+    assert parts(page)["Learning curves"].count('"name":"trial ') == 5
+    for term in ("log", "l1"):
+        assert f"{term}, trial 2" in parts(page)["Loss terms, unweighted"]
+        assert (
+            f"{term}, document (trial 0)" in parts(page)["Loss terms, share of the weighted sum"]
+        )
+    comparison = parts(page)["The winner against the documented point"]
+    assert "<td>hdr.mask</td><td>True</td><td>False</td>" in comparison
+    assert "model.width" not in comparison  # the same in both
+    assert "<td>val.hole_psnr_mu_db</td><td>dB</td><td>max</td>" in comparison
+    assert f"too few complete trials: 2 of the {MIN_TRIALS}" not in page
+    assert "too few complete trials" in parts(page)["Importance"]
+
+
+def test_page_of_an_empty_a_one_trial_and_a_crashed_sweep(sweep):
+    assert tuple(parts(rendered(sweep))) == SECTIONS
+    sweep.hand_out(0)
+    assert drawn_figures(rendered(sweep)) == 0
+    sweep.report(0, 10, 0.5)
+    sweep.append_report(0, '{"step": 20, "va')
+    page = rendered(sweep)
+    assert_offline(page)
+    assert "Trial 0 is ahead (interrupted)" in page
+    assert drawn_figures(page) == 3  # curves, terms, shares; two trials make coordinates
+    sweep.end(0, step=10)
+    assert "Trial 0 is best" in rendered(sweep)
+
+
+def test_page_shows_text_as_text(sweep):
+    sweep.write_document(system="<script>alert(1)</script>")
+    sweep.trial(0, [0.5], state="failed")
+    assert "<script>alert" not in rendered(sweep)
+
+
+def test_values_that_are_not_finite_break_the_curve(sweep):
+    sweep.trial(0, [0.5, None, 0.4])
+    assert '"y":[0.5,null,0.4]' in parts(rendered(sweep))["Learning curves"]
+
+
+def test_parallel_coordinates_hold_words_logarithms_and_inactive_keys(finished):
+    from results.figures import parallel_coordinates
+
+    sweep = read_sweep(finished.path)
+    figure = parallel_coordinates(sweep, load_sweep(finished.path))
+    axes = {axis.label: axis for axis in figure.data[0].dimensions}
+    rate = axes["optimizer.lr"]
+    assert sorted(rate["values"]) == pytest.approx(sorted(np.log10([5e-5, 1.0, 3e-4, 1e-3, 5e-4])))
+    assert "1" in rate.ticktext
+    start = axes["hdr.cap.scale_init"]
+    assert start.ticktext[0] == "-"
+    assert list(start["values"]).count(start.tickvals[0]) == 2  # trials 2 and 4
+    assert all(
+        value is None or np.isfinite(value) for axis in axes.values() for value in axis["values"]
+    )
+
+
+def test_leaderboard_ranks_complete_trials_and_always_shows_documented_points(finished):
+    sweep, frame = read_sweep(finished.path), load_sweep(finished.path)
+    headers, rows = leaderboard_rows(frame, sweep, top=1)
+    assert [row[:4] for row in rows] == [
+        ["1", "2", "", "complete"],
+        ["3", "0", "* document", "complete"],
+        ["4", "1", "* before", "complete"],
+    ]
+    assert rows[0][headers.index("vs document")] == "-0.1"
+    _, everything = leaderboard_rows(frame, sweep, top=99)
+    assert [row[1] for row in everything] == ["2", "3", "0", "1", "4", "5"]
+    assert [row[0] for row in everything[-2:]] == ["-", "-"]
+    assert headline(frame, sweep).endswith(
+        "better than the documented point document by 0.1 (20.0%)."
+    )
+    table = leaderboard(frame, sweep)
+    assert table.row_count == 6
+
+
+def test_leaderboard_shows_markup_as_text(sweep):
+    from rich.console import Console
+
+    sweep.hand_out(0)
+    sweep.end(0, state="failed", reason="[red]bad[/red] [/]")
+    console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(leaderboard(load_sweep(sweep.path), read_sweep(sweep.path)))
+    assert "[red]bad[/red] [/]" in console.export_text()
+
+
+def many_trials(directory, count, value_of) -> None:
+    random = np.random.default_rng(0)
+    for trial in range(count):
+        rate = float(10 ** random.uniform(-5, -2))
+        prefill = str(random.choice(["zero", "nearest", "push_pull"]))
+        sampled = {"optimizer.lr": rate, "hdr.prefill": prefill, "hdr.cap.mode": "absolute"}
+        if random.random() < 0.5:
+            sampled |= {"hdr.cap.mode": "learnable", "hdr.cap.scale_init": random.uniform(2, 16)}
+        directory.trial(trial, [value_of(sampled)], sampled=sampled)
+
+
+def importances(directory):
+    sweep = read_sweep(directory.path)
+    return importance(sweep, read_history(sweep), load_sweep(directory.path))
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_importance_finds_the_key_that_decides(sweep, mode):
+    sweep.write_document(objective={"metric": "val.hole_log_rmse", "mode": mode})
+    sign = 1 if mode == "min" else -1
+    many_trials(sweep, 80, lambda s: sign * abs(np.log10(s["optimizer.lr"]) + 3))
+    result = importances(sweep)
+    assert next(iter(result.shares)) == "optimizer.lr"
+    assert result.shares["optimizer.lr"] > 0.5
+    assert sum(result.shares.values()) == pytest.approx(1.0)
+    assert set(result.shares) == set(sweep.document["space"]["domains"])
+    assert result.trials == 80
+
+
+def test_importance_says_when_it_cannot_tell(sweep):
+    many_trials(sweep, MIN_TRIALS - 1, lambda s: s["optimizer.lr"])
+    assert importances(sweep).shares == {}
+    assert f"{MIN_TRIALS - 1} of the {MIN_TRIALS}" in importances(sweep).note
+    # A point outside the space is no evidence about the space.
+    sweep.trial(50, [0.0], point="before", outside=["optimizer.lr"], sampled={"optimizer.lr": 1.0})
+    assert importances(sweep).trials == MIN_TRIALS - 1
+    sweep.trial(51, [0.0])
+    assert importances(sweep).shares
+    assert "a hint" in importances(sweep).note
+
+
+def test_importance_of_equal_trials(sweep):
+    many_trials(sweep, MIN_TRIALS, lambda s: 1.0)
+    assert "have the same" in importances(sweep).note
+
+
+def test_importance_of_a_diagnostic_is_refused(sweep):
+    many_trials(sweep, MIN_TRIALS, lambda s: 1.0)
+    read = read_sweep(sweep.path)
+    with pytest.raises(ValueError, match=r"val\.cap_mean has no better direction"):
+        importance(read, read_history(read), load_sweep(sweep.path), metric="val.cap_mean")
+
+
+def test_analyze_prints_and_writes(finished, capsys):
+    assert analyze.main([str(finished.path), "--top", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "* document" in printed
+    assert "Sweep finished: 4 complete" in printed
+    for name in ("trials.parquet", "reports.parquet", "index.html"):
+        assert (finished.path / "analysis" / name).is_file()
+        assert name in printed
+
+
+def test_analyze_without_a_page(finished, capsys):
+    assert analyze.main([str(finished.path), "--no-page"]) == 0
+    assert not (finished.path / "analysis" / "index.html").exists()
+
+
+def test_analyze_of_a_bad_directory_is_one_line_and_status_2(tmp_path, capsys):
+    assert analyze.main([str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1 and "not a sweep directory" in captured.err
+
+
+def test_analyze_reads_what_it_cannot_write(finished, capsys):
+    (finished.path / "analysis").write_text("in the way")
+    assert analyze.main([str(finished.path)]) == 1
+    captured = capsys.readouterr()
+    assert "* document" in captured.out
+    assert "nothing could be written" in captured.err
+
+
+def test_analyze_exports_the_loaders():
+    assert analyze.load_sweep is load_sweep
+    assert analyze.load_reports is load_reports
+    with pytest.raises(AttributeError):
+        analyze.nothing  # noqa: B018
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from ray_jobs import analyze\n"
+        "try: analyze.main(['--help'])\n"
+        "except SystemExit as end: print(end.code)\n"
+        "heavy = {'pandas', 'numpy', 'pyarrow', 'plotly', 'optuna', 'ray', 'torch', 'rich'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-2:] == ["0", "[]"]
+
+
+def test_analyze_needs_neither_ray_nor_torch(finished):
+    code = (
+        "import sys; sys.modules['ray'] = sys.modules['torch'] = None\n"
+        "from ray_jobs.analyze import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, str(finished.path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr

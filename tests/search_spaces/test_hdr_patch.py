@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import pytest
+
+from search_spaces.checks import check_anchor
+from search_spaces.domains import Choice
+from search_spaces.hdr_patch import CAPS, FULL, SPACES
+
+TERMS = (
+    "log",
+    "l1",
+    "edge",
+    "boundary",
+    "hole",
+    "context",
+    "sparsity",
+    "range",
+    "wasserstein",
+    "moments",
+    "perceptual",
+    "color",
+)
+
+# The document's table of tunables, one key (or more) a row.
+DOCUMENTED = (
+    "hdr.cap.log_delta_max",
+    "hdr.cap.alpha",
+    "hdr.cap.log_delta_scale",
+    "hdr.cap.mode",
+    "hdr.cap.per_channel",
+    "hdr.clamp.enabled",
+    "hdr.clamp.max",
+    "hdr.cap.scale_init",
+    "hdr.cap.scale_low",
+    "hdr.cap.scale_high",
+    "loss.log.weight",
+    "loss.log.kind",
+    "loss.log.beta",
+    "hdr.epsilon",
+    "loss.sparsity.weight",
+    "loss.range.weight",
+    "loss.range.safe_range",
+    "loss.wasserstein.weight",
+    "loss.moments.weight",
+    "hdr.ring_scale",
+    "hdr.ring_kernel",
+    "hdr.dither",
+    "hdr.prefill",
+    "hdr.mask",
+)
+
+
+def test_the_full_space_covers_the_documented_tunables():
+    assert set(DOCUMENTED) <= set(FULL.domains)
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_every_space_keeps_the_anchor_whatever_terms_are_on(space):
+    check_anchor(space, TERMS)
+    check_anchor(space, ("l1", "log"))
+    assert "loss.l1.weight" not in space.domains
+    assert "loss.l1.enabled" not in space.domains
+    assert not set(space.fixed) & set(space.domains)
+
+
+def test_a_searched_weight_exists_only_while_its_term_is_on():
+    switched = [
+        key for key in FULL.domains if key.endswith(".enabled") and key.startswith("loss.")
+    ]
+    assert len(switched) == 10
+    for key in switched:
+        weight = FULL.domains[key.replace(".enabled", ".weight")]
+        assert weight.when == {key: (True,)}
+        assert FULL.domains[key].options == (True, False)
+
+
+def test_every_condition_is_on_a_searched_choice_that_can_hold():
+    for domain in FULL.domains.values():
+        for other, values in domain.when.items():
+            parent = FULL.domains[other]
+            assert isinstance(parent, Choice)
+            assert all(parent.contains(value) for value in values)
+
+
+def test_the_start_of_the_scale_lies_inside_its_bounds_in_every_draw():
+    default_start, default_low, default_high = 6.0, 2.0, 24.0
+    start = FULL.domains["hdr.cap.scale_init"]
+    assert default_low < start.low
+    assert start.high < default_high
+    assert FULL.domains["hdr.cap.scale_low"].high < default_start
+    assert default_start < FULL.domains["hdr.cap.scale_high"].low
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_spaces_are_legal_for_the_system(space):
+    pytest.importorskip("trainables.hdr_patch")
+    from settings.flat import flatten, leaves, replace
+    from trainables.system import load_system
+
+    system = load_system("hdr_patch")
+    tree = replace(system.Settings(), space.fixed)
+    checked = space.check(leaves(system.Settings), prepare_reads=system.prepare_reads)
+    bound = checked.bind(flatten(tree))
+    assert len(bound.domains) == len(space.domains)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [("caps", {"prefill"}), ("full", {"before", "document", "learnable", "mode_b", "prefill"})],
+)
+def test_which_documented_points_the_sampler_is_told(name, inside):
+    pytest.importorskip("trainables.hdr_patch")
+    from settings.files import preset_file
+    from settings.flat import flatten, leaves, replace
+    from trainables.system import load_system
+
+    tree = replace(load_system("hdr_patch").Settings(), SPACES[name].fixed)
+    space = SPACES[name].check(leaves(type(tree))).bind(flatten(tree))
+    placed = {}
+    for point in space.points:
+        preset = preset_file("hdr_patch", point).values
+        typed = flatten(replace(tree, preset))
+        placed[point] = space.place(point, {key: typed[key] for key in preset}, flatten(tree))
+    assert {point for point, where in placed.items() if not where.outside} == inside
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_drawn_settings_make_a_legal_tree(space):
+    pytest.importorskip("trainables.hdr_patch")
+    from search.log import SweepState
+    from search.plan import Plan
+    from search.sampler import ask
+    from settings.flat import flatten, replace
+    from trainables.system import load_system
+
+    tree = replace(load_system("hdr_patch").Settings(), space.fixed)
+    plan = Plan(
+        space=space.bind(flatten(tree)),
+        trials=60,
+        seed=0,
+        metric="val.hole_log_rmse",
+        mode="min",
+        steps=100,
+        report_every=10,
+        sampler="random",
+    )
+    for number in range(plan.trials):
+        drawn = ask(plan, SweepState(), number)
+        trial = flatten(replace(tree, drawn))
+        assert all(trial[key] == value for key, value in drawn.items())
+
+
+def test_the_demo_space_is_small():
+    assert len(CAPS.domains) == 5
+    assert CAPS.fixed["hdr.cap.alpha"] == 1.0

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+from search_spaces.domains import Choice, Integer, LogUniform, Uniform
+from search_spaces.space import Space, load_space, space_from_json
+from settings.flat import flatten, leaves
+from settings.schema import Settings, SettingsError, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cap(Settings):
+    mode: str = setting("absolute", "how", choices=("absolute", "learnable"))
+    init: float = setting(6.0, "start", low=1.0, high=20.0)
+    bounds: tuple[float, ...] = setting((2.0, 24.0), "range", low=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term(Settings):
+    weight: float = setting(1.0, "factor", low=0.0, high=100.0)
+    enabled: bool = setting(True, "on")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Settings):
+    l1: Term = field(default_factory=Term)
+    hole: Term = field(default_factory=Term)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree(Settings):
+    width: int = setting(24, "channels", low=8, high=64)
+    steps: int = setting(100, "length", low=1)
+    cap: Cap = field(default_factory=Cap)
+    loss: Loss = field(default_factory=Loss)
+
+
+LEAVES = leaves(Tree)
+BASE = flatten(Tree())
+
+
+def space(**domains):
+    named = {key.replace("__", "."): domain for key, domain in domains.items()}
+    return Space("test", "toy", named)
+
+
+def conditional():
+    return space(
+        cap__init=Uniform(2, 16, when={"cap.mode": ("learnable",)}),
+        cap__mode=Choice(("absolute", "learnable")),
+        loss__hole__weight=LogUniform(0.1, 10, when={"loss.hole.enabled": (True,)}),
+        width=Integer(8, 32, step=8),
+    )
+
+
+def test_a_legal_space_passes_with_typed_options():
+    checked = space(width=Choice(("8", "16")), cap__init=Choice((10, 2))).check(LEAVES)
+    assert checked.domains["width"].options == (8, 16)
+    assert [type(o) for o in checked.domains["cap.init"].options] == [float, float]
+    checked = space(cap__bounds=Choice(([1, 2], [3, 4]))).check(LEAVES)
+    assert checked.domains["cap.bounds"].options == ((1.0, 2.0), (3.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("domains", "overrides", "words"),
+    [
+        ({"cap__inti": Uniform(2, 3)}, (), ["cap.inti", "cap.init"]),
+        ({"cap__init": Uniform(0.5, 3)}, (), ["cap.init", "1 .. 20", "0.5"]),
+        ({"cap__init": Uniform(2, 30)}, (), ["cap.init", "1 .. 20", "30"]),
+        ({"cap__mode": Choice(("absolute", "batch"))}, (), ["cap.mode", "batch", "learnable"]),
+        ({"width": Integer(8, 32)}, ("width",), ["width", "override"]),
+        ({"width": Uniform(8, 32)}, (), ["whole numbers", "integer: [8, 32]"]),
+        ({"cap__init": Integer(2, 16)}, (), ["real numbers", "uniform"]),
+        ({"loss__l1__enabled": Uniform(0, 1)}, (), ["choice"]),
+        ({"cap__bounds": Uniform(0, 1)}, (), ["choice"]),
+        ({"width": Integer(8, 9, when={"nope": (1,)})}, (), ["nope", "does not exist"]),
+        ({"width": Integer(8, 9, when={"cap.mode": ("x",)})}, (), ["cap.mode", "'x'"]),
+        (
+            {"cap__init": Uniform(2, 3), "width": Integer(8, 9, when={"cap.init": (2.5,)})},
+            (),
+            ["continuous"],
+        ),
+        (
+            {"width": Choice((8, 16)), "cap__init": Uniform(2, 3, when={"width": (32,)})},
+            (),
+            ["never be active", "width"],
+        ),
+    ],
+)
+def test_refusals(domains, overrides, words):
+    with pytest.raises(SettingsError) as error:
+        space(**domains).check(LEAVES, overrides)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_key_that_the_shared_preparation_reads_is_refused():
+    with pytest.raises(SettingsError, match="preparation"):
+        space(width=Integer(8, 9)).check(LEAVES, prepare_reads=("wid*",))
+
+
+def test_a_key_cannot_be_searched_and_fixed():
+    both = Space("test", "toy", {"width": Integer(8, 9)}, fixed={"width": 8})
+    with pytest.raises(SettingsError, match="both searches and fixes"):
+        both.check(LEAVES)
+    with pytest.raises(SettingsError, match="wdith"):
+        Space("test", "toy", {"width": Integer(8, 9)}, fixed={"wdith": 8}).check(LEAVES)
+
+
+def test_cycles_and_empty_spaces_are_refused():
+    with pytest.raises(SettingsError, match="cycle"):
+        space(a=Choice((1, 2), when={"b": (1,)}), b=Choice((1, 2), when={"a": (1,)}))
+    with pytest.raises(SettingsError, match="nothing"):
+        Space("test", "toy", {})
+
+
+def test_the_anchor_rule():
+    weights = {f"loss.{t}.weight": LogUniform(0.1, 10) for t in ("l1", "hole")}
+    everything = Space("test", "toy", weights)
+    with pytest.raises(SettingsError) as error:
+        everything.check(LEAVES, enabled_terms=("l1", "hole"))
+    for word in ("anchor", "l1, hole", "loss.l1.weight", "leave it at 1"):
+        assert word in str(error.value)
+    everything.check(LEAVES, enabled_terms=())  # nothing said about terms, nothing checked
+    hole_only = space(loss__hole__weight=LogUniform(0.1, 10))
+    hole_only.check(LEAVES, enabled_terms=("l1", "hole"))
+    with pytest.raises(SettingsError, match="anchor"):
+        hole_only.check(LEAVES, enabled_terms=("hole",))
+
+
+def test_a_term_that_may_be_switched_off_is_no_anchor():
+    switched = space(
+        loss__hole__weight=LogUniform(0.1, 10), loss__l1__enabled=Choice((True, False))
+    )
+    with pytest.raises(SettingsError, match=r"loss\.hole\.weight"):
+        switched.check(LEAVES, enabled_terms=("l1", "hole"))
+    only_switches = space(loss__l1__enabled=Choice((True, False)))
+    only_switches.check(LEAVES, enabled_terms=("l1", "hole"))  # no weight is searched
+
+
+def test_order_puts_conditions_first_and_keeps_the_rest():
+    assert conditional().order() == ("cap.mode", "cap.init", "loss.hole.weight", "width")
+
+
+def test_binding_decides_conditions_on_keys_that_are_not_searched():
+    bound = conditional().bind(BASE)
+    assert list(bound.domains) == ["cap.init", "cap.mode", "loss.hole.weight", "width"]
+    assert bound.domains["loss.hole.weight"].when == {}
+    assert bound.domains["cap.init"].when == {"cap.mode": ("learnable",)}
+    off = conditional().bind({**BASE, "loss.hole.enabled": False})
+    assert "loss.hole.weight" not in off.domains
+    with pytest.raises(SettingsError, match="no key is active"):
+        space(cap__init=Uniform(2, 3, when={"cap.mode": ("learnable",)})).bind(BASE)
+
+
+def test_a_key_below_an_inactive_key_is_inactive():
+    nested = space(
+        a=Choice((True, False)),
+        b=Choice(("x", "y"), when={"a": (True,)}),
+        c=Uniform(0, 1, when={"b": ("x",)}),
+    )
+    assert nested.active({"a": True, "b": "x", "c": 0.5}) == ("a", "b", "c")
+    assert nested.active({"a": False, "b": "x", "c": 0.5}) == ("a",)
+    with pytest.raises(SettingsError, match="bind"):
+        conditional().active({"cap.mode": "absolute"})
+
+
+def test_points_inside_and_outside():
+    bound = conditional().check(LEAVES).bind(BASE)
+    inside = bound.place("doc", {"cap.mode": "learnable", "cap.init": 8.0}, BASE)
+    assert inside.outside == ()
+    assert inside.sampled == {
+        "cap.mode": "learnable",
+        "cap.init": 8.0,
+        "loss.hole.weight": 1.0,
+        "width": 24,
+    }
+    assert bound.place("doc", {"loss.hole.weight": 20.0}, BASE).outside == ("loss.hole.weight",)
+    assert bound.place("doc", {"loss.l1.weight": 2.0}, BASE).outside == ("loss.l1.weight",)
+    same = bound.place("doc", {"loss.l1.weight": 1.0, "steps": 9}, BASE, keep=("ste*",))
+    assert same.outside == ()
+    assert "steps" not in same.sampled
+    assert bound.place("doc", {"steps": 9}, BASE).outside == ("steps",)
+    # a value that has no effect does not put a point outside
+    idle = bound.place("doc", {"cap.mode": "absolute", "cap.init": 19.0}, BASE)
+    assert idle.outside == ()
+    with pytest.raises(SettingsError, match=r"cap\.init"):
+        bound.place("doc", {"cap.inti": 2.0}, BASE)
+
+
+def test_json_gives_back_an_equal_space():
+    full = Space("test", "toy", conditional().domains, ("document",), {"cap.bounds": (1.0, 2.0)})
+    assert space_from_json(json.loads(json.dumps(full.to_json()))) == full
+
+
+def test_a_yaml_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "about: a test\npoints: [document]\nfixed: {loss.l1.weight: 1}\n"
+        "width: {integer: [8, 32], step: 8}\n"
+        "cap.init: {uniform: [2, 16], when: {cap.mode: [learnable]}}\n"
+        "cap.mode: {choice: [absolute, learnable]}\n"
+    )
+    loaded = load_space("toy", str(path)).check(LEAVES)
+    assert loaded.name == "mine"
+    assert loaded.points == ("document",)
+    assert loaded.fixed == {"loss.l1.weight": 1.0}
+    assert loaded.domains["cap.init"] == Uniform(2.0, 16.0, when={"cap.mode": ("learnable",)})
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("width: {integer: [8, 32]}\nwidth: {integer: [8, 16]}\n", "twice"),
+        ("width: [8, 32]\n", "width: a domain is a mapping"),
+        ("- width\n", "mapping"),
+        ("width: {integer: [8\n", "not YAML"),
+        ("points: document\nwidth: {integer: [8, 32]}\n", "list of preset names"),
+        ("about: nothing\n", "searches nothing"),
+    ],
+)
+def test_yaml_refusals_name_the_file(tmp_path, text, word):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as error:
+        load_space("toy", str(path))
+    assert word in str(error.value)
+    assert "mine.yaml" in str(error.value)
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(SettingsError, match="caps"):
+        load_space("hdr_patch", "cap")
+    with pytest.raises(SettingsError, match="hdr_patch"):
+        load_space("toy", "caps")
+    with pytest.raises(SettingsError, match="cannot read"):
+        load_space("toy", "/nowhere/mine.yaml")
+    assert load_space("hdr_patch").name == "caps"

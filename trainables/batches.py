@@ -1,0 +1,97 @@
+"""Which samples a step sees: a pure function of (seed, step, rank), so the loader's position is
+the step alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler, Subset
+
+from trainables.system import Loaders
+
+_MASK = (1 << 64) - 1
+
+
+def mix(*parts: int) -> int:
+    """A 63-bit hash of whole numbers (splitmix64), equal on every machine and Python."""
+    state = 0
+    for part in parts:
+        state = (state + (part & _MASK) + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of every step that one worker sees.
+
+    Attributes:
+        batch_size: samples per micro-batch and worker.
+        accumulate: micro-batches per step.
+        world, rank: number of workers and which of them this is.
+    """
+
+    batch_size: int
+    accumulate: int
+    world: int = 1
+    rank: int = 0
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Micro-batches of `(index, sample seed)` from step `first` to `last` (exclusive).
+
+    The samples of a step do not depend on how they are cut into workers and micro-batches: two
+    workers with batch 4, one with batch 8, and one with batch 4 that accumulates twice see the
+    same ones. Each epoch is a fresh permutation; a step may span two epochs, so no sample is
+    dropped.
+    """
+
+    def __init__(self, size: int, share: Share, seed: int, first: int, last: int) -> None:
+        if size < 1:
+            raise ValueError("the training set is empty: there is nothing to draw a batch from.")
+        self.size, self.share, self.seed = size, share, seed
+        self.first, self.last = first, last
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return (self.last - self.first) * self.share.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        share = self.share
+        stride = share.batch_size * share.world
+        for micro in range(self.first * share.accumulate, self.last * share.accumulate):
+            begin = micro * stride + share.rank * share.batch_size
+            yield [self._draw(position) for position in range(begin, begin + share.batch_size)]
+
+    def _draw(self, position: int) -> tuple[int, int]:
+        epoch, offset = divmod(position, self.size)
+        if epoch != self._epoch:
+            self._order = np.random.default_rng(mix(self.seed, 1, epoch)).permutation(self.size)
+            self._epoch = epoch
+        return int(self._order[offset]), mix(self.seed, 2, position)
+
+
+def train_loader(
+    loaders: Loaders, share: Share, seed: int, first: int, last: int, workers: int
+) -> DataLoader:
+    """Micro-batches in order, `share.accumulate` of them per step."""
+    size = len(loaders.train)  # type: ignore[arg-type]  # map-style by contract
+    sampler = StepSampler(size, share, seed, first, last)
+    return DataLoader(
+        loaders.train, batch_sampler=sampler, num_workers=workers, collate_fn=loaders.collate
+    )
+
+
+def validation_loader(loaders: Loaders, batch_size: int, world: int, rank: int) -> DataLoader:
+    """This rank's share of the validation set; the shares are disjoint and cover it, none is
+    padded.
+    """
+    size = len(loaders.validation)  # type: ignore[arg-type]  # map-style by contract
+    indices: Sequence[int] = range(rank, size, world)
+    subset = Subset(loaders.validation, indices)
+    return DataLoader(subset, batch_size=batch_size, shuffle=False, collate_fn=loaders.collate)

@@ -1,0 +1,148 @@
+"""Checkpoints of a trial: written whole or not at all, read without unpickling code, kept as told.
+
+`checkpoints/step-00000100/` holds `modules.safetensors`, `state.pt` (optimizers, EMA, scaler,
+balancers) and `meta.json` (system, settings, step, the report of that step, size and CRC of each
+file), written in this order into a temporary folder that is renamed last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+_PREFIX = "step-"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is damaged or belongs to something else; the message says which and what
+    to do.
+    """
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, on the CPU."""
+
+    path: Path
+    step: int
+    meta: dict[str, Any]
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    meta: Mapping[str, Any],
+) -> Path:
+    """Writes one checkpoint; a crash at any moment leaves either all of it or nothing that
+    counts.
+    """
+    target = folder / f"{_PREFIX}{step:08d}"
+    scratch = folder / f".{target.name}.{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        scratch / "modules.safetensors",
+    )
+    torch.save(dict(state), scratch / "state.pt")
+    files = {path.name: _fingerprint(path) for path in sorted(scratch.iterdir())}
+    (scratch / "meta.json").write_text(
+        json.dumps({"format": FORMAT, "step": step, "files": files, **meta})
+    )
+    if target.exists():
+        shutil.rmtree(target)
+    scratch.rename(target)
+    return target
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: system, settings, step, the report of that step."""
+    try:
+        return json.loads((path / "meta.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: meta.json cannot be read ({error}).") from error
+
+
+def load(path: Path, system: str) -> Checkpoint:
+    """Reads one checkpoint.
+
+    Raises:
+        CheckpointError: a file is missing, short or altered, or the checkpoint is of another
+            system.
+    """
+    meta = read_meta(path)
+    if meta.get("system") != system:
+        raise CheckpointError(
+            f"{path} is a checkpoint of system {meta.get('system')!r}, not of {system!r}. "
+            f"Name the system it was trained as."
+        )
+    for name, expected in meta["files"].items():
+        found = _fingerprint(path / name) if (path / name).exists() else None
+        if found != expected:
+            raise CheckpointError(
+                f"{path}: {name} is damaged (size and CRC {found}, written as {expected})."
+            )
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    return Checkpoint(path, meta["step"], meta, load_file(path / "modules.safetensors"), state)
+
+
+def available(folder: Path) -> list[Path]:
+    """The complete checkpoints of a trial, oldest first."""
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix(_PREFIX))
+
+
+def newest_good(folder: Path, system: str, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that can be read; damaged ones are named through `warn` and passed
+    over.
+
+    Raises:
+        CheckpointError: every checkpoint there is damaged, or one is of another system.
+    """
+    paths = available(folder)
+    problems = []
+    for path in reversed(paths):
+        try:
+            return load(path, system)
+        except CheckpointError as error:
+            if "is a checkpoint of system" in str(error):
+                raise
+            problems.append(str(error))
+            warn(f"{error} Falling back to the previous one.")
+    if problems:
+        raise CheckpointError(f"no readable checkpoint below {folder}: {' '.join(problems)}")
+    return None
+
+
+def prune(folder: Path, best_step: int | None, keep_every: int) -> None:
+    """Deletes all but the last two (one to fall back to), the best, and every `keep_every` steps
+    (0: none).
+    """
+    paths = available(folder)
+    for path in paths[:-2]:
+        step = step_of(path)
+        if step != best_step and not (keep_every and step % keep_every == 0):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _fingerprint(path: Path) -> list[int]:
+    data = path.read_bytes()
+    return [len(data), zlib.crc32(data)]

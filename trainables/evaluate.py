@@ -1,0 +1,110 @@
+"""Validation: every metric and every unweighted term on the fixed validation set, reduced over
+the ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from metrics.metric import Metric
+from trainables.system import Phase
+
+
+@torch.no_grad()
+def evaluate(
+    accelerator: Accelerator,
+    modules: Mapping[str, nn.Module],
+    phases: Sequence[Phase],
+    metrics: Sequence[Metric],
+    batches: Iterable[Mapping[str, Tensor]],
+    settings: Any,
+) -> dict[str, float | None]:
+    """Columns `val.<metric>` and `val.<prefix>.<term>`; None where nothing was counted or the
+    value is not finite.
+
+    Sums and counts are added over batches and ranks before any root or ratio is taken, so the
+    value does not depend on how the set is cut. Modules are in eval mode meanwhile.
+    """
+    training = {name: module.training for name, module in modules.items()}
+    for module in modules.values():
+        module.eval()
+    totals: list[Tensor] | None = None
+    for batch in batches:
+        batch = send_to_device(batch, accelerator.device)
+        found = _measure(accelerator, modules, phases, metrics, batch, settings)
+        totals = found if totals is None else [a + b for a, b in zip(totals, found, strict=True)]
+    for name, module in modules.items():
+        module.train(training[name])
+    totals = _reduce(accelerator, totals, phases, metrics)
+    return _columns(totals, phases, metrics)
+
+
+def _measure(
+    accelerator: Accelerator,
+    modules: Mapping[str, nn.Module],
+    phases: Sequence[Phase],
+    metrics: Sequence[Metric],
+    batch: Mapping[str, Tensor],
+    settings: Any,
+) -> list[Tensor]:
+    """Float64 vectors (sums and count of one metric; sums and counts of one Composite) of one
+    batch.
+    """
+    vectors: list[Tensor] = []
+    for number, phase in enumerate(phases):
+        with accelerator.autocast():
+            prediction = phase.forward(modules, batch, settings)
+        if number == 0:
+            for metric in metrics:
+                sums, count = metric.measure(prediction, batch, settings)
+                vectors.append(torch.cat([sums.double().reshape(-1), count.double().reshape(1)]))
+        vectors.append(torch.cat(phase.composite.measure(prediction, batch, settings)))
+    return vectors
+
+
+def _reduce(
+    accelerator: Accelerator,
+    totals: list[Tensor] | None,
+    phases: Sequence[Phase],
+    metrics: Sequence[Metric],
+) -> list[Tensor]:
+    if totals is None:
+        raise ValueError("the validation set is empty: there is nothing to measure.")
+    if accelerator.num_processes == 1:
+        return [vector.cpu() for vector in totals]
+    sizes = [vector.numel() for vector in totals]
+    summed = accelerator.reduce(torch.cat(totals), reduction="sum")
+    return list(torch.split(summed.cpu(), sizes))
+
+
+def _columns(
+    totals: list[Tensor], phases: Sequence[Phase], metrics: Sequence[Metric]
+) -> dict[str, float | None]:
+    columns: dict[str, float | None] = {}
+    position = 0
+    for number, phase in enumerate(phases):
+        if number == 0:
+            for metric, vector in zip(metrics, totals, strict=False):
+                sums = vector[:-1] if vector.numel() > 2 else vector[0]
+                columns[f"val.{metric.name}"] = finite(metric.finish(sums, float(vector[-1])))
+            position = len(metrics)
+        vector = totals[position + number]
+        names = list(phase.composite.terms)
+        for name, value, count in zip(
+            names, vector[: len(names)], vector[len(names) :], strict=True
+        ):
+            mean = float(value / count) if count > 0 else math.nan
+            columns[f"val.{phase.composite.prefix}.{name}"] = finite(mean)
+    return columns
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where it is not finite: JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,141 @@
+"""System `hdr_patch`: fill the holes of a warped HDR frame by residuals in the log domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.hdr import DataSettings, Prepared, open_split, prepare
+from losses.composite import Composite
+from losses.hdr import TERMS, LossSettings, idle_terms, refused_keys
+from losses.terms import Tensors
+from metrics.hdr import MetricSettings, hdr_metrics
+from metrics.metric import Metric
+from models.hdr_head import HeadSettings, largest_cap, needed_cap
+from models.hdr_head import prepare as prepare_head
+from models.hdr_patch import HdrPatchModel, ModelSettings
+from settings.schema import Settings, SettingsError
+from trainables.loop import TrainSettings
+from trainables.optimizer import OptimizerSettings
+from trainables.system import Built, Finding, Loaders, Phase
+
+_SAMPLE_CROPS = 64
+"""Crops that the pre-flight looks at."""
+
+WARN_SHARE = 0.05
+"""Share of unreachable hole targets above which the pre-flight speaks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HdrPatchSettings(Settings):
+    """The defaults are the demo: CPU-sized, a minute a trial. `--preset paper` has the document's
+    sizes.
+    """
+
+    model: ModelSettings = field(default_factory=lambda: ModelSettings(width=8))
+    hdr: HeadSettings = field(default_factory=HeadSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    metric: MetricSettings = field(default_factory=MetricSettings)
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(lr=2e-3, beta2=0.98, eps=1e-6, warmup=0.05)
+    )
+    train: TrainSettings = field(
+        default_factory=lambda: TrainSettings(
+            steps=240, batch_size=8, report_every=40, validation_batch_size=16
+        )
+    )
+
+    def check(self) -> None:
+        if self.data.crop % 16 or self.data.crop < 32:
+            raise SettingsError(
+                "data.crop must be a multiple of 16 and at least 32 (four halvings), not "
+                f"{self.data.crop}."
+            )
+
+
+class HdrPatch:
+    """The system's seven members; see `trainables.system.System`."""
+
+    name = "hdr_patch"
+    Settings = HdrPatchSettings
+    prepare_reads = ("data.*",)
+    refused = refused_keys()
+
+    def prepare(self, settings: HdrPatchSettings, cache: Path) -> Prepared:
+        return prepare(settings.data, cache)
+
+    def build(self, settings: HdrPatchSettings, prepared: Prepared) -> Built:
+        model = HdrPatchModel(settings.model, settings.hdr)
+        return Built(
+            modules={"model": model},
+            no_decay=frozenset(f"model.{name}" for name in model.no_decay),
+        )
+
+    def loaders(self, settings: HdrPatchSettings, prepared: Prepared) -> Loaders:
+        return Loaders(
+            open_split(prepared, "train"), open_split(prepared, "validation"), notes=prepared.notes
+        )
+
+    def phases(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Phase]:
+        return [Phase("model", ("model",), fill, Composite(TERMS, settings.loss))]
+
+    def metrics(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Metric]:
+        return hdr_metrics(settings.metric)
+
+    def preflight(self, settings: HdrPatchSettings, prepared: Prepared) -> Sequence[Finding]:
+        """Terms that cannot work, and the share of hole targets that the cap cannot reach
+        (004-M1).
+        """
+        findings = [Finding(text) for text in idle_terms(settings)]
+        reach = _reach(settings, prepared)
+        return findings if reach is None else [*findings, reach]
+
+
+def fill(modules: Mapping[str, nn.Module], batch: Tensors, settings: Any) -> dict[str, Tensor]:
+    """The prediction on a batch."""
+    return modules["model"](batch)
+
+
+@torch.no_grad()
+def _reach(settings: HdrPatchSettings, prepared: Prepared) -> Finding | None:
+    """None where the cap reaches nearly all hole targets of a sample of the training crops."""
+    head = settings.hdr
+    base = prepare_head(head, _sample(prepared))
+    needed = needed_cap(_sample(prepared)["target"], base["log_base"], head.epsilon)
+    inside = (base["hole"] > 0.5).expand_as(needed)
+    cap = largest_cap(head, base["denom"]).expand_as(needed)
+    share = float((needed > cap)[inside].float().mean())
+    if share <= WARN_SHARE:
+        return None
+    enough = float(needed[inside].quantile(1.0 - WARN_SHARE))
+    return Finding(
+        f"{share:.0%} of the hole targets need a larger |log_delta| than the cap of "
+        f"{float(cap[inside].max()):.1f} "
+        f"allows (004-M1); a cap of {enough:.1f} would reach all but {WARN_SHARE:.0%}. Raise it, "
+        "or give the holes a "
+        f"first guess: hdr.prefill=push_pull.",
+        hopeless=share == 1.0,
+    )
+
+
+_samples: dict[str, dict[str, Tensor]] = {}
+
+
+def _sample(prepared: Prepared) -> dict[str, Tensor]:
+    """A fixed, spread-out sample of the training crops, read once in a process."""
+    if prepared.folder not in _samples:
+        crops = open_split(prepared, "train")
+        size = len(crops)  # type: ignore[arg-type]  # map-style
+        count = min(size, _SAMPLE_CROPS)
+        samples = [crops[(index * size // count, 0)] for index in range(count)]
+        _samples.clear()
+        _samples[prepared.folder] = {
+            key: torch.stack([sample[key] for sample in samples]) for key in samples[0]
+        }
+    return _samples[prepared.folder]

@@ -1,0 +1,315 @@
+"""The one training loop. The step is its only clock; it knows no system and no ray."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from settings.flat import flatten
+from settings.schema import Settings, SettingsError, setting
+from trainables import checkpoint
+from trainables.batches import Share, mix, train_loader, validation_loader
+from trainables.evaluate import evaluate
+from trainables.optimizer import make_optimizer, parameter_groups
+from trainables.run import LocalRun, Report
+from trainables.system import System
+from trainables.update import PhaseUpdate
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Settings):
+    """What the loop itself needs to know."""
+
+    steps: int = setting(
+        1000, "optimizer updates of a whole training; sizes every schedule", low=1
+    )
+    batch_size: int = setting(8, "samples per micro-batch and worker", low=1, high=65536)
+    accumulate: int = setting(1, "micro-batches per update", low=1, high=4096)
+    report_every: int = setting(100, "validate, report and checkpoint", unit="steps", low=1)
+    keep_every: int = setting(
+        0, "also keep checkpoints of these steps; 0 for none", unit="steps", low=0
+    )
+    precision: str = setting("no", "mixed precision", choices=("no", "fp16", "bf16"))
+    clip_norm: float = setting(1.0, "largest gradient norm; 0 for no clipping", low=0.0, high=1e6)
+    ema_decay: float = setting(
+        0.0, "of the weights that are validated; 0 for none", low=0.0, high=0.99999
+    )
+    max_skipped_steps: int = setting(20, "fp16 overflows in a row that end a trial", low=1)
+    validation_batch_size: int = setting(16, "samples per validation batch", low=1, high=65536)
+    loader_workers: int = setting(0, "processes that load training data", low=0, high=256)
+    tensorboard: bool = setting(True, "write TensorBoard files")
+    seed: int = setting(0, "of initialisation, sample order and augmentation", low=0)
+
+
+def fit(system: System, settings: Any, run: LocalRun, prepared: Any) -> Report:
+    """Trains until `train.steps` or the segment's end and returns the last report.
+
+    A training that was interrupted and resumed gives the numbers of an undisturbed one: all that
+    is random is a function of (seed, step, rank), the rest is in the checkpoint.
+
+    Raises:
+        NonFiniteError: a term or gradient is not finite; nothing was updated.
+        CheckpointError: resume found only damaged checkpoints, or those of another system.
+        SettingsError: a precision that this machine computes in another one.
+    """
+    training = Training(system, settings, run, prepared)
+    try:
+        return training.run_to_end()
+    finally:
+        training.close()
+
+
+def make_accelerator(settings: TrainSettings) -> Accelerator:
+    """A fresh Accelerator; its process-wide state is reset first, since one process serves many
+    trials.
+    """
+    cuda = torch.cuda.is_available()
+    if settings.precision == "fp16" and not cuda:
+        raise SettingsError(
+            "train.precision=fp16 needs a GPU: on a CPU Accelerate would compute in fp32 without "
+            "saying so. "
+            "Use train.precision=bf16 or no."
+        )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return Accelerator(cpu=not cuda, mixed_precision=settings.precision)
+
+
+class Training:
+    """The state of one trial between two steps."""
+
+    def __init__(self, system: System, settings: Any, run: LocalRun, prepared: Any) -> None:
+        self.system, self.settings, self.run = system, settings, run
+        self.train: TrainSettings = settings.train
+        self.accelerator = make_accelerator(self.train)
+        self.loaders = system.loaders(settings, prepared)
+        self.phases = list(system.phases(settings, prepared))
+        self.metrics = list(system.metrics(settings, prepared))
+        self._seed(-1)
+        built = system.build(settings, prepared)
+        device = self.accelerator.device
+        self.modules = {name: module.to(device) for name, module in built.modules.items()}
+        self.wrapped = {
+            name: self.accelerator.prepare_model(m) for name, m in self.modules.items()
+        }
+        self.ema = self._make_ema()
+        self.updates = [self._make_update(phase, built.no_decay) for phase in self.phases]
+        self.step, self.last_report = 0, {}  # type: int, Report
+        self.seconds, self.best = 0.0, None  # type: float, tuple[int, float] | None
+        self.writer: Any = None
+        self.folder = run.directory / "checkpoints"
+
+    def run_to_end(self) -> Report:
+        if self.run.resume:
+            self._restore()
+        last = min(self.train.steps, self.run.stop_step or self.train.steps)
+        if self.last_report:  # who decides may not have heard it before the interruption
+            self.run.tell(self.last_report)
+        if self.step >= last:
+            return self.last_report
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        share = Share(self.train.batch_size, self.train.accumulate, world, rank)
+        loader = train_loader(
+            self.loaders, share, self.train.seed, self.step, last, self.train.loader_workers
+        )
+        batches = iter(loader)
+        began = time.perf_counter() - self.seconds
+        while self.step < last:
+            self._one_step([next(batches) for _ in range(self.train.accumulate)])
+            if self.step % self.train.report_every == 0 or self.step == last:
+                self.seconds = time.perf_counter() - began
+                self._report()
+        return self.last_report
+
+    def _one_step(self, batches: list[Any]) -> None:
+        batches = [send_to_device(batch, self.accelerator.device) for batch in batches]
+        self._seed(self.step)
+        for update in self.updates:
+            update(batches, self.step)
+        self.step += 1
+        for name, average in self.ema.items():
+            average.update_parameters(self.modules[name])
+
+    def _report(self) -> None:
+        report: dict[str, float | None] = {"step": self.step, "seconds": round(self.seconds, 4)}
+        for update in self.updates:
+            report.update(update.report(self.step))
+        report.update(self.validate())
+        self.last_report = report
+        if self.run.is_main:
+            self._write_tensorboard(report)
+        self.run.report(report, self._save)
+
+    def validate(self) -> dict[str, float | None]:
+        """The validation columns of the model as it is now: its moving average where there is
+        one.
+        """
+        modules = {**self.modules, **{name: average.module for name, average in self.ema.items()}}
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        batches = validation_loader(self.loaders, self.train.validation_batch_size, world, rank)
+        return evaluate(
+            self.accelerator, modules, self.phases, self.metrics, batches, self.settings
+        )
+
+    def _seed(self, step: int) -> None:
+        """Everything random inside a step (dropout, noise) is a function of (seed, step, rank)."""
+        rank = 0 if step < 0 else self.accelerator.process_index
+        value = mix(self.train.seed, 3, step + 1, rank)
+        random.seed(value)
+        torch.default_generator.manual_seed(
+            value
+        )  # torch.manual_seed costs 1 ms where there is no GPU
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.manual_seed_all(value)
+
+    def _make_ema(self) -> dict[str, AveragedModel]:
+        if self.train.ema_decay == 0.0:
+            return {}
+        average = get_ema_multi_avg_fn(self.train.ema_decay)
+        return {
+            name: AveragedModel(module, multi_avg_fn=average, use_buffers=True)
+            for name, module in self.modules.items()
+        }
+
+    def _make_update(self, phase: Any, no_decay: frozenset[str]) -> PhaseUpdate:
+        own = getattr(self.settings, phase.optimizer)
+        groups = parameter_groups(self.modules, phase.modules, own.weight_decay, no_decay)
+        optimizer = self.accelerator.prepare_optimizer(make_optimizer(own, groups))
+        return PhaseUpdate(
+            phase, self.accelerator, self.modules, self.wrapped, optimizer, self.settings, own
+        )
+
+    # -- checkpoints
+    # ----------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        self._note_best()
+        tensors = dict(_named_tensors("module", self.modules))
+        tensors.update(_named_tensors("ema", self.ema))
+        state = {
+            "optimizers": [update.optimizer.state_dict() for update in self.updates],
+            "balancers": [update.phase.composite.balancer.state_dict() for update in self.updates],
+            "skipped_in_a_row": [update.skipped_in_a_row for update in self.updates],
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+        }
+        meta = {
+            "system": self.system.name,
+            "settings": flatten(self.settings),
+            "report": dict(self.last_report),
+            "seconds": self.seconds,
+            "best": self.best,
+        }
+        checkpoint.save(self.folder, self.step, tensors, state, meta)
+        checkpoint.prune(self.folder, self.best[0] if self.best else None, self.train.keep_every)
+
+    def _note_best(self) -> None:
+        if self.run.objective is None:
+            return
+        column, mode = self.run.objective
+        value = self.last_report.get(column)
+        sign = 1.0 if mode == "min" else -1.0
+        if value is not None and (self.best is None or sign * value < sign * self.best[1]):
+            self.best = (self.step, value)
+
+    def _restore(self) -> None:
+        found = checkpoint.newest_good(self.folder, self.system.name, self.run.warn)
+        if found is None:
+            if self.run.is_main and self.run.reports is not None:
+                self.run.reports.truncate_after(0)
+            return
+        load_modules(self.modules, found.tensors)
+        for name, average in self.ema.items():
+            average.load_state_dict(_strip(found.tensors, f"ema.{name}."))
+        for update, own in zip(self.updates, found.state["optimizers"], strict=True):
+            update.optimizer.load_state_dict(own)
+        for update, own in zip(self.updates, found.state["balancers"], strict=True):
+            update.phase.composite.balancer.load_state_dict(own)
+        for update, skipped in zip(self.updates, found.state["skipped_in_a_row"], strict=True):
+            update.skipped_in_a_row = skipped
+        if self.accelerator.scaler and found.state["scaler"]:
+            self.accelerator.scaler.load_state_dict(found.state["scaler"])
+        self.step, self.last_report = found.step, found.meta["report"]
+        self.seconds = found.meta["seconds"]
+        self.best = tuple(found.meta["best"]) if found.meta["best"] else None
+        if self.run.is_main and self.run.reports is not None:
+            self.run.reports.truncate_after(self.step)
+
+    # -- TensorBoard
+    # ----------------------------------------------------------------------------------------
+
+    def _write_tensorboard(self, report: Mapping[str, float | None]) -> None:
+        if not self.train.tensorboard:
+            return
+        if self.writer is None:
+            from tensorboardX import SummaryWriter
+
+            folder = str(self.run.directory / "tensorboard")
+            self.writer = SummaryWriter(folder, flush_secs=30, write_to_disk=True)
+        for column, value in report.items():
+            if value is not None and column != "step":
+                self.writer.add_scalar(column, value, self.step)
+
+    def close(self) -> None:
+        """Gives back what the next trial in this process needs."""
+        if self.writer is not None:
+            self.writer.close()
+        self.updates, self.modules, self.wrapped, self.ema = [], {}, {}, {}
+        if (
+            self.accelerator.device.type == "cuda"
+        ):  # a full collection costs 0.1 s: only where it frees a GPU
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def _named_tensors(kind: str, modules: Mapping[str, nn.Module]) -> Mapping[str, Tensor]:
+    return {
+        f"{kind}.{name}.{key}": tensor.detach()
+        for name, module in modules.items()
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+
+
+def load_modules(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Puts a checkpoint's weights into freshly built modules; every key must match."""
+    for name, module in modules.items():
+        module.load_state_dict(_strip(tensors, f"module.{name}."))
+
+
+def evaluate_checkpoint(
+    system: System, settings: Any, prepared: Any, path: Path
+) -> dict[str, float | None]:
+    """The validation columns of a checkpoint: of its moving average where it has one, as in
+    training.
+    """
+    accelerator = make_accelerator(settings.train)
+    modules = {
+        name: m.to(accelerator.device)
+        for name, m in system.build(settings, prepared).modules.items()
+    }
+    tensors = checkpoint.load(path, system.name).tensors
+    for name, module in modules.items():
+        average = _strip(tensors, f"ema.{name}.module.")
+        module.load_state_dict(average or _strip(tensors, f"module.{name}."))
+    batches = validation_loader(
+        system.loaders(settings, prepared), settings.train.validation_batch_size, world=1, rank=0
+    )
+    phases, metrics = system.phases(settings, prepared), system.metrics(settings, prepared)
+    return evaluate(accelerator, modules, phases, metrics, batches, settings)

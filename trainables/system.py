@@ -1,0 +1,157 @@
+"""The contract of a system: what the loop and the sweep know of a model, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from losses.composite import Composite
+from losses.terms import Tensors
+from metrics.metric import Metric
+from settings.schema import Settings, SettingsError
+
+SYSTEMS: Mapping[str, str] = {
+    "hdr_patch": "trainables.hdr_patch:HdrPatch",
+}
+"""Every system by name, as "module:attribute". A new system is one line here."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Who is updated, from which forward, with which Composite. Most systems have one, a GAN has
+    two.
+
+    Attributes:
+        name: of the phase; also the prefix of its optimizer's settings (`optimizer` for the first
+            phase).
+        modules: names of the modules in `Built.modules` whose parameters this phase updates.
+        forward: `forward(modules, batch, settings) -> prediction`, named tensors.
+        composite: the terms that are summed and back-propagated.
+        optimizer: settings key of the node that owns the optimizer (`optimizer`,
+            `critic_optimizer`).
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    forward: Callable[[Mapping[str, nn.Module], Tensors, Any], Mapping[str, Tensor]]
+    composite: Composite
+    optimizer: str = "optimizer"
+
+
+@dataclass
+class Built:
+    """What `build` makes: the modules by name, and per-parameter exceptions.
+
+    Attributes:
+        modules: every trained module.
+        no_decay: names "<module>.<parameter>" that get no weight decay beside those with one axis.
+    """
+
+    modules: dict[str, nn.Module]
+    no_decay: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The data of a trial.
+
+    Attributes:
+        train: map-style. `train[(index, seed)]` returns a dict of tensors; all that is random
+            about a sample (crop, flip, noise) comes from the seed, so that the loader's position
+            is the step alone.
+        validation: map-style. `validation[index]` returns a dict of tensors and is fixed.
+        collate: makes a batch of a list of samples; torch's default where None.
+    """
+
+    train: Dataset
+    validation: Dataset
+    collate: Callable[[Sequence[Any]], Any] | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a look at settings and data found before a training.
+
+    Attributes:
+        text: what is wrong and the way out.
+        hopeless: no training with these settings can work; `train` refuses it, a sweep runs and
+            marks it.
+    """
+
+    text: str
+    hopeless: bool = False
+
+
+class System(Protocol):
+    """A model with its data, loss and measures. All members are pure but for `prepare`'s cache.
+
+    It may also have `refused`: settings key -> why it does not exist, for what is left out on
+        purpose.
+    """
+
+    name: str
+    Settings: type[Settings]
+
+    def prepare(self, settings: Any, cache: Path) -> Any:
+        """What all trials share: converted data, statistics, frozen networks. Returns something
+        picklable.
+
+        Runs once per sweep before any trial and is cached by a hash of the settings in
+        `prepare_reads`.
+        """
+        ...
+
+    prepare_reads: tuple[str, ...]
+    """Settings keys (patterns) that `prepare` reads; a space that searches one of them is
+    refused.
+    """
+
+    def build(self, settings: Any, prepared: Any) -> Built:
+        """The modules, freshly initialised from the current random state."""
+        ...
+
+    def loaders(self, settings: Any, prepared: Any) -> Loaders: ...
+
+    def phases(self, settings: Any, prepared: Any) -> Sequence[Phase]:
+        """Who is updated, in order. `prepared` is None where only the names of the terms are
+        asked for.
+        """
+        ...
+
+    def metrics(self, settings: Any, prepared: Any) -> Sequence[Metric]:
+        """Measures of the first phase's prediction; `prepared` is None where only the
+        declarations are asked for.
+        """
+        ...
+
+    def preflight(self, settings: Any, prepared: Any) -> Sequence[Finding]:
+        """What speaks against these settings, from a sample of the data; quick, for it runs
+        before every trial.
+        """
+        ...
+
+
+def load_system(name: str) -> System:
+    """The system of that name, or one of your own spelled "module:attribute".
+
+    Raises:
+        SettingsError: the name is unknown (the known ones are listed), or there is no such module
+            or attribute.
+    """
+    if name not in SYSTEMS and ":" not in name:
+        raise SettingsError(
+            f"there is no system {name!r}. Systems: {', '.join(sorted(SYSTEMS))}, or your own as "
+            "module:attribute."
+        )
+    module, _, attribute = SYSTEMS.get(name, name).partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise SettingsError(f"system {name!r} cannot be loaded: {error}.") from error

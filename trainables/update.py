@@ -1,0 +1,258 @@
+"""One optimizer update of one phase: counts, forward, backward through Accelerate, clip, the
+finite check, step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from losses.terms import Tensors
+from trainables.optimizer import OptimizerSettings, learning_rate
+from trainables.system import Phase
+
+
+class NonFiniteError(RuntimeError):
+    """A loss term or gradient that is not finite; raised before the update was applied."""
+
+
+@dataclass
+class Interval:
+    """What a phase did since the last report: sums over steps, on the device until they are
+    read.
+    """
+
+    steps: int = 0
+    skipped: int = 0
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    measured: dict[str, int] = field(default_factory=dict)
+    norm: Tensor | None = None
+
+
+class PhaseUpdate:
+    """Applies one phase's updates.
+
+    Args:
+        modules: all modules; those of the phase are wrapped (DDP) in `wrapped`.
+        settings: the system's tree.
+        steps: length of the training, which sizes schedules.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        accelerator: Accelerator,
+        modules: Mapping[str, nn.Module],
+        wrapped: Mapping[str, nn.Module],
+        optimizer: Any,
+        settings: Any,
+        optimizer_settings: OptimizerSettings,
+    ) -> None:
+        self.phase, self.accelerator, self.optimizer = phase, accelerator, optimizer
+        self.settings, self.optimizer_settings = settings, optimizer_settings
+        self.plain = dict(modules)
+        self.modules = {**modules, **{name: wrapped[name] for name in phase.modules}}
+        self.parameters = [
+            p for name in phase.modules for p in modules[name].parameters() if p.requires_grad
+        ]
+        others = [module for name, module in modules.items() if name not in phase.modules]
+        self.frozen = [p for module in others for p in module.parameters() if p.requires_grad]
+        self.interval = Interval()
+        self.skipped_in_a_row = 0
+
+    def __call__(self, batches: Sequence[Tensors], step: int) -> None:
+        """The update from `step` to `step + 1` on this rank's micro-batches.
+
+        Raises:
+            NonFiniteError: the loss or the gradient is not finite (without a gradient scaler, or
+                too often in a row with one). Parameters are as before the step.
+        """
+        train = self.settings.train
+        weights = self.phase.composite.weights(step, train.steps)
+        counts = self._global_counts(batches)
+        for parameter in self.frozen:
+            parameter.requires_grad_(False)
+        self.optimizer.zero_grad(set_to_none=True)
+        total, sums = self._backward(batches, weights, counts)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, train.clip_norm or math.inf)
+        finite = self._all_finite(norm, total)
+        if not finite and self.accelerator.scaler is None:
+            raise NonFiniteError(self._explain(batches, weights, counts, step))
+        self._step(step, finite)
+        for parameter in self.frozen:
+            parameter.requires_grad_(True)
+        if finite:
+            self._observe(sums, counts, weights, norm, step)
+
+    def _global_counts(self, batches: Sequence[Tensors]) -> dict[str, float]:
+        each = [self.phase.composite.counts(batch, self.settings) for batch in batches]
+        counts = torch.stack(each).sum(dim=0)
+        if self.accelerator.num_processes > 1:
+            counts = self.accelerator.reduce(counts.to(self.accelerator.device), reduction="sum")
+        return dict(zip(self.phase.composite.terms, counts.tolist(), strict=True))
+
+    def _backward(
+        self, batches: Sequence[Tensors], weights: Mapping[str, float], counts: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        world = self.accelerator.num_processes  # DDP averages gradients over the ranks
+        denominators = {name: count / world for name, count in counts.items()}
+        total = torch.zeros((), device=self.accelerator.device)
+        sums: dict[str, Tensor] = {}
+        for index, batch in enumerate(batches):
+            with contextlib.ExitStack() as stack:
+                if world > 1 and index < len(batches) - 1:
+                    for name in self.phase.modules:
+                        stack.enter_context(self.accelerator.no_sync(self.modules[name]))
+                with self.accelerator.autocast():
+                    prediction = self.phase.forward(self.modules, batch, self.settings)
+                weighed = self.phase.composite.weigh(
+                    prediction, batch, self.settings, weights, denominators
+                )
+                self.accelerator.backward(weighed.total)
+            total = total + weighed.total.detach()
+            for name, value in weighed.sums.items():
+                sums[name] = sums[name] + value if name in sums else value
+        return total, sums
+
+    def _all_finite(self, norm: Tensor, total: Tensor) -> bool:
+        """Whether every rank may update: a rank's own infinite sum need not show in the averaged
+        gradient.
+        """
+        finite = torch.isfinite(norm) & torch.isfinite(total)
+        if self.accelerator.num_processes > 1:
+            finite = (
+                self.accelerator.reduce(finite.float(), reduction="sum")
+                == self.accelerator.num_processes
+            )
+        return bool(finite)
+
+    def _step(self, step: int, finite: bool) -> None:
+        rate = learning_rate(self.optimizer_settings, step, self.settings.train.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()  # with a gradient scaler this skips an overflow and lowers the scale
+        if finite:
+            self.skipped_in_a_row = 0
+            return
+        self.interval.skipped += 1
+        self.skipped_in_a_row += 1
+        limit = self.settings.train.max_skipped_steps
+        if self.skipped_in_a_row >= limit:
+            raise NonFiniteError(
+                f"step {step}: {limit} fp16 steps in a row overflowed "
+                f"(train.max_skipped_steps={limit}). "
+                "Use train.precision=bf16, or lower optimizer.lr."
+            )
+
+    def _observe(
+        self,
+        sums: Mapping[str, Tensor],
+        counts: Mapping[str, float],
+        weights: Mapping[str, float],
+        norm: Tensor,
+        step: int,
+    ) -> None:
+        interval = self.interval
+        interval.steps += 1
+        interval.norm = norm if interval.norm is None else torch.maximum(interval.norm, norm)
+        for name, value in sums.items():
+            mean = value.float() / counts[name]
+            interval.terms[name] = interval.terms[name] + mean if name in interval.terms else mean
+            interval.measured[name] = interval.measured.get(name, 0) + 1
+
+    def report(self, step: int) -> dict[str, float | None]:
+        """The columns of the interval that ends at `step`, and a fresh interval. Equal on every
+        rank.
+        """
+        composite, interval = self.phase.composite, self.interval
+        weights = composite.weights(max(step - 1, 0), self.settings.train.steps)
+        means = self._means()
+        shares = {name: weights[name] * (means[name] or 0.0) for name in composite.terms}
+        total = sum(shares.values())
+        columns: dict[str, float | None] = {}
+        for name in composite.terms:
+            column = f"train.{composite.prefix}.{name}"
+            columns[column] = means[name]
+            columns[f"{column}.weight"] = weights[name]
+            columns[f"{column}.share"] = shares[name] / total if total else 0.0
+        first = self.phase.optimizer == "optimizer"
+        prefix = "train" if first else f"train.{self.phase.name}"
+        columns[f"train.{composite.prefix}.total"] = total
+        columns[f"{prefix}.grad_norm"] = None if interval.norm is None else float(interval.norm)
+        columns[f"{prefix}.lr"] = learning_rate(
+            self.optimizer_settings, max(step - 1, 0), self.settings.train.steps
+        )
+        columns[f"{prefix}.skipped_steps"] = float(interval.skipped)
+        composite.balancer.observe({k: v for k, v in means.items() if v is not None}, step)
+        self.interval = Interval()
+        return columns
+
+    def _means(self) -> dict[str, float | None]:
+        """Mean over the interval's steps of each term's global mean; None for a term that was
+        never active.
+        """
+        names = [name for name in self.phase.composite.terms if name in self.interval.terms]
+        means: dict[str, float | None] = dict.fromkeys(self.phase.composite.terms)
+        if not names:
+            return means
+        values = torch.stack(
+            [self.interval.terms[name] / self.interval.measured[name] for name in names]
+        )
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, reduction="sum")
+        means.update(zip(names, values.tolist(), strict=True))
+        return means
+
+    def _explain(
+        self,
+        batches: Sequence[Tensors],
+        weights: Mapping[str, float],
+        counts: Mapping[str, float],
+        step: int,
+    ) -> str:
+        """Runs the step again term by term, without wrappers, to name the culprit."""
+        culprit = "it did not show again term by term"
+        for batch in batches:
+            prediction = self.phase.forward(self.plain, batch, self.settings)
+            broken = [
+                name for name, value in prediction.items() if not bool(torch.isfinite(value).all())
+            ]
+            if broken:
+                culprit = f"the model's own output {', '.join(broken)} is not finite"
+            for name, term in self.phase.composite.terms.items():
+                if weights[name] == 0.0 or counts[name] == 0.0:
+                    continue
+                value = term.sum(prediction, batch, self.settings)
+                found = self._term_problem(value)
+                if found:
+                    prefix = self.phase.composite.prefix
+                    return self._message(
+                        step, f"{found} of term {prefix}.{name} is not finite ({culprit})"
+                    )
+        return self._message(step, culprit)
+
+    def _term_problem(self, value: Tensor) -> str:
+        if not bool(torch.isfinite(value)):
+            return "the value"
+        if not value.requires_grad:
+            return ""
+        gradients = torch.autograd.grad(
+            value, self.parameters, retain_graph=True, allow_unused=True
+        )
+        finite = all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
+        return "" if finite else "the gradient"
+
+    def _message(self, step: int, culprit: str) -> str:
+        return (
+            f"step {step}, phase {self.phase.name}: loss or gradient is not finite: {culprit}. "
+            "The update was not "
+            "applied. Lower optimizer.lr, set train.clip_norm, or switch the term off "
+            "(enabled=false)."
+        )
