@@ -222,6 +222,7 @@ def _write_document(directory: Path, document: Any) -> None:
 
 
 def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
+    from ray_jobs.analyze import main as analyze
     from ray_jobs.engine import execute
     from ray_jobs.engine.cluster import check_own_packages
     from ray_jobs.progress import Progress
@@ -238,7 +239,7 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
         tell=lambda message: print(message, flush=True),
     )
     driver = execute.run(setup, execution, Progress)
-    _show_result(directory)
+    analyze([str(directory)])
     if driver.stopping:
         print(
             f"stopped ({driver.stopping}). To go on:\n  python -m ray_jobs.sweep --resume "
@@ -252,12 +253,6 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
         )
         return ALL_FAILED if failed == ran else SOME_FAILED
     return OK
-
-
-def _show_result(directory: Path) -> None:
-    from ray_jobs.analyze import show
-
-    show(directory)
 
 
 if __name__ == "__main__":

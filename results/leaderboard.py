@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,10 @@ DOCUMENT = "document"
 
 POINT_MARK = "*"
 _STATE_ORDER = {"complete": 0, "running": 1, "interrupted": 2, "stopped": 3, "failed": 4}
-_MAX_KEYS = 6
+MAX_KEYS = 6
+REASON = "stopped because"
+
+_FIXED_COLUMNS, _KEY_COLUMNS = 90, 20  # widths: of what is always shown, and of one key
 
 
 def ranked(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
@@ -79,14 +83,17 @@ def headline(frame: pd.DataFrame, sweep: Sweep) -> str:
 
 
 def leaderboard_rows(
-    frame: pd.DataFrame, sweep: Sweep, top: int = 10
+    frame: pd.DataFrame, sweep: Sweep, top: int = 10, max_keys: int = MAX_KEYS
 ) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells: the first `top` trials, and every documented point below them."""
+    """Headers and cells: the first `top` trials, and every documented point below them.
+
+    Of the searched keys, the first `max_keys` whose values differ between trials are shown.
+    """
     ranking = ranked(frame, sweep)
     ranks = range(1, len(ranking) + 1)
     ranking = ranking.assign(rank=list(ranks))
     shown = ranking[(ranking["rank"] <= top) | (ranking["point"] != "")]
-    keys = shown_keys(frame, sweep)
+    keys = _varied_keys(frame, sweep)[:max_keys]
     headers = [
         "rank",
         "trial",
@@ -97,7 +104,7 @@ def leaderboard_rows(
         "steps",
         "seconds",
     ]
-    headers += [*keys, "stopped because"]
+    headers += [*keys, REASON]
     document = reference(frame, sweep)
     rows = []
     for _, row in shown.iterrows():
@@ -113,19 +120,22 @@ def leaderboard_rows(
         ]
         cells += [cell(row[f"config/{key}"]) for key in keys]
         rows.append([*cells, _short(str(row["stop_reason"]), 40)])
+    if not any(row[-1] for row in rows):
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
     return headers, rows
 
 
 def leaderboard(frame: pd.DataFrame, sweep: Sweep, top: int = 10) -> Table:
-    """The ranking as a table of rich; documented points carry a mark and a colour."""
+    """The ranking as a table of rich, for the terminal's width; documented points are coloured."""
     from rich.table import Table
 
-    headers, rows = leaderboard_rows(frame, sweep, top)
+    room = (shutil.get_terminal_size().columns - _FIXED_COLUMNS) // _KEY_COLUMNS
+    headers, rows = leaderboard_rows(frame, sweep, top, max(0, min(MAX_KEYS, room)))
     title = f"{sweep.system}: {sweep.objective.metric} ({sweep.objective.mode})"
     table = Table(title=title, caption=f"{POINT_MARK} documented point", title_justify="left")
     for header in headers:
         table.add_column(
-            header, justify="left" if header in ("point", "state", "stopped because") else "right"
+            header, justify="left" if header in ("point", "state", REASON) else "right"
         )
     for row in rows:
         table.add_row(*(_escaped(cells) for cells in row), style="cyan" if row[2] else None)
@@ -142,11 +152,9 @@ def plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def shown_keys(frame: pd.DataFrame, sweep: Sweep) -> list[str]:
-    """The searched keys whose values differ between trials, as many as a terminal takes."""
+def _varied_keys(frame: pd.DataFrame, sweep: Sweep) -> list[str]:
     keys = [key for key in sweep.domains if f"config/{key}" in frame]
-    varied = [key for key in keys if frame[f"config/{key}"].map(cell).nunique() > 1]
-    return varied[:_MAX_KEYS]
+    return [key for key in keys if frame[f"config/{key}"].map(cell).nunique() > 1]
 
 
 def number(value: Any) -> str:

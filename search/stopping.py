@@ -40,7 +40,7 @@ def should_stop(
         return None
     own = _badness(plan, value)
     better = sum(_badness(plan, other) < own for other in earlier)
-    if better <= passing:
+    if better < passing:
         return None
     return f"asha: place {better + 1} of {count} at step {step}, {passing} pass"
 

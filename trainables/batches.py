@@ -92,6 +92,11 @@ def validation_loader(loaders: Loaders, batch_size: int, world: int, rank: int) 
     padded.
     """
     size = len(loaders.validation)  # type: ignore[arg-type]  # map-style by contract
+    if size < world:  # on every rank: the others would wait for the one that finds nothing
+        raise ValueError(
+            f"the validation set has {size} samples for {world} workers: every worker needs one. "
+            "Use fewer workers or more data."
+        )
     indices: Sequence[int] = range(rank, size, world)
     subset = Subset(loaders.validation, indices)
     return DataLoader(subset, batch_size=batch_size, shuffle=False, collate_fn=loaders.collate)

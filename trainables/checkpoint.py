@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
@@ -73,9 +74,12 @@ def save(
 def read_meta(path: Path) -> dict[str, Any]:
     """What a checkpoint says of itself: system, settings, step, the report of that step."""
     try:
-        return json.loads((path / "meta.json").read_text())
+        meta = json.loads((path / "meta.json").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: meta.json cannot be read ({error}).") from error
+    if not isinstance(meta, dict) or not {"system", "step", "files"} <= meta.keys():
+        raise CheckpointError(f"{path}: meta.json lacks system, step or files; it is damaged.")
+    return meta
 
 
 def load(path: Path, system: str) -> Checkpoint:
@@ -97,7 +101,13 @@ def load(path: Path, system: str) -> Checkpoint:
             raise CheckpointError(
                 f"{path}: {name} is damaged (size and CRC {found}, written as {expected})."
             )
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1]
+        raise CheckpointError(
+            f"{path}: state.pt holds more than tensors and plain values; it is not opened ({reason})."
+        ) from None
     return Checkpoint(path, meta["step"], meta, load_file(path / "modules.safetensors"), state)
 
 

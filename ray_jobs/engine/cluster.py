@@ -66,7 +66,8 @@ def connect(address: str | None, project: Path) -> dict[str, Any]:
         options["runtime_env"] = {"env_vars": variables}
     else:
         options["runtime_env"] = {"env_vars": QUIET_RAY}
-    return dict(ray.init(**options))  # type: ignore[call-overload]  # a context is a mapping
+    context: Any = ray.init(**options)
+    return dict(context.address_info)
 
 
 def check_fit(demand: Demand, *, may_grow: bool) -> int:

@@ -121,15 +121,17 @@ def test_leaderboard_ranks_complete_trials_and_always_shows_documented_points(fi
     assert headline(frame, sweep).endswith(
         "better than the documented point document by 0.1 (20.0%)."
     )
+    assert "stopped because" not in headers  # nothing was
     table = leaderboard(frame, sweep)
     assert table.row_count == 6
 
 
-def test_leaderboard_shows_markup_as_text(sweep):
+def test_leaderboard_shows_markup_as_text(sweep, monkeypatch):
     from rich.console import Console
 
     sweep.hand_out(0)
     sweep.end(0, state="failed", reason="[red]bad[/red] [/]")
+    monkeypatch.setenv("COLUMNS", "300")
     console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(leaderboard(load_sweep(sweep.path), read_sweep(sweep.path)))
     assert "[red]bad[/red] [/]" in console.export_text()

@@ -1,0 +1,176 @@
+"""Small trainings of the toy systems, and toys with a fault or a mask, shared by the tests of the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from benchmarks.toy import Line, Toy, ToyGan
+from losses.composite import Composite
+from losses.terms import Term
+from settings.flat import replace
+from trainables import checkpoint
+from trainables.batches import Share, StepSampler
+from trainables.loop import fit
+from trainables.run import LocalRun
+from trainables.system import Loaders, Phase
+
+SMALL = {"train.steps": 12, "train.report_every": 4, "train.tensorboard": False}
+
+
+def make_settings(system, **changes):
+    """The system's tree, shortened; "__" stands for a dot."""
+    named = {key.replace("__", "."): value for key, value in changes.items()}
+    return replace(system.Settings(), {**SMALL, **named})
+
+
+@dataclass
+class Trained:
+    """What a training left behind."""
+
+    report: dict
+    history: list
+    tensors: dict = field(repr=False)
+    run: LocalRun = field(repr=False)
+
+
+def train(system, directory, tree=None, *, objective=None, resume=False, stop=None, **changes):
+    """A training in `directory` to its end, or to step `stop`."""
+    tree = make_settings(system, **changes) if tree is None else tree
+    run = LocalRun(directory, objective=objective, resume=resume, stop_step=stop)
+    report = fit(system, tree, run, None)
+    newest = checkpoint.available(directory / "checkpoints")[-1]
+    return Trained(
+        dict(report), run.history, checkpoint.load(newest, system.name).tensors, run
+    )
+
+
+def without_time(report):
+    return {column: value for column, value in report.items() if column != "seconds"}
+
+
+class MaskedLine(Dataset):
+    """The line, with a mask of the sample's own that counts between none and all of 5 values."""
+
+    def __init__(self, line):
+        self.line = line
+
+    def __len__(self):
+        return len(self.line)
+
+    def __getitem__(self, key):
+        seed = key[1] if isinstance(key, tuple) else key
+        generator = torch.Generator().manual_seed(seed)
+        share = torch.rand(1, generator=generator)
+        mask = (torch.rand(5, generator=generator) < 1.6 * share - 0.3).float()
+        return {**self.line[key], "mask": mask}
+
+
+def masked(prediction, batch, settings):
+    return (batch["mask"] * (prediction["y"].float() - batch["y"]).square()).sum()
+
+
+def in_mask(batch, settings):
+    return batch["mask"].sum()
+
+
+class Masked(Toy):
+    """The toy whose second term is a mean over a mask, which micro-batches hold more or less of."""
+
+    name = "tests:Masked"
+
+    def loaders(self, settings, prepared):
+        loaders = super().loaders(settings, prepared)
+        return Loaders(MaskedLine(loaders.train), MaskedLine(loaders.validation))
+
+    def phases(self, settings, prepared):
+        (phase,) = super().phases(settings, prepared)
+        terms = {**phase.composite.terms, "absolute": Term(masked, in_mask)}
+        return [Phase("model", ("model",), phase.forward, Composite(terms, settings.loss))]
+
+
+class FaultyLine(Line):
+    """The line, whose sample `bad` has an infinite y in training."""
+
+    bad = -1
+
+    def __getitem__(self, key):
+        sample = super().__getitem__(key)
+        if isinstance(key, tuple) and key[0] == self.bad:
+            sample["y"] = torch.full_like(sample["y"], float("inf"))
+        return sample
+
+
+class Faulty(Toy):
+    """The toy in which one sample of step `at` is not finite; its modules can be looked at afterwards."""
+
+    name = "tests:Faulty"
+    at = 6
+
+    def loaders(self, settings, prepared):
+        loaders = super().loaders(settings, prepared)
+        line = FaultyLine(settings.data, 1, settings.data.samples)
+        share = Share(settings.train.batch_size, settings.train.accumulate)
+        steps = StepSampler(len(line), share, settings.train.seed, self.at, self.at + 1)
+        line.bad = next(iter(steps))[0][0]
+        return Loaders(line, loaders.validation)
+
+    def build(self, settings, prepared):
+        built = super().build(settings, prepared)
+        self.modules = built.modules
+        return built
+
+
+def cliff(prediction, batch, settings):
+    """Zero, with the slope of a root at zero: 1/0 times 0."""
+    y = prediction["y"].float()
+    return (y - y.detach()).abs().sqrt().sum()
+
+
+class Cliff(Toy):
+    """The toy whose second term is finite and whose gradient is not."""
+
+    name = "tests:Cliff"
+
+    def phases(self, settings, prepared):
+        (phase,) = super().phases(settings, prepared)
+        terms = dict(phase.composite.terms)
+        terms["absolute"] = Term(cliff, terms["squared"].count)
+        return [Phase("model", ("model",), phase.forward, Composite(terms, settings.loss))]
+
+    def build(self, settings, prepared):
+        built = super().build(settings, prepared)
+        self.modules = built.modules
+        self.before = {k: v.clone() for k, v in built.modules["model"].state_dict().items()}
+        return built
+
+
+class OnlySquared(Toy):
+    """The toy without its second term."""
+
+    name = "tests:OnlySquared"
+
+    def phases(self, settings, prepared):
+        (phase,) = super().phases(settings, prepared)
+        terms = {"squared": phase.composite.terms["squared"]}
+        return [Phase("model", ("model",), phase.forward, Composite(terms, settings.loss))]
+
+
+@pytest.fixture
+def toys():
+    """The systems and helpers above, as one object (a conftest cannot be imported under importlib mode)."""
+    return SimpleNamespace(
+        Toy=Toy,
+        ToyGan=ToyGan,
+        Masked=Masked,
+        Faulty=Faulty,
+        Cliff=Cliff,
+        OnlySquared=OnlySquared,
+        settings=make_settings,
+        train=train,
+        without_time=without_time,
+    )
