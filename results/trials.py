@@ -111,24 +111,16 @@ def _best_step(
 
 
 def _seconds(trials: Sequence[Trial], reports: pd.DataFrame) -> np.ndarray:
-    """Of the ended segments, plus what an open one had used at its last report (`seconds` counts
-    per segment).
+    """What the ended segments held their workers for; of a trial that has an open segment, at
+    least its training time at the last report (`seconds` counts over all segments).
     """
     seconds = np.array([trial.seconds for trial in trials], dtype=float)
-    open_segments = {
-        trial.trial: trial.open_segment for trial in trials if trial.open_segment is not None
-    }
-    if open_segments and len(reports):
-        rows = reports.loc[
-            reports["trial"].isin(list(open_segments)), ["trial", "segment", "seconds"]
-        ]
-        last = rows.groupby("trial").tail(1)
-        used = {
-            row.trial: row.seconds
-            for row in last.itertuples()
-            if row.segment == open_segments[row.trial]
-        }
-        seconds += [used.get(trial.trial, 0.0) for trial in trials]
+    if len(reports) == 0 or all(trial.open_segment is None for trial in trials):
+        return seconds
+    trained = reports.groupby("trial")["seconds"].last()
+    for index, trial in enumerate(trials):
+        if trial.open_segment is not None and trial.trial in trained.index:
+            seconds[index] = max(seconds[index], float(trained[trial.trial]))
     return seconds
 
 

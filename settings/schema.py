@@ -188,8 +188,7 @@ def _conform_scalar(key: str, leaf: Leaf, value: Any) -> Value:
         if below or above:
             unit = f" {leaf.unit}" if leaf.unit else ""
             raise SettingsError(
-                f"{key} must lie in {leaf.range_text}{unit}, not {typed!r}. "
-                f"Its default is {leaf.default!r}: {leaf.help}"
+                f"{key} must lie in {leaf.range_text}{unit}, not {typed!r} ({leaf.help})."
             )
     return typed
 
@@ -215,5 +214,8 @@ def _to_type(kind: type, value: Any) -> bool | int | float | str | None:
     if not isinstance(value, (int, float)):
         return None
     if kind is float:
-        return float(value)
-    return int(value) if math.isfinite(value) and float(value).is_integer() else None
+        try:
+            return float(value)
+        except OverflowError:  # a whole number beyond 1e308
+            return None
+    return int(value) if isinstance(value, int) or value.is_integer() else None

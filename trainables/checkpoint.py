@@ -103,10 +103,10 @@ def load(path: Path, system: str) -> Checkpoint:
             )
     try:
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        reason = str(error).splitlines()[-1]
+    except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path}: state.pt holds more than tensors and plain values; it is not opened ({reason})."
+            f"{path}: state.pt holds more than tensors and plain values. It is not opened, for it "
+            "could run code."
         ) from None
     return Checkpoint(path, meta["step"], meta, load_file(path / "modules.safetensors"), state)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from losses.terms import Tensors
@@ -217,26 +218,38 @@ class PhaseUpdate:
         counts: Mapping[str, float],
         step: int,
     ) -> str:
-        """Runs the step again term by term, without wrappers, to name the culprit."""
-        culprit = "it did not show again term by term"
+        """The error's text, equal on every rank: the culprit may be in the batches of one alone."""
+        culprit = self._culprit(batches, weights, counts)
+        if self.accelerator.num_processes > 1:
+            culprit = next((found for found in gather_object([culprit]) if found), "")
+        return (
+            f"step {step}, phase {self.phase.name}: loss or gradient is not finite: "
+            f"{culprit or 'it did not show again term by term'}. The update was not applied. "
+            "Lower optimizer.lr, set train.clip_norm, or switch the term off (enabled=false)."
+        )
+
+    def _culprit(
+        self, batches: Sequence[Tensors], weights: Mapping[str, float], counts: Mapping[str, float]
+    ) -> str:
+        """Runs this rank's step again term by term, without wrappers; "" where nothing shows."""
+        model = ""
         for batch in batches:
-            prediction = self.phase.forward(self.plain, batch, self.settings)
+            with self.accelerator.autocast():
+                prediction = self.phase.forward(self.plain, batch, self.settings)
             broken = [
                 name for name, value in prediction.items() if not bool(torch.isfinite(value).all())
             ]
             if broken:
-                culprit = f"the model's own output {', '.join(broken)} is not finite"
+                model = f"the model's own output {', '.join(broken)} is not finite"
             for name, term in self.phase.composite.terms.items():
                 if weights[name] == 0.0 or counts[name] == 0.0:
                     continue
-                value = term.sum(prediction, batch, self.settings)
-                found = self._term_problem(value)
+                found = self._term_problem(term.sum(prediction, batch, self.settings))
                 if found:
+                    cause = f" ({model})" if model else ""
                     prefix = self.phase.composite.prefix
-                    return self._message(
-                        step, f"{found} of term {prefix}.{name} is not finite ({culprit})"
-                    )
-        return self._message(step, culprit)
+                    return f"{found} of term {prefix}.{name} is not finite{cause}"
+        return model
 
     def _term_problem(self, value: Tensor) -> str:
         if not bool(torch.isfinite(value)):
@@ -248,11 +261,3 @@ class PhaseUpdate:
         )
         finite = all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
         return "" if finite else "the gradient"
-
-    def _message(self, step: int, culprit: str) -> str:
-        return (
-            f"step {step}, phase {self.phase.name}: loss or gradient is not finite: {culprit}. "
-            "The update was not "
-            "applied. Lower optimizer.lr, set train.clip_norm, or switch the term off "
-            "(enabled=false)."
-        )

@@ -126,7 +126,7 @@ class Driver:
             step=current.step,
             value=current.value if math.isfinite(current.value) else None,
             reason=reason,
-            seconds=round(current.seconds or time.monotonic() - current.began, 4),
+            seconds=round(time.monotonic() - current.began, 4),
         )
 
     def _verdict(self, current: Running, failed: bool) -> tuple[str, str]:

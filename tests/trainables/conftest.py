@@ -1,4 +1,4 @@
-"""Small trainings of the toy systems, and toys with a fault or a mask, shared by the tests of the loop."""
+"""Small trainings of the toy systems, and toys with a fault or a mask."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def train(system, directory, tree=None, *, objective=None, resume=False, stop=No
     run = LocalRun(directory, objective=objective, resume=resume, stop_step=stop)
     report = fit(system, tree, run, None)
     newest = checkpoint.available(directory / "checkpoints")[-1]
-    return Trained(
-        dict(report), run.history, checkpoint.load(newest, system.name).tensors, run
-    )
+    return Trained(dict(report), run.history, checkpoint.load(newest, system.name).tensors, run)
 
 
 def without_time(report):
@@ -79,7 +77,7 @@ def in_mask(batch, settings):
 
 
 class Masked(Toy):
-    """The toy whose second term is a mean over a mask, which micro-batches hold more or less of."""
+    """The toy whose second term is a mean over a mask, unevenly spread."""
 
     name = "tests:Masked"
 
@@ -106,7 +104,7 @@ class FaultyLine(Line):
 
 
 class Faulty(Toy):
-    """The toy in which one sample of step `at` is not finite; its modules can be looked at afterwards."""
+    """The toy in which one sample of step `at` is not finite; it keeps its modules."""
 
     name = "tests:Faulty"
     at = 6
@@ -162,7 +160,7 @@ class OnlySquared(Toy):
 
 @pytest.fixture
 def toys():
-    """The systems and helpers above, as one object (a conftest cannot be imported under importlib mode)."""
+    """The systems and helpers above (a conftest cannot be imported under importlib mode)."""
     return SimpleNamespace(
         Toy=Toy,
         ToyGan=ToyGan,

@@ -1,6 +1,8 @@
-"""Which samples a step sees: the same for every way to cut it, every sample once an epoch, resumable anywhere."""
+"""Which samples a step sees: the same for every way to cut it, each once an epoch, resumable."""
 
 from __future__ import annotations
+
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ def steps_of(size, share, seed, first, last):
     micros = list(StepSampler(size, share, seed, first, last))
     assert len(micros) == (last - first) * share.accumulate
     cut = share.accumulate
-    return [sum(micros[i : i + cut], []) for i in range(0, len(micros), cut)]
+    return [list(chain(*micros[i : i + cut])) for i in range(0, len(micros), cut)]
 
 
 @given(
@@ -73,9 +75,7 @@ def test_every_sample_is_seen_once_an_epoch(size, batch, epochs, seed):
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    first, second = (
-        [i for i, _ in steps_of(50, Share(50, 1), 0, n, n + 1)[0]] for n in range(2)
-    )
+    first, second = ([i for i, _ in steps_of(50, Share(50, 1), 0, n, n + 1)[0]] for n in range(2))
     other = [i for i, _ in steps_of(50, Share(50, 1), 1, 0, 1)[0]]
     assert len({tuple(order) for order in (first, second, other, range(50))}) == 4
 
@@ -101,8 +101,8 @@ def test_the_hash_is_splitmix64(parts):
 
 
 def test_the_hash_never_changes():
-    """Checkpoints rely on it: other values are other samples after a resume. The first output of splitmix64 with
-    state 0 is published as 0xE220A8397B1DCDAF.
+    """Checkpoints rely on it: other values are other samples after a resume. The first output of
+    splitmix64 from state 0 is published as 0xE220A8397B1DCDAF.
     """
     assert mix(0) == 0xE220A8397B1DCDAF >> 1
     assert [mix(0, 1, 0), mix(0, 2, 7), mix(123, 3, 0, 0)] == PINNED
@@ -126,13 +126,13 @@ def test_validation_shares_are_disjoint_and_cover_the_set(world):
         [i for batch in validation_loader(loaders, 2, world, rank) for i in batch]
         for rank in range(world)
     ]
-    assert sorted(sum(shares, [])) == list(range(11))
+    assert sorted(chain(*shares)) == list(range(11))
 
 
 def test_sets_that_are_too_small_are_refused():
     with pytest.raises(ValueError, match="training set is empty"):
         StepSampler(0, Share(1, 1), 0, 0, 1)
-    # Refused on every rank: one that finds nothing to measure would leave the others waiting for its sums.
+    # On every rank: one that finds nothing to measure would leave the others waiting.
     for rank in range(4):
         with pytest.raises(ValueError, match=r"3 samples .* 4 workers"):
             validation_loader(Loaders(Keys(3), Keys(3)), 2, 4, rank)

@@ -99,7 +99,7 @@ def test_no_group_is_empty():
 
 
 def test_a_decayed_weight_shrinks_and_an_exempt_one_does_not():
-    """AdamW without a gradient: w <- w (1 - lr * weight_decay), Loshchilov & Hutter 2019, algorithm 2."""
+    """AdamW without a gradient: w <- w (1 - lr * weight_decay), Loshchilov & Hutter 2019."""
     module = nn.Linear(2, 2)
     before = {key: value.clone() for key, value in module.state_dict().items()}
     settings = OptimizerSettings(lr=0.1, weight_decay=0.5)
