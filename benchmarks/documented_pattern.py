@@ -58,12 +58,12 @@ def main() -> None:
             run_config=RunConfig(
                 name=tune.get_context().get_trial_id(),
                 storage_path=arguments.dir,
-                callbacks=[TuneReportCallback()],
+                callbacks=[TuneReportCallback()],  # type: ignore[list-item]
             ),
         )
         trainer.fit()
 
-    ray.init(num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=os.cpu_count(), log_to_driver=False, logging_level=40)
     tuner = tune.Tuner(
         trial,
         param_space={"lr": tune.loguniform(1e-3, 1.0)},

@@ -56,7 +56,7 @@ def _tune(folder: Path) -> float:
         num_cpus=os.cpu_count(),
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=40,
     )
     tuner = tune.Tuner(
         trial,

@@ -6,6 +6,7 @@ is known.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ class ToyData(Settings):
     samples: int = setting(64, "size of the training set", low=1, high=1_000_000)
     noise: float = setting(0.1, "standard deviation of the noise on y", low=0.0, high=10.0)
     fail_at: int = setting(-1, "raise when this sample is drawn; -1 never", low=-1)
+    delay_seconds: float = setting(
+        0.0, "wait for each training sample, to give a test time", low=0.0, high=60.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,8 @@ class Line(Dataset):
         index, seed = key if isinstance(key, tuple) else (key, None)
         if seed is not None and index == self.settings.fail_at:
             raise RuntimeError(f"sample {index} cannot be read")
+        if seed is not None and self.settings.delay_seconds:
+            time.sleep(self.settings.delay_seconds)
         y = 2.0 * self.x[index] + 3.0
         if seed is not None:
             y = y + self.settings.noise * torch.randn(

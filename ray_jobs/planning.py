@@ -15,6 +15,7 @@ from typing import Any
 
 from search.guard import check_objective
 from search.plan import Plan
+from search_spaces.checks import check_space
 from search_spaces.space import Point, Space, load_space, space_from_json
 from settings.files import PRESETS, preset_file
 from settings.flat import flatten, leaves, replace
@@ -98,17 +99,12 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
         **{key: f"space {space.name}" for key in space.fixed if key not in overrides},
     }
     settings = resolved.settings
-    phase = system.phases(settings, None)[0]
-    space = space.check(
-        leaves(system.Settings),
-        list(overrides),
-        prepare_reads=system.prepare_reads,
-        enabled_terms=_enabled(phase.composite, settings),
-        weights=phase.composite.prefix,
-    ).bind(flatten(settings))
+    composite = system.phases(settings, None)[0].composite
+    space = _bound(system, space, settings, list(overrides))
     points = _points(options.system, system, space, settings, list(overrides))
     searched = {*space.domains, *(key for point in points for key in point.sampled)}
-    metric, mode = _objective(options, system, settings, phase.composite, searched)
+    metric, mode = _objective(options, system, settings, composite, searched)
+    _check_precision(settings, options.gpus)
     train = settings.train  # type: ignore[attr-defined]  # every system has the loop's own node
     plan = Plan(
         space=space,
@@ -123,10 +119,32 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
         scheduler=options.scheduler,
         max_failures=options.max_failures,
     )
-    document = _document(options, system, settings, origins, plan, phase.composite, command)
+    document = _document(options, system, settings, origins, plan, composite, command)
     return SweepSetup(
         system=system, settings=settings, origins=origins, plan=plan, document=document
     )
+
+
+def _check_precision(settings: Any, gpus: float) -> None:
+    """Every trial would refuse it; say so before the first one starts."""
+    if settings.train.precision == "fp16" and not gpus:
+        raise SettingsError(
+            "train.precision=fp16 needs a GPU, and the trials of this sweep have none: give them "
+            "one with --gpus 1, "
+            "or use train.precision=bf16."
+        )
+
+
+def _bound(system: System, space: Space, settings: Any, overrides: list[str]) -> Space:
+    composite = system.phases(settings, None)[0].composite
+    return check_space(
+        space,
+        leaves(system.Settings),
+        overrides,
+        prepare_reads=system.prepare_reads,
+        enabled_terms=_enabled(composite, settings),
+        weights=composite.prefix,
+    ).bind(flatten(settings))
 
 
 def _as_override(text: str) -> str:
@@ -189,10 +207,6 @@ def _document(
         f"val.{m.name}": {"unit": m.unit, "mode": m.mode, "help": m.help}
         for m in system.metrics(settings, None)
     }
-    points = [
-        {"name": p.name, "settings": _plain(p.sampled), "outside": list(p.outside)}
-        for p in plan.points
-    ]
     return {
         "format": FORMAT,
         "system": options.system,
@@ -202,7 +216,7 @@ def _document(
         "settings": _plain(flatten(settings)),
         "origins": dict(origins),
         "space": plan.space.to_json(),
-        "points": points,
+        "points": _points_document(plan.points),
         "objective": {"metric": plan.metric, "mode": plan.mode},
         "metrics": metrics,
         "terms": list(composite.terms),
@@ -218,6 +232,12 @@ def _document(
         "max_failures": plan.max_failures,
         "resources": {"workers": options.workers, "cpus": options.cpus, "gpus": options.gpus},
     }
+
+
+def _points_document(points: Sequence[Point]) -> list[dict[str, Any]]:
+    return [
+        {"name": p.name, "settings": _plain(p.sampled), "outside": list(p.outside)} for p in points
+    ]
 
 
 def stored_setup(directory: Path) -> SweepSetup:
@@ -258,7 +278,61 @@ def stored_setup(directory: Path) -> SweepSetup:
     )
 
 
-_COMPARED = ("system", "settings", "space", "points", "objective", "seed", "sampler", "scheduler")
+def asked_document(
+    stored: Mapping[str, Any], given: Mapping[str, Any], overrides: Sequence[str]
+) -> dict[str, Any]:
+    """`sweep.json` as a resume's own options would have it; what they do not speak of stays.
+
+    Args:
+        given: the fields of `SweepOptions` that were given again.
+    """
+    name = given.get("system", stored["system"])
+    if name != stored["system"]:
+        return {**stored, "system": name}
+    system = load_system(name)
+    resolved = resolve(
+        system.Settings,
+        name,
+        preset=given.get("preset"),
+        file=given.get("file"),
+        overrides=overrides,
+        refused=getattr(system, "refused", None),
+    )
+    values = flatten(resolved.settings)
+    whole = "preset" in given or "file" in given  # these say every key that nobody overrode
+    kept = {k for k, o in stored["origins"].items() if o == "override" or o.startswith("space ")}
+    said = {
+        key: values[key]
+        for key, origin in resolved.origins.items()
+        if origin != "default" or (whole and key not in kept)
+    }
+    asked = {**stored, "settings": {**stored["settings"], **_plain(said)}}
+    asked.update({part: given[part] for part in ("seed", "sampler") if part in given})
+    if "scheduler" in given:
+        asked["scheduler"] = {**stored["scheduler"], "name": given["scheduler"]}
+    for node in ("objective", "resources"):
+        asked[node] = {key: given.get(key, value) for key, value in stored[node].items()}
+    if "space" in given:
+        settings = replace(system.Settings(), asked["settings"])
+        fixed = [key for key, origin in stored["origins"].items() if origin == "override"]
+        fixed += parse_overrides(overrides)
+        space = _bound(system, load_space(name, given["space"]), settings, fixed)
+        points = _points(name, system, space, settings, fixed)
+        asked.update(space=space.to_json(), points=_points_document(points))
+    return asked
+
+
+_COMPARED = (
+    "system",
+    "settings",
+    "space",
+    "points",
+    "objective",
+    "seed",
+    "sampler",
+    "scheduler",
+    "resources",
+)
 
 
 def what_changed(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

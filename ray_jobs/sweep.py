@@ -129,9 +129,13 @@ def _sweep(arguments: Namespace) -> int:
 def _options(arguments: Namespace, system: str, overrides: Sequence[str]) -> Any:
     from ray_jobs.planning import SweepOptions
 
-    given = {field: getattr(arguments, name) for name, field in _PLANNED.items()}
-    chosen = {field: value for field, value in given.items() if value is not None}
-    return SweepOptions(system=system, overrides=tuple(overrides), **chosen)
+    return SweepOptions(system=system, overrides=tuple(overrides), **_given(arguments))
+
+
+def _given(arguments: Namespace) -> dict[str, Any]:
+    """What the command line says of the plan, by field of `SweepOptions`."""
+    values = {field: getattr(arguments, name) for name, field in _PLANNED.items()}
+    return {field: value for field, value in values.items() if value is not None}
 
 
 def _new(arguments: Namespace) -> tuple[Any, Path, bool]:
@@ -152,13 +156,13 @@ def _new(arguments: Namespace) -> tuple[Any, Path, bool]:
             "lost with it. Give --dir DIR on storage that outlives the job and that every node "
             "sees."
         )
+    if arguments.dir and "://" in arguments.dir:  # a Path would make one slash of the two
+        raise SettingsError(
+            f"--dir {arguments.dir}: remote directories are not supported yet; mount it, or use "
+            "a local one."
+        )
     name = f"{arguments.system.rsplit(':', 1)[-1]}-{time.strftime('%Y%m%d-%H%M%S')}"
     directory = Path(arguments.dir or Path("sweeps") / name)
-    if "://" in str(directory):
-        raise SettingsError(
-            f"--dir {directory}: remote directories are not supported yet; mount it, or use a "
-            "local one."
-        )
     if (directory / "sweep.json").exists():
         raise SettingsError(
             f"{directory} holds a sweep already. Go on with it (--resume {directory}) or name "
@@ -173,34 +177,25 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path, bool]:
     """The stored sweep; options given again must not change what it is. `--trials` may grow it."""
     from dataclasses import replace
 
-    from ray_jobs.planning import new_setup, stored_setup, what_changed
+    from ray_jobs.planning import asked_document, stored_setup, what_changed
     from settings.schema import SettingsError
 
     directory = Path(arguments.resume)
     setup = stored_setup(directory)
     stored = setup.document
     overrides = list(arguments.overrides)
+    given = _given(arguments)
     if arguments.system and "=" in arguments.system:
         overrides.insert(0, arguments.system)
-    again = [
-        name
-        for name in _PLANNED
-        if name not in ("trials", "max_failures") and getattr(arguments, name) is not None
-    ]
-    if overrides or again or arguments.system not in (None, stored["system"], *overrides):
-        system = (
-            arguments.system
-            if arguments.system and "=" not in arguments.system
-            else stored["system"]
+    elif arguments.system:
+        given["system"] = arguments.system
+    changed = what_changed(stored, asked_document(stored, given, overrides))
+    if changed:
+        raise SettingsError(
+            f"--resume {directory} with these options would make another sweep of it:\n  "
+            + "\n  ".join(changed)
+            + "\nResume by its path alone, or start a new sweep with --dir."
         )
-        asked = new_setup(_options(arguments, system, overrides)).document
-        changed = what_changed(stored, asked)
-        if changed:
-            raise SettingsError(
-                f"--resume {directory} with these options would make another sweep of it:\n  "
-                + "\n  ".join(changed)
-                + "\nResume by its path alone, or start a new sweep with --dir."
-            )
     growth = {}
     if arguments.trials is not None:
         growth["trials"] = arguments.trials

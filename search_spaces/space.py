@@ -12,10 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from search_spaces.checks import check_space
 from search_spaces.domains import Domain, domain_from_json, domain_from_yaml, same_value
 from settings.flat import nearest_names, unknown_key
-from settings.schema import Leaf, SettingsError, Value
+from settings.schema import SettingsError, Value
 
 SPACES: Mapping[str, str] = {
     "hdr_patch": "search_spaces.hdr_patch:SPACES",
@@ -108,14 +107,6 @@ class Space:
             if self.is_active(key, values, active):
                 active.append(key)
         return tuple(active)
-
-    def check(
-        self, leaves: Mapping[str, Leaf], overrides: Collection[str] = (), **rules: Any
-    ) -> Space:
-        """The space in its settings' own types, or a `SettingsError`; see `check_space` for the
-        rules.
-        """
-        return check_space(self, leaves, overrides, **rules)
 
     def bind(self, settings: Flat) -> Space:
         """The space over given settings: conditions on keys that are not searched are decided

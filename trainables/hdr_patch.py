@@ -47,7 +47,7 @@ class HdrPatchSettings(Settings):
     )
     train: TrainSettings = field(
         default_factory=lambda: TrainSettings(
-            steps=240, batch_size=8, report_every=40, validation_batch_size=16
+            steps=180, batch_size=8, report_every=30, validation_batch_size=16
         )
     )
 

@@ -218,7 +218,7 @@ class PhaseUpdate:
         counts: Mapping[str, float],
         step: int,
     ) -> str:
-        """The error's text, equal on every rank: the culprit may be in the batches of one alone."""
+        """The error's text, equal on every rank: the culprit may be on one rank only."""
         culprit = self._culprit(batches, weights, counts)
         if self.accelerator.num_processes > 1:
             culprit = next((found for found in gather_object([culprit]) if found), "")

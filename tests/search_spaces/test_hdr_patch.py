@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from search_spaces.checks import check_anchor
+from search_spaces.checks import check_anchor, check_space
 from search_spaces.domains import Choice
 from search_spaces.hdr_patch import CAPS, FULL, SPACES
 
@@ -99,7 +99,7 @@ def test_spaces_are_legal_for_the_system(space):
 
     system = load_system("hdr_patch")
     tree = replace(system.Settings(), space.fixed)
-    checked = space.check(leaves(system.Settings), prepare_reads=system.prepare_reads)
+    checked = check_space(space, leaves(system.Settings), prepare_reads=system.prepare_reads)
     bound = checked.bind(flatten(tree))
     assert len(bound.domains) == len(space.domains)
 
@@ -115,7 +115,7 @@ def test_which_documented_points_the_sampler_is_told(name, inside):
     from trainables.system import load_system
 
     tree = replace(load_system("hdr_patch").Settings(), SPACES[name].fixed)
-    space = SPACES[name].check(leaves(type(tree))).bind(flatten(tree))
+    space = check_space(SPACES[name], leaves(type(tree))).bind(flatten(tree))
     placed = {}
     for point in space.points:
         preset = preset_file("hdr_patch", point).values

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from search_spaces.checks import check_space
 from search_spaces.domains import Choice, Integer, LogUniform, Uniform
 from search_spaces.space import Space, load_space, space_from_json
 from settings.flat import flatten, leaves
@@ -57,10 +58,10 @@ def conditional():
 
 
 def test_a_legal_space_passes_with_typed_options():
-    checked = space(width=Choice(("8", "16")), cap__init=Choice((10, 2))).check(LEAVES)
+    checked = check_space(space(width=Choice(("8", "16")), cap__init=Choice((10, 2))), LEAVES)
     assert checked.domains["width"].options == (8, 16)
     assert [type(o) for o in checked.domains["cap.init"].options] == [float, float]
-    checked = space(cap__bounds=Choice(([1, 2], [3, 4]))).check(LEAVES)
+    checked = check_space(space(cap__bounds=Choice(([1, 2], [3, 4]))), LEAVES)
     assert checked.domains["cap.bounds"].options == ((1.0, 2.0), (3.0, 4.0))
 
 
@@ -92,22 +93,22 @@ def test_a_legal_space_passes_with_typed_options():
 )
 def test_refusals(domains, overrides, words):
     with pytest.raises(SettingsError) as error:
-        space(**domains).check(LEAVES, overrides)
+        check_space(space(**domains), LEAVES, overrides)
     for word in words:
         assert word in str(error.value)
 
 
 def test_a_key_that_the_shared_preparation_reads_is_refused():
     with pytest.raises(SettingsError, match="preparation"):
-        space(width=Integer(8, 9)).check(LEAVES, prepare_reads=("wid*",))
+        check_space(space(width=Integer(8, 9)), LEAVES, prepare_reads=("wid*",))
 
 
 def test_a_key_cannot_be_searched_and_fixed():
     both = Space("test", "toy", {"width": Integer(8, 9)}, fixed={"width": 8})
     with pytest.raises(SettingsError, match="both searches and fixes"):
-        both.check(LEAVES)
+        check_space(both, LEAVES)
     with pytest.raises(SettingsError, match="wdith"):
-        Space("test", "toy", {"width": Integer(8, 9)}, fixed={"wdith": 8}).check(LEAVES)
+        check_space(Space("test", "toy", {"width": Integer(8, 9)}, fixed={"wdith": 8}), LEAVES)
 
 
 def test_cycles_and_empty_spaces_are_refused():
@@ -121,14 +122,14 @@ def test_the_anchor_rule():
     weights = {f"loss.{t}.weight": LogUniform(0.1, 10) for t in ("l1", "hole")}
     everything = Space("test", "toy", weights)
     with pytest.raises(SettingsError) as error:
-        everything.check(LEAVES, enabled_terms=("l1", "hole"))
+        check_space(everything, LEAVES, enabled_terms=("l1", "hole"))
     for word in ("anchor", "l1, hole", "loss.l1.weight", "leave it at 1"):
         assert word in str(error.value)
-    everything.check(LEAVES, enabled_terms=())  # nothing said about terms, nothing checked
+    check_space(everything, LEAVES, enabled_terms=())  # nothing said about terms, nothing checked
     hole_only = space(loss__hole__weight=LogUniform(0.1, 10))
-    hole_only.check(LEAVES, enabled_terms=("l1", "hole"))
+    check_space(hole_only, LEAVES, enabled_terms=("l1", "hole"))
     with pytest.raises(SettingsError, match="anchor"):
-        hole_only.check(LEAVES, enabled_terms=("hole",))
+        check_space(hole_only, LEAVES, enabled_terms=("hole",))
 
 
 def test_a_term_that_may_be_switched_off_is_no_anchor():
@@ -136,9 +137,9 @@ def test_a_term_that_may_be_switched_off_is_no_anchor():
         loss__hole__weight=LogUniform(0.1, 10), loss__l1__enabled=Choice((True, False))
     )
     with pytest.raises(SettingsError, match=r"loss\.hole\.weight"):
-        switched.check(LEAVES, enabled_terms=("l1", "hole"))
+        check_space(switched, LEAVES, enabled_terms=("l1", "hole"))
     only_switches = space(loss__l1__enabled=Choice((True, False)))
-    only_switches.check(LEAVES, enabled_terms=("l1", "hole"))  # no weight is searched
+    check_space(only_switches, LEAVES, enabled_terms=("l1", "hole"))  # no weight is searched
 
 
 def test_order_puts_conditions_first_and_keeps_the_rest():
@@ -169,7 +170,7 @@ def test_a_key_below_an_inactive_key_is_inactive():
 
 
 def test_points_inside_and_outside():
-    bound = conditional().check(LEAVES).bind(BASE)
+    bound = check_space(conditional(), LEAVES).bind(BASE)
     inside = bound.place("doc", {"cap.mode": "learnable", "cap.init": 8.0}, BASE)
     assert inside.outside == ()
     assert inside.sampled == {
@@ -204,7 +205,7 @@ def test_a_yaml_file(tmp_path):
         "cap.init: {uniform: [2, 16], when: {cap.mode: [learnable]}}\n"
         "cap.mode: {choice: [absolute, learnable]}\n"
     )
-    loaded = load_space("toy", str(path)).check(LEAVES)
+    loaded = check_space(load_space("toy", str(path)), LEAVES)
     assert loaded.name == "mine"
     assert loaded.points == ("document",)
     assert loaded.fixed == {"loss.l1.weight": 1.0}

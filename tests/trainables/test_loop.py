@@ -159,7 +159,7 @@ def first_step(line, tree):
 
 
 def test_the_fiftieth_trial_of_a_process_equals_the_first(toys, tmp_path):
-    """Precisions, systems and seeds change in between; Accelerate's process-wide state must not."""
+    """Precisions, systems and seeds change in between; process-wide state must not."""
     short = {"train__steps": 3, "train__report_every": 3}
     kinds = [
         ("Toy", {}),

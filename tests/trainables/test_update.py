@@ -1,4 +1,4 @@
-"""One update: what its columns say, what a term that is off does, and that nothing not finite is applied."""
+"""One update: its columns, terms that are off, and that nothing that is not finite is applied."""
 
 from __future__ import annotations
 

@@ -1,0 +1,74 @@
+"""The same command as a job: `ray job submit --working-dir . -- python -m ray_jobs.sweep ...`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from results.frame import load_sweep
+
+
+@pytest.fixture(scope="module")
+def cluster(kit):
+    """With the API server, which takes jobs, and with a token, as Ray has it from 2.61 on."""
+    with kit.new_cluster(cpus=2) as made:
+        yield made
+
+
+def submit(cluster, *command):
+    ray = str(Path(sys.executable).with_name("ray"))
+    given = [ray, "job", "submit", "--address", cluster.url, "--working-dir", ".", "--"]
+    return cluster.place.finish(cluster.place.popen([*given, *map(str, command)]))
+
+
+def test_sweep_as_a_job(cluster, kit):
+    directory = cluster.place / "sweep"
+    ran = submit(
+        cluster, sys.executable, "-m", "ray_jobs.sweep", kit.TOY, "--space", cluster.place.space(),
+        "--dir", directory, "--trials", 3,
+    )  # fmt: skip
+    assert ran.status == 0, ran.text
+    assert "succeeded" in ran.text
+    assert load_sweep(directory)["trial"].tolist() == [0, 1, 2]
+    assert set(load_sweep(directory)["state"]) <= {"complete", "stopped"}
+
+
+def test_without_a_directory_it_is_refused_in_words(cluster, kit):
+    ran = submit(
+        cluster, sys.executable, "-m", "ray_jobs.sweep", kit.TOY, "--space", cluster.place.space()
+    )
+    assert ran.status != 0
+    assert "Give --dir DIR on storage that outlives the job" in ran.text
+    assert "Traceback" not in ran.text.split("Give --dir")[0].split("Running entrypoint")[-1]
+
+
+def test_the_upload_leaves_out_what_is_no_source(kit, tmp_path):
+    """The history, the environment and the caches are large, and no trial reads them.
+
+    Asked of the function that packs the working directory, on a copy of the files that decide.
+    """
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import (
+        create_package,  # as `ray job submit` does; Ray has no public way
+    )
+
+    tree = tmp_path / "tree"
+    for name in ("ray_jobs", "settings"):
+        shutil.copytree(kit.ROOT / name, tree / name)
+    for name in (".git", ".venv/bin", ".cache", "sweeps/one", "runs/one", "losses/__pycache__"):
+        (tree / name).mkdir(parents=True)
+        (tree / name / "large").write_text("x")
+    for name in (".gitignore", ".rayignore"):
+        if (kit.ROOT / name).exists():
+            shutil.copy(kit.ROOT / name, tree / name)
+    import zipfile
+
+    package = tmp_path / "package.zip"
+    create_package(str(tree), package, excludes=get_runtime_env_default_excludes())
+    names = zipfile.ZipFile(package).namelist()
+    assert "ray_jobs/sweep.py" in names
+    assert any(name.startswith("settings/presets/") for name in names)
+    assert not [name for name in names if name.endswith("large")]

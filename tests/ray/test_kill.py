@@ -1,0 +1,107 @@
+"""SIGKILL at any moment: nothing is lost, nothing is done twice, and the result is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+from results.frame import load_sweep
+
+SLOW = ("train.tensorboard=false", "data.delay_seconds=0.01")
+
+
+def steps_reported(directory):
+    """Reports in all files: a clock that only training moves."""
+    files = (directory / "reports").glob("*.jsonl") if directory.exists() else ()
+    return sum(file.read_bytes().count(b"\n") for file in files)
+
+
+def trial_process(place):
+    """The process that trains, as Ray names it."""
+    named = [p for p in place.survivors() if "ImplicitFunc.train" in " ".join(p.cmdline())]
+    return named[0] if named else None
+
+
+class TestDriver:
+    @pytest.mark.parametrize("seed", [11])
+    def test_killed_three_times(self, place, kit, sequential, seed):
+        """Driver and cluster die at about 40 % and at two random moments, start-up included."""
+        directory = place / "sweep"
+        moments, whole = random.Random(seed), steps_reported(sequential.directory)
+        running = place.start(kit.TOY, *kit.sequential_options(place, directory), *SLOW)
+        kit.until(lambda: steps_reported(directory) >= 0.4 * whole)
+        kit.kill_group(running)
+        for _ in range(2):
+            assert (directory / "lock").exists()  # it had no time to give it back
+            running = place.start("--resume", directory, "--max-concurrent", 1)
+            if moments.random() < 0.5:
+                goal = steps_reported(directory) + moments.randint(1, 4)
+                kit.until(lambda goal=goal: steps_reported(directory) >= goal)
+            else:
+                time.sleep(moments.uniform(1.0, 8.0))
+            assert running.poll() is None, "it was done before it was killed: make it slower"
+            kit.kill_group(running)
+        kit.until(lambda: not place.survivors())
+        ran = place.run("--resume", directory, "--max-concurrent", 1)
+        assert ran.status == 0, ran.text
+        assert "took over the lock of process" in ran.out
+        kit.check_each_once(directory, 8)
+        kit.check_equal(directory, sequential.directory)
+
+    def test_torn_last_lines(self, place, kit, sequential):
+        """A crash of the machine: the last line of the log and of a report are half on disk."""
+        directory = place / "sweep"
+        shutil.copytree(sequential.directory, directory, ignore=shutil.ignore_patterns("tune"))
+        last = max(load_sweep(directory).query("state == 'complete'")["trial"])
+        log = directory / "log.jsonl"
+        lines = log.read_text().splitlines(keepends=True)
+        ended = next(
+            n for n, line in enumerate(lines)
+            if (event := json.loads(line))["event"] == "ended" and event["trial"] == last
+        )  # fmt: skip
+        log.write_text("".join(lines[:ended]) + lines[ended][: len(lines[ended]) // 2])
+        report = directory / f"reports/{last:04d}.jsonl"
+        report.write_text(report.read_text()[:-200])
+        ran = place.run("--resume", directory, "--max-concurrent", 1)
+        assert ran.status == 0, ran.text
+        assert f"the last line of {log} was torn by a crash and is dropped" in ran.out
+        kit.check_each_once(directory, 8)
+        kit.check_equal(directory, sequential.directory)
+
+
+class TestTrialProcess:
+    @pytest.mark.parametrize("failures_allowed", [0, 1])
+    def test_killed(self, place, kit, sequential, failures_allowed):
+        """By the kernel for want of memory, say: the sweep goes on."""
+        directory = place / "sweep"
+        options = (*kit.sequential_options(place, directory), "--max-failures", failures_allowed)
+        running = place.start(kit.TOY, *options, *SLOW)
+        kit.until(lambda: (directory / "trials/0001/checkpoints/step-00000010").exists())
+        victim = kit.until(lambda: trial_process(place))
+        os.kill(victim.pid, signal.SIGKILL)
+        ran = place.finish(running)
+        found = load_sweep(directory)
+        segments = [e["segment"] for e in kit.events(directory, "handed_out") if e["trial"] == 1]
+        failed = next(e for e in kit.events(directory, "ended") if e["state"] == "failed")
+        assert failed["trial"] == 1
+        assert "was killed" in failed["reason"]
+        if failures_allowed:
+            assert ran.status == 0, ran.text
+            assert segments == [0, 1]
+            rows = (directory / "reports/0001.jsonl").read_text().splitlines()
+            assert [json.loads(row)["segment"] for row in rows][:2] == [0, 0]  # not from the start
+            assert not (directory / "trials/0001/error.txt").exists()
+            kit.check_equal(directory, sequential.directory)
+        else:
+            assert ran.status == 3, ran.text
+            assert segments == [0]
+            assert found.loc[1, "state"] == "failed"
+            assert found.loc[1, "stop_reason"] == failed["reason"]
+            others = found.drop(index=1)
+            assert set(others["state"]) == {"complete", "stopped"}

@@ -1,0 +1,281 @@
+"""The sweep verb, from its command line to its frame."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ray_jobs.sweep import main
+from results.frame import load_reports, load_sweep
+
+FAILING = """
+optimizer.lr: {log_uniform: [0.001, 1.0]}
+model.explode: {choice: [0.0, 1.0]}
+"""
+
+
+@pytest.fixture(scope="module")
+def swept(shared_place, kit):
+    """A sweep with every default but its size; asha stops some of its trials."""
+    directory = shared_place / "swept"
+    space = shared_place.space()
+    shared_place.ran = shared_place.run(
+        kit.TOY, "--space", space, "--dir", directory, "--trials", 8, "data.noise=0.2"
+    )
+    return directory
+
+
+class TestFinishedSweep:
+    def test_ends_well_and_shows_where_everything_is(self, swept, shared_place):
+        ran = shared_place.ran
+        assert ran.status == 0, ran.text
+        assert f"sweep directory: {swept}" in ran.out
+        assert "Traceback" not in ran.text
+        assert not (swept / "lock").exists()
+
+    def test_frame_has_every_trial_under_the_dotted_keys(self, swept):
+        frame = load_sweep(swept)
+        assert frame["trial"].tolist() == list(range(8))
+        assert set(frame["state"]) == {"complete", "stopped"}
+        assert frame["is_best"].sum() == 1
+        searched = [name for name in frame if name.startswith("config/")]
+        assert searched == ["config/optimizer.lr", "config/loss.absolute.weight"]
+        assert frame[searched].notna().all(axis=None)
+        assert all(frame.loc[frame["state"] == "stopped", "stop_reason"].str.startswith("asha"))
+
+    def test_settings_of_a_trial_are_the_base_and_what_was_sampled(self, swept):
+        base = json.loads((swept / "sweep.json").read_text())["settings"]
+        assert base["data.noise"] == 0.2
+        frame = load_sweep(swept)
+        for row in frame.to_dict("records"):
+            written = json.loads((swept / f"trials/{row['trial']:04d}/settings.json").read_text())
+            sampled = {k: row[f"config/{k}"] for k in ("optimizer.lr", "loss.absolute.weight")}
+            assert written == {**base, **sampled, "train.seed": row["seed"]}
+
+    def test_best_checkpoint_evaluates_to_the_reported_value(self, swept, shared_place):
+        best = load_sweep(swept).query("is_best").iloc[0]
+        again = shared_place.run(best["checkpoint"], "--json", verb="evaluate")
+        assert again.status == 0, again.text
+        measured = json.loads(again.out)
+        assert measured["step"] == best["steps"]
+        assert measured["val.mse"] == pytest.approx(best["value"], rel=1e-6)
+
+    def test_reports_and_log_agree(self, swept, kit):
+        reports = load_reports(swept).set_index(["trial", "step"])["val.mse"]
+        logged = kit.events(swept, "rung") + kit.events(swept, "ended")
+        assert len(logged) > 12
+        for event in logged:
+            assert reports[event["trial"], event["step"]] == event["value"]
+
+    def test_journal_opens_with_optuna_and_agrees_with_the_frame(self, swept):
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(swept / "journal.log")))
+        study = optuna.load_study(study_name=None, storage=storage)
+        frame = load_sweep(swept)
+        states = {"complete": "COMPLETE", "stopped": "PRUNED"}
+        assert [t.state.name for t in study.trials] == frame["state"].map(states).tolist()
+        for trial, row in zip(study.trials, frame.to_dict("records"), strict=True):
+            assert trial.params == {k: row[f"config/{k}"] for k in trial.params}
+            assert len(trial.params) == 2
+        assert study.best_value == frame.loc[frame["is_best"], "value"].item()
+
+    def test_grows_on_resume_and_leaves_what_is_done_alone(self, swept, shared_place, kit):
+        grown = shared_place / "grown"
+        shutil.copytree(swept, grown, ignore=shutil.ignore_patterns("tune"))
+        before = kit.decisions(swept)
+        ran = shared_place.run("--resume", grown, "--trials", 10)
+        assert ran.status == 0, ran.text
+        assert kit.decisions(grown)[: len(before)] == before
+        assert [e["trial"] for e in kit.events(grown, "handed_out")] == list(range(10))
+        pd.testing.assert_frame_equal(
+            kit.reports(grown).query("trial < 8"), kit.reports(swept), check_index_type=False
+        )
+
+
+class TestFailures:
+    def test_one_bad_trial_does_not_end_the_sweep(self, place, kit):
+        directory = place / "sweep"
+        space = place.space(FAILING)
+        ran = place.run(kit.TOY, "--space", space, "--dir", directory, "--trials", 6)
+        found = load_sweep(directory)
+        failed = found["config/model.explode"] == 1.0
+        assert 0 < failed.sum() < 6
+        assert ran.status == 3, ran.text
+        assert f"{failed.sum()} of 6 trials failed" in ran.out
+        assert ((found["state"] == "failed") == failed).all()
+        for trial, reason in found.loc[failed].set_index("trial")["stop_reason"].items():
+            first, *rest = (directory / f"trials/{trial:04d}/error.txt").read_text().splitlines()
+            assert first == reason
+            assert "squared" in reason or "absolute" in reason  # the term is named
+            assert any("Traceback" in line for line in rest)
+
+    def test_retry_goes_on_from_the_last_checkpoint(self, place, kit):
+        """The sample that cannot be read comes late in the epoch, and comes again."""
+        directory = place / "sweep"
+        options = ("--trials", 3, "--scheduler", "none", "--max-failures", 1)
+        ran = place.run(
+            kit.TOY, "--space", place.space(), "--dir", directory, *options,
+            "data.fail_at=3", "data.samples=160", "train.report_every=2",
+        )  # fmt: skip
+        assert ran.status == 1, ran.text
+        assert "3 of 3 trials failed" in ran.out
+        segments = [(e["trial"], e["segment"]) for e in kit.events(directory, "handed_out")]
+        assert sorted(segments) == [(trial, n) for trial in range(3) for n in range(2)]
+        assert set(load_sweep(directory)["stop_reason"]) == {"sample 3 cannot be read"}
+        seen = load_reports(directory)
+        assert len(seen), "no trial came as far as a checkpoint: choose another sample"
+        assert set(seen["segment"]) == {0}  # the second segment had nothing to do again
+        reached = seen.groupby("trial")["step"].max()
+        for event in kit.events(directory, "ended"):
+            assert event["step"] == reached.get(event["trial"], 0)
+
+
+class TestInterruption:
+    def test_ctrl_c_lock_and_resume(self, place, kit, sequential):
+        directory = place / "sweep"
+        slow = [*kit.sequential_options(place, directory), "data.delay_seconds=0.01"]
+        running = place.start(kit.TOY, *slow)
+        kit.until(lambda: len(kit.events(directory, "ended")) >= 2)
+        second = place.run("--resume", directory)
+        assert second.status == 2
+        assert f"{directory} is being written by process {running.pid} on" in second.err
+        assert len(second.err.splitlines()) == 1
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: the whole group hears it
+        ran = place.finish(running)
+        assert ran.status == 130, ran.text
+        assert "Traceback" not in ran.text
+        assert not (directory / "lock").exists()
+        line = next(row for row in ran.out.splitlines() if "--resume" in row)
+        assert shlex.split(line) == [
+            "python", "-m", "ray_jobs.sweep", "--resume", str(directory),
+        ]  # fmt: skip
+        gone = {"host": socket.gethostname(), "pid": 2**22 - 1, "since": time.time() - 60}
+        (directory / "lock").write_text(json.dumps({**gone, "session": "old"}))
+        resumed = place.run("--resume", directory, "--max-concurrent", 1)
+        assert resumed.status == 0, resumed.text
+        assert f"took over the lock of process {2**22 - 1}" in resumed.out
+        kit.check_each_once(directory, 8)
+        kit.check_equal(directory, sequential.directory)
+
+    def test_time_budget_stops_and_can_be_resumed(self, place, kit):
+        directory = place / "sweep"
+        options = ("--trials", 40, "--scheduler", "none", "--time-budget", 8)
+        ran = place.run(
+            kit.TOY, "--space", place.space(), "--dir", directory, *options,
+            "data.delay_seconds=0.05",
+        )  # fmt: skip
+        assert ran.status == 130, ran.text
+        assert "time budget of 8 s" in ran.out
+        assert f"--resume {directory}" in ran.out
+        left = load_sweep(directory)
+        assert 0 < len(left) < 40
+        assert set(left["state"]) <= {"complete", "interrupted"}
+
+    def test_one_trial_at_a_time_decides_the_same_twice(self, place, kit, sequential):
+        directory = place / "sweep"
+        ran = place.run(kit.TOY, *kit.sequential_options(place, directory))
+        assert ran.status == 0, ran.text
+        assert kit.decisions(directory) == kit.decisions(sequential.directory)
+        kit.check_equal(directory, sequential.directory)
+        assert {"complete", "stopped"} == set(load_sweep(directory)["state"])
+        assert np.isfinite(load_sweep(directory)["value"]).all()
+
+
+class TestRefusals:
+    """What can be said before a cluster is asked for is said at once, in words, with status 2."""
+
+    def test_dry_run_starts_nothing(self, place, kit):
+        directory = place / "sweep"
+        options = ("--space", place.space(), "--dir", directory, "--trials", 5)
+        ran = place.run(kit.TOY, *options, "--dry-run")
+        assert ran.status == 0, ran.text
+        for expected in ("val.mse (min)", "5", "optimizer.lr", "0.001", str(directory)):
+            assert expected in ran.out
+        assert not directory.exists()
+        assert not (place / "ray").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            ("{toy} --space {data} --metric val.noisy", ["val.noisy reads data.*", "val.mse"]),
+            ("{toy} --space {space} --metric train.loss.total", ["weight", "val.mse"]),
+            ("{toy} --space {space} --metric val.diagnostic", ["without a better direction"]),
+            ("{toy} --space {space} --metric val.mze", ["no metric 'val.mze'", "val.mse"]),
+            ("{toy} --space {space} --mode max", ["val.mse is better when min"]),
+            ("{toy} --space {space} optimiser.lr=1", ["'optimiser.lr'", "optimizer.lr"]),
+            ("{toy} --space {space} optimizer.lr=0.1", ["optimizer.lr is searched", "override"]),
+            ("{toy} --space {space} train.steps=0", ["train.steps", "1"]),
+            ("{toy} --space {unknown}", ["'model.dropot'", "model.dropout"]),
+            ("{toy} --space {illegal}", ["model.dropout", "0.9"]),
+            ("{toy} --space nowhere.yaml", ["nowhere.yaml", "No such file"]),
+            ("{toy}", ["no search space of its own", "YAML"]),
+            ("hdr_patch --space ful", ["no space 'ful'", "full"]),
+            ("hdr_patch --preset prefil", ["prefil", "prefill"]),
+            ("hdr_path", ["hdr_path", "hdr_patch"]),
+            ("{toy} --space {space} --trials 0", ["trials must be 1 or more, not 0"]),
+            ("{toy} --space {space} --dir s3://bucket/x", ["s3://bucket/x", "not supported"]),
+            ("--resume {empty}", ["is not a sweep directory"]),
+            ("", ["name a system"]),
+        ],
+    )
+    def test_says_what_is_wrong(self, shared_place, kit, capsys, arguments, expected):
+        (shared_place / "empty").mkdir(exist_ok=True)
+        named = {
+            "toy": kit.TOY,
+            "space": shared_place.space(),
+            "data": shared_place.space("data.noise: {uniform: [0.0, 1.0]}", "data"),
+            "unknown": shared_place.space("model.dropot: {uniform: [0.0, 0.5]}", "unknown"),
+            "illegal": shared_place.space("model.dropout: {uniform: [0.0, 2.0]}", "illegal"),
+            "empty": shared_place / "empty",
+        }
+        given = arguments.format(**named).split()
+        if "--dir" not in given and "--resume" not in given:
+            given += ["--dir", str(shared_place / "refused")]
+        assert main(given) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ")
+        for part in expected:
+            assert part in said.err
+        assert not (shared_place / "refused").exists()
+
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            (["train.steps=40"], "settings train.steps: 20 -> 40"),
+            (["--seed", "9"], "seed: 0 -> 9"),
+            (["--sampler", "random"], "sampler: tpe -> random"),
+            (["--space", "{other}"], "space domains optimizer.lr high: 1.0 -> 0.5"),
+            (["--workers", "2"], "resources workers: 1 -> 2"),
+        ],
+    )
+    def test_resume_does_not_become_another_sweep(
+        self, swept, shared_place, kit, capsys, change, expected
+    ):
+        (shared_place / "other").mkdir(exist_ok=True)
+        other = shared_place.space(kit.SPACE.replace("1.0]", "0.5]"), "other/space")
+        before = (swept / "sweep.json").read_bytes(), (swept / "log.jsonl").read_bytes()
+        given = [text.format(other=other) for text in change]
+        assert main(["--resume", str(swept), *given]) == 2
+        changes = [row for row in capsys.readouterr().err.splitlines() if "->" in row]
+        assert [row.strip() for row in changes] == [expected]  # and nothing that was not said
+        assert before == ((swept / "sweep.json").read_bytes(), (swept / "log.jsonl").read_bytes())
+
+    def test_a_directory_that_holds_something_is_not_written_over(
+        self, swept, shared_place, kit, capsys
+    ):
+        space = ["--space", str(shared_place.space())]
+        assert main([kit.TOY, *space, "--dir", str(swept)]) == 2
+        assert "holds a sweep already" in capsys.readouterr().err
+        assert main([kit.TOY, *space, "--dir", str(shared_place.path)]) == 2
+        assert "is not empty and no sweep" in capsys.readouterr().err

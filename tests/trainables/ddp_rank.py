@@ -1,0 +1,93 @@
+"""One rank of a training by several processes, for test_ddp.py: `python ddp_rank.py JOB.json`.
+
+The rank, the number of ranks and where they meet come from the environment, as torchrun sets it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from benchmarks.toy import Toy, ToyGan
+from losses.composite import Composite
+from losses.terms import Term
+from settings.flat import replace
+from trainables.loop import fit
+from trainables.run import LocalRun, WorkerRun
+from trainables.system import Loaders, Phase
+
+
+@dataclass
+class Rank(WorkerRun):
+    """A rank that nobody decides about: only rank 0 writes."""
+
+    tell = LocalRun.tell
+
+
+class Flagged(Dataset):
+    """The line with a flag in [0, 1); the flag of sample `bad` is negative in training."""
+
+    def __init__(self, line, bad):
+        self.line, self.bad = line, bad
+
+    def __len__(self):
+        return len(self.line)
+
+    def __getitem__(self, key):
+        index, seed = key if isinstance(key, tuple) else (key, None)
+        flag = torch.rand(1, generator=torch.Generator().manual_seed(index))
+        if seed is not None and index == self.bad:
+            flag = -flag
+        return {**self.line[key], "flag": flag}
+
+
+def rooted(prediction, batch, settings):
+    """A mean over the samples with a flag above 0.8, which a rank may have none of."""
+    error = (prediction["y"].float() - batch["y"]).square()
+    return ((batch["flag"] > 0.8) * error * batch["flag"]).sum() + 0.0 * batch["flag"].sqrt().sum()
+
+
+def flagged(batch, settings):
+    return (batch["flag"] > 0.8).sum()
+
+
+class Rooted(Toy):
+    """The toy with a term over few samples; the root of a negative flag is not a number."""
+
+    name = "tests:Rooted"
+    bad = -1
+
+    def loaders(self, settings, prepared):
+        loaders = super().loaders(settings, prepared)
+        return Loaders(Flagged(loaders.train, self.bad), Flagged(loaders.validation, -1))
+
+    def phases(self, settings, prepared):
+        (phase,) = super().phases(settings, prepared)
+        terms = {**phase.composite.terms, "absolute": Term(rooted, flagged)}
+        return [Phase("model", ("model",), phase.forward, Composite(terms, settings.loss))]
+
+
+SYSTEMS = {"Toy": Toy, "ToyGan": ToyGan, "Rooted": Rooted}
+
+
+def main(job):
+    torch.set_num_threads(1)
+    system = SYSTEMS[job["system"]]()
+    if "bad" in job:
+        system.bad = job["bad"]
+    tree = replace(system.Settings(), job["settings"])
+    rank = int(os.environ.get("RANK", 0))
+    run = Rank(Path(job["directory"]), rank=rank, resume=True, stop_step=job.get("stop"))
+    report = fit(system, tree, run, None)
+    result = Path(job["directory"]) / f"report-{rank}.json"
+    result.write_text(json.dumps(dict(report)))
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))
