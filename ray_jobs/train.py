@@ -16,6 +16,7 @@ from ray_jobs.verb import (
     PROJECT,
     add_settings_arguments,
     cache_directory,
+    data_line,
     finish,
     parser,
     run_verb,
@@ -102,6 +103,9 @@ def _train(arguments: Namespace) -> int:
     _check_directory(directory, arguments.resume)
     system = load_system(name)
     prepared = system.prepare(resolved.settings, cache_directory())
+    notes = system.loaders(resolved.settings, prepared).notes
+    if notes:
+        print(data_line(notes), flush=True)
     _preflight(system, resolved.settings, prepared, arguments.force)
     directory.mkdir(parents=True, exist_ok=True)
     report = _run(arguments, name, system, resolved, prepared, directory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,12 @@ def finish(status: int, log_files: Sequence[Any] = ()) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def data_line(notes: Mapping[str, float]) -> str:
+    """What became of the data, in one line: nothing is left out without a count."""
+    shown = ", ".join(f"{name} {value:g}" for name, value in notes.items())
+    return f"data: {shown}" if shown else ""
 
 
 def cache_directory() -> Path:

@@ -53,8 +53,9 @@ def save(
     counts.
     """
     target = folder / f"{_PREFIX}{step:08d}"
+    for left_over in folder.glob(f".{_PREFIX}*"):  # of a process that was killed while it wrote
+        shutil.rmtree(left_over, ignore_errors=True)
     scratch = folder / f".{target.name}.{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()},
@@ -79,6 +80,11 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: meta.json cannot be read ({error}).") from error
     if not isinstance(meta, dict) or not {"system", "step", "files"} <= meta.keys():
         raise CheckpointError(f"{path}: meta.json lacks system, step or files; it is damaged.")
+    if meta.get("format", FORMAT) > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {meta['format']}, and this version reads up to {FORMAT}. Read it "
+            "with the version that wrote it, or a newer one."
+        )
     return meta
 
 

@@ -244,7 +244,10 @@ class Training:
         self.seconds = found.meta["seconds"]
         self.best = tuple(found.meta["best"]) if found.meta["best"] else None
         if self.run.is_main and self.run.reports is not None:
-            self.run.reports.truncate_after(self.step)
+            # The report of this step as well: a crash of the machine may have kept the checkpoint
+            # and lost the line.
+            self.run.reports.truncate_after(self.step - 1)
+            self.run.reports.append({"segment": self.run.segment, **self.last_report})
 
     # -- TensorBoard
     # ----------------------------------------------------------------------------------------

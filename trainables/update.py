@@ -80,13 +80,16 @@ class PhaseUpdate:
         counts = self._global_counts(batches)
         for parameter in self.frozen:
             parameter.requires_grad_(False)
-        self.optimizer.zero_grad(set_to_none=True)
         total, sums = self._backward(batches, weights, counts)
+        self._spread_overflow(total)
         norm = self.accelerator.clip_grad_norm_(self.parameters, train.clip_norm or math.inf)
-        finite = self._all_finite(norm, total)
+        finite = bool(torch.isfinite(norm))
         if not finite and self.accelerator.scaler is None:
             raise NonFiniteError(self._explain(batches, weights, counts, step))
         self._step(step, finite)
+        self.optimizer.zero_grad(
+            set_to_none=True
+        )  # Accelerate unscales every optimizer's gradients
         for parameter in self.frozen:
             parameter.requires_grad_(True)
         if finite:
@@ -122,17 +125,15 @@ class PhaseUpdate:
                 sums[name] = sums[name] + value if name in sums else value
         return total, sums
 
-    def _all_finite(self, norm: Tensor, total: Tensor) -> bool:
-        """Whether every rank may update: a rank's own infinite sum need not show in the averaged
-        gradient.
+    def _spread_overflow(self, total: Tensor) -> None:
+        """Makes an infinite loss show in the gradient of every rank, whose norm is then the one
+        thing to look at (a term may be infinite on one rank, or with a finite gradient).
         """
-        finite = torch.isfinite(norm) & torch.isfinite(total)
         if self.accelerator.num_processes > 1:
-            finite = (
-                self.accelerator.reduce(finite.float(), reduction="sum")
-                == self.accelerator.num_processes
-            )
-        return bool(finite)
+            total = self.accelerator.reduce(total, reduction="sum")
+        first = next((p.grad for p in self.parameters if p.grad is not None), None)
+        if first is not None:
+            first.add_(torch.where(torch.isfinite(total), 0.0, math.inf))
 
     def _step(self, step: int, finite: bool) -> None:
         rate = learning_rate(self.optimizer_settings, step, self.settings.train.steps)

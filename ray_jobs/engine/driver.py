@@ -6,7 +6,9 @@ replaced by one that reads the same log. An event is on disk before anything act
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +23,9 @@ from search.log import SweepState
 from search.mirror import Mirror
 from search.plan import Plan
 from search.stopping import should_stop
+
+PROBE_BYTES = 1 << 16
+"""What must fit on a disk that is not called full: some checkpoint of a small model would not."""
 
 
 @dataclass
@@ -131,6 +136,10 @@ class Driver:
 
     def _verdict(self, current: Running, failed: bool) -> tuple[str, str]:
         if failed:
+            problem = self._storage_problem()
+            if problem:
+                self.stopping = self.stopping or problem
+                return "interrupted", problem
             return "failed", self._error_line(current.job)
         if current.reason:
             return "stopped", current.reason
@@ -143,7 +152,7 @@ class Driver:
         none.
         """
         path = self.context.trial_directory(job.trial) / "error.txt"
-        if not path.exists():
+        if not path.exists() or not path.stat().st_size:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(
                 "The trial's process ended without an error of its own: it was killed, ran out of "
@@ -151,6 +160,24 @@ class Driver:
                 "node is gone.\n"
             )
         return path.read_text().splitlines()[0][:500]
+
+    def _storage_problem(self) -> str:
+        """Why nothing can be written to the sweep any more, "" where it can.
+
+        A trial that failed for this has done nothing wrong, and the next one would fail as well.
+        """
+        probe = self.context.root / ".probe"
+        try:
+            with probe.open("wb") as file:
+                file.write(b"\0" * PROBE_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            return f"{self.context.root}: {error.strerror}"
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+        return ""
 
 
 def open_log(directory: Path, warn: Callable[[str], None]) -> EventLog:

@@ -16,6 +16,7 @@ from ray_jobs.engine import cluster
 from ray_jobs.engine.driver import Driver, open_log
 from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
 from ray_jobs.planning import SweepSetup
+from ray_jobs.verb import data_line
 from results.lock import release_lock, take_lock
 from search.log import SweepState
 from search.mirror import Mirror
@@ -67,6 +68,8 @@ def _prepare(setup: SweepSetup, execution: Execution, session: str) -> Driver:
     log = open_log(directory, execution.tell)
     events = log.read()
     prepared = prepare_once(setup.system, setup.settings, execution.cache)
+    if line := data_line(setup.system.loaders(setup.settings, prepared).notes):
+        execution.tell(line)
     resources = setup.document["resources"]
     context = SweepContext(
         system=setup.document["system"],

@@ -155,14 +155,23 @@ def prepare_once(system: Any, settings: Any, cache: Path) -> Any:
 
 
 class _ReportTail:
-    """Passes what a worker group's rank 0 writes on to Tune."""
+    """Passes what a worker group's rank 0 writes on to Tune.
+
+    A group does not wait for whoever decides, so a driver that died may not have heard all that
+    its trial had reported. A resumed segment therefore begins with the reports up to the
+    checkpoint that it goes on from; those that the driver knows already change nothing there.
+    """
 
     def __init__(self, context: SweepContext, job: Mapping[str, Any]) -> None:
         from results.store import report_path
+        from trainables import checkpoint
 
         self.path = report_path(context.root, job["trial"])
         self.objective, self.segment = context.objective, job["segment"]
-        self.position = self.path.stat().st_size if self.path.exists() and not job["resume"] else 0
+        self.position, self.inode, self.known_step = 0, 0, 0
+        if job["resume"]:
+            saved = checkpoint.available(context.trial_directory(job["trial"]) / "checkpoints")
+            self.known_step = checkpoint.step_of(saved[-1]) if saved else 0
 
     def pass_on(self) -> None:
         """May leave by SystemExit, where a scheduler has stopped the trial."""
@@ -177,16 +186,17 @@ class _ReportTail:
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < self.position:  # the resumed trial has dropped later reports
-                self.position = 0
+            status = os.fstat(file.fileno())
+            if status.st_ino != self.inode or status.st_size < self.position:
+                self.position = 0  # the resumed trial has dropped later reports: a new file
+            self.inode = status.st_ino
             file.seek(self.position)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self.position += len(whole)
         for line in whole.splitlines():
             report = json.loads(line)
-            if report.get("segment") == self.segment:
+            if report.get("segment") == self.segment or report["step"] <= self.known_step:
                 yield report
 
 

@@ -1,7 +1,7 @@
 """Short loss curves against stored ones: a change of numbers is noticed, and has to be meant.
 
-Equal to the last bit where torch and the CPU's vector instructions are those of the stored curve, to
-1e-4 elsewhere. After a change that is meant:
+Equal to the last bit where torch and the CPU's vector instructions are those of the stored curve,
+to 1e-4 elsewhere. After a change that is meant:
 `WEIGHBRIDGE_WRITE_GOLDEN=1 pytest tests/golden`, and say in the commit why they changed.
 """
 
@@ -66,19 +66,27 @@ def one_thread():
 def machine():
     """What the last bit depends on."""
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__.split('+')[0]}, {platform.machine()}, {capability}"
+    version = torch.__version__.split("+")[0]
+    return f"torch {version}, {platform.machine()}, {capability}, {processor()}"
+
+
+def processor():
+    """The model of the CPU as Linux names it: oneDNN chooses its kernels by it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
+    wanted = ("model name", "cpu family", "model", "stepping")
+    parts = dict(line.split(":", 1) for line in lines if ":" in line)
+    found = {key.strip(): value.strip() for key, value in parts.items()}
+    return " ".join(found.get(key, "unknown") for key in wanted)
 
 
 def is_kept(column):
-    """Loss terms of training and validation, and the size of the gradient; weights are settings."""
+    """Loss terms of training and validation, and the gradient norm; the rest is settings."""
     if column.endswith((".weight", ".share", ".total")):
         return False
-    return column.startswith(("train.", "val.loss.", "val.critic.")) and column.split(".")[
-        -1
-    ] not in (
-        "lr",
-        "skipped_steps",
-    )
+    if column.endswith((".lr", ".skipped_steps")):
+        return False
+    return column.startswith(("train.", "val.loss.", "val.critic."))
 
 
 def curve(name, directory):

@@ -43,6 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.ray)
+            item.add_marker(pytest.mark.slow)  # most take more than 10 s: a cluster each
 
 
 @dataclass
@@ -104,7 +105,7 @@ class Place:
         return self.finish(self.start(*arguments, verb=verb))
 
     def finish(self, process: subprocess.Popen[str]) -> SimpleNamespace:
-        out, err = process.communicate(timeout=2 * PATIENCE_SECONDS)
+        out, err = process.communicate(timeout=4 * PATIENCE_SECONDS)
         return SimpleNamespace(status=process.returncode, out=out, err=err, text=out + err)
 
     def survivors(self) -> list[psutil.Process]:

@@ -144,10 +144,14 @@ def test_a_mean_over_a_mask_is_over_the_step_and_not_over_its_micro_batches(toys
     x, y, mask = (torch.stack([s[key] for s in samples]) for key in ("x", "y", "mask"))
     counts = mask.view(4, 2, -1).sum((1, 2))
     assert counts.min() != counts.max(), "the micro-batches hold equal parts of the mask"
-    with torch.no_grad():
-        error = (training.modules["model"](x) - y).square()
+    model = training.modules["model"]
+    error = (model(x) - y).square()
+    mean = (mask * error).sum() / mask.sum()
+    gradients = torch.autograd.grad(error.mean() + 0.5 * mean, list(model.parameters()))
+    error, expected = error.detach(), float(mean.detach())
     report = training.run_to_end()
-    expected = float((mask * error).sum() / mask.sum())
+    norm = float(torch.cat([g.flatten() for g in gradients]).norm())
+    assert report["train.grad_norm"] == pytest.approx(norm, rel=1e-5)
     assert report["train.loss.absolute"] == pytest.approx(expected, rel=1e-5)
     wrong = float(((mask * error).view(4, 2, -1).sum((1, 2)) / counts.clamp(min=1)).mean())
     assert abs(wrong - expected) > 1e-3

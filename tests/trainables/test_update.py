@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainables import checkpoint
-from trainables.loop import fit
+from trainables.loop import Training, fit
 from trainables.run import LocalRun
 from trainables.update import NonFiniteError
 
@@ -56,6 +56,26 @@ def test_the_gradient_norm_is_the_largest_of_the_interval_before_clipping(toys, 
     assert min(norms) > 0.01
     largest = [max(norms[i : i + 4]) for i in range(0, 12, 4)]
     assert [report["train.grad_norm"] for report in rarely] == largest
+
+
+def test_a_phase_gives_no_gradient_to_what_another_one_updates(toys, tmp_path):
+    training = Training(toys.ToyGan(), toys.settings(toys.ToyGan), LocalRun(tmp_path), None)
+    batch = {"x": torch.rand(8, 1), "y": torch.rand(8, 1)}
+    own = {name: list(module.parameters()) for name, module in training.modules.items()}
+    reached = []
+    for name, parameters in own.items():
+        for parameter in parameters:
+            parameter.register_post_accumulate_grad_hook(lambda _, name=name: reached.append(name))
+    for update, name, other in zip(
+        training.updates, ("model", "critic"), ("critic", "model"), strict=True
+    ):
+        reached.clear()
+        before = [parameter.detach().clone() for parameter in own[other]]
+        update([batch], 0)
+        assert set(reached) == {name}
+        assert all(map(torch.equal, own[other], before))
+        assert all(parameter.grad is None for parameter in own["model"] + own["critic"])
+        assert all(parameter.requires_grad for parameter in own["model"] + own["critic"])
 
 
 def test_clipping_bounds_the_step(toys, tmp_path):
