@@ -193,20 +193,27 @@ class ReportWriter(_Appender):
         """Writes one report: `step`, `segment`, `seconds` and the metrics by column name."""
         self._write(report)
 
-    def truncate_after(self, step: int) -> int:
+    def truncate_after(self, step: int, own: Mapping[str, Any] | None = None) -> int:
         """Forgets the reports of later steps, before a trial resumes from `step`. Returns how
         many.
+
+        `own` is the report of `step` as its checkpoint has it: a crash of the machine may keep
+        the checkpoint and lose the line, which is then written again.
 
         The file is replaced as a whole, so that a crash leaves either the old one or the new one.
         """
         self.close()
-        if not self.path.exists():
+        if not self.path.exists() and own is None:
             return 0
-        lines, torn = complete_lines(self.path.read_bytes())
+        data = self.path.read_bytes() if self.path.exists() else b""
+        lines, torn = complete_lines(data)
         kept = [line for line in lines if _step(line) <= step]
-        if len(kept) < len(lines) or torn:
+        lost = own is not None and (not kept or _step(kept[-1]) < step)
+        if lost or len(kept) < len(lines) or torn:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_name(self.path.name + ".tmp")
-            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+            whole = b"".join(line + b"\n" for line in kept)
+            temporary.write_bytes(whole + (to_line(own) if lost and own else b""))
             os.replace(temporary, self.path)
         return len(lines) - len(kept)
 

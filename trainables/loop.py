@@ -191,8 +191,6 @@ class Training:
             phase, self.accelerator, self.modules, self.wrapped, optimizer, self.settings, own
         )
 
-    # -- checkpoints
-    # ----------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         self._note_best()
@@ -244,13 +242,9 @@ class Training:
         self.seconds = found.meta["seconds"]
         self.best = tuple(found.meta["best"]) if found.meta["best"] else None
         if self.run.is_main and self.run.reports is not None:
-            # The report of this step as well: a crash of the machine may have kept the checkpoint
-            # and lost the line.
-            self.run.reports.truncate_after(self.step - 1)
-            self.run.reports.append({"segment": self.run.segment, **self.last_report})
+            own = {"segment": self.run.segment, **self.last_report}
+            self.run.reports.truncate_after(self.step, own)
 
-    # -- TensorBoard
-    # ----------------------------------------------------------------------------------------
 
     def _write_tensorboard(self, report: Mapping[str, float | None]) -> None:
         if not self.train.tensorboard:

@@ -22,8 +22,10 @@ class ReportSink(Protocol):
 
     def append(self, report: Report) -> None: ...
 
-    def truncate_after(self, step: int) -> int:
-        """Drops reports of later steps, which a trial that resumes will make again; how many."""
+    def truncate_after(self, step: int, own: Report | None = None) -> int:
+        """Drops reports of later steps, which a trial that resumes will make again; how many.
+        `own` is the report of that step, written where it is missing.
+        """
         ...
 
 
