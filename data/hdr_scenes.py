@@ -8,8 +8,9 @@ Everything is a function of the seed.
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,3 +229,21 @@ def _offsets(
         for length, middle in zip(size, centre, strict=True)
     )
     return dy, dx
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m data.hdr_scenes", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="gets warp_hole/, ref/ and hole/")
+    parser.add_argument("--frames", type=int, default=30)
+    parser.add_argument("--height", type=int, default=128, help="pixels")
+    parser.add_argument("--width", type=int, default=192, help="pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--suffix", choices=(".exr", ".hdr", ".npy"), default=".exr")
+    options = parser.parse_args(arguments)
+    size = (options.height, options.width)
+    write_sequence(options.out, options.frames, *size, options.seed, options.suffix)
+    print(f"{options.out}: {options.frames} frame pairs of {options.height}x{options.width}")
+
+
+if __name__ == "__main__":
+    main()

@@ -73,11 +73,6 @@ def schedule_factor(settings: ScheduleSettings, step: int, steps: int) -> float:
     return first + (last - first) * progress
 
 
-def final_factor(settings: ScheduleSettings) -> float:
-    """The factor that a finished training has: the one that validation uses."""
-    return schedule_factor(settings, 1, 1)
-
-
 def _progress(start: float, end: float, position: float) -> float:
     if position >= end:
         return 1.0

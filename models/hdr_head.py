@@ -204,21 +204,3 @@ def largest_cap(settings: HeadSettings, denom: Tensor) -> Tensor:
     else:
         scale = torch.full_like(denom, cap.scale_high)
     return effective_cap(cap, settings.clamp, scale)
-
-
-def reachable_maximum(settings: HeadSettings, log_base: Tensor, denom: Tensor) -> Tensor:
-    """The brightest radiance that a hole pixel with this base can be given, shaped as log_base."""
-    return (log_base + largest_cap(settings, denom)).exp() - settings.epsilon
-
-
-@torch.no_grad()
-def count_unreachable(
-    settings: HeadSettings, batch: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """(values in holes whose target no output can reach, values in holes): for the pre-flight."""
-    prepared = prepare(settings, batch)
-    target = batch["target"].float().clamp(min=0.0)
-    needed = needed_cap(target, prepared["log_base"], settings.epsilon)
-    inside = (prepared["hole"] > 0.5).expand_as(needed)
-    beyond = inside & (needed > largest_cap(settings, prepared["denom"]))
-    return beyond.sum(), inside.sum()

@@ -19,7 +19,6 @@ from search_spaces.checks import check_space
 from search_spaces.space import Point, Space, load_space, space_from_json
 from settings.files import PRESETS, preset_file
 from settings.flat import flatten, leaves, replace
-from settings.match import matches
 from settings.resolve import parse_overrides, resolve
 from settings.schema import Settings, SettingsError, conform
 from trainables.system import System, load_system
@@ -369,8 +368,3 @@ def _version(package: str) -> str:
         return version(package)
     except Exception:
         return "unknown"
-
-
-def depends_on(keys: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """The keys that fit a pattern."""
-    return [key for key in keys if matches(key, patterns)]

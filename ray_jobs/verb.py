@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def run_verb(main: Callable[[Any], int], arguments: Any) -> int:
         return USAGE
 
 
-def finish(status: int, log_files: Sequence[Any] = ()) -> None:
+def finish(status: int) -> None:
     """Ends the process with that status, past interpreter threads that ray leaves behind."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from settings.files import PRESETS, preset_file, read_settings_file
-from settings.flat import flatten, leaves, replace, unknown_key
+from settings.flat import leaves, replace, unknown_key
 from settings.schema import Leaf, Settings, SettingsError, conform
 
 Tree = TypeVar("Tree", bound=Settings)
@@ -110,10 +110,3 @@ def _checked(
         return conform(key, known[key], value)
     except SettingsError as error:
         raise SettingsError(f"{place}: {error}") from None
-
-
-def changed_keys(resolved: Resolved[Any]) -> dict[str, tuple[Any, Any]]:
-    """Every key whose value is not its default: key -> (default, value)."""
-    default = flatten(type(resolved.settings)())
-    values = flatten(resolved.settings)
-    return {key: (default[key], value) for key, value in values.items() if value != default[key]}

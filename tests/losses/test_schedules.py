@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from losses.schedules import KINDS, ScheduleSettings, final_factor, schedule_factor
+from losses.schedules import KINDS, ScheduleSettings, schedule_factor
 from settings.schema import SettingsError
 
 UNIT = st.floats(0.0, 1.0)
@@ -69,8 +69,7 @@ def test_stays_between_its_extremes_and_is_pure(schedule, steps, step):
 
 @given(schedules(), st.integers(1, 10_000), st.integers(0, 10_000))
 def test_ends_at_the_final_factor_and_stays_there(schedule, steps, beyond):
-    final = final_factor(schedule)
-    assert schedule_factor(schedule, steps, steps) == final
+    final = schedule_factor(schedule, steps, steps)
     assert schedule_factor(schedule, steps + beyond, steps) == final
     expected = {"constant": 1.0, "warmup": 1.0}.get(schedule.kind, schedule.last)
     if schedule.kind == "stages":
