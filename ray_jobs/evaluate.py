@@ -44,7 +44,11 @@ def _evaluate(arguments: Namespace) -> int:
 
     path = _newest(Path(arguments.checkpoint))
     meta = checkpoint.read_meta(path)
-    system = load_system(arguments.system or meta["system"])
+    if arguments.system not in (None, meta["system"]):
+        raise checkpoint.CheckpointError(
+            f"{path} is a checkpoint of system {meta['system']!r}, not of {arguments.system!r}."
+        )
+    system = load_system(meta["system"])
     overrides = parse_overrides(arguments.overrides)
     for key in overrides:
         if not matches(key, ("data.*", "metric.*", "train.validation_batch_size")):
