@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -165,8 +166,15 @@ def _fit(driver: Driver) -> None:
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
+    # A failed trial has its error.txt, and Tune's own state is scratch: it would print the stack
+    # of each failed trial, and of each state that it could not write.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         tuner.fit()
+    except Exception:
+        # At its end Tune reads its own scratch, which a full disk has cut; the log is what counts.
+        if not driver.stopping:
+            raise
     finally:
         handle.close()
 

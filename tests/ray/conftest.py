@@ -235,6 +235,12 @@ def kill_group(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
+def training_processes(place: Place) -> list[str]:
+    """What belongs to a trial: Tune's actor, the controller of a group, and its workers."""
+    names = ("ray::ImplicitFunc", "ray::TrainController", "ray::RayTrainWorker")
+    return [text for text in map(describe, place.survivors()) if any(n in text for n in names)]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -252,6 +258,8 @@ def new_cluster(cpus: int, api_server: bool = True) -> Iterator[SimpleNamespace]
         token.write_text("a" * 64)
         place.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         options = {"port": 0, "num-cpus": cpus, "num-gpus": 0, "dashboard-port": free_port()}
+        for service in ("dashboard-agent-listen", "ray-client-server"):
+            options[f"{service}-port"] = free_port()  # two clusters on one host else share these
         options["include-dashboard"] = str(api_server).lower()
         url = f"http://127.0.0.1:{options['dashboard-port']}"
         given = [f"--{name}={value}" for name, value in options.items()]
@@ -265,8 +273,13 @@ def new_cluster(cpus: int, api_server: bool = True) -> Iterator[SimpleNamespace]
             address = str(until(lambda: current.read_text().strip()))
             yield SimpleNamespace(place=place, address=address, url=url, api_server=api_server)
         finally:
-            head.terminate()
+            until(lambda: not training_processes(place), seconds=30, else_fail=False)
+            left = training_processes(place)
+            for process in place.survivors():  # the cluster is ours; a gentle end takes it 30 s
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
             head.wait(timeout=PATIENCE_SECONDS)
+            assert not left, f"processes that outlived their sweep: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,22 @@ def cluster(kit):
         yield made
 
 
-def submit(cluster, *command):
+def submit(cluster, kit, *command):
     ray = str(Path(sys.executable).with_name("ray"))
     given = [ray, "job", "submit", "--address", cluster.url, "--working-dir", ".", "--"]
-    return cluster.place.finish(cluster.place.popen([*given, *map(str, command)]))
+
+    def attempt():
+        ran = cluster.place.finish(cluster.place.popen([*given, *map(str, command)]))
+        return None if "No available agent" in ran.text else ran  # Ray is still starting up
+
+    return kit.until(attempt)
 
 
 def test_sweep_as_a_job(cluster, kit):
     directory = cluster.place / "sweep"
     ran = submit(
-        cluster, sys.executable, "-m", "ray_jobs.sweep", kit.TOY, "--space", cluster.place.space(),
-        "--dir", directory, "--trials", 3,
+        cluster, kit, sys.executable, "-m", "ray_jobs.sweep", kit.TOY,
+        "--space", cluster.place.space(), "--dir", directory, "--trials", 3,
     )  # fmt: skip
     assert ran.status == 0, ran.text
     assert "succeeded" in ran.text
@@ -38,7 +44,14 @@ def test_sweep_as_a_job(cluster, kit):
 
 def test_without_a_directory_it_is_refused_in_words(cluster, kit):
     ran = submit(
-        cluster, sys.executable, "-m", "ray_jobs.sweep", kit.TOY, "--space", cluster.place.space()
+        cluster,
+        kit,
+        sys.executable,
+        "-m",
+        "ray_jobs.sweep",
+        kit.TOY,
+        "--space",
+        cluster.place.space(),
     )
     assert ran.status != 0
     assert "Give --dir DIR on storage that outlives the job" in ran.text
@@ -64,10 +77,10 @@ def test_the_upload_leaves_out_what_is_no_source(kit, tmp_path):
     for name in (".gitignore", ".rayignore"):
         if (kit.ROOT / name).exists():
             shutil.copy(kit.ROOT / name, tree / name)
-    import zipfile
-
     package = tmp_path / "package.zip"
-    create_package(str(tree), package, excludes=get_runtime_env_default_excludes())
+    create_package(
+        str(tree), package, include_gitignore=True, excludes=get_runtime_env_default_excludes()
+    )
     names = zipfile.ZipFile(package).namelist()
     assert "ray_jobs/sweep.py" in names
     assert any(name.startswith("settings/presets/") for name in names)

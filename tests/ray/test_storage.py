@@ -42,7 +42,7 @@ def fill(disk):
 def test_full_disk(place, kit, small_disk, sequential):
     directory = small_disk / "sweep"
     options = kit.sequential_options(place, directory)
-    running = place.start(kit.TOY, *options, "train.tensorboard=false", "data.delay_seconds=0.02")
+    running = place.start(kit.TOY, *options, "train.tensorboard=false", "data.delay_seconds=0.01")
     kit.until(lambda: len(kit.events(directory, "ended")) >= 2)
     fill(small_disk)
     assert os.statvfs(small_disk).f_bavail == 0
@@ -50,7 +50,7 @@ def test_full_disk(place, kit, small_disk, sequential):
     assert ran.status not in (0, 3), ran.text
     assert "No space left on device" in ran.text
     assert f"--resume {directory}" in ran.text
-    assert "Traceback" not in ran.text
+    assert "Traceback" not in ran.text, ran.text
     remount(small_disk, "size=64m")
     resumed = place.run("--resume", directory, "--max-concurrent", 1)
     assert resumed.status == 0, resumed.text

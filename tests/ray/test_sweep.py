@@ -39,7 +39,7 @@ class TestFinishedSweep:
         ran = shared_place.ran
         assert ran.status == 0, ran.text
         assert f"sweep directory: {swept}" in ran.out
-        assert "Traceback" not in ran.text
+        assert "Traceback" not in ran.text, ran.text
         assert not (swept / "lock").exists()
 
     def test_frame_has_every_trial_under_the_dotted_keys(self, swept):
@@ -123,15 +123,15 @@ class TestFailures:
     def test_retry_goes_on_from_the_last_checkpoint(self, place, kit):
         """The sample that cannot be read comes late in the epoch, and comes again."""
         directory = place / "sweep"
-        options = ("--trials", 3, "--scheduler", "none", "--max-failures", 1)
+        options = ("--trials", 2, "--scheduler", "none", "--max-failures", 1)
         ran = place.run(
             kit.TOY, "--space", place.space(), "--dir", directory, *options,
             "data.fail_at=3", "data.samples=160", "train.report_every=2",
         )  # fmt: skip
         assert ran.status == 1, ran.text
-        assert "3 of 3 trials failed" in ran.out
+        assert "2 of 2 trials failed" in ran.out
         segments = [(e["trial"], e["segment"]) for e in kit.events(directory, "handed_out")]
-        assert sorted(segments) == [(trial, n) for trial in range(3) for n in range(2)]
+        assert sorted(segments) == [(trial, n) for trial in range(2) for n in range(2)]
         assert set(load_sweep(directory)["stop_reason"]) == {"sample 3 cannot be read"}
         seen = load_reports(directory)
         assert len(seen), "no trial came as far as a checkpoint: choose another sample"
@@ -154,7 +154,7 @@ class TestInterruption:
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does: the whole group hears it
         ran = place.finish(running)
         assert ran.status == 130, ran.text
-        assert "Traceback" not in ran.text
+        assert "Traceback" not in ran.text, ran.text
         assert not (directory / "lock").exists()
         line = next(row for row in ran.out.splitlines() if "--resume" in row)
         assert shlex.split(line) == [
