@@ -24,7 +24,10 @@ class Balancer(Protocol):
         ...
 
     def observe(self, terms: Mapping[str, float], step: int) -> None:
-        """The global mean of every measured term at `step`, after the update."""
+        """Global means of the measured terms over the steps since the last report, at `step`.
+
+        Called once a report, on every rank alike; `weights` is called once a step.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]: ...

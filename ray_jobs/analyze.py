@@ -12,6 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ray_jobs.verb import parser as verb_parser
+from ray_jobs.verb import positive
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -41,31 +44,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _analyze(arguments)
     except (SweepError, OSError) as error:
+        if arguments.debug:
+            raise
         print(f"analyze: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.analyze",
-        description="Rank the trials of a sweep, finished or not, and write frames and a page.",
-    )
+    description = "Rank the trials of a sweep, finished or not, and write frames and a page."
+    parser = verb_parser("analyze", description)
     parser.add_argument("directory", metavar="DIR", help="the sweep's directory")
     parser.add_argument(
         "--top",
-        type=_positive,
+        type=positive,
         default=10,
         metavar="N",
         help="trials to list (default %(default)s)",
     )
     parser.add_argument("--no-page", action="store_true", help="do not write the HTML page")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 on, not {text!r}")
-    return int(text)
 
 
 def _analyze(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,10 @@ _DESCRIPTION = """Measure a checkpoint on its validation set, or on other data.
   python -m ray_jobs.evaluate runs/prefill data.source=folder data.root=/data/bistro"""
 
 
+MEASURING_KEYS = ("data.*", "metric.*", "train.validation_batch_size", "train.precision")
+"""What may differ from the training: the data, the measures, and how they are computed."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit status."""
     made = parser("evaluate", _DESCRIPTION)
@@ -51,10 +55,9 @@ def _evaluate(arguments: Namespace) -> int:
     system = load_system(meta["system"])
     overrides = parse_overrides(arguments.overrides)
     for key in overrides:
-        if not matches(key, ("data.*", "metric.*", "train.validation_batch_size")):
+        if not matches(key, MEASURING_KEYS):
             raise SettingsError(
-                f"{key} is part of what was trained; evaluate takes data.*, metric.* and "
-                "train.validation_batch_size."
+                f"{key} is part of what was trained; evaluate takes {', '.join(MEASURING_KEYS)}."
             )
     settings = replace(replace(system.Settings(), meta["settings"]), overrides)
     prepared = system.prepare(settings, cache_directory())

@@ -129,12 +129,22 @@ def _check_precision(settings: Any, gpus: float) -> None:
     if settings.train.precision == "fp16" and not gpus:
         raise SettingsError(
             "train.precision=fp16 needs a GPU, and the trials of this sweep have none: give them "
-            "one with --gpus 1, "
-            "or use train.precision=bf16."
+            "one with --gpus 1, or use train.precision=bf16."
         )
 
 
+_OF_THE_SWEEP = ("train.steps", "train.report_every", "train.seed")
+"""Keys that a sweep makes its rungs, schedules and seeds from; all trials share them."""
+
+
 def _bound(system: System, space: Space, settings: Any, overrides: list[str]) -> Space:
+    for key in _OF_THE_SWEEP:
+        if key in space.domains:
+            raise SettingsError(
+                f"{key} cannot be searched: the sweep's rungs, schedules and seeds are made from "
+                "it. "
+                f"Fix it with {key}=VALUE, one sweep for each value."
+            )
     composite = system.phases(settings, None)[0].composite
     return check_space(
         space,

@@ -24,6 +24,8 @@ from ray_jobs.verb import (
     cache_directory,
     finish,
     parser,
+    positive,
+    positive_number,
     run_verb,
 )
 
@@ -55,7 +57,7 @@ def _parser() -> ArgumentParser:
     )
     add(
         "--trials",
-        type=int,
+        type=positive,
         metavar="N",
         help="trials in all, documented points included (default 16)",
     )
@@ -66,12 +68,12 @@ def _parser() -> ArgumentParser:
     add("--seed", type=int, help="master seed (default 0)")
     add("--dir", metavar="DIR", help="sweep directory (default sweeps/SYSTEM-TIME)")
     add("--resume", metavar="DIR", help="go on with the sweep in DIR")
-    add("--workers", type=int, metavar="N", help="workers of a trial (default 1)")
-    add("--cpus", type=float, metavar="X", help="CPUs of a worker (default 1)")
+    add("--workers", type=positive, metavar="N", help="workers of a trial (default 1)")
+    add("--cpus", type=positive_number, metavar="X", help="CPUs of a worker (default 1)")
     add("--gpus", type=float, metavar="X", help="GPUs of a worker (default 0)")
     add(
         "--max-concurrent",
-        type=int,
+        type=positive,
         metavar="N",
         help="trials at a time (default: as many as fit)",
     )
@@ -81,7 +83,12 @@ def _parser() -> ArgumentParser:
         metavar="N",
         help="times a trial may fail and try again (default 0)",
     )
-    add("--time-budget", type=float, metavar="SECONDS", help="stop, resumable, after this time")
+    add(
+        "--time-budget",
+        type=positive_number,
+        metavar="SECONDS",
+        help="stop, resumable, after this time",
+    )
     add(
         "--address",
         metavar="ADDRESS",
@@ -116,12 +123,10 @@ _PLANNED = {
 def _sweep(arguments: Namespace) -> int:
     from ray_jobs.plan_table import print_plan
 
-    setup, directory, fresh = _resumed(arguments) if arguments.resume else _new(arguments)
+    setup, directory = _resumed(arguments) if arguments.resume else _new(arguments)
     if arguments.dry_run:
         print_plan(setup, directory, arguments.max_concurrent)
         return OK
-    if fresh:
-        _write_document(directory, setup.document)
     print(f"sweep directory: {directory}", flush=True)
     return _execute(setup, directory, arguments)
 
@@ -138,7 +143,7 @@ def _given(arguments: Namespace) -> dict[str, Any]:
     return {field: value for field, value in values.items() if value is not None}
 
 
-def _new(arguments: Namespace) -> tuple[Any, Path, bool]:
+def _new(arguments: Namespace) -> tuple[Any, Path]:
     from ray_jobs.planning import new_setup
     from settings.schema import SettingsError
 
@@ -152,9 +157,8 @@ def _new(arguments: Namespace) -> tuple[Any, Path, bool]:
     ):
         raise SettingsError(
             "in a submitted job the working directory is Ray's temporary copy, so the default "
-            "directory would be "
-            "lost with it. Give --dir DIR on storage that outlives the job and that every node "
-            "sees."
+            "directory would be lost with it. Give --dir DIR on storage that outlives the job and "
+            "that every node sees."
         )
     if arguments.dir and "://" in arguments.dir:  # a Path would make one slash of the two
         raise SettingsError(
@@ -163,17 +167,23 @@ def _new(arguments: Namespace) -> tuple[Any, Path, bool]:
         )
     name = f"{arguments.system.rsplit(':', 1)[-1]}-{time.strftime('%Y%m%d-%H%M%S')}"
     directory = Path(arguments.dir or Path("sweeps") / name)
+    _check_empty(directory)
+    return setup, directory
+
+
+def _check_empty(directory: Path) -> None:
+    from settings.schema import SettingsError
+
     if (directory / "sweep.json").exists():
         raise SettingsError(
             f"{directory} holds a sweep already. Go on with it (--resume {directory}) or name "
             "another."
         )
-    if directory.exists() and any(directory.iterdir()):
+    if directory.exists() and {path.name for path in directory.iterdir()} - {"lock"}:
         raise SettingsError(f"{directory} is not empty and no sweep. Name a new directory.")
-    return setup, directory, True
 
 
-def _resumed(arguments: Namespace) -> tuple[Any, Path, bool]:
+def _resumed(arguments: Namespace) -> tuple[Any, Path]:
     """The stored sweep; options given again must not change what it is. `--trials` may grow it."""
     from dataclasses import replace
 
@@ -198,21 +208,30 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path, bool]:
         )
     growth = {}
     if arguments.trials is not None:
+        if arguments.trials < stored["trials"]:
+            raise SettingsError(
+                f"--trials {arguments.trials} would take trials away: {directory} was started "
+                "with "
+                f"{stored['trials']}. A resume may only add some."
+            )
         growth["trials"] = arguments.trials
     if arguments.max_failures is not None:
         growth["max_failures"] = arguments.max_failures
     if growth:
         document = {**stored, **growth}
         setup = replace(setup, plan=replace(setup.plan, **growth), document=document)
-        if not arguments.dry_run:
-            _write_document(directory, document)
-    return setup, directory, False
+    return setup, directory
 
 
-def _write_document(directory: Path, document: Any) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+def _write_document(directory: Path, document: Any, fresh: bool) -> None:
+    """Puts `sweep.json` in its place, whole and on disk; the lock is ours by now."""
+    if fresh:
+        _check_empty(directory)
     scratch = directory / ".sweep.json.tmp"
-    scratch.write_text(json.dumps(document, indent=1))
+    with scratch.open("w") as file:
+        file.write(json.dumps(document, indent=1))
+        file.flush()
+        os.fsync(file.fileno())
     scratch.rename(directory / "sweep.json")
 
 
@@ -223,8 +242,10 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
     from ray_jobs.progress import Progress
 
     check_own_packages(PROJECT)
+    directory = directory.resolve()
     execution = execute.Execution(
         directory=directory,
+        write=lambda: _write_document(directory, setup.document, fresh=not arguments.resume),
         cache=cache_directory(),
         project=PROJECT,
         address=arguments.address,
@@ -237,8 +258,8 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
     analyze([str(directory)])
     if driver.stopping:
         print(
-            f"stopped ({driver.stopping}). To go on:\n  python -m ray_jobs.sweep --resume "
-            f"{shlex.quote(str(directory))}"
+            f"stopped ({driver.stopping}). To go on:\n"
+            f"  python -m ray_jobs.sweep --resume {shlex.quote(str(directory))}"
         )
         return INTERRUPTED
     failed, ran = execute.failures(driver.state)

@@ -19,13 +19,15 @@ from ray_jobs.verb import (
     data_line,
     finish,
     parser,
+    positive,
+    positive_number,
     run_verb,
 )
 
 _DESCRIPTION = """Train one configuration of a system.
 
-  python -m ray_jobs.train hdr_patch --show                      every setting, its range and
-  where its value comes from python -m ray_jobs.train hdr_patch --preset prefill --dir runs/prefill
+  python -m ray_jobs.train hdr_patch --show         every setting: value, range, unit, origin
+  python -m ray_jobs.train hdr_patch --preset prefill --dir runs/prefill
   python -m ray_jobs.train --from-sweep sweeps/NAME train.steps=5000 --dir runs/winner
   python -m ray_jobs.train hdr_patch --dir runs/prefill --resume"""
 
@@ -51,14 +53,14 @@ def _parser() -> ArgumentParser:
     )
     add(
         "--workers",
-        type=int,
+        type=positive,
         default=1,
         metavar="N",
         help="workers of a Ray Train group (default 1: this process)",
     )
     add(
         "--cpus",
-        type=float,
+        type=positive_number,
         default=1.0,
         metavar="X",
         help="CPUs of a worker of a group (default 1)",
@@ -99,13 +101,14 @@ def _train(arguments: Namespace) -> int:
         raise SettingsError("name a directory for the results: --dir DIR.")
     if arguments.workers > 1 and arguments.no_ray:
         raise SettingsError("--workers needs ray: leave out --no-ray, or start one process.")
-    directory = Path(arguments.dir)
+    directory = Path(arguments.dir).resolve()
     _check_directory(directory, arguments.resume)
     system = load_system(name)
     prepared = system.prepare(resolved.settings, cache_directory())
-    notes = system.loaders(resolved.settings, prepared).notes
-    if notes:
-        print(data_line(notes), flush=True)
+    loaders = system.loaders(resolved.settings, prepared)
+    for line in (data_line(loaders.notes), *loaders.warnings):
+        if line:
+            print(line, flush=True)
     _preflight(system, resolved.settings, prepared, arguments.force)
     directory.mkdir(parents=True, exist_ok=True)
     report = _run(arguments, name, system, resolved, prepared, directory)
@@ -133,10 +136,13 @@ def _settings(arguments: Namespace) -> tuple[str, Any]:
                 "--from-sweep brings its own settings: leave out --settings and --preset."
             )
         file, name = _trial_settings(arguments)
-    elif (
-        arguments.resume and not file and not arguments.preset and not overrides and arguments.dir
-    ):
-        file = str(Path(arguments.dir) / "settings.json")
+    elif arguments.resume:
+        if file or arguments.preset:
+            raise SettingsError(
+                "--resume goes on with the training's own settings: leave out --settings and "
+                "--preset."
+            )
+        file = str(Path(arguments.dir or ".") / "settings.json")
     if not name:
         raise SettingsError(
             "name a system, as in: python -m ray_jobs.train hdr_patch --dir runs/first."
@@ -269,6 +275,7 @@ def _run_group(arguments: Namespace, name: str, resolved: Any, directory: Path) 
     import json
 
     from ray_jobs.engine import cluster, groups
+    from ray_jobs.engine.trial import root_cause
     from settings.flat import flatten
 
     cluster.connect(arguments.address, PROJECT)
@@ -291,6 +298,9 @@ def _run_group(arguments: Namespace, name: str, resolved: Any, directory: Path) 
     }
     try:
         groups.make_trainer(_one_rank, config, arguments.workers, resources).fit()
+    except Exception as error:  # Ray wraps what a rank raised
+        cause = root_cause(error)
+        raise RuntimeError(f"{type(cause).__name__}: {cause}") from error
     finally:
         groups.release_until_gone(mark)
     lines = (directory / "reports.jsonl").read_text().splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,24 @@ def parser(verb: str, description: str) -> ArgumentParser:
     )
     made.add_argument("--debug", action="store_true", help="show the stack trace of an error")
     return made
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise ArgumentTypeError(f"a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+def positive_number(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise ArgumentTypeError(f"a number above 0, not {text!r}")
+    return value
 
 
 def add_settings_arguments(made: ArgumentParser, system_required: bool = True) -> None:

@@ -10,9 +10,11 @@ import time
 import uuid
 from pathlib import Path
 
-QUIET_SECONDS = 600.0
-"""A writer on another machine counts as alive while the log or its lock changed within this time.
-"""
+HEARTBEAT_SECONDS = 30.0
+"""A writer touches its lock this often."""
+
+QUIET_SECONDS = 300.0
+"""A writer on another machine counts as alive while its lock or log changed within this time."""
 
 _CLOCK_SLACK_SECONDS = 5.0
 
@@ -37,7 +39,7 @@ def is_held(directory: Path) -> bool:
 
 def _last_change(directory: Path) -> float:
     times = [0.0]
-    for name in ("lock", "log.jsonl", "reports"):
+    for name in ("lock", "log.jsonl"):
         try:
             times.append((directory / name).stat().st_mtime)
         except OSError:
@@ -88,14 +90,34 @@ def take_lock(directory: Path) -> tuple[str, str]:
                 f"since {since}. "
                 "Wait for it, or stop it first."
             )
-        stale = _holder_text(path)
-        aside = path.with_name(f".lock.stale.{session}")
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # another process was faster; the loop looks again
-            path.rename(aside)
-            aside.unlink()
+        stale = _put_aside(path, session) or stale
     return session, stale
+
+
+def _put_aside(path: Path, session: str) -> str:
+    """Removes a stale lock, and says whose it was.
+
+    Two processes may find the same stale lock. The slower one must not remove the faster one's
+    fresh lock: what it has taken away is compared with what it had read, and put back.
+    """
+    aside = path.with_name(f".lock.stale.{session}")
+    try:
+        seen, holder = path.read_text(), _holder_text(path)
+        path.rename(aside)
+    except FileNotFoundError:
+        return ""
+    if aside.read_text() != seen:
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+        holder = ""
+    aside.unlink()
+    return holder
+
+
+def touch_lock(directory: Path) -> None:
+    """A sign of life for processes on other machines, which cannot look this one up."""
+    with contextlib.suppress(OSError):
+        os.utime(directory / "lock")
 
 
 def release_lock(directory: Path, session: str) -> None:

@@ -1,5 +1,6 @@
 """The append-only files of a sweep: its log of events, and the reports of one trial.
- One JSON object a line. A line counts once its newline is on disk: what a crash leaves behind the
+
+One JSON object a line. A line counts once its newline is on disk: what a crash leaves behind the
 last newline is dropped, and said. Every value that is not finite is written as null, so that any
 JSON reader can read it.
 """

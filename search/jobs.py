@@ -22,8 +22,6 @@ class Job:
         segment: 0 for a new trial, one more at each continuation.
         sampled: settings that differ from the sweep's.
         outside: see `TrialRecord`.
-        start_step: the least step to start from; with `resume` the trial's newest checkpoint tells
-            the real one.
         resume: continue from the newest checkpoint, or from the start where there is none.
     """
 
@@ -33,7 +31,6 @@ class Job:
     point: str | None
     outside: tuple[str, ...]
     seed: int
-    start_step: int
     stop_step: int
     resume: bool
 
@@ -90,7 +87,6 @@ def _continue(plan: Plan, trial: TrialRecord) -> Job:
         point=trial.point,
         outside=trial.outside,
         seed=trial.seed,
-        start_step=0,
         stop_step=plan.steps,
         resume=True,
     )
@@ -105,7 +101,6 @@ def _new(plan: Plan, state: SweepState, number: int) -> Job:
         point=point.name if point else None,
         outside=point.outside if point else (),
         seed=derive(plan.seed, "trial", number),
-        start_step=0,
         stop_step=plan.steps,
         resume=False,
     )

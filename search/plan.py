@@ -25,7 +25,7 @@ class Plan:
         report_every: steps between two reports; every rung is a multiple of it.
         eta: of the scheduler: about one trial in `eta` passes a rung.
         grace: steps of the first rung.
-        max_failures: jobs of one trial that may fail before it is given up.
+        max_failures: times that a trial may fail and try again.
     """
 
     space: Space
@@ -40,7 +40,7 @@ class Plan:
     scheduler: str = "asha"
     eta: int = 3
     grace: int = 0
-    max_failures: int = 1
+    max_failures: int = 0
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, ("min", "max"))

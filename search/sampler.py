@@ -74,9 +74,8 @@ def told(
 
     Complete: with its last value; failed where that is not finite. Stopped: pruned, ranked by its
     last step and then by the value there (a low-fidelity value must not pass for a final one).
-    Still running, or to be
-    continued: running, which the constant liar counts as bad. Given up: failed, which the sampler
-    ignores.
+    Still running, or to be continued: running, which the constant liar counts as bad. Given up:
+    failed, which the sampler ignores.
     """
     from optuna.trial import TrialState, create_trial
 

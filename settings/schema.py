@@ -155,8 +155,7 @@ def conform(key: str, leaf: Leaf, value: Any) -> Value:
     """The value in the leaf's own type, or a `SettingsError` that says what the leaf may hold.
 
     Only changes that lose nothing are made: int to float, whole float to int, list to tuple, and
-        text that
-    spells a value of the type (YAML reads `1e-4` as text).
+    text that spells a value of the type (YAML 1.1 reads `1e-4` as text).
     """
     if leaf.is_tuple:
         return tuple(_conform_scalar(key, leaf, item) for item in _as_sequence(value))

@@ -27,6 +27,8 @@ from trainables.system import Built, Finding, Loaders, Phase
 _SAMPLE_CROPS = 64
 """Crops that the pre-flight looks at."""
 
+_SAMPLE_VALUES = 1 << 20
+
 WARN_SHARE = 0.05
 """Share of unreachable hole targets above which the pre-flight speaks."""
 
@@ -78,8 +80,14 @@ class HdrPatch:
         )
 
     def loaders(self, settings: HdrPatchSettings, prepared: Prepared) -> Loaders:
+        bad = prepared.counts.bad
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        named = (f"left out {len(bad)} bad frames: {'; '.join(bad[:5])}{more}",) if bad else ()
         return Loaders(
-            open_split(prepared, "train"), open_split(prepared, "validation"), notes=prepared.notes
+            open_split(prepared, "train"),
+            open_split(prepared, "validation"),
+            notes=prepared.notes,
+            warnings=named,
         )
 
     def phases(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Phase]:
@@ -110,10 +118,14 @@ def _reach(settings: HdrPatchSettings, prepared: Prepared) -> Finding | None:
     needed = needed_cap(_sample(prepared)["target"], base["log_base"], head.epsilon)
     inside = (base["hole"] > 0.5).expand_as(needed)
     cap = largest_cap(head, base["denom"]).expand_as(needed)
-    share = float((needed > cap)[inside].float().mean())
+    wanted = needed[inside]
+    if not wanted.numel():
+        return None
+    share = float((wanted > cap[inside]).float().mean())
     if share <= WARN_SHARE:
         return None
-    enough = float(needed[inside].quantile(1.0 - WARN_SHARE))
+    few = wanted[:: wanted.numel() // _SAMPLE_VALUES + 1]  # quantile takes 2^24 values at most
+    enough = float(few.quantile(1.0 - WARN_SHARE))
     return Finding(
         f"{share:.0%} of the hole targets need a larger |log_delta| than the cap of "
         f"{float(cap[inside].max()):.1f} "

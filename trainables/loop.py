@@ -191,7 +191,6 @@ class Training:
             phase, self.accelerator, self.modules, self.wrapped, optimizer, self.settings, own
         )
 
-
     def _save(self) -> None:
         self._note_best()
         tensors = dict(_named_tensors("module", self.modules))
@@ -244,7 +243,6 @@ class Training:
         if self.run.is_main and self.run.reports is not None:
             own = {"segment": self.run.segment, **self.last_report}
             self.run.reports.truncate_after(self.step, own)
-
 
     def _write_tensorboard(self, report: Mapping[str, float | None]) -> None:
         if not self.train.tensorboard:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from settings.schema import Settings, SettingsError, setting
+from settings.schema import Settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +24,14 @@ class OptimizerSettings(Settings):
         1e-4, "decoupled for adamw; not on biases, norms, caps", low=0.0, high=10.0
     )
     beta1: float = setting(0.9, "decay of the first moment; momentum of sgd", low=0.0, high=0.9999)
-    beta2: float = setting(0.999, "decay of the second moment", low=0.0, high=0.999999)
+    beta2: float = setting(
+        0.999, "decay of the second moment; not for sgd", low=0.0, high=0.999999
+    )
     eps: float = setting(1e-8, "added to the root of the second moment", low=1e-16, high=1.0)
     warmup: float = setting(0.0, "linear warm-up", unit="of train.steps", low=0.0, high=1.0)
     warmup_first: float = setting(0.1, "factor on lr at step 0 of the warm-up", low=0.0, high=1.0)
     schedule: str = setting("cosine", "after the warm-up", choices=("constant", "cosine"))
     final: float = setting(0.01, "factor on lr at the last step of the cosine", low=0.0, high=1.0)
-
-    def check(self) -> None:
-        if self.kind == "sgd" and self.beta2 != type(self).beta2:
-            raise SettingsError("beta2 has no meaning for kind=sgd: leave it at its default.")
 
 
 def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,12 +93,16 @@ class LocalRun:
 
 @dataclass
 class TuneRun(LocalRun):
-    """A trial inside Tune's actor: Tune hears the step and the objective, nothing else."""
+    """A trial inside Tune's actor: Tune hears the step, the objective and when the segment began,
+    nothing else.
+    """
+
+    began: float = field(default_factory=time.time)
 
     def tell(self, report: Report) -> None:
         from ray import tune
 
-        tune.report(decision_part(report, self.objective))
+        tune.report({**decision_part(report, self.objective), "began": self.began})
 
 
 @dataclass

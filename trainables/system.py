@@ -28,8 +28,7 @@ class Phase:
     two.
 
     Attributes:
-        name: of the phase; also the prefix of its optimizer's settings (`optimizer` for the first
-            phase).
+        name: of the phase, and in the columns of every phase but the first.
         modules: names of the modules in `Built.modules` whose parameters this phase updates.
         forward: `forward(modules, batch, settings) -> prediction`, named tensors.
         composite: the terms that are summed and back-propagated.
@@ -67,12 +66,15 @@ class Loaders:
             is the step alone.
         validation: map-style. `validation[index]` returns a dict of tensors and is fixed.
         collate: makes a batch of a list of samples; torch's default where None.
+        notes: what was kept and what was left out, by name.
+        warnings: what was left out or repaired, in words with the file names.
     """
 
     train: Dataset
     validation: Dataset
     collate: Callable[[Sequence[Any]], Any] | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class System(Protocol):
     """A model with its data, loss and measures. All members are pure but for `prepare`'s cache.
 
     It may also have `refused`: settings key -> why it does not exist, for what is left out on
-        purpose.
+    purpose.
     """
 
     name: str

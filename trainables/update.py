@@ -43,7 +43,6 @@ class PhaseUpdate:
     Args:
         modules: all modules; those of the phase are wrapped (DDP) in `wrapped`.
         settings: the system's tree.
-        steps: length of the training, which sizes schedules.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ at each turn of Tune's loop.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -73,7 +74,8 @@ class StopCarrier(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
         step = int(result.get("step", 0))
         value, seconds = float(result.get("value", "nan")), float(result.get("seconds", 0.0))
-        stop = self.driver().reported(trial.trial_id, step, value, seconds)
+        began = float(result.get("began", time.time()))
+        stop = self.driver().reported(trial.trial_id, step, value, seconds, began)
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 

@@ -57,7 +57,7 @@ def connect(address: str | None, project: Path) -> dict[str, Any]:
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"address": target, "log_to_driver": False, "logging_level": "ERROR"}
     if target == "local":
-        options.update(include_dashboard=False, num_cpus=os.cpu_count())
+        options.update(include_dashboard=False)  # Ray counts the CPUs that a container may use
     path = os.pathsep.join(filter(None, [str(project), os.environ.get("PYTHONPATH", "")]))
     variables = {**QUIET_RAY, "PYTHONPATH": path}
     if (
@@ -87,10 +87,9 @@ def check_fit(demand: Demand, *, may_grow: bool) -> int:
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
     raise SettingsError(
         f"a trial needs {demand}, and this cluster has {total['CPU']:g} CPU and {total['GPU']:g} "
-        f"GPU on {len(nodes)} "
-        f"node(s), room for {slots} of its {demand.workers} worker(s): it would wait for ever. "
-        "Lower --workers, --cpus "
-        "or --gpus; for a cluster that grows on demand add --autoscaling."
+        f"GPU on {len(nodes)} node(s), room for {slots} of its {demand.workers} worker(s): it "
+        "would wait for ever. Lower --workers, --cpus or --gpus; for a cluster that grows add "
+        "--autoscaling."
     )
 
 

@@ -23,6 +23,7 @@ from search.log import SweepState
 from search.mirror import Mirror
 from search.plan import Plan
 from search.stopping import should_stop
+from trainables.run import SupersededError
 
 PROBE_BYTES = 1 << 16
 """What must fit on a disk that is not called full: some checkpoint of a small model would not."""
@@ -30,10 +31,14 @@ PROBE_BYTES = 1 << 16
 
 @dataclass
 class Running:
-    """A segment that Ray is running."""
+    """A segment that Ray is running, or has yet to find a place for.
+
+    Attributes:
+        began: when it had its place, by its own node's clock; waiting for one is nobody's time.
+    """
 
     job: Job
-    began: float
+    began: float | None = None
     step: int = 0
     value: float = math.nan
     seconds: float = 0.0
@@ -46,6 +51,7 @@ class Driver:
 
     Attributes:
         max_concurrent: segments at a time.
+        still_owner: whether the sweep's lock still bears this session.
         preflight: what speaks against a trial's values, in words; written with the segment that
             is handed out.
         tick: called at every turn of Tune's loop.
@@ -58,6 +64,7 @@ class Driver:
     mirror: Mirror
     max_concurrent: int
     preflight: Callable[[dict[str, Any]], list[str]]
+    still_owner: Callable[[], bool] = lambda: True
     tick: Callable[[], None] = lambda: None
     stopping: str = ""
     running: dict[str, Running] = field(default_factory=dict)
@@ -69,7 +76,15 @@ class Driver:
             self.state.apply(event)
 
     def record(self, event: str, **fields: Any) -> None:
-        """Log first, then the state that decisions are made from, then the mirror."""
+        """Log first, then the state that decisions are made from, then the mirror.
+
+        Raises:
+            SupersededError: another process has taken the sweep over.
+        """
+        if not self.still_owner():
+            raise SupersededError(
+                f"{self.context.root}: another process has taken this sweep over."
+            )
         self.log.append(event, **fields)
         self.state.apply({"event": event, **fields})
         self.mirror.follow({"event": event, **fields})
@@ -80,9 +95,19 @@ class Driver:
             return Done()
         if len(self.running) >= self.max_concurrent:
             return Wait(tuple(self.state.live))
-        job = next_job(self.plan, self.state)
-        if not isinstance(job, Job):
+        while isinstance(job := next_job(self.plan, self.state), Job):
+            try:
+                notes = self.preflight(dict(job.sampled))
+            except (ValueError, RuntimeError) as error:  # a draw that breaks a rule between keys
+                self._hand_out(job, [])
+                self._refuse(job, error)
+                continue
+            self._hand_out(job, notes)
+            self.running[ray_id] = Running(job)
             return job
+        return job
+
+    def _hand_out(self, job: Job, notes: list[str]) -> None:
         self.record(
             "handed_out",
             trial=job.trial,
@@ -92,17 +117,34 @@ class Driver:
             sampled=dict(job.sampled),
             seed=job.seed,
             start="newest" if job.resume else None,
-            start_step=job.start_step,
             stop_step=job.stop_step,
-            notes=self.preflight(dict(job.sampled)),
+            notes=notes,
         )
-        self.running[ray_id] = Running(job, time.monotonic())
-        return job
 
-    def reported(self, ray_id: str, step: int, value: float, seconds: float) -> bool:
+    def _refuse(self, job: Job, error: Exception) -> None:
+        """Ends a segment that could not begin; the sweep goes on with the next one."""
+        path = self._error_file(job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{type(error).__name__}: {error}\n")
+        self.record(
+            "ended",
+            trial=job.trial,
+            segment=job.segment,
+            state="failed",
+            step=0,
+            value=None,
+            reason=self._error_line(job),
+            seconds=0.0,
+        )
+
+    def reported(self, ray_id: str, step: int, value: float, seconds: float, began: float) -> bool:
         """One report; whether the trial must stop now."""
         current = self.running.get(ray_id)
-        if current is None or step <= current.step:
+        if current is None:
+            return False
+        if current.began is None:
+            current.began = began
+        if step <= current.step:
             return False
         current.step, current.value, current.seconds = step, value, seconds
         job = current.job
@@ -131,7 +173,7 @@ class Driver:
             step=current.step,
             value=current.value if math.isfinite(current.value) else None,
             reason=reason,
-            seconds=round(time.monotonic() - current.began, 4),
+            seconds=0.0 if current.began is None else round(time.time() - current.began, 4),
         )
 
     def _verdict(self, current: Running, failed: bool) -> tuple[str, str]:
@@ -140,26 +182,35 @@ class Driver:
             if problem:
                 self.stopping = self.stopping or problem
                 return "interrupted", problem
+            if self.stopping and not self._error_file(current.job).exists():
+                return "interrupted", self.stopping  # its process was told to end as well
             return "failed", self._error_line(current.job)
         if current.reason:
             return "stopped", current.reason
         if current.step >= current.job.stop_step:
             return "complete", ""
-        return "interrupted", self.stopping or "it ended before its last step"
+        if self.stopping:
+            return "interrupted", self.stopping
+        return (
+            "failed",
+            f"it ended at step {current.step} of {current.job.stop_step} without an error",
+        )
 
     def _error_line(self, job: Job) -> str:
         """The first line of the trial's own `error.txt`; a process that was killed has left
         none.
         """
-        path = self.context.trial_directory(job.trial) / "error.txt"
+        path = self._error_file(job)
         if not path.exists() or not path.stat().st_size:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(
                 "The trial's process ended without an error of its own: it was killed, ran out of "
-                "memory, or its "
-                "node is gone.\n"
+                "memory, or its node is gone.\n"
             )
         return path.read_text().splitlines()[0][:500]
+
+    def _error_file(self, job: Job) -> Path:
+        return self.context.trial_directory(job.trial) / "error.txt"
 
     def _storage_problem(self) -> str:
         """Why nothing can be written to the sweep any more, "" where it can.

@@ -18,9 +18,14 @@ from ray_jobs.engine.driver import Driver, open_log
 from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
 from ray_jobs.planning import SweepSetup
 from ray_jobs.verb import data_line
-from results.lock import release_lock, take_lock
+from results.lock import HEARTBEAT_SECONDS, release_lock, take_lock, touch_lock
 from search.log import SweepState
 from search.mirror import Mirror
+from trainables.run import owner_check
+from trainables.system import Loaders
+
+WAITING_FOR_NODES = 8
+"""Trials that may wait for nodes of a cluster that grows, beyond what fits already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +33,15 @@ class Execution:
     """How a sweep runs; none of it changes what is decided.
 
     Attributes:
+        directory: of the sweep, absolute.
+        write: puts `sweep.json` there, once the sweep may start; called under the lock.
         max_concurrent: segments at a time; as many as fit where None.
         time_budget_seconds: after which the sweep stops as by Ctrl-C; None for none.
         may_grow: the cluster starts nodes on demand.
     """
 
     directory: Path
+    write: Callable[[], None]
     cache: Path
     project: Path
     address: str | None = None
@@ -46,15 +54,23 @@ class Execution:
 def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any]) -> Driver:
     """Runs the sweep until it is done or stopped; the driver's `state` says how every trial ended.
 
+    Nothing of the sweep is on disk before everything that can refuse it has been asked.
+
     Args:
         watch: makes an object with `tick()` and `close()` that shows the progress.
     """
     directory = execution.directory
+    directory.mkdir(parents=True, exist_ok=True)
     session, stale = take_lock(directory)
     if stale:
         execution.tell(f"took over the lock of {stale}, which no longer runs")
     try:
-        driver = _prepare(setup, execution, session)
+        slots = _reach_cluster(setup, execution)
+        prepared = prepare_once(setup.system, setup.settings, execution.cache)
+        _tell_data(setup.system.loaders(setup.settings, prepared), execution.tell)
+        execution.write()
+        driver = _make_driver(setup, execution, session, prepared)
+        driver.max_concurrent = execution.max_concurrent or slots
         with _stop_on_signals(driver):
             _run_tune(driver, execution, watch)
         if not driver.stopping:
@@ -64,18 +80,34 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
         release_lock(directory, session)
 
 
-def _prepare(setup: SweepSetup, execution: Execution, session: str) -> Driver:
+def _reach_cluster(setup: SweepSetup, execution: Execution) -> int:
+    """Connects, and returns how many trials may be under way at once."""
+    resources = setup.document["resources"]
+    demand = cluster.Demand(resources["workers"], resources["cpus"], resources["gpus"])
+    info = cluster.connect(execution.address, execution.project)
+    if demand.workers > 1 and info.get("gcs_address"):
+        # Beside a second cluster on this host a group would ask that one (ray#65447).
+        os.environ.setdefault("RAY_ADDRESS", info["gcs_address"])
+    slots = cluster.check_fit(demand, may_grow=execution.may_grow)
+    cluster.check_shared_directory(execution.directory)
+    return max(slots, WAITING_FOR_NODES) if execution.may_grow else slots
+
+
+def _tell_data(loaders: Loaders, tell: Callable[[str], None]) -> None:
+    for line in (data_line(loaders.notes), *loaders.warnings):
+        if line:
+            tell(line)
+
+
+def _make_driver(setup: SweepSetup, execution: Execution, session: str, prepared: Any) -> Driver:
     directory = execution.directory
     log = open_log(directory, execution.tell)
     events = log.read()
-    prepared = prepare_once(setup.system, setup.settings, execution.cache)
-    if line := data_line(setup.system.loaders(setup.settings, prepared).notes):
-        execution.tell(line)
     resources = setup.document["resources"]
     context = SweepContext(
         system=setup.document["system"],
         settings=dict(setup.document["settings"]),
-        directory=str(directory.resolve()),
+        directory=str(directory),
         cache=str(execution.cache),
         session=session,
         objective=(setup.plan.metric, setup.plan.mode),
@@ -83,9 +115,9 @@ def _prepare(setup: SweepSetup, execution: Execution, session: str) -> Driver:
         cpus=resources["cpus"],
         gpus=resources["gpus"],
     )
-    started = {"event": "resumed" if events else "started", "session": session, "pid": os.getpid()}
-    log.append(started["event"], session=session, host=os.uname().nodename, pid=os.getpid())  # type: ignore[arg-type]
-    mirror = Mirror(directory / "journal.log", setup.plan, directory.name, [*events, started])
+    name = "resumed" if events else "started"
+    log.append(name, session=session, host=os.uname().nodename, pid=os.getpid())
+    mirror = Mirror(directory / "journal.log", setup.plan, directory.name, log.read())
 
     def preflight(sampled: dict[str, Any]) -> list[str]:
         findings = setup.system.preflight(setup.tree(sampled), prepared)
@@ -100,27 +132,24 @@ def _prepare(setup: SweepSetup, execution: Execution, session: str) -> Driver:
         mirror=mirror,
         max_concurrent=1,
         preflight=preflight,
+        still_owner=owner_check(directory / "lock", session),
     )
 
 
 def _run_tune(driver: Driver, execution: Execution, watch: Callable[[Driver], Any]) -> None:
-    context = driver.context
-    demand = cluster.Demand(context.workers, context.cpus, context.gpus)
-    info = cluster.connect(execution.address, execution.project)
-    if context.workers > 1 and info.get("gcs_address"):
-        os.environ.setdefault(
-            "RAY_ADDRESS", info["gcs_address"]
-        )  # a second cluster on this host (ray#65447)
-    slots = cluster.check_fit(demand, may_grow=execution.may_grow)
-    cluster.check_shared_directory(execution.directory)
-    driver.max_concurrent = execution.max_concurrent or (8 if execution.may_grow else slots)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(driver.max_concurrent)
     progress = watch(driver)
     deadline = _deadline(execution.time_budget_seconds)
+    beat = 0.0
 
     def tick() -> None:
+        nonlocal beat
         progress.tick()
-        if deadline is not None and time.monotonic() > deadline and not driver.stopping:
+        now = time.monotonic()
+        if now - beat > HEARTBEAT_SECONDS:
+            beat = now
+            touch_lock(execution.directory)
+        if deadline is not None and now > deadline and not driver.stopping:
             driver.stopping = f"time budget of {execution.time_budget_seconds:g} s"
 
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -64,7 +65,9 @@ def run_segment(config: Mapping[str, Any], context: SweepContext) -> None:
         except Exception as error:
             cause = root_cause(error)
             if type(cause).__name__ != "SupersededError":
-                error_file.write_text(f"{cause}\n\n{traceback.format_exc()}")
+                error_file.write_text(
+                    f"{type(cause).__name__}: {cause}\n\n{traceback.format_exc()}"
+                )
             raise
 
 
@@ -102,7 +105,11 @@ def train_one_rank(payload: dict[str, Any]) -> None:
 
     from trainables.run import WorkerRun
 
-    _fit(payload, WorkerRun, {"rank": ray.train.get_context().get_world_rank()})
+    rank = ray.train.get_context().get_world_rank()
+    context = SweepContext(**payload["context"])
+    log = context.trial_directory(payload["job"]["trial"]) / "log.txt"
+    with _output_to(log) if rank == 0 else contextlib.nullcontext():
+        _fit(payload, WorkerRun, {"rank": rank})
 
 
 def _fit(payload: dict[str, Any], make_run: Any, extra: dict[str, Any]) -> None:
@@ -168,6 +175,7 @@ class _ReportTail:
 
         self.path = report_path(context.root, job["trial"])
         self.objective, self.segment = context.objective, job["segment"]
+        self.began = time.time()
         self.position, self.inode, self.known_step = 0, 0, 0
         if job["resume"]:
             saved = checkpoint.available(context.trial_directory(job["trial"]) / "checkpoints")
@@ -180,7 +188,8 @@ class _ReportTail:
         from trainables.run import decision_part
 
         for report in self._new_reports():
-            tune.report(decision_part(report, self.objective))
+            part = decision_part(report, self.objective)
+            tune.report({**part, "began": self.began})
 
     def _new_reports(self) -> Iterator[Mapping[str, Any]]:
         if not self.path.exists():

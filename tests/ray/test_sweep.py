@@ -132,7 +132,8 @@ class TestFailures:
         assert "2 of 2 trials failed" in ran.out
         segments = [(e["trial"], e["segment"]) for e in kit.events(directory, "handed_out")]
         assert sorted(segments) == [(trial, n) for trial in range(2) for n in range(2)]
-        assert set(load_sweep(directory)["stop_reason"]) == {"sample 3 cannot be read"}
+        reasons = set(load_sweep(directory)["stop_reason"])
+        assert reasons == {"RuntimeError: sample 3 cannot be read"}
         seen = load_reports(directory)
         assert len(seen), "no trial came as far as a checkpoint: choose another sample"
         assert (seen["segment"] == 0).any()  # the second segment did not make them again

@@ -48,7 +48,6 @@ class Executor:
                 outside=list(job.outside),
                 sampled=dict(job.sampled),
                 seed=job.seed,
-                start_step=job.start_step,
                 stop_step=job.stop_step,
             )
             self.running[job.trial] = (job, 0)
@@ -94,7 +93,7 @@ class Executor:
 def plane(**options):
     space = Space("plane", "toy", {"x": Uniform(-1.0, 1.0), "y": Uniform(-1.0, 1.0)})
     defaults = {"trials": 12, "seed": 5, "metric": "val.error", "mode": "min", "steps": 90}
-    defaults |= {"report_every": 10, "sampler": "random", "scheduler": "none"}
+    defaults |= {"report_every": 10, "sampler": "random", "scheduler": "none", "max_failures": 1}
     return Plan(space=space, **(defaults | options))
 
 

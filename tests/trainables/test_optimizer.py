@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from settings.schema import SettingsError
 from trainables.optimizer import (
     OptimizerSettings,
     learning_rate,
@@ -128,8 +127,3 @@ def test_the_settings_reach_the_rule(kind, rule):
     else:
         assert optimizer.defaults["betas"] == (0.7, 0.9)
         assert optimizer.defaults["eps"] == 1e-5
-
-
-def test_a_setting_without_meaning_is_refused():
-    with pytest.raises(SettingsError, match="beta2 has no meaning for kind=sgd"):
-        OptimizerSettings(kind="sgd", beta2=0.5)
