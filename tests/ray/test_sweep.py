@@ -224,7 +224,6 @@ class TestRefusals:
             ("hdr_patch --space ful", ["no space 'ful'", "full"]),
             ("hdr_patch --preset prefil", ["prefil", "prefill"]),
             ("hdr_path", ["hdr_path", "hdr_patch"]),
-            ("{toy} --space {space} --trials 0", ["trials must be 1 or more, not 0"]),
             ("{toy} --space {space} --dir s3://bucket/x", ["s3://bucket/x", "not supported"]),
             ("--resume {empty}", ["is not a sweep directory"]),
             ("", ["name a system"]),
