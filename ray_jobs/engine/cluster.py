@@ -55,17 +55,20 @@ def connect(address: str | None, project: Path) -> dict[str, Any]:
     if ray.is_initialized():
         return dict(ray.get_runtime_context().get())
     target = address or os.environ.get("RAY_ADDRESS") or "local"
-    options: dict[str, Any] = {"address": target, "log_to_driver": False, "logging_level": "ERROR"}
-    if target == "local":
-        options.update(include_dashboard=False)  # Ray counts the CPUs that a container may use
+    options: dict[str, Any] = {
+        "address": target,
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+    }
     path = os.pathsep.join(filter(None, [str(project), os.environ.get("PYTHONPATH", "")]))
-    variables = {**QUIET_RAY, "PYTHONPATH": path}
-    if (
-        "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ
-    ):  # a submitted job has its working directory already
-        options["runtime_env"] = {"env_vars": variables}
-    else:
+    if target == "local":
+        # Its processes inherit ours; a runtime environment would cost seconds.
+        os.environ["PYTHONPATH"] = path
+        options["include_dashboard"] = False
+    elif "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # a submitted job brings its own directory
         options["runtime_env"] = {"env_vars": QUIET_RAY}
+    else:
+        options["runtime_env"] = {"env_vars": {**QUIET_RAY, "PYTHONPATH": path}}
     context: Any = ray.init(**options)
     return dict(context.address_info)
 
