@@ -141,7 +141,9 @@ def _writing(directory: Path, reports: int = 50_000) -> dict[str, Any]:
 def _result(
     name: str, value: float, unit: str, peer: str, peer_value: float | None
 ) -> dict[str, Any]:
-    ratio = None if peer_value is None else value / peer_value
+    ratio = None
+    if peer_value is not None:  # more reports a second are better, more seconds and memory worse
+        ratio = value / peer_value if unit == "1/s" else peer_value / value
     return {
         "name": name,
         "value": value,

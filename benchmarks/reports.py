@@ -52,6 +52,7 @@ def _tune(folder: Path) -> float:
         for step in range(REPORTS):
             tune.report(_report(step))
 
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # a banner on stdout, where the rows go
     ray.init(
         num_cpus=os.cpu_count(),
         include_dashboard=False,

@@ -12,7 +12,7 @@ from typing import Any
 
 from settings.schema import SettingsError
 
-QUIET_RAY = {
+VARIABLES = {
     # The trial writes its own reports; Tune's loggers halve the rate.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours stops cleanly and prints the resume line
@@ -20,6 +20,9 @@ QUIET_RAY = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's own state is scratch
     # A stopped trial may take this long before its process is replaced.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
+    # Each trial of a reused process runs in a thread of its own; glibc gives each thread a heap
+    # that it does not give back (benchmarks.actor_memory: 8 % more over 25 trials, against 0.3 %).
+    "MALLOC_ARENA_MAX": "2",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
@@ -48,7 +51,7 @@ def connect(address: str | None, project: Path) -> dict[str, Any]:
 
     Returns ray's own context (address, dashboard). A cluster started here ends with this process.
     """
-    for name, value in QUIET_RAY.items():
+    for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -66,9 +69,9 @@ def connect(address: str | None, project: Path) -> dict[str, Any]:
         os.environ["PYTHONPATH"] = path
         options["include_dashboard"] = False
     elif "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # a submitted job brings its own directory
-        options["runtime_env"] = {"env_vars": QUIET_RAY}
+        options["runtime_env"] = {"env_vars": VARIABLES}
     else:
-        options["runtime_env"] = {"env_vars": {**QUIET_RAY, "PYTHONPATH": path}}
+        options["runtime_env"] = {"env_vars": {**VARIABLES, "PYTHONPATH": path}}
     context: Any = ray.init(**options)
     return dict(context.address_info)
 
