@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -376,5 +376,5 @@ def _tupled(value: Any) -> Any:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except Exception:
+    except PackageNotFoundError:
         return "unknown"
