@@ -1,11 +1,11 @@
-"""The claims of a system's source document, tested: every documented point with several seeds, as
-one table.
+"""The claims of a system's source document, tested: every arm with several seeds, as one table.
 
     python -m benchmarks.claims hdr_patch --dir sweeps/claims
     python -m benchmarks.claims hdr_patch --dir sweeps/claims-real data.source=folder data.root=...
+    python -m benchmarks.claims conditioner --dir sweeps/conditioner
 
-Each seed is one sweep of `benchmarks/<system>_claims.yaml`, run by the sweep verb and resumed
-where it was cut off. The table gives the mean and the standard error over the seeds.
+Each seed is one sweep of `benchmarks/arms/<name>.yaml`, run by the sweep verb and resumed where it
+was cut off. The table gives the mean and the standard error over the seeds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,18 @@ import pandas as pd
 
 from benchmarks.commands import ROOT
 from results.frame import load_sweep
+from search_spaces.space import load_space
+
+_CONDITIONER = (
+    "val.decoded_field_error",
+    "val.decoded_field_error_p95",
+    "val.latent_rmse",
+    "val.main_mse",
+    "val.hier_mse",
+    "val.consistency_score",
+    "train.grad_norm",
+    "health.weight_collapse",
+)
 
 COLUMNS = {
     "hdr_patch": (
@@ -31,25 +43,33 @@ COLUMNS = {
         "val.unreachable_share",
         "val.cap_mean",
     ),
+    "conditioner": _CONDITIONER,
+    "conditioner_flips": _CONDITIONER,
 }
-"""What each system's finding shows."""
+"""What each finding shows, by the name of its arms, which begins with the system's."""
+
+SYSTEMS = {
+    "hdr_patch": "hdr_patch",
+    "conditioner": "conditioner",
+    "conditioner_flips": "conditioner",
+}
 
 
 def main() -> None:
     """Runs what is missing, prints the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("system", choices=sorted(COLUMNS))
+    parser.add_argument("arms", choices=sorted(COLUMNS))
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--dir", required=True, help="the sweeps go to DIR/seed-N")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_intermixed_args()
-    space = ROOT / "benchmarks" / f"{arguments.system}_claims.yaml"
+    system, space = SYSTEMS[arguments.arms], ROOT / "benchmarks/arms" / f"{arguments.arms}.yaml"
     frames = []
     for seed in range(arguments.seeds):
         directory = Path(arguments.dir) / f"seed-{seed}"
-        _run(arguments.system, arguments.overrides, space, directory, seed)
+        _run(system, arguments.overrides, space, directory, seed)
         frames.append(load_sweep(directory))
-    print(table(pd.concat(frames), COLUMNS[arguments.system]))
+    print(table(pd.concat(frames), COLUMNS[arguments.arms]))
 
 
 def _run(system: str, overrides: list[str], space: Path, directory: Path, seed: int) -> None:
@@ -57,15 +77,16 @@ def _run(system: str, overrides: list[str], space: Path, directory: Path, seed: 
     if (directory / "sweep.json").exists():
         command += ["--resume", str(directory)]
     else:
-        points = (space.read_text().split("points: [", 1)[1].split("]", 1)[0]).split(",")
-        command += [system, *overrides, "--space", str(space), "--trials", str(len(points))]
+        count = len(load_space(system, str(space)).points)
+        command += [system, *overrides, "--space", str(space), "--trials", str(count)]
         command += ["--seed", str(seed), "--scheduler", "none", "--dir", str(directory)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
 
 
 def table(frame: pd.DataFrame, columns: tuple[str, ...]) -> str:
     """Mean and standard error of each point, one row a point, as a Markdown table."""
-    names = [f"last/{column}" for column in columns]
+    names = [f"last/{column}" for column in columns if f"last/{column}" in frame]
+    columns = tuple(name.removeprefix("last/") for name in names)
     complete = frame[frame["state"] == "complete"]
     groups = complete.groupby("point", sort=False)[names]
     means, errors, counts = groups.mean(), groups.sem(), groups.size()

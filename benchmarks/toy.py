@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from losses.balancers import BalancerSettings
 from losses.composite import Composite
 from losses.terms import Tensors, Term, TermSettings
 from metrics.metric import Metric, per_sample
@@ -48,6 +49,7 @@ class ToyLoss(Settings):
     squared: TermSettings = field(default_factory=TermSettings)
     absolute: TermSettings = field(default_factory=lambda: TermSettings(weight=0.5))
     adversarial: TermSettings = field(default_factory=lambda: TermSettings(weight=0.1))
+    balancer: BalancerSettings = field(default_factory=BalancerSettings)
 
 
 @dataclass(frozen=True, kw_only=True)

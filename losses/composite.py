@@ -5,60 +5,28 @@ none of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from losses.balancers import BalancerSettings, make_balancer
+from losses.balancers_base import Balancer, FixedWeights
 from losses.schedules import schedule_factor
 from losses.terms import RESERVED_NAMES, Tensors, Term, TermSettings
 from settings.schema import SettingsError
 
 
-class Balancer(Protocol):
-    """Another way to make the weights: it may look at the terms of earlier steps."""
-
-    def weights(self, base: Mapping[str, float], step: int) -> dict[str, float]:
-        """The weights to apply at `step`, given those of the settings and schedules."""
-        ...
-
-    def observe(self, terms: Mapping[str, float], step: int) -> None:
-        """Global means of the measured terms over the steps since the last report, at `step`.
-
-        Called once a report, on every rank alike; `weights` is called once a step.
-        """
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-
-
-class FixedWeights:
-    """The weights as the settings and schedules give them."""
-
-    def weights(self, base: Mapping[str, float], step: int) -> dict[str, float]:
-        return dict(base)
-
-    def observe(self, terms: Mapping[str, float], step: int) -> None:
-        pass
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
-
-
 @dataclass(frozen=True)
 class Weighed:
-    """One micro-batch: the scalar to back-propagate, and each active term's plain sum
-    (detached).
+    """One micro-batch: the scalar to back-propagate, each active term's plain sum (detached), and
+    its share of the total, with the graph.
     """
 
     total: Tensor
     sums: dict[str, Tensor]
+    shares: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Composite:
@@ -69,7 +37,8 @@ class Composite:
         settings: the node with one `TermSettings` a term, by the same names.
         prefix: the settings key of that node, which is also the prefix of the columns (`loss`,
             `critic`).
-        balancer: makes the weights from the settings' ones; fixed where None.
+        balancer: makes the weights; where None, the one that the settings' node `balancer` asks
+            for, or fixed ones where there is no such node.
     """
 
     def __init__(
@@ -89,15 +58,27 @@ class Composite:
         self.terms = dict(terms)
         self.settings = settings
         self.prefix = prefix
-        self.balancer: Balancer = balancer or FixedWeights()
+        self.balancer: Balancer = balancer or self._make_balancer()
+
+    def _make_balancer(self) -> Balancer:
+        node = getattr(self.settings, "balancer", None)
+        if not isinstance(node, BalancerSettings):
+            return FixedWeights()
+        return make_balancer(node, {k: term for k, term in self.terms.items() if self._is_on(k)})
+
+    def _is_on(self, name: str) -> bool:
+        own: TermSettings = getattr(self.settings, name)
+        return own.enabled and own.weight > 0.0
 
     def weights(self, step: int, steps: int) -> dict[str, float]:
         """The weight of every term as applied at `step` of `steps`; 0 for a term that is off."""
+        keeps = getattr(self.balancer, "keeps", self.terms)
         base = {}
         for name in self.terms:
-            term: TermSettings = getattr(self.settings, name)
-            factor = schedule_factor(term.schedule, step, steps)
-            base[name] = term.weight * factor if term.enabled else 0.0
+            own: TermSettings = getattr(self.settings, name)
+            weight = own.weight if name in keeps else 1.0
+            factor = schedule_factor(own.schedule, step, steps)
+            base[name] = weight * factor if self._is_on(name) else 0.0
         return self.balancer.weights(base, step)
 
     def counts(self, batch: Tensors, settings: Any) -> Tensor:
@@ -122,16 +103,17 @@ class Composite:
         """
         total: Tensor | None = None
         sums: dict[str, Tensor] = {}
+        shares: dict[str, Tensor] = {}
         for name, term in self.terms.items():
             if weights[name] == 0.0 or denominators[name] == 0.0:
                 continue
             value = term.sum(prediction, batch, settings)
             sums[name] = value.detach()
-            share = value * (weights[name] / denominators[name])
-            total = share if total is None else total + share
+            shares[name] = value * (weights[name] / denominators[name])
+            total = shares[name] if total is None else total + shares[name]
         if total is None:
             total = sum((value.sum() * 0.0 for value in prediction.values()), torch.zeros(()))
-        return Weighed(total=total, sums=sums)
+        return Weighed(total=total, sums=sums, shares=shares)
 
     @torch.no_grad()
     def measure(self, prediction: Tensors, batch: Tensors, settings: Any) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H rows, W columns; `target` [B, C, H, W]; `hole` [
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,3 +48,35 @@ def weighted_values(batch: Tensors, weight: Tensor) -> Tensor:
     """The sum of a weight per pixel [B, 1, H, W] over all channels."""
     # float64: a float32 sum loses pixels from 2^24 on.
     return weight.sum(dtype=torch.float64) * batch["target"].shape[1]
+
+
+Count = Callable[[Tensors, Any], Tensor]
+
+
+def values_of(name: str) -> Count:
+    """The values of a named tensor of the batch."""
+
+    def count(batch: Tensors, settings: Any) -> Tensor:
+        found = batch[name]
+        return torch.tensor(found.numel(), dtype=torch.float64, device=found.device)
+
+    return count
+
+
+def samples_of(name: str) -> Count:
+    """The samples of a named tensor of the batch."""
+
+    def count(batch: Tensors, settings: Any) -> Tensor:
+        found = batch[name]
+        return torch.tensor(found.shape[0], dtype=torch.float64, device=found.device)
+
+    return count
+
+
+def marked(name: str) -> Count:
+    """The sum of a 0/1 mark per sample, [B]."""
+
+    def count(batch: Tensors, settings: Any) -> Tensor:
+        return batch[name].sum(dtype=torch.float64)
+
+    return count

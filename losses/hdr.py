@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from losses import counts, hdr_terms
+from losses.balancers import BalancerSettings
 from losses.terms import Term, TermSettings
 from models.efficientnet import BACKBONES
 from settings.schema import Settings, setting
@@ -67,6 +68,7 @@ class LossSettings(Settings):
     moments: TermSettings = field(default_factory=lambda: TermSettings(weight=0.5, enabled=False))
     perceptual: PerceptualSettings = field(default_factory=PerceptualSettings)
     color: TermSettings = field(default_factory=lambda: TermSettings(weight=0.05, enabled=False))
+    balancer: BalancerSettings = field(default_factory=BalancerSettings)
 
 
 _MU_LAW = ("loss.mu", "loss.exposure")

@@ -19,7 +19,8 @@ from settings.schema import Settings, setting
 Tensors = Mapping[str, Tensor]
 """A batch or a prediction: named tensors whose first axis is the sample."""
 
-RESERVED_NAMES = ("total",)
+RESERVED_NAMES = ("total", "balancer")
+"""What a term cannot be called: a column and a settings node beside the terms have these names."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from ray_jobs.checkpoints import find_checkpoint
 from ray_jobs.verb import OK, cache_directory, finish, parser, run_verb
 
 _DESCRIPTION = """Measure a checkpoint on its validation set, or on other data.
@@ -46,7 +47,7 @@ def _evaluate(arguments: Namespace) -> int:
     from trainables.loop import evaluate_checkpoint
     from trainables.system import load_system
 
-    path = _newest(Path(arguments.checkpoint))
+    path = find_checkpoint(Path(arguments.checkpoint))
     meta = checkpoint.read_meta(path)
     if arguments.system not in (None, meta["system"]):
         raise checkpoint.CheckpointError(
@@ -69,20 +70,6 @@ def _evaluate(arguments: Namespace) -> int:
     for key, value in columns.items():
         print(f"  {key:<34}{'-' if value is None else format(value, '.6g')}")
     return OK
-
-
-def _newest(path: Path) -> Path:
-    from trainables import checkpoint
-
-    if (path / "meta.json").exists():
-        return path
-    folder = path if path.name == "checkpoints" else path / "checkpoints"
-    found = checkpoint.available(folder) if folder.is_dir() else []
-    if not found:
-        raise checkpoint.CheckpointError(
-            f"{path} is neither a checkpoint (step-*/meta.json) nor a folder with some."
-        )
-    return found[-1]
 
 
 if __name__ == "__main__":

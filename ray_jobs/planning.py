@@ -17,7 +17,7 @@ from search.guard import check_objective
 from search.plan import Plan
 from search_spaces.checks import check_space
 from search_spaces.space import Point, Space, load_space, space_from_json
-from settings.files import PRESETS, preset_file
+from settings.files import PRESETS, preset_file, read_settings_file
 from settings.flat import flatten, leaves, replace
 from settings.resolve import parse_overrides, resolve
 from settings.schema import Settings, SettingsError, conform
@@ -171,8 +171,8 @@ def _points(
 ) -> list[Point]:
     known, values = leaves(system.Settings), flatten(settings)
     points = []
-    for preset in space.points:
-        own = preset_file(name, preset, PRESETS).values
+    for source in space.points:
+        preset, own = _point_values(name, source)
         typed = {
             key: conform(key, known[key], value) for key, value in own.items() if key in known
         }
@@ -183,6 +183,13 @@ def _points(
         replace(settings, point.sampled)  # a point must be legal as a whole
         points.append(point)
     return points
+
+
+def _point_values(system: str, source: str) -> tuple[str, Mapping[str, Any]]:
+    """Name and values of a preset, or of a settings file that a space of one's own names."""
+    if source.endswith((".yaml", ".yml")):
+        return Path(source).stem, read_settings_file(Path(source)).values
+    return source, preset_file(system, source, PRESETS).values
 
 
 def _objective(

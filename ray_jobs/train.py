@@ -89,6 +89,7 @@ def _parser() -> ArgumentParser:
 
 def _train(arguments: Namespace) -> int:
     from settings.schema import SettingsError
+    from trainables.run import STOP_REASON
     from trainables.system import load_system
 
     name, resolved = _settings(arguments)
@@ -113,6 +114,8 @@ def _train(arguments: Namespace) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     report = _run(arguments, name, system, resolved, prepared, directory)
     _print_report(report)
+    if report.get(STOP_REASON):
+        print(f"\nended by itself at step {report['step']}: {report[STOP_REASON]}")
     print(f"\ncheckpoints, reports and TensorBoard files are in {directory}")
     return OK
 
@@ -232,11 +235,13 @@ def _run(
         return fit(system, resolved.settings, run, prepared)
     from ray_jobs.engine.groups import make_trainer
 
+    reports = []
+
     def loop(config: dict) -> None:
-        fit(system, resolved.settings, run, prepared)
+        reports.append(fit(system, resolved.settings, run, prepared))
 
     make_trainer(loop, {}, 1, {}).fit()
-    return run.history[-1] if run.history else {}
+    return reports[-1]
 
 
 def local_run(directory: Path, system: Any, settings: Any, resume: bool) -> Any:

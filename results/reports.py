@@ -20,7 +20,16 @@ KEYS = ("trial", "step", "segment", "seconds")
 """The columns that every reports frame has, and that are no metrics."""
 
 _BATCH_BYTES = 8 << 20
-_TYPES = {"step": pa.int64(), "segment": pa.int64(), "seconds": pa.float64()}
+_STOP_REASON = "stop_reason"
+"""Why a training ended by itself, in its last report. The log has it too, and the frame of the
+trials shows it; here are numbers only.
+"""
+_TYPES = {
+    "step": pa.int64(),
+    "segment": pa.int64(),
+    "seconds": pa.float64(),
+    _STOP_REASON: pa.string(),
+}
 
 
 def report_files(directory: Path) -> list[tuple[int, Path]]:
@@ -65,7 +74,7 @@ def _typed(table: pa.Table) -> pa.Table:
         else:
             columns[name] = pa.array(np.zeros(count), kind)
     for name in table.column_names:
-        if name in KEYS:
+        if name in (*KEYS, _STOP_REASON):
             continue
         kind = table.schema.field(name).type
         is_number = (

@@ -18,6 +18,7 @@ from settings.schema import SettingsError, Value
 
 SPACES: Mapping[str, str] = {
     "hdr_patch": "search_spaces.hdr_patch:SPACES",
+    "conditioner": "search_spaces.conditioner:SPACES",
 }
 """Every system's spaces by name, as "module:attribute"; the first space is the default."""
 
@@ -47,7 +48,7 @@ class Space:
     """Which keys a sweep searches.
 
     Attributes:
-        points: names of the presets that are run first.
+        points: what is run first: presets by name, or settings files by path.
         fixed: values the space itself sets, above a preset and below an override (the anchor's
             weight).
     """
@@ -212,15 +213,24 @@ def _read_space(system: str, path: Path) -> Space:
     about = {name: body.pop(name, None) for name in ("about", "points", "fixed")}
     points, fixed = about["points"] or [], about["fixed"] or {}
     if not isinstance(points, list) or not all(isinstance(point, str) for point in points):
-        raise SettingsError(f"{path}: points is a list of preset names, not {points!r}.")
+        raise SettingsError(
+            f"{path}: points is a list of presets (by name) or settings files (by path), not "
+            f"{points!r}."
+        )
     if not isinstance(fixed, Mapping):
         raise SettingsError(f"{path}: fixed is a mapping from a key to its value, not {fixed!r}.")
     try:
         domains = {str(key): domain_from_yaml(str(key), node) for key, node in body.items()}
         values = {str(key): tuple(v) if isinstance(v, list) else v for key, v in fixed.items()}
-        return Space(path.stem, system, domains, tuple(points), values)
+        placed = tuple(_point_source(path, point) for point in points)
+        return Space(path.stem, system, domains, placed, values)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
+
+
+def _point_source(path: Path, point: str) -> str:
+    """A preset's name, or the path of a settings file, which a space names as seen from itself."""
+    return str(path.parent / point) if point.endswith((".yaml", ".yml")) else point
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

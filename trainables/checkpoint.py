@@ -2,7 +2,8 @@
 
 `checkpoints/step-00000100/` holds `modules.safetensors`, `state.pt` (optimizers, EMA, scaler,
 balancers) and `meta.json` (system, settings, step, the report of that step, size and CRC of each
-file), written in this order into a temporary folder that is renamed last.
+file), written in this order into a temporary folder that is renamed last. All of it is forced to
+disk, so that a machine that loses its power keeps whole checkpoints as well.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def save(
     state: Mapping[str, Any],
     meta: Mapping[str, Any],
 ) -> Path:
-    """Writes one checkpoint; a crash at any moment leaves either all of it or nothing that
-    counts.
+    """Writes one checkpoint; a crash at any moment, also of the machine, leaves either all of it
+    or nothing that counts.
     """
     target = folder / f"{_PREFIX}{step:08d}"
     for left_over in folder.glob(f".{_PREFIX}*"):  # of a process that was killed while it wrote
@@ -66,10 +67,22 @@ def save(
     (scratch / "meta.json").write_text(
         json.dumps({"format": FORMAT, "step": step, "files": files, **meta})
     )
+    for path in (*sorted(scratch.iterdir()), scratch):
+        _force_to_disk(path)
     if target.exists():
         shutil.rmtree(target)
     scratch.rename(target)
+    _force_to_disk(folder)
     return target
+
+
+def _force_to_disk(path: Path) -> None:
+    """Waits until the disk has a file's content, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_meta(path: Path) -> dict[str, Any]:

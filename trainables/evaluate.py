@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from metrics.metric import Metric
+from trainables.devices import to_device
 from trainables.system import Phase
 
 
@@ -37,7 +37,7 @@ def evaluate(
         module.eval()
     totals: list[Tensor] | None = None
     for batch in batches:
-        batch = send_to_device(batch, accelerator.device)
+        batch = to_device(batch, accelerator.device, settings.train.channels_last)
         found = _measure(accelerator, modules, phases, metrics, batch, settings)
         totals = found if totals is None else [a + b for a, b in zip(totals, found, strict=True)]
     for name, module in modules.items():

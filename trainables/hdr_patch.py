@@ -15,6 +15,7 @@ from losses.composite import Composite
 from losses.hdr import TERMS, LossSettings, idle_terms, refused_keys
 from losses.terms import Tensors
 from metrics.hdr import MetricSettings, hdr_metrics
+from metrics.health import HealthSettings
 from metrics.metric import Metric
 from models.hdr_head import HeadSettings, largest_cap, needed_cap
 from models.hdr_head import prepare as prepare_head
@@ -44,6 +45,7 @@ class HdrPatchSettings(Settings):
     loss: LossSettings = field(default_factory=LossSettings)
     data: DataSettings = field(default_factory=DataSettings)
     metric: MetricSettings = field(default_factory=MetricSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=2e-3, beta2=0.98, eps=1e-6, warmup=0.05)
     )
@@ -91,7 +93,8 @@ class HdrPatch:
         )
 
     def phases(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Phase]:
-        return [Phase("model", ("model",), fill, Composite(TERMS, settings.loss))]
+        composite = Composite(TERMS, settings.loss)
+        return [Phase("model", ("model",), fill, composite, shared=last_layer)]
 
     def metrics(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Metric]:
         return hdr_metrics(settings.metric)
@@ -108,6 +111,12 @@ class HdrPatch:
 def fill(modules: Mapping[str, nn.Module], batch: Tensors, settings: Any) -> dict[str, Tensor]:
     """The prediction on a batch."""
     return modules["model"](batch)
+
+
+def last_layer(modules: Mapping[str, nn.Module]) -> Sequence[nn.Parameter]:
+    """Where a balancer compares gradients: what every residual passes."""
+    network: Any = modules["model"].network
+    return [network.output.weight]
 
 
 @torch.no_grad()

@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from settings.flat import flatten
 from settings.schema import Settings, SettingsError, setting
-from trainables import checkpoint
+from trainables import checkpoint, devices
 from trainables.batches import Share, mix, train_loader, validation_loader
+from trainables.devices import make_accelerator
 from trainables.evaluate import evaluate
 from trainables.optimizer import make_optimizer, parameter_groups
-from trainables.run import LocalRun, Report
+from trainables.run import STOP_REASON, LocalRun, Report, number
 from trainables.system import System
+from trainables.tensorboard import TensorBoard
 from trainables.update import PhaseUpdate
+from trainables.watch import ENDING_KEYS, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +46,34 @@ class TrainSettings(Settings):
     ema_decay: float = setting(
         0.0, "of the weights that are validated; 0 for none", low=0.0, high=0.99999
     )
+    patience: int = setting(
+        0, "validations without a better objective that end a training; 0 for no end", low=0
+    )
+    overfit_ratio: float = setting(
+        0.0,
+        "validation loss over training loss that ends a training; 0 for no end",
+        low=0.0,
+        high=1e9,
+    )
+    channels_last: bool = setting(False, "images and convolutions in channels-last memory order")
+    compile: bool = setting(False, "torch.compile the modules for training steps")
     max_skipped_steps: int = setting(20, "fp16 overflows in a row that end a trial", low=1)
     validation_batch_size: int = setting(16, "samples per validation batch", low=1, high=65536)
     loader_workers: int = setting(0, "processes that load training data", low=0, high=256)
     tensorboard: bool = setting(True, "write TensorBoard files")
     seed: int = setting(0, "of initialisation, sample order and augmentation", low=0)
 
+    def check(self) -> None:
+        if 0.0 < self.overfit_ratio <= 1.0:
+            raise SettingsError(
+                f"train.overfit_ratio must be 0 (no end) or above 1, not {self.overfit_ratio}: "
+                "the validation loss of a sound training is about its training loss."
+            )
+
 
 def fit(system: System, settings: Any, run: LocalRun, prepared: Any) -> Report:
-    """Trains until `train.steps` or the segment's end and returns the last report.
+    """Trains until `train.steps`, the segment's end, or until the training ends by itself, and
+    returns the last report, which then says why (`stop_reason`).
 
     A training that was interrupted and resumed gives the numbers of an undisturbed one: all that
     is random is a function of (seed, step, rank), the rest is in the checkpoint.
@@ -62,29 +81,13 @@ def fit(system: System, settings: Any, run: LocalRun, prepared: Any) -> Report:
     Raises:
         NonFiniteError: a term or gradient is not finite; nothing was updated.
         CheckpointError: resume found only damaged checkpoints, or those of another system.
-        SettingsError: a precision that this machine computes in another one.
+        SettingsError: a precision that this machine computes in another one; no compiler.
     """
     training = Training(system, settings, run, prepared)
     try:
         return training.run_to_end()
     finally:
         training.close()
-
-
-def make_accelerator(settings: TrainSettings) -> Accelerator:
-    """A fresh Accelerator; its process-wide state is reset first, since one process serves many
-    trials.
-    """
-    cuda = torch.cuda.is_available()
-    if settings.precision == "fp16" and not cuda:
-        raise SettingsError(
-            "train.precision=fp16 needs a GPU: on a CPU Accelerate would compute in fp32 without "
-            "saying so. "
-            "Use train.precision=bf16 or no."
-        )
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    return Accelerator(cpu=not cuda, mixed_precision=settings.precision)
 
 
 class Training:
@@ -99,16 +102,22 @@ class Training:
         self.metrics = list(system.metrics(settings, prepared))
         self._seed(-1)
         built = system.build(settings, prepared)
+        self.built_meta = dict(built.meta)
         device = self.accelerator.device
         self.modules = {name: module.to(device) for name, module in built.modules.items()}
+        for module in self.modules.values():
+            devices.lay_out(module, self.train.channels_last)
         self.wrapped = {
-            name: self.accelerator.prepare_model(m) for name, m in self.modules.items()
+            name: devices.wrap(self.accelerator, module, self.train)
+            for name, module in self.modules.items()
         }
         self.ema = self._make_ema()
         self.updates = [self._make_update(phase, built.no_decay) for phase in self.phases]
-        self.step, self.last_report = 0, {}  # type: int, Report
+        self.step, self.last_report = 0, {}  # type: int, dict[str, float | str | None]
         self.seconds, self.best = 0.0, None  # type: float, tuple[int, float] | None
-        self.writer: Any = None
+        self.watch = Watch(settings, self.phases, self.metrics, run.objective, self._warn)
+        names = getattr(system, "tensorboard_names", {})
+        self.board = TensorBoard(run.directory / "tensorboard", names)
         self.folder = run.directory / "checkpoints"
 
     def run_to_end(self) -> Report:
@@ -117,7 +126,7 @@ class Training:
         last = min(self.train.steps, self.run.stop_step or self.train.steps)
         if self.last_report:  # who decides may not have heard it before the interruption
             self.run.tell(self.last_report)
-        if self.step >= last:
+        if self.step >= last or self.has_ended:
             return self.last_report
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         share = Share(self.train.batch_size, self.train.accumulate, world, rank)
@@ -126,37 +135,51 @@ class Training:
         )
         batches = iter(loader)
         began = time.perf_counter() - self.seconds
-        while self.step < last:
+        while self.step < last and not self.has_ended:
             self._one_step([next(batches) for _ in range(self.train.accumulate)])
             if self.step % self.train.report_every == 0 or self.step == last:
                 self.seconds = time.perf_counter() - began
                 self._report()
         return self.last_report
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the training has ended by itself."""
+        return STOP_REASON in self.last_report
+
     def _one_step(self, batches: list[Any]) -> None:
-        batches = [send_to_device(batch, self.accelerator.device) for batch in batches]
+        device, channels_last = self.accelerator.device, self.train.channels_last
+        batches = [devices.to_device(batch, device, channels_last) for batch in batches]
         self._seed(self.step)
-        for update in self.updates:
-            update(batches, self.step)
+        try:
+            for update in self.updates:
+                update(batches, self.step)
+        except Exception as error:
+            if self.train.compile:
+                devices.explain_compiler(error)
+            raise
         self.step += 1
         for name, average in self.ema.items():
             average.update_parameters(self.modules[name])
 
     def _report(self) -> None:
-        report: dict[str, float | None] = {"step": self.step, "seconds": round(self.seconds, 4)}
+        report: dict[str, float | str | None] = {"step": self.step}
+        report["seconds"] = round(self.seconds, 4)
         for update in self.updates:
             report.update(update.report(self.step))
         report.update(self.validate())
+        report.update(self.watch.look(report, self.last_report))
         self.last_report = report
-        if self.run.is_main:
-            self._write_tensorboard(report)
+        if self.run.is_main and self.train.tensorboard:
+            self.board.write(report)
         self.run.report(report, self._save)
 
     def validate(self) -> dict[str, float | None]:
         """The validation columns of the model as it is now: its moving average where there is
         one.
         """
-        modules = {**self.modules, **{name: average.module for name, average in self.ema.items()}}
+        averages = {name: average.module for name, average in self.ema.items()}
+        modules = {**self.modules, **averages, **self.teachers}
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         batches = validation_loader(self.loaders, self.train.validation_batch_size, world, rank)
         return evaluate(
@@ -178,17 +201,39 @@ class Training:
         if self.train.ema_decay == 0.0:
             return {}
         average = get_ema_multi_avg_fn(self.train.ema_decay)
+        # Buffers are copied: running statistics are averages already, and the mean of spectral
+        # norm's unit vectors is shorter than 1.
         return {
-            name: AveragedModel(module, multi_avg_fn=average, use_buffers=True)
+            name: AveragedModel(module, multi_avg_fn=average, use_buffers=False)
+            .eval()
+            .requires_grad_(False)
             for name, module in self.modules.items()
         }
+
+    @property
+    def teachers(self) -> dict[str, nn.Module]:
+        """The moving averages as `Phase.forward` finds them, beside the modules that they average:
+        in eval mode, without gradients.
+        """
+        return {f"ema.{name}": average.module for name, average in self.ema.items()}
+
+    def _warn(self, message: str) -> None:
+        if self.run.is_main:
+            self.run.warn(message)
 
     def _make_update(self, phase: Any, no_decay: frozenset[str]) -> PhaseUpdate:
         own = getattr(self.settings, phase.optimizer)
         groups = parameter_groups(self.modules, phase.modules, own.weight_decay, no_decay)
         optimizer = self.accelerator.prepare_optimizer(make_optimizer(own, groups))
         return PhaseUpdate(
-            phase, self.accelerator, self.modules, self.wrapped, optimizer, self.settings, own
+            phase,
+            self.accelerator,
+            self.modules,
+            self.wrapped,
+            optimizer,
+            self.settings,
+            own,
+            self.teachers,
         )
 
     def _save(self) -> None:
@@ -204,9 +249,11 @@ class Training:
         meta = {
             "system": self.system.name,
             "settings": flatten(self.settings),
+            "built": self.built_meta,
             "report": dict(self.last_report),
             "seconds": self.seconds,
             "best": self.best,
+            "watch": self.watch.state(),
         }
         checkpoint.save(self.folder, self.step, tensors, state, meta)
         checkpoint.prune(self.folder, self.best[0] if self.best else None, self.train.keep_every)
@@ -215,7 +262,7 @@ class Training:
         if self.run.objective is None:
             return
         column, mode = self.run.objective
-        value = self.last_report.get(column)
+        value = number(self.last_report, column)
         sign = 1.0 if mode == "min" else -1.0
         if value is not None and (self.best is None or sign * value < sign * self.best[1]):
             self.best = (self.step, value)
@@ -237,29 +284,23 @@ class Training:
             update.skipped_in_a_row = skipped
         if self.accelerator.scaler and found.state["scaler"]:
             self.accelerator.scaler.load_state_dict(found.state["scaler"])
-        self.step, self.last_report = found.step, found.meta["report"]
+        self.step, self.last_report = found.step, dict(found.meta["report"])
+        now = flatten(self.settings)
+        if any(found.meta["settings"].get(key) != now[key] for key in ENDING_KEYS):
+            self.last_report.pop(STOP_REASON, None)
+        if "watch" in found.meta:
+            self.watch.load(found.meta["watch"])
         self.seconds = found.meta["seconds"]
         self.best = tuple(found.meta["best"]) if found.meta["best"] else None
         if self.run.is_main and self.run.reports is not None:
             own = {"segment": self.run.segment, **self.last_report}
             self.run.reports.truncate_after(self.step, own)
 
-    def _write_tensorboard(self, report: Mapping[str, float | None]) -> None:
-        if not self.train.tensorboard:
-            return
-        if self.writer is None:
-            from tensorboardX import SummaryWriter
-
-            folder = str(self.run.directory / "tensorboard")
-            self.writer = SummaryWriter(folder, flush_secs=30, write_to_disk=True)
-        for column, value in report.items():
-            if value is not None and column != "step":
-                self.writer.add_scalar(column, value, self.step)
-
     def close(self) -> None:
         """Gives back what the next trial in this process needs."""
-        if self.writer is not None:
-            self.writer.close()
+        self.board.close()
+        if self.train.compile:
+            torch.compiler.reset()  # what was compiled holds the modules
         self.updates, self.modules, self.wrapped, self.ema = [], {}, {}, {}
         if (
             self.accelerator.device.type == "cuda"
@@ -303,6 +344,9 @@ def evaluate_checkpoint(
     for name, module in modules.items():
         average = _strip(tensors, f"ema.{name}.module.")
         module.load_state_dict(average or _strip(tensors, f"module.{name}."))
+        devices.lay_out(module, settings.train.channels_last)
+    if any(name.startswith("ema.") for name in tensors):
+        modules |= {f"ema.{name}": module for name, module in modules.items()}
     batches = validation_loader(
         system.loaders(settings, prepared), settings.train.validation_batch_size, world=1, rank=0
     )

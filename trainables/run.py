@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-Report = Mapping[str, float | None]
+Report = Mapping[str, float | str | None]
+"""Columns of one validation. All are numbers, None for no value, but for `stop_reason`."""
+
+STOP_REASON = "stop_reason"
+"""Column of the last report of a training that ended by itself before its last step: why."""
+
+PATIENCE = "patience: "
+"""How the reason begins where it had stopped improving: such a result counts as a complete one."""
 
 
 class ReportSink(Protocol):
@@ -93,8 +100,8 @@ class LocalRun:
 
 @dataclass
 class TuneRun(LocalRun):
-    """A trial inside Tune's actor: Tune hears the step, the objective and when the segment began,
-    nothing else.
+    """A trial inside Tune's actor: Tune hears the step, the objective, why the training ended by
+    itself and when the segment began, nothing else.
     """
 
     began: float = field(default_factory=time.time)
@@ -121,15 +128,27 @@ class WorkerRun(LocalRun):
         train.report(decision_part(report, self.objective))
 
 
-def decision_part(report: Report, objective: tuple[str, str] | None) -> dict[str, float]:
-    """The step, the seconds and the objective as plain floats; NaN where the objective has no
-    value.
+def decision_part(report: Report, objective: tuple[str, str] | None) -> dict[str, float | str]:
+    """The step, the seconds and the objective as plain floats, NaN where the objective has no
+    value; and why the training ends by itself, where it does.
     """
-    part = {"step": float(report["step"] or 0), "seconds": float(report.get("seconds") or 0.0)}
+    part: dict[str, float | str] = {
+        "step": number(report, "step") or 0.0,
+        "seconds": number(report, "seconds") or 0.0,
+    }
     if objective is not None:
-        value = report.get(objective[0])
-        part["value"] = float("nan") if value is None else float(value)
+        value = number(report, objective[0])
+        part["value"] = float("nan") if value is None else value
+    reason = report.get(STOP_REASON)
+    if reason:
+        part[STOP_REASON] = str(reason)
     return part
+
+
+def number(report: Report, column: str) -> float | None:
+    """The value of a column, None where it has none."""
+    value = report.get(column)
+    return None if value is None or isinstance(value, str) else float(value)
 
 
 def owner_check(lock: Path, session: str) -> Callable[[], bool]:

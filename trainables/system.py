@@ -18,6 +18,7 @@ from settings.schema import Settings, SettingsError
 
 SYSTEMS: Mapping[str, str] = {
     "hdr_patch": "trainables.hdr_patch:HdrPatch",
+    "conditioner": "trainables.conditioner:Conditioner",
 }
 """Every system by name, as "module:attribute". A new system is one line here."""
 
@@ -34,6 +35,9 @@ class Phase:
         composite: the terms that are summed and back-propagated.
         optimizer: settings key of the node that owns the optimizer (`optimizer`,
             `critic_optimizer`).
+        shared: `shared(modules) -> parameters` with respect to which a balancer compares the
+            gradients of the terms (usually the last ones that all terms depend on); all
+            parameters of the phase where None.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Phase:
     forward: Callable[[Mapping[str, nn.Module], Tensors, Any], Mapping[str, Tensor]]
     composite: Composite
     optimizer: str = "optimizer"
+    shared: Callable[[Mapping[str, nn.Module]], Sequence[nn.Parameter]] | None = None
 
 
 @dataclass
@@ -48,12 +53,15 @@ class Built:
     """What `build` makes: the modules by name, and per-parameter exceptions.
 
     Attributes:
-        modules: every trained module.
+        modules: every module; what no phase updates is frozen (no parameter requires a gradient).
         no_decay: names "<module>.<parameter>" that get no weight decay beside those with one axis.
+        meta: what the modules took from `prepared` (shapes), as JSON holds it. It is stored in
+            every checkpoint, and `rebuild` makes the same modules from it.
     """
 
     modules: dict[str, nn.Module]
     no_decay: frozenset[str] = frozenset()
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,8 +102,18 @@ class Finding:
 class System(Protocol):
     """A model with its data, loss and measures. All members are pure but for `prepare`'s cache.
 
-    It may also have `refused`: settings key -> why it does not exist, for what is left out on
-    purpose.
+    It may also have
+
+    - `refused`: settings key -> why it does not exist, for what is left out on purpose.
+    - `tensorboard_names`: column -> the tag that the source document has for it, written beside
+      the column's own name; one `*` stands for any text (`trainables.tensorboard.TensorBoard`).
+    - `rebuild(settings, meta) -> Built`: as `build`, from the `Built.meta` of a checkpoint instead
+      of data; without it a checkpoint is opened by `build(settings, None)`.
+    - `generate(settings, modules, source, target) -> dict[str, float]`: what the trained model is
+      for. Reads the user's inputs at the path `source`, writes results into the existing, empty
+      folder `target`, and returns counts and measures by name. The modules are those of a
+      checkpoint, in eval mode on the device to use; there is no `prepared`: what the inputs need
+      is in the settings and the modules. The verb `generate` calls it.
     """
 
     name: str

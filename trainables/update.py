@@ -15,7 +15,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from losses.balancers_base import Observed
 from losses.terms import Tensors
+from trainables.batches import mix
+from trainables.gradients import TermGradients
 from trainables.optimizer import OptimizerSettings, learning_rate
 from trainables.system import Phase
 
@@ -27,11 +30,12 @@ class NonFiniteError(RuntimeError):
 @dataclass
 class Interval:
     """What a phase did since the last report: sums over steps, on the device until they are
-    read.
+    read. `weights` are those of the last step.
     """
 
     steps: int = 0
     skipped: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict)
     terms: dict[str, Tensor] = field(default_factory=dict)
     measured: dict[str, int] = field(default_factory=dict)
     norm: Tensor | None = None
@@ -43,6 +47,7 @@ class PhaseUpdate:
     Args:
         modules: all modules; those of the phase are wrapped (DDP) in `wrapped`.
         settings: the system's tree.
+        teachers: further modules for `phase.forward` (`ema.<name>`); never updated here.
     """
 
     def __init__(
@@ -54,18 +59,32 @@ class PhaseUpdate:
         optimizer: Any,
         settings: Any,
         optimizer_settings: OptimizerSettings,
+        teachers: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self.phase, self.accelerator, self.optimizer = phase, accelerator, optimizer
         self.settings, self.optimizer_settings = settings, optimizer_settings
-        self.plain = dict(modules)
-        self.modules = {**modules, **{name: wrapped[name] for name in phase.modules}}
+        self.plain = {**modules, **(teachers or {})}
+        self.modules = {**self.plain, **{name: wrapped[name] for name in phase.modules}}
         self.parameters = [
             p for name in phase.modules for p in modules[name].parameters() if p.requires_grad
         ]
         others = [module for name, module in modules.items() if name not in phase.modules]
         self.frozen = [p for module in others for p in module.parameters() if p.requires_grad]
+        self.shared = self._shared() if phase.composite.balancer.needs == "gradients" else []
         self.interval = Interval()
         self.skipped_in_a_row = 0
+
+    def _shared(self) -> list[nn.Parameter]:
+        """The parameters with respect to which the gradients of the terms are compared."""
+        if self.phase.shared is None:
+            return self.parameters
+        found, own = list(self.phase.shared(self.plain)), {id(p) for p in self.parameters}
+        if not found or any(id(parameter) not in own for parameter in found):
+            raise ValueError(
+                f"phase {self.phase.name}: `shared` must name one or more trainable parameters of "
+                f"the modules that the phase updates ({', '.join(self.phase.modules)})."
+            )
+        return found
 
     def __call__(self, batches: Sequence[Tensors], step: int) -> None:
         """The update from `step` to `step + 1` on this rank's micro-batches.
@@ -77,9 +96,12 @@ class PhaseUpdate:
         train = self.settings.train
         weights = self.phase.composite.weights(step, train.steps)
         counts = self._global_counts(batches)
+        balancer = self.phase.composite.balancer
+        is_look = balancer.needs != "nothing" and step % balancer.interval == 0
+        gradients = TermGradients(self.accelerator, self.shared) if is_look else None
         for parameter in self.frozen:
             parameter.requires_grad_(False)
-        total, sums = self._backward(batches, weights, counts)
+        total, sums = self._backward(batches, weights, counts, gradients)
         self._spread_overflow(total)
         norm = self.accelerator.clip_grad_norm_(self.parameters, train.clip_norm or math.inf)
         finite = bool(torch.isfinite(norm))
@@ -91,8 +113,11 @@ class PhaseUpdate:
         )  # Accelerate unscales every optimizer's gradients
         for parameter in self.frozen:
             parameter.requires_grad_(True)
+        self.interval.weights = weights
         if finite:
-            self._observe(sums, counts, weights, norm, step)
+            self._observe(sums, counts, norm)
+            if gradients is not None:
+                self._balance(sums, counts, gradients.norms(weights), step)
 
     def _global_counts(self, batches: Sequence[Tensors]) -> dict[str, float]:
         each = [self.phase.composite.counts(batch, self.settings) for batch in batches]
@@ -102,7 +127,11 @@ class PhaseUpdate:
         return dict(zip(self.phase.composite.terms, counts.tolist(), strict=True))
 
     def _backward(
-        self, batches: Sequence[Tensors], weights: Mapping[str, float], counts: Mapping[str, float]
+        self,
+        batches: Sequence[Tensors],
+        weights: Mapping[str, float],
+        counts: Mapping[str, float],
+        gradients: TermGradients | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         world = self.accelerator.num_processes  # DDP averages gradients over the ranks
         denominators = {name: count / world for name, count in counts.items()}
@@ -118,6 +147,8 @@ class PhaseUpdate:
                 weighed = self.phase.composite.weigh(
                     prediction, batch, self.settings, weights, denominators
                 )
+                if gradients is not None and self.shared:
+                    gradients.add(weighed.shares)
                 self.accelerator.backward(weighed.total)
             total = total + weighed.total.detach()
             for name, value in weighed.sums.items():
@@ -153,12 +184,7 @@ class PhaseUpdate:
             )
 
     def _observe(
-        self,
-        sums: Mapping[str, Tensor],
-        counts: Mapping[str, float],
-        weights: Mapping[str, float],
-        norm: Tensor,
-        step: int,
+        self, sums: Mapping[str, Tensor], counts: Mapping[str, float], norm: Tensor
     ) -> None:
         interval = self.interval
         interval.steps += 1
@@ -168,13 +194,36 @@ class PhaseUpdate:
             interval.terms[name] = interval.terms[name] + mean if name in interval.terms else mean
             interval.measured[name] = interval.measured.get(name, 0) + 1
 
+    def _balance(
+        self,
+        sums: Mapping[str, Tensor],
+        counts: Mapping[str, float],
+        norms: Mapping[str, float],
+        step: int,
+    ) -> None:
+        """Shows the balancer the step: the same numbers on every rank, so the same weights."""
+        if not sums:
+            return
+        values = torch.stack([value.float() for value in sums.values()])
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, reduction="sum")
+        losses = {
+            name: value / counts[name] for name, value in zip(sums, values.tolist(), strict=True)
+        }
+        # Under fp16 one term's own gradient may overflow where the sum of all does not; one such
+        # norm in a moving average would never leave it.
+        if not all(map(math.isfinite, norms.values())):
+            return
+        # The draw of a balancer; the batches use the streams 1 to 3 of the same seed.
+        seed = mix(self.settings.train.seed, 4, step)
+        self.phase.composite.balancer.observe(Observed(losses, norms, seed), step)
+
     def report(self, step: int) -> dict[str, float | None]:
         """The columns of the interval that ends at `step`, and a fresh interval. Equal on every
         rank.
         """
         composite, interval = self.phase.composite, self.interval
-        weights = composite.weights(max(step - 1, 0), self.settings.train.steps)
-        means = self._means()
+        weights, means = interval.weights, self._means()
         shares = {name: weights[name] * (means[name] or 0.0) for name in composite.terms}
         total = sum(shares.values())
         columns: dict[str, float | None] = {}
@@ -191,7 +240,6 @@ class PhaseUpdate:
             self.optimizer_settings, max(step - 1, 0), self.settings.train.steps
         )
         columns[f"{prefix}.skipped_steps"] = float(interval.skipped)
-        composite.balancer.observe({k: v for k, v in means.items() if v is not None}, step)
         self.interval = Interval()
         return columns
 

@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 
 from ray_jobs.engine.driver import Driver
 from search.jobs import Done, Job
+from trainables.run import STOP_REASON
 
 _live: dict[str, Driver] = {}
 
@@ -75,7 +76,8 @@ class StopCarrier(FIFOScheduler):
         step = int(result.get("step", 0))
         value, seconds = float(result.get("value", "nan")), float(result.get("seconds", 0.0))
         began = float(result.get("began", time.time()))
-        stop = self.driver().reported(trial.trial_id, step, value, seconds, began)
+        own = str(result.get(STOP_REASON, ""))
+        stop = self.driver().reported(trial.trial_id, step, value, seconds, began, own)
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 

@@ -45,6 +45,11 @@ class Demand:
         return f"{self.workers} x ({self.cpus:g} CPU{gpus})"
 
 
+def target_of(address: str | None) -> str:
+    """The address of the cluster to join, or "local" for one to be started here."""
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
 def connect(address: str | None, project: Path) -> dict[str, Any]:
     """Joins the cluster at `address`, or of the submitted job we are in, or starts one on this
     machine.
@@ -57,7 +62,7 @@ def connect(address: str | None, project: Path) -> dict[str, Any]:
 
     if ray.is_initialized():
         return dict(ray.get_runtime_context().get())
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    target = target_of(address)
     options: dict[str, Any] = {
         "address": target,
         "log_to_driver": False,

@@ -23,7 +23,7 @@ from search.log import SweepState
 from search.mirror import Mirror
 from search.plan import Plan
 from search.stopping import should_stop
-from trainables.run import SupersededError
+from trainables.run import PATIENCE, SupersededError
 
 PROBE_BYTES = 1 << 16
 """What must fit on a disk that is not called full: some checkpoint of a small model would not."""
@@ -35,6 +35,7 @@ class Running:
 
     Attributes:
         began: when it had its place, by its own node's clock; waiting for one is nobody's time.
+        reason: why it is stopped, or has ended by itself; "" for neither.
     """
 
     job: Job
@@ -137,8 +138,21 @@ class Driver:
             seconds=0.0,
         )
 
-    def reported(self, ray_id: str, step: int, value: float, seconds: float, began: float) -> bool:
-        """One report; whether the trial must stop now."""
+    def reported(
+        self,
+        ray_id: str,
+        step: int,
+        value: float,
+        seconds: float,
+        began: float,
+        own_reason: str = "",
+    ) -> bool:
+        """One report; whether the trial must stop now.
+
+        With `own_reason` the training has ended by itself (patience, overfitting) and returns
+        without being stopped. What it says goes before a rule's verdict on the same report, and
+        holds for documented points as well.
+        """
         current = self.running.get(ray_id)
         if current is None:
             return False
@@ -152,6 +166,9 @@ class Driver:
             current.reason = should_stop(self.plan, self.state, job.trial, step, value) or ""
             shown = value if math.isfinite(value) else None
             self.record("rung", trial=job.trial, segment=job.segment, step=step, value=shown)
+        if own_reason:
+            current.reason = own_reason
+            return False
         return bool(current.reason)
 
     def ended(self, ray_id: str, *, failed: bool) -> None:
@@ -186,7 +203,8 @@ class Driver:
                 return "interrupted", self.stopping  # its process was told to end as well
             return "failed", self._error_line(current.job)
         if current.reason:
-            return "stopped", current.reason
+            patient = current.reason.startswith(PATIENCE)  # it has learnt what it can: a full result
+            return "complete" if patient else "stopped", current.reason
         if current.step >= current.job.stop_step:
             return "complete", ""
         if self.stopping:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.engine import cluster
+from ray_jobs.engine.ahead import ClusterAhead
 from ray_jobs.engine.driver import Driver, open_log
 from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
 from ray_jobs.planning import SweepSetup
@@ -65,8 +66,14 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
     if stale:
         execution.tell(f"took over the lock of {stale}, which no longer runs")
     try:
-        slots = _reach_cluster(setup, execution)
+        demand = cluster.Demand(**setup.document["resources"])
+        ahead = ClusterAhead(
+            execution.address, execution.project, setup.document["system"], demand
+        )
+        import ray.tune  # noqa: F401 - seconds, while the cluster starts
+
         prepared = prepare_once(setup.system, setup.settings, execution.cache)
+        slots = _check_cluster(ahead.info(), demand, execution)
         _tell_data(setup.system.loaders(setup.settings, prepared), execution.tell)
         execution.write()
         driver = _make_driver(setup, execution, session, prepared)
@@ -80,11 +87,8 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
         release_lock(directory, session)
 
 
-def _reach_cluster(setup: SweepSetup, execution: Execution) -> int:
-    """Connects, and returns how many trials may be under way at once."""
-    resources = setup.document["resources"]
-    demand = cluster.Demand(resources["workers"], resources["cpus"], resources["gpus"])
-    info = cluster.connect(execution.address, execution.project)
+def _check_cluster(info: dict[str, Any], demand: cluster.Demand, execution: Execution) -> int:
+    """How many trials may be under way at once on a cluster that was reached."""
     if demand.workers > 1 and info.get("gcs_address"):
         # Beside a second cluster on this host a group would ask that one (ray#65447).
         os.environ.setdefault("RAY_ADDRESS", info["gcs_address"])

@@ -27,6 +27,20 @@ TINY: dict[str, dict[str, Any]] = {
         "train.batch_size": 2,
         "train.validation_batch_size": 4,
     },
+    "conditioner": {
+        "model.filters": (4, 8),
+        "data.count": 24,
+        "data.image_size": 16,
+        "data.times": 8,
+        "data.probes_per_side": 3,
+        "vae.filters": (8, 6),
+        "vae.main_size": 4,
+        "vae.hier_size": 4,
+        "vae.steps": 3,
+        "vae.batch_size": 4,
+        "train.batch_size": 4,
+        "train.validation_batch_size": 4,
+    },
     "benchmarks.toy:Toy": {},
     "benchmarks.toy:ToyGan": {},
 }
@@ -42,6 +56,8 @@ AUDIT: dict[str, dict[str, Any]] = {
         "hdr.prefill": "push_pull",
         "loss.range.safe_range": 0.0,
     },
+    # Every sample has a second view.
+    "conditioner": {"augment.outer_probability": 1.0, "augment.inner_probability": 1.0},
 }
 """Settings under which every term of a system has something to do, where its defaults are not."""
 

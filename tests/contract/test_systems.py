@@ -228,7 +228,12 @@ def test_building_with_one_seed_gives_one_model(case):
     }
     assert set(built[0].no_decay) <= names
     used = [name for phase in case.system.phases(case.settings, None) for name in phase.modules]
-    assert sorted(used) == sorted(built[0].modules), "each module is updated by one phase"
+    trained = [
+        name
+        for name, module in built[0].modules.items()
+        if any(parameter.requires_grad for parameter in module.parameters())
+    ]
+    assert sorted(used) == sorted(trained), "each module is updated by one phase, or frozen"
 
 
 def test_the_preflight_answers(case):
@@ -247,19 +252,30 @@ def perturbed(case, settings):
     with torch.no_grad():
         for module in modules.values():
             for parameter in module.parameters():
-                parameter.add_(0.02 * torch.randn_like(parameter))
+                if parameter.requires_grad:
+                    parameter.add_(0.02 * torch.randn_like(parameter))
     return modules
 
 
-def real_batch(case, settings, size=4):
+def real_batch(case, settings, size=4, validation=False):
     loaders = case.system.loaders(settings, case.prepared)
-    samples = [loaders.train[(index, index)] for index in range(size)]
+    samples = [
+        loaders.validation[index % len(loaders.validation)]
+        if validation
+        else loaders.train[(index, index)]
+        for index in range(size)
+    ]
     return (loaders.collate or default_collate)(samples)
 
 
 def test_every_term_is_finite_and_moves_what_its_phase_trains(case):
     """On real data, each alone: a gradient that reaches what the term's own phase updates."""
-    settings = replace(case.settings, case.audit)
+    switches = {
+        f"{phase.composite.prefix}.{name}.enabled": True
+        for phase in case.system.phases(case.settings, None)
+        for name in phase.composite.terms
+    }
+    settings = replace(case.settings, {**case.audit, **switches})
     batch = real_batch(case, settings)
     modules = perturbed(case, settings)
     for phase in case.system.phases(settings, case.prepared):
@@ -279,8 +295,10 @@ def test_every_term_is_finite_and_moves_what_its_phase_trains(case):
 
 
 def test_metrics_count_what_they_sum(case):
-    batch = real_batch(case, case.settings)
+    batch = real_batch(case, case.settings, validation=True)
     modules = perturbed(case, case.settings)
+    for module in modules.values():
+        module.eval()
     phase = case.system.phases(case.settings, case.prepared)[0]
     with torch.no_grad():
         prediction = phase.forward(modules, batch, case.settings)

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from metrics.health import SIGNS
 from settings.flat import replace
 from trainables import checkpoint
 from trainables.loop import evaluate_checkpoint, fit
 from trainables.run import LocalRun
 from trainables.system import Loaders
+from trainables.watch import watched
 
 
 class Repeated(Dataset):
@@ -97,6 +99,9 @@ def expected_columns(case):
             train_column = f"train.{prefix}.{name}"
             columns |= {f"val.{prefix}.{name}", train_column}
             columns |= {f"{train_column}.weight", f"{train_column}.share"}
+        if hasattr(case.settings, "health"):
+            signs = {watched(phase).column(sign) for sign in SIGNS}
+            columns |= signs | {f"{sign}.warned" for sign in signs}
     columns |= {f"val.{metric.name}" for metric in case.system.metrics(case.settings, None)}
     return columns
 
@@ -104,7 +109,7 @@ def expected_columns(case):
 @pytest.mark.parametrize("on", [True, False], ids=["all terms", "one term"])
 def test_no_column_ever_disappears(case, tmp_path, on):
     """With every term on, and with the first one only; a term that is off is still validated."""
-    switches = {}
+    switches = dict(case.audit)
     for phase in case.system.phases(case.settings, None):
         for position, name in enumerate(phase.composite.terms):
             switches[f"{phase.composite.prefix}.{name}.enabled"] = on or position == 0
@@ -114,6 +119,8 @@ def test_no_column_ever_disappears(case, tmp_path, on):
     for report in history:
         assert report.keys() == expected_columns(case)
         for key, enabled in switches.items():
+            if key in case.audit:
+                continue
             term = key.removesuffix(".enabled")
             assert report[f"val.{term}"] is not None, term
             assert (report[f"train.{term}"] is not None) == enabled, term

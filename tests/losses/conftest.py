@@ -1,7 +1,11 @@
-"""A settings tree of what the terms read, batches with holes, predictions of the real head."""
+"""By system: a settings tree of what the terms read, batches, predictions of raw numbers.
+
+The objects have the same members, so that a test can go over all systems.
+"""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -9,8 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from losses import conditioner as conditioner_loss
 from losses.hdr import LossSettings
+from metrics import conditioner as conditioner_metrics
 from metrics.hdr import MetricSettings
+from models.conditioner import ModelSettings
 from models.hdr_head import HeadSettings, LogDomainHead
 from settings.flat import replace
 from settings.schema import Settings
@@ -23,10 +30,9 @@ class Tree(Settings):
     metric: MetricSettings = field(default_factory=MetricSettings)
 
 
-def make_settings(**changes):
+def make_settings(tree, **changes):
     """The tree with changed keys; "__" stands for a dot."""
-    tree = Tree()
-    return replace(tree, {key.replace("__", "."): value for key, value in changes.items()})
+    return replace(tree(), {key.replace("__", "."): value for key, value in changes.items()})
 
 
 def make_batch(seed=0, images=3, size=24, empty=()):
@@ -64,9 +70,91 @@ def hdr():
     """The makers above, as one object (a conftest cannot be imported under importlib mode)."""
     return SimpleNamespace(
         Tree=Tree,
-        settings=make_settings,
+        settings=functools.partial(make_settings, Tree),
         batch=make_batch,
         prediction=make_prediction,
         raw=random_raw,
         perfect=perfect_raw,
+    )
+
+
+# The conditioner: main latent of 12 numbers, 3 hierarchical codes of 4, two feature maps
+
+MAIN, CODES, CODE = 12, 3, 4
+MAPS = ((6, 4), (8, 3))
+"""Channels and side of each map."""
+
+LATENTS = MAIN + CODES * CODE
+FEATURES = sum(channels * side * side for channels, side in MAPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionerTree(Settings):
+    model: ModelSettings = field(default_factory=ModelSettings)
+    loss: conditioner_loss.LossSettings = field(default_factory=conditioner_loss.LossSettings)
+    metric: conditioner_metrics.MetricSettings = field(
+        default_factory=conditioner_metrics.MetricSettings
+    )
+
+
+def decode(main, hier):
+    """A fixed linear decoder to [B, T, N] = [B, 5, 7]."""
+    weight = torch.randn(35, LATENTS, generator=torch.Generator().manual_seed(0))
+    return (torch.cat([main, hier.flatten(1)], dim=1) @ weight.T).unflatten(1, (5, 7))
+
+
+def conditioner_batch(seed=0, images=3, size=24, empty=()):
+    """Scaled latents in [-.7, .7]; no second view in the samples of `empty`."""
+    generator = torch.Generator().manual_seed(seed)
+    valid = torch.tensor([0.0 if index in empty else 1.0 for index in range(images)])
+    return {
+        "image": torch.rand(images, 1, size, size, generator=generator),
+        "main": 1.4 * torch.rand(images, MAIN, generator=generator) - 0.7,
+        "hier": 1.4 * torch.rand(images, CODES, CODE, generator=generator) - 0.7,
+        "paired_valid": valid,
+    }
+
+
+def conditioner_raw(batch, seed=0, size=0.5):
+    """[B, latents and features]"""
+    generator = torch.Generator().manual_seed(seed)
+    return size * torch.randn(len(batch["main"]), LATENTS + FEATURES, generator=generator)
+
+
+def conditioner_prediction(batch, settings, raw):
+    """The paired prediction is the target, as a teacher without error would give it."""
+    latents, rest = raw[:, :LATENTS].tanh(), raw[:, LATENTS:]
+    main, hier = latents[:, :MAIN], latents[:, MAIN:].unflatten(1, (CODES, CODE))
+    prediction = {
+        "main": main,
+        "hier": hier,
+        "paired_main": batch["main"],
+        "paired_hier": batch["hier"],
+        "field": decode(main, hier),
+        "target_field": decode(batch["main"], batch["hier"]),
+    }
+    for index, (channels, side) in enumerate(MAPS):
+        part, rest = rest.tensor_split([channels * side * side], dim=1)
+        prediction[f"feature_{index}"] = part.unflatten(1, (channels, side, side))
+    return prediction
+
+
+def conditioner_perfect(batch, settings):
+    """The raw numbers of the targets; maps whose singular values are equal."""
+    count = len(batch["main"])
+    targets = torch.cat([batch["main"], batch["hier"].flatten(1)], dim=1)
+    maps = [torch.eye(channels, side * side).flatten() for channels, side in MAPS]
+    return torch.cat([targets.atanh(), torch.cat(maps).expand(count, -1)], dim=1)
+
+
+@pytest.fixture
+def conditioner():
+    return SimpleNamespace(
+        Tree=ConditionerTree,
+        settings=functools.partial(make_settings, ConditionerTree),
+        batch=conditioner_batch,
+        prediction=conditioner_prediction,
+        raw=conditioner_raw,
+        perfect=conditioner_perfect,
+        decode=decode,
     )

@@ -11,26 +11,26 @@ from search.jobs import Done, Job
 from search.mirror import Mirror
 from search.plan import Plan
 from search_spaces.domains import Uniform
-from search_spaces.space import Space
+from search_spaces.space import Point, Space
 from settings.schema import SettingsError
 from trainables.run import SupersededError
 
 
 @pytest.fixture
 def make_driver(tmp_path):
-    def make(preflight=lambda sampled: [], **options):
+    def make(preflight=lambda sampled: [], still_owner=lambda: True, **planned):
         space = Space("line", "toy", {"x": Uniform(0.0, 1.0)})
-        plan = Plan(
-            space=space,
-            trials=3,
-            seed=0,
-            metric="val.x",
-            mode="min",
-            steps=10,
-            report_every=5,
-            sampler="random",
-            scheduler="none",
-        )
+        options = {
+            "trials": 3,
+            "seed": 0,
+            "metric": "val.x",
+            "mode": "min",
+            "steps": 10,
+            "report_every": 5,
+            "sampler": "random",
+            "scheduler": "none",
+        }
+        plan = Plan(space=space, **{**options, **planned})
         context = SweepContext(
             system="toy",
             settings={},
@@ -49,7 +49,7 @@ def make_driver(tmp_path):
             mirror=Mirror(tmp_path / "journal.log", plan, "line"),
             max_concurrent=2,
             preflight=preflight,
-            **options,
+            still_owner=still_owner,
         )
 
     return make
@@ -85,6 +85,54 @@ def test_a_segment_that_ends_early_by_itself_has_failed(make_driver):
     driver.ended("a", failed=False)
     (end,) = ends(driver)
     assert (end["state"], end["reason"]) == ("failed", "it ended at step 5 of 10 without an error")
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"), [("patience: val.x", "complete"), ("overfit: val.x", "stopped")]
+)
+def test_a_training_that_ends_by_itself_says_why(make_driver, reason, state):
+    """It says so in its last report and returns; nobody stops it, and nobody runs it again."""
+    driver = make_driver(trials=1)
+    driver.next("a")
+    assert not driver.reported("a", 5, 0.5, 1.0, began=0.0, own_reason=reason)
+    driver.ended("a", failed=False)
+    (end,) = ends(driver)
+    assert (end["state"], end["reason"]) == (state, reason)
+    assert (end["step"], end["value"]) == (5, 0.5)
+    assert isinstance(driver.next("b"), Done)
+    assert isinstance(make_driver(trials=1).next("c"), Done), "nor after a resume"
+
+
+def test_its_own_reason_goes_before_that_of_a_rule(make_driver):
+    """At a rung both may speak; the value counts there for the others all the same."""
+    driver = make_driver(scheduler="asha", eta=2, grace=5, report_every=5)
+    for ray_id, value in (("a", 0.1), ("b", 0.9)):
+        driver.next(ray_id)
+        driver.reported(ray_id, 5, value, 1.0, 0.0, "overfit: b" if ray_id == "b" else "")
+    driver.ended("b", failed=False)
+    (end,) = ends(driver)
+    assert (end["trial"], end["state"], end["reason"]) == (1, "stopped", "overfit: b")
+    rungs = [event for event in driver.log.read() if event["event"] == "rung"]
+    assert [(event["trial"], event["value"]) for event in rungs] == [(0, 0.1), (1, 0.9)]
+
+
+def test_a_documented_point_may_end_by_itself(make_driver):
+    """No rule stops it, but what it says itself holds."""
+    driver = make_driver(points=(Point("document", {"x": 0.5}),), scheduler="asha", grace=5)
+    assert driver.next("a").point == "document"
+    driver.reported("a", 5, 9.0, 1.0, 0.0, "patience: val.x")
+    driver.ended("a", failed=False)
+    assert [(end["state"], end["reason"]) for end in ends(driver)] == [
+        ("complete", "patience: val.x")
+    ]
+
+
+def test_what_fails_after_its_own_end_has_failed(make_driver):
+    driver = make_driver()
+    driver.next("a")
+    driver.reported("a", 5, 0.5, 1.0, 0.0, "patience: val.x")
+    driver.ended("a", failed=True)
+    assert [end["state"] for end in ends(driver)] == ["failed"]
 
 
 def test_a_segment_that_a_stop_ends_is_interrupted(make_driver):

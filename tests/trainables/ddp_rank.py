@@ -84,7 +84,11 @@ def main(job):
     tree = replace(system.Settings(), job["settings"])
     rank = int(os.environ.get("RANK", 0))
     run = Rank(Path(job["directory"]), rank=rank, resume=True, stop_step=job.get("stop"))
-    report = fit(system, tree, run, None)
+    try:
+        report = fit(system, tree, run, None)
+    finally:
+        if torch.distributed.is_initialized():  # left open, its threads may abort the exit
+            torch.distributed.destroy_process_group()
     result = Path(job["directory"]) / f"report-{rank}.json"
     result.write_text(json.dumps(dict(report)))
 

@@ -177,3 +177,26 @@ def test_a_crash_before_the_rename_leaves_nothing_that_counts(tmp_path):
     assert names(tmp_path) == ["step-00000010"]
     found = checkpoint.newest_good(tmp_path, SYSTEM, pytest.fail)
     assert found is not None and found.step == 10
+
+
+def test_a_checkpoint_is_on_the_disk_before_and_after_it_has_its_name(tmp_path, monkeypatch):
+    """Each file and the folder around it, then the name, then the folder that holds the name."""
+    done, force, rename = [], os.fsync, Path.rename
+
+    def forced(descriptor):
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        force(descriptor)
+
+    def renamed(path, target):
+        done.append("the name")
+        return rename(path, target)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("this system does not tell which file a descriptor is")
+    monkeypatch.setattr(os, "fsync", forced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    save(tmp_path, 7)
+    before, (name, after) = done[:-2], done[-2:]
+    assert set(before[:-1]) == {"meta.json", "modules.safetensors", "state.pt"}
+    assert before[-1].startswith(".step-00000007.")
+    assert (name, after) == ("the name", tmp_path.name)

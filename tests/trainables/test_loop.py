@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 
 import pytest
 import torch
@@ -246,57 +245,3 @@ def test_a_report_goes_to_the_file_then_the_checkpoint_then_who_decides(toys, tm
     assert events == [
         event for step in (4, 8, 12) for event in (("file", step, False), ("tell", step, True))
     ]
-
-
-def events_of(directory):
-    """Tag -> [(step, value)] of a TensorBoard file: records of length, CRC, protobuf, CRC."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    (path,) = (directory / "tensorboard").iterdir()
-    data, position, found = path.read_bytes(), 0, {}
-    while position < len(data):
-        (length,) = struct.unpack_from("<Q", data, position)
-        event = Event.FromString(data[position + 12 : position + 12 + length])
-        position += 12 + length + 4
-        for value in event.summary.value:
-            found.setdefault(value.tag, []).append((event.step, value.simple_value))
-    assert position == len(data), "the last record is cut"
-    return found
-
-
-def test_tensorboard_can_read_the_columns(toys, tmp_path):
-    trained = toys.train(
-        toys.ToyGan(), tmp_path, train__tensorboard=True, loss__absolute__enabled=False
-    )
-    found = events_of(tmp_path)
-    expected = {
-        column: [(report["step"], report[column]) for report in trained.history]
-        for column, value in trained.report.items()
-        if column != "step" and value is not None
-    }
-    assert found.keys() == expected.keys()
-    assert {"train.loss.total", "train.critic.hinge", "val.mse"} <= found.keys()
-    for tag, pairs in expected.items():
-        assert [step for step, _ in found[tag]] == [4, 8, 12]
-        assert [value for _, value in found[tag]] == pytest.approx([v for _, v in pairs], rel=1e-6)
-
-
-def test_a_stop_by_whoever_decides_leaves_whole_files(toys, tmp_path):
-    """Tune ends a trial by SystemExit out of its report."""
-
-    def stop_at_8(report):
-        if report["step"] == 8:
-            raise SystemExit(0)
-
-    tree = toys.settings(toys.Toy, train__tensorboard=True)
-    run = LocalRun(tmp_path, on_report=stop_at_8)
-    training = Training(toys.Toy(), tree, run, None)
-    with pytest.raises(SystemExit):
-        try:
-            training.run_to_end()
-        finally:
-            training.close()
-    # The record is on disk although the writer's own flush comes every 30 s only.
-    assert [step for step, _ in events_of(tmp_path)["val.mse"]] == [4, 8]
-    rest = toys.train(toys.Toy(), tmp_path, resume=True)
-    same(rest.tensors, toys.train(toys.Toy(), tmp_path / "whole").tensors)

@@ -127,3 +127,11 @@ def test_the_settings_reach_the_rule(kind, rule):
     else:
         assert optimizer.defaults["betas"] == (0.7, 0.9)
         assert optimizer.defaults["eps"] == 1e-5
+
+
+def test_the_conditioner_documents_schedule_is_legal():
+    """1 % of 1e-4 first, 1e-4 after the warm-up, 1e-8 at the end."""
+    settings = OptimizerSettings(lr=1e-4, warmup=0.01, warmup_first=0.01, final=1e-4)
+    rates = [learning_rate(settings, step, 10_000) for step in (0, 100, 10_000)]
+    assert rates == pytest.approx([1e-6, 1e-4, 1e-8], rel=1e-9)
+    assert learning_rate(settings, 9_999, 10_000) < 1.1e-8

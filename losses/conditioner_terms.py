@@ -1,0 +1,203 @@
+"""The terms of the conditioner: pure functions that sum over values, or over samples where said.
+
+Shapes: B samples, M main latent size, K hierarchical codes of size h; `main`, `paired_main`
+[B, M] and `hier`, `paired_hier` [B, K, h]; `field`, `target_field` [B, T, N]; `feature_i`
+[B, C, H, W]; `paired_valid` [B] in {0, 1}. A "kind of latent" is `main` or `hier`. Targets are
+scaled to a range around 0, and predictions lie in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses import counts
+from losses.terms import Tensors
+from models.latent_projection import LatentProjections
+
+NORM_FLOOR = 1e-6
+"""Least norm of a vector whose direction is looked at."""
+
+TINY = 1e-12
+"""Least square that a ratio divides by."""
+
+
+def entry(prediction: Tensors, name: str, term: str) -> Tensor:
+    """An entry of the prediction in float32.
+
+    Raises:
+        ValueError: the forward gave none.
+    """
+    if name not in prediction:
+        raise ValueError(
+            f"loss.{term} reads {name!r}, which the prediction lacks: the forward makes it where "
+            f"the term is on. Set loss.{term}.enabled=false, or let the forward make it."
+        )
+    return prediction[name].float()
+
+
+# Regression of the latents: sums over values
+
+
+def smoothed_target(kind: str, batch: Tensors, settings: Any) -> Tensor:
+    """(1 - loss.label_smoothing) * target: drawn towards 0, the centre of the range."""
+    return (1.0 - settings.loss.label_smoothing) * batch[kind].float()
+
+
+def squared(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    found = entry(prediction, kind, f"{kind}_mse")
+    return (found - smoothed_target(kind, batch, settings)).square().sum()
+
+
+def absolute(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    found = entry(prediction, kind, f"{kind}_mae")
+    return (found - smoothed_target(kind, batch, settings)).abs().sum()
+
+
+def smooth_l1(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """e^2 / (2 beta) where |e| < beta, |e| - beta / 2 above: Huber's loss divided by beta. The
+    source calls it Huber (000-M20).
+    """
+    found = entry(prediction, kind, f"{kind}_huber")
+    target = smoothed_target(kind, batch, settings)
+    beta = getattr(settings.loss, f"{kind}_huber").beta
+    return F.smooth_l1_loss(found, target, reduction="sum", beta=beta)
+
+
+# Likeness of the latents: sums over samples, or one value a batch
+
+
+def perceptual(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """How unlike prediction and target are in direction, in [0, 2]; `perceptual_count` goes with
+    it.
+
+    projection: 1 - cos of the outputs of fixed random networks, mean over networks and levels.
+    cosine: 1 - cos of the latents themselves (0 is the centre of their range), mean over levels.
+    cka: 1 - linear CKA over the samples of the batch, mean over levels; one value a *batch*, which
+    depends on how samples are batched.
+
+    Each level is compared with its own: features are on the last axis (000-M3: along axis 1 the
+    source compares levels, and its network does not fit). No gradient reaches the targets.
+    """
+    found = levels(entry(prediction, kind, f"{kind}_perceptual"))
+    target = levels(batch[kind].float()).detach()
+    own = getattr(settings.loss, f"{kind}_perceptual")
+    if own.kind == "cka":
+        return (1.0 - linear_cka(found, target)).clamp_min(0.0).mean() * (len(found) > 1)
+    if own.kind == "cosine":
+        return _unlike(found, target).mean(dim=1).sum()
+    networks = projections(found.shape[-1], own.widths, own.seed, found.device)
+    pairs = zip(networks(found), networks(target), strict=True)
+    costs = torch.stack([_unlike(a, b).mean(dim=1) for a, b in pairs])
+    return costs.mean(dim=0).sum()
+
+
+def perceptual_count(kind: str, batch: Tensors, settings: Any) -> Tensor:
+    """Samples; for CKA 1 a batch of two or more samples, 0 for a batch of one."""
+    samples = counts.samples_of(kind)(batch, settings)
+    if getattr(settings.loss, f"{kind}_perceptual").kind == "cka":
+        return (samples > 1).double()
+    return samples
+
+
+def levels(latent: Tensor) -> Tensor:
+    """[B, M] -> [B, 1, M]; [B, K, h] as it is."""
+    return latent[:, None] if latent.ndim == 2 else latent
+
+
+def _unlike(found: Tensor, target: Tensor) -> Tensor:
+    cosine = F.cosine_similarity(found, target, dim=-1, eps=NORM_FLOOR)
+    return (1.0 - cosine).clamp_min(0.0)  # rounding goes below
+
+
+def linear_cka(x: Tensor, y: Tensor) -> Tensor:
+    """Linear centred kernel alignment over the samples (Kornblith et al. 2019, section 3):
+    |Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F) of columns centred over the batch, in [0, 1].
+
+    Args:
+        x, y: [B, K, size].
+
+    Returns:
+        [K]; 0 where a level does not vary over the batch.
+    """
+    x, y = _centred(x), _centred(y)
+    between = _gram_square(y, x)
+    return between / torch.sqrt((_gram_square(x, x) * _gram_square(y, y)).clamp_min(TINY))
+
+
+def _centred(x: Tensor) -> Tensor:
+    """[B, K, size] -> [K, B, size], mean 0 over B and norm 1 a level."""
+    x = (x - x.mean(dim=0)).transpose(0, 1)
+    return x / (x.flatten(1).norm(dim=1)[:, None, None] + NORM_FLOOR)
+
+
+def _gram_square(x: Tensor, y: Tensor) -> Tensor:
+    return (x.transpose(1, 2) @ y).square().sum(dim=(1, 2))
+
+
+@functools.cache
+def projections(
+    size: int, widths: tuple[int, ...], seed: int, device: torch.device
+) -> LatentProjections:
+    """The random networks, made once per process and device."""
+    return LatentProjections(size, widths, seed).to(device)
+
+
+# Decoded field, consistency, spectra: sums over samples
+
+
+def decoded(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """|D(z) - D(z*)|^2 / |D(z*)|^2 of each sample, D the frozen decoder, z* the target latents."""
+    target = entry(prediction, "target_field", "decoded").detach().flatten(1)
+    error = entry(prediction, "field", "decoded").flatten(1) - target
+    return (error.square().sum(dim=1) / target.square().sum(dim=1).clamp_min(TINY)).sum()
+
+
+def consistency(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """Mean square between the predictions on two views of one object, main + hierarchical, of the
+    samples whose views differ and are not mixed (000-M12: the source compares equal images, or
+    a mixture with one of its parts). The other view's prediction is the target.
+    """
+    cost = torch.zeros_like(batch["paired_valid"], dtype=torch.float32)
+    for kind in ("main", "hier"):
+        found = entry(prediction, kind, "consistency").flatten(1)
+        other = entry(prediction, f"paired_{kind}", "consistency").detach().flatten(1)
+        cost = cost + (found - other).square().mean(dim=1)
+    return (batch["paired_valid"].float() * cost).sum()
+
+
+def spectral(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+    """sigma_max^2 / |A|_F^2 of A = one sample's map as [C, H W], mean over the maps.
+
+    The inverse of the stable rank, between 1 / min(C, H W) and 1: small where a map uses many
+    directions. The source's sum of all squared singular values is the Frobenius norm, over a batch
+    flattened so that samples depend on each other (000-M5).
+    """
+    names = sorted(name for name in prediction if name.startswith("feature_"))
+    if not names:
+        entry(prediction, "feature_0", "spectral")
+    iterations = settings.loss.spectral.iterations
+    shares = [top_share(entry(prediction, n, "spectral").flatten(2), iterations) for n in names]
+    return torch.stack(shares).mean(dim=0).sum()
+
+
+def top_share(a: Tensor, iterations: int) -> Tensor:
+    """sigma_max^2 / |A|_F^2 of each matrix, [B, C, N] -> [B]; 0 for a matrix of zeros.
+
+    Power iteration from the row with the largest norm, so it is deterministic, scale-free, and
+    never below that row's share. The singular vectors are held fixed in the gradient, which is
+    exact at convergence, and exists for equal singular values too (000-M23: an SVD's does not).
+    """
+    with torch.no_grad():
+        largest = a.norm(dim=2).argmax(dim=1)
+        v = F.normalize(a[torch.arange(len(a), device=a.device), largest], dim=1)
+        for _ in range(iterations):
+            u = F.normalize(torch.einsum("bcn,bn->bc", a, v), dim=1)
+            v = F.normalize(torch.einsum("bcn,bc->bn", a, u), dim=1)
+        u = F.normalize(torch.einsum("bcn,bn->bc", a, v), dim=1)
+    sigma = torch.einsum("bcn,bc,bn->b", a, u, v)
+    return sigma.square() / a.square().sum(dim=(1, 2)).clamp_min(TINY)

@@ -1,0 +1,252 @@
+"""What the conditioner is measured by: the decoded field first, then the scaled latents.
+
+Errors of scaled latents hide that columns differ in what they do to the field (000-M24); so the
+objective is the error of the decoded field, where there is a decoder.
+
+Shapes: B samples, M main latent size, K hierarchical codes of size h; `main`, `paired_main`
+[B, M], `hier`, `paired_hier` [B, K, h], `field` [B, T, N], `paired_valid` [B] in {0, 1}.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrics.metric import Metric, Tensors, mean
+from settings.schema import Settings, setting
+
+Measured = tuple[Tensor, Tensor]
+
+BINS_PER_DECADE = 200
+DECADES = (-5, 2)
+"""Of the histogram of relative errors: 1e-5 to 1e2; what lies outside goes to the end bins."""
+
+_BINS = BINS_PER_DECADE * (DECADES[1] - DECADES[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSettings(Settings):
+    tail_percent: int = setting(
+        95, "percentile of the relative errors that has a column of its own", low=1, high=99
+    )
+
+
+# The decoded field
+
+
+def relative_errors(prediction: Tensors, batch: Tensors) -> Tensor:
+    """|field - true field| / |true field| of each sample (Frobenius norms), float64 [B]; infinite
+    for a wrong prediction of a field of zeros.
+    """
+    true = batch["field"].double().flatten(1)
+    error = (prediction["field"].double().flatten(1) - true).norm(dim=1)
+    return torch.where(error == 0.0, 0.0, error / true.norm(dim=1))
+
+
+def field_error(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    return _sum(relative_errors(prediction, batch))
+
+
+def field_error_histogram(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Counts in bins of equal width in the logarithm [bins]: additive, unlike a percentile. Errors
+    that are not a number count as the largest.
+    """
+    errors = relative_errors(prediction, batch)
+    errors = torch.where(torch.isnan(errors), math.inf, errors)
+    place = (errors.clamp(min=10.0 ** DECADES[0]).log10() - DECADES[0]) * BINS_PER_DECADE
+    bins = torch.bincount(place.clamp(max=_BINS - 1).long(), minlength=_BINS).double()
+    return bins, bins.sum()
+
+
+def percentile(share: float, bins: Tensor, count: float) -> float:
+    """The value below which that share of the histogram lies, on a line (in the logarithm) within
+    its bin: exact to the width of a bin, 1.2 %.
+    """
+    if count == 0:
+        return math.nan
+    before = torch.cumsum(bins, dim=0)
+    index = int(torch.searchsorted(before, share * count))
+    within = (share * count - float(before[index] - bins[index])) / float(bins[index])
+    return 10.0 ** (DECADES[0] + (index + within) / BINS_PER_DECADE)
+
+
+# Latents
+
+
+def square_error(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    error = _error(kind, prediction, batch)
+    return error.square().sum(), _size(error)
+
+
+def absolute_error(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    error = _error(kind, prediction, batch)
+    return error.abs().sum(), _size(error)
+
+
+def all_square_error(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Of both kinds together, each number counted once."""
+    main, hier = (square_error(kind, prediction, batch, settings) for kind in ("main", "hier"))
+    return main[0] + hier[0], main[1] + hier[1]
+
+
+def root(sums: Tensor, count: float) -> float:
+    return math.sqrt(mean(sums, count))
+
+
+def variation(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Per number of the latent: sums of y, y^2 and (found - y)^2 over samples, [3 * size]."""
+    target = batch[kind].double().flatten(1)
+    error = _error(kind, prediction, batch).flatten(1)
+    sums = torch.stack([target, target.square(), error.square()]).sum(dim=1)
+    return sums.flatten(), torch.tensor(len(target), dtype=torch.float64, device=sums.device)
+
+
+def r_squared(sums: Tensor, count: float) -> float:
+    """1 - sum (found - y)^2 / sum (y - mean y)^2 of each number of the latent, then their mean.
+    Numbers that do not vary over the set are left out.
+    """
+    if count == 0:
+        return math.nan
+    total, square, error = sums.view(3, -1)
+    spread = square - total.square() / count
+    varies = spread > 1e-9 * square
+    shares = 1.0 - error[varies] / spread[varies]
+    return float(shares.mean()) if len(shares) else math.nan
+
+
+def cosine(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """Of the main latent; of each hierarchical code. Those of length 0 count as 0."""
+    found, target = prediction[kind].double(), batch[kind].double()
+    values = torch.cosine_similarity(found, target, dim=-1, eps=1e-12)
+    return values.sum(), _size(values)
+
+
+def view_distance(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """|f(view) - f(image)| over both kinds of latents, of samples whose two views differ."""
+    squares = [
+        (prediction[kind] - prediction[f"paired_{kind}"]).double().flatten(1).square().sum(dim=1)
+        for kind in ("main", "hier")
+    ]
+    valid = batch["paired_valid"].double()
+    return (valid * (squares[0] + squares[1]).sqrt()).sum(), valid.sum()
+
+
+def beyond(limit: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    """How many target numbers exceed `vae.reach`, the end of the training targets (`reach`), or 1,
+    tanh's end (`one`).
+    """
+    # A training target at the end of the range is inside, whatever its rounding.
+    most = settings.vae.reach * (1.0 + 1e-5) if limit == "reach" else 1.0
+    targets = torch.cat([batch[kind].flatten() for kind in ("main", "hier")])
+    return (targets.abs() > most).sum().double(), _size(targets)
+
+
+def _error(kind: str, prediction: Tensors, batch: Tensors) -> Tensor:
+    return prediction[kind].double() - batch[kind].double()
+
+
+def _size(values: Tensor) -> Tensor:
+    return torch.tensor(values.numel(), dtype=torch.float64, device=values.device)
+
+
+def _sum(values: Tensor) -> Measured:
+    """Sum and count of one value per sample; what is not finite makes the mean so."""
+    return values.double().sum(), _size(values)
+
+
+# The declarations
+
+
+def conditioner_metrics(settings: MetricSettings, decoder: bool = True) -> tuple[Metric, ...]:
+    """Every metric; the first is the objective. Without a decoder those of the field are absent,
+    and the objective is `latent_rmse`.
+    """
+    field_errors = (_FIELD_ERROR, _tail(settings.tail_percent)) if decoder else ()
+    return (*field_errors, _LATENT_RMSE, *_BOTH, *_DIAGNOSTICS)
+
+
+def _tail(percent: int) -> Metric:
+    return Metric(
+        name=f"decoded_field_error_p{percent}",
+        unit="",
+        mode="min",
+        measure=field_error_histogram,
+        finish=functools.partial(percentile, percent / 100.0),
+        help=f"percentile {percent} of the relative L2 error over samples, to 1.2 %",
+        reads=("metric.tail_percent",),
+    )
+
+
+def _of(
+    kind: str,
+    name: str,
+    mode: Any,
+    measure: Callable[..., Measured],
+    help: str,  # noqa: A002 - the field's word for it
+    finish: Callable[[Tensor, float], float] = mean,
+) -> Metric:
+    words = "main latent" if kind == "main" else "hierarchical codes"
+    own = functools.partial(measure, kind)
+    return Metric(f"{kind}_{name}", "", mode, own, f"{help} of the {words}, scaled", finish=finish)
+
+
+_FIELD_ERROR = Metric(
+    name="decoded_field_error",
+    unit="",
+    mode="min",
+    measure=field_error,
+    help="relative L2 error of the decoded field, mean over samples",
+)
+
+_LATENT_RMSE = Metric(
+    name="latent_rmse",
+    unit="",
+    mode="min",
+    measure=all_square_error,
+    finish=root,
+    help="root mean square error over all numbers of the scaled latents",
+)
+
+_BOTH = tuple(
+    metric
+    for kind in ("main", "hier")
+    for metric in (
+        _of(kind, "mse", "min", square_error, "mean square error"),
+        _of(kind, "mae", "min", absolute_error, "mean absolute error"),
+        _of(kind, "r2", "max", variation, "R2 per number, then mean,", r_squared),
+        _of(kind, "cosine", "max", cosine, "cosine of prediction and target"),
+    )
+)
+
+_DIAGNOSTICS = (
+    Metric(
+        name="consistency_score",
+        unit="",
+        mode="min",
+        measure=view_distance,
+        help="distance between the predictions on two views of one object, mean over samples",
+    ),
+    Metric(
+        name="out_of_range_share",
+        unit="",
+        mode=None,
+        measure=functools.partial(beyond, "reach"),
+        help="share of the validation targets beyond the range of the training targets",
+        reads=("vae.reach",),
+    ),
+    Metric(
+        name="unreachable_share",
+        unit="",
+        mode=None,
+        measure=functools.partial(beyond, "one"),
+        help="share of the validation targets beyond 1, which tanh cannot reach",
+    ),
+)
+
+METRICS = conditioner_metrics(MetricSettings())

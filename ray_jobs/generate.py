@@ -1,0 +1,122 @@
+"""`python -m ray_jobs.generate --checkpoint DIR --input PATH --output DIR`: apply a trained model
+to inputs of one's own, without ray, without the training data.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.checkpoints import find_checkpoint, trial_directory, trial_number
+from ray_jobs.verb import OK, finish, parser, run_verb
+
+_DESCRIPTION = """Apply a checkpoint to inputs of your own.
+
+  python -m ray_jobs.generate --checkpoint runs/winner --input images/ --output fields/
+  python -m ray_jobs.generate --from-sweep sweeps/NAME --input images/ --output fields/
+
+What is read and written is the system's: see the system's `generate`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit status."""
+    made = parser("generate", _DESCRIPTION)
+    add = made.add_argument
+    source = made.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="a step-* folder, or a training, of which the best checkpoint is taken",
+    )
+    source.add_argument("--from-sweep", metavar="DIR", help="a sweep, of which a trial is taken")
+    add(
+        "--trial",
+        metavar="best|ID",
+        help="which trial of the sweep (default best)",
+    )
+    add("--newest", action="store_true", help="take the newest checkpoint, not the best")
+    add("--input", required=True, metavar="PATH", help="what to generate from: a file or folder")
+    add("--output", required=True, metavar="DIR", help="an empty or new folder for the results")
+    add("--json", action="store_true", help="print one JSON object")
+    return run_verb(_generate, made.parse_args(argv))
+
+
+def _generate(arguments: Namespace) -> int:
+    import torch
+
+    from settings.schema import SettingsError
+    from trainables import checkpoint
+    from trainables.restore import open_checkpoint
+    from trainables.system import load_system
+
+    if arguments.trial is not None and not arguments.from_sweep:
+        raise SettingsError("--trial belongs to a sweep: name it with --from-sweep DIR.")
+    path = find_checkpoint(_training(arguments), best=not arguments.newest)
+    name = checkpoint.read_meta(path)["system"]
+    _refuse_without_generate(load_system(name), path)
+    source = Path(arguments.input).expanduser()
+    if not source.exists():
+        raise SettingsError(f"--input {source} does not exist.")
+    target = _empty_folder(Path(arguments.output).expanduser())
+    opened = open_checkpoint(path)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    modules = {name: module.to(device) for name, module in opened.modules.items()}
+    system: Any = opened.system
+    began = time.perf_counter()
+    with torch.no_grad():
+        found = system.generate(opened.settings, modules, source, target)
+    _print(arguments, path, opened.step, target, found, time.perf_counter() - began)
+    return OK
+
+
+def _training(arguments: Namespace) -> Path:
+    """The folder of the training, or the checkpoint itself."""
+    if arguments.checkpoint:
+        return Path(arguments.checkpoint)
+    sweep = Path(arguments.from_sweep)
+    return trial_directory(sweep, trial_number(sweep, arguments.trial or "best"))
+
+
+def _refuse_without_generate(system: Any, path: Path) -> None:
+    from settings.schema import SettingsError
+
+    if getattr(system, "generate", None) is None:
+        raise SettingsError(
+            f"{path} is of system {system.name}, which generates nothing: it has no member "
+            "`generate`. To measure it on data, use `python -m ray_jobs.evaluate`."
+        )
+
+
+def _empty_folder(path: Path) -> Path:
+    from settings.schema import SettingsError
+
+    if path.is_dir() and any(path.iterdir()):
+        raise SettingsError(f"--output {path} holds files already. Name another folder.")
+    path.mkdir(parents=True, exist_ok=True)  # a file there raises, and is named
+    return path
+
+
+def _print(
+    arguments: Namespace,
+    path: Path,
+    step: int,
+    target: Path,
+    found: dict[str, float],
+    seconds: float,
+) -> None:
+    if arguments.json:
+        whole = {"checkpoint": str(path), "step": step, "output": str(target), **found}
+        print(json.dumps({**whole, "seconds": round(seconds, 4)}))
+        return
+    print(f"{path} (step {step})")
+    for key, value in {**found, "seconds": seconds}.items():
+        print(f"  {key:<34}{value:.6g}")
+    print(f"results are in {target}")
+
+
+if __name__ == "__main__":
+    finish(main())

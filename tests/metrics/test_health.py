@@ -1,0 +1,172 @@
+"""Health: each sign by hand, at and beyond its threshold, and once per training."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics.health import (
+    SIGNS,
+    HealthSettings,
+    Watched,
+    findings,
+    health_columns,
+    overfit_ratio,
+)
+
+TERMS = ("main", "hier", "spectral")
+FIXED = Watched("", "loss", TERMS, "train.grad_norm")
+BALANCED = Watched("", "loss", TERMS, "train.grad_norm", balanced=TERMS)
+CRITIC = Watched("critic", "critic", ("hinge", "penalty"), "train.critic.grad_norm")
+
+
+def make_report(losses, weights, norm=1.0, validation=None, step=10):
+    """The columns of a phase with prefix `loss`, with shares as the loop makes them."""
+    report = {"step": step, "seconds": 1.0, "train.grad_norm": norm}
+    parts = {name: (losses[name] or 0.0) * weights[name] for name in losses}
+    total = sum(parts.values())
+    for name, loss in losses.items():
+        report[f"train.loss.{name}"] = loss
+        report[f"train.loss.{name}.weight"] = weights[name]
+        report[f"train.loss.{name}.share"] = parts[name] / total if total else 0.0
+        report[f"val.loss.{name}"] = (validation or losses)[name]
+    return report
+
+
+SOUND = make_report(dict.fromkeys(TERMS, 1.0), dict.fromkeys(TERMS, 1.0))
+
+
+def names(report, settings=None, phases=(FIXED,)):
+    return [found.name for found in findings(report, settings or HealthSettings(), phases)]
+
+
+def test_a_sound_report_warns_of_nothing():
+    assert findings(SOUND, HealthSettings(), [FIXED, BALANCED]) == []
+    columns, fresh = health_columns(SOUND, HealthSettings(), [BALANCED], {})
+    assert fresh == []
+    assert columns == {
+        "health.term_share": pytest.approx(1 / 3),
+        "health.gradient_norm_high": 1.0,
+        "health.gradient_norm_low": 1.0,
+        "health.weight_collapse": pytest.approx(1.0),
+        "health.overfit_ratio": pytest.approx(1.0),
+        **{f"health.{sign}.warned": 0.0 for sign in SIGNS},
+    }
+
+
+def test_one_term_that_outweighs_the_others_is_named():
+    losses = {"main": 1.0, "hier": 1.0, "spectral": 1.0}
+    report = make_report(losses, {"main": 10.0, "hier": 0.5, "spectral": 0.1})
+    (found,) = findings(report, HealthSettings(), [FIXED])
+    assert (found.name, found.step, found.threshold) == ("term_share", 10, 0.9)
+    assert found.value == pytest.approx(10.0 / 10.6)
+    assert "loss.main" in found.text and "health.term_share=0.9" in found.text
+    assert names(report, HealthSettings(term_share=0.95)) == []
+
+
+def test_a_term_alone_has_no_share_to_speak_of():
+    alone = make_report(
+        {"main": 1.0, "hier": None, "spectral": None}, {"main": 1.0, "hier": 0.0, "spectral": 0.0}
+    )
+    alone |= {"val.loss.hier": 1.0, "val.loss.spectral": 1.0}  # what is off is still validated
+    assert names(alone) == []
+    assert health_columns(alone, HealthSettings(), [FIXED], {})[0]["health.term_share"] is None
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [
+        (10.0, []),
+        (10.01, ["gradient_norm_high"]),
+        (1e-5, []),
+        (0.9e-5, ["gradient_norm_low"]),
+        (None, []),
+    ],
+)
+def test_a_gradient_norm_beyond_the_documents_bounds(norm, expected):
+    report = {**SOUND, "train.grad_norm": norm}
+    assert names(report) == expected
+
+
+def test_collapsed_weights_of_a_balancer_and_not_of_fixed_weights():
+    """The soft-max weighter from losses 1, .1, .01 ends at .014, .080, 2.906 (000-M8)."""
+    losses = {"main": 1.0, "hier": 0.1, "spectral": 0.01}
+    report = make_report(losses, {"main": 0.014, "hier": 0.080, "spectral": 2.906})
+    (found,) = findings(report, HealthSettings(), [BALANCED])
+    assert found.name == "weight_collapse"
+    assert found.value == pytest.approx(0.014 / 1.0)
+    assert "weight collapse of loss.main" in found.text
+    assert names(report) == []
+    gone = make_report(losses, {"main": 0.0, "hier": 1.0, "spectral": 2.0})
+    assert names(gone, phases=[BALANCED]) == ["weight_collapse"], "a weight of 0 is the worst"
+
+
+def test_a_term_that_no_balancer_weighs_cannot_collapse():
+    losses = dict.fromkeys(TERMS, 1.0)
+    report = make_report(losses, {"main": 1.0, "hier": 1.0, "spectral": 1e-6})
+    watched = Watched("", "loss", TERMS, "train.grad_norm", balanced=("main", "hier"))
+    assert names(report, phases=[watched]) == []
+
+
+def test_the_overfit_ratio_weighs_by_what_is_applied_now():
+    losses = {"main": 0.1, "hier": 0.2, "spectral": None}
+    validation = {"main": 3.0, "hier": 0.2, "spectral": 9.0}
+    report = make_report(losses, {"main": 2.0, "hier": 5.0, "spectral": 1.0}, 1.0, validation)
+    ratio = (2.0 * 3.0 + 5.0 * 0.2) / (2.0 * 0.1 + 5.0 * 0.2)  # spectral was not trained on
+    assert overfit_ratio(report, "loss", TERMS) == pytest.approx(ratio)
+    assert names(report, HealthSettings(overfit_ratio=ratio * 0.99)) == ["overfit_ratio"]
+    assert names(report, HealthSettings(overfit_ratio=ratio * 1.01)) == []
+
+
+@pytest.mark.parametrize("training", [0.0, -1.0, None])
+def test_there_is_no_ratio_to_nothing(training):
+    report = make_report(dict.fromkeys(TERMS, training), dict.fromkeys(TERMS, 1.0))
+    assert overfit_ratio(report, "loss", TERMS) is None
+
+
+def test_a_second_phase_has_columns_of_its_own():
+    report = {
+        **SOUND,
+        "train.critic.grad_norm": 99.0,
+        "train.critic.hinge": 1.0,
+        "train.critic.hinge.weight": 1.0,
+        "train.critic.hinge.share": 1.0,
+        "val.critic.hinge": 1.0,
+    }
+    assert names(report, phases=[FIXED, CRITIC]) == ["critic.gradient_norm_high"]
+    columns, _ = health_columns(report, HealthSettings(), [FIXED, CRITIC], {})
+    assert columns["health.critic.gradient_norm_high.warned"] == 1.0
+    assert columns["health.gradient_norm_high.warned"] == 0.0
+    assert len(columns) == 4 * len(SIGNS)
+
+
+def test_each_name_is_warned_of_once_and_stays_marked():
+    bad, before, said = {**SOUND, "train.grad_norm": 50.0}, {}, []
+    for report in (SOUND, bad, SOUND, bad):
+        columns, fresh = health_columns(report, HealthSettings(), [FIXED], before)
+        before = {**report, **columns}
+        said.append([found.name for found in fresh])
+        marked = columns["health.gradient_norm_high.warned"]
+        assert marked == (0.0 if len(said) == 1 else 1.0)
+    assert said == [[], ["gradient_norm_high"], [], []]
+    assert before["health.gradient_norm_high"] == 50.0
+
+
+values = st.one_of(st.none(), st.floats(-1e6, 1e6))
+
+
+@given(
+    losses=st.fixed_dictionaries(dict.fromkeys(TERMS, values)),
+    weights=st.fixed_dictionaries(dict.fromkeys(TERMS, st.floats(0.0, 1e3))),
+    norm=st.one_of(st.none(), st.floats(0.0, 1e9)),
+)
+def test_whatever_comes_the_columns_are_there_and_finite(losses, weights, norm):
+    report = make_report(losses, weights, norm)
+    columns, fresh = health_columns(report, HealthSettings(), [BALANCED], {})
+    assert set(columns) == {f"health.{s}{end}" for s in SIGNS for end in ("", ".warned")}
+    assert all(value is None or math.isfinite(value) for value in columns.values())
+    marked = {name for name, value in columns.items() if name.endswith(".warned") and value}
+    assert marked == {f"health.{found.name}.warned" for found in fresh}

@@ -1,0 +1,289 @@
+"""System `conditioner`: from the image of a design to the latents of its simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from data.augment import AugmentSettings
+from data.cache import cache_key, file_states
+from data.conditioner import Arrays, DataSettings, prepare_arrays
+from data.conditioner_samples import ConditionerData, collate
+from data.image_folder import ImageRules, find_images, write_images
+from losses.composite import Composite
+from losses.conditioner import NEED_DECODER, TERMS, LossSettings
+from losses.terms import Tensors
+from metrics.conditioner import MetricSettings, conditioner_metrics
+from metrics.health import HealthSettings
+from metrics.metric import Metric
+from models.conditioner import ConditionerModel, ModelSettings, plain_model, shared_parameters
+from models.field_vae import FrozenDecoder
+from models.range_scaler import RangeScaler
+from settings.flat import flatten
+from settings.schema import Settings, SettingsError
+from trainables.field_latents import (
+    SCALERS_FILE,
+    Latents,
+    VaeSettings,
+    encode_all,
+    load_decoder,
+    scale_given,
+    train_or_load,
+)
+from trainables.loop import TrainSettings
+from trainables.optimizer import OptimizerSettings
+from trainables.system import Built, Finding, Loaders, Phase
+
+GENERATE_BATCH = 32
+"""Images that are predicted together by `generate`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionerSettings(Settings):
+    """The defaults are the demo: CPU-sized. `--preset paper` has the document's sizes."""
+
+    model: ModelSettings = field(
+        default_factory=lambda: ModelSettings(filters=(8, 16, 32, 64), norm_groups=4, pool_size=4)
+    )
+    vae: VaeSettings = field(default_factory=VaeSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    metric: MetricSettings = field(default_factory=MetricSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(
+            lr=3e-3, weight_decay=1e-5, warmup=0.05, warmup_first=0.01, final=1e-3
+        )
+    )
+    train: TrainSettings = field(
+        default_factory=lambda: TrainSettings(
+            steps=300,
+            batch_size=32,
+            report_every=50,
+            validation_batch_size=80,
+            clip_norm=10.0,
+            overfit_ratio=1000.0,
+        )
+    )
+
+    def check(self) -> None:
+        if self.data.kind == "latents" and is_on(self.loss.decoded):
+            raise SettingsError(
+                "loss.decoded needs a decoder, and with data.kind=latents there is none. Give "
+                "fields (data.kind=fields), or set loss.decoded.enabled=false."
+            )
+        consistency = self.loss.consistency
+        if is_on(consistency) and consistency.teacher == "ema" and not self.train.ema_decay:
+            raise SettingsError(
+                "loss.consistency.teacher=ema needs a moving average, and train.ema_decay is 0. "
+                "Set train.ema_decay=0.99, or loss.consistency.teacher=same."
+            )
+        if self.data.image_size < self.model.smallest_side:
+            raise SettingsError(
+                f"data.image_size must be at least {self.model.smallest_side} for "
+                f"{len(self.model.filters)} stages (model.filters), not {self.data.image_size}."
+            )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What all trials share; small and picklable.
+
+    Attributes:
+        latents: a folder with main.npy [P, M] and hier.npy [P, K, h], scaled on training samples.
+        meta: the shapes that the modules take (`Built.meta`).
+        decoded: where the frozen decoder is, None for latents that were given.
+    """
+
+    arrays: Arrays
+    latents: Path
+    meta: Mapping[str, Any]
+    notes: Mapping[str, float]
+    decoded: Latents | None
+
+
+class Conditioner:
+    """The members of `trainables.system.System`, with `rebuild` and `generate`."""
+
+    name = "conditioner"
+    Settings = ConditionerSettings
+    prepare_reads = ("data.*", "vae.*")
+    tensorboard_names: Mapping[str, str] = {
+        "train.loss.*": "Enhanced_Loss/*",
+        **{
+            f"train.loss.{name}.weight": f"Adaptive_Weights/component_{index}"
+            for index, name in enumerate(TERMS)
+        },
+    }
+    """The source's names, its components numbered in the order of our terms."""
+
+    def prepare(self, settings: ConditionerSettings, cache: Path) -> Prepared:
+        """Converts the data, trains or loads the VAE, and scales the latents of all samples."""
+        arrays = prepare_arrays(settings.data, cache)
+        train = arrays.indices("train")
+        if not arrays.fields:
+            given = scale_given(Path(arrays.latents), train, settings.vae.reach)
+            return Prepared(arrays, Path(given.folder), given.meta, given.notes, None)
+        own = file_states([Path(settings.vae.checkpoint), Path(arrays.fields)])
+        key = cache_key(arrays.folder, flatten(settings.vae), own)
+        folder = cache / f"conditioner-vae-{key}"
+        vae = train_or_load(settings.vae, Path(arrays.fields), train, folder / "vae")
+        latents = encode_all(vae, Path(arrays.fields), train, folder / "latents")
+        meta = {
+            "main_size": settings.vae.main_size,
+            "hier_shape": list(settings.vae.hier_shape),
+            "length": latents.length,
+            "nodes": latents.nodes,
+        }
+        return Prepared(arrays, Path(latents.folder), meta, latents.notes, latents)
+
+    def build(self, settings: ConditionerSettings, prepared: Prepared) -> Built:
+        built = self.rebuild(settings, prepared.meta)
+        if prepared.decoded is not None:
+            built.modules["decoder"] = load_decoder(prepared.decoded)
+        else:
+            built.modules["scalers"].load_state_dict(load_file(prepared.latents / SCALERS_FILE))
+        return built
+
+    def rebuild(self, settings: ConditionerSettings, meta: Mapping[str, Any]) -> Built:
+        main, hier = meta["main_size"], tuple(meta["hier_shape"])
+        modules: dict[str, nn.Module] = {"model": ConditionerModel(settings.model, main, hier)}
+        if "length" in meta:
+            network = settings.vae.network
+            modules["decoder"] = FrozenDecoder(network, meta["length"], meta["nodes"])
+        else:
+            reach = settings.vae.reach
+            scalers = {"main": RangeScaler((main,), reach), "hier": RangeScaler(hier, reach)}
+            modules["scalers"] = nn.ModuleDict(scalers)
+        return Built(modules=modules, meta=dict(meta))
+
+    def loaders(self, settings: ConditionerSettings, prepared: Prepared) -> Loaders:
+        arrays = prepared.arrays
+        device = settings.data.on_device if settings.train.loader_workers == 0 else "never"
+        train, validation = (
+            ConditionerData(arrays, prepared.latents, split, settings.augment, device)
+            for split in ("train", "validation")
+        )
+        notes = {**arrays.notes, **prepared.notes}
+        return Loaders(train, validation, collate, notes=notes, warnings=arrays.warnings)
+
+    def phases(self, settings: ConditionerSettings, prepared: Prepared | None) -> Sequence[Phase]:
+        fields = settings.data.kind == "fields"
+        terms = {k: v for k, v in TERMS.items() if fields or k not in NEED_DECODER}
+        composite = Composite(terms, settings.loss)
+        return [Phase("model", ("model",), condition, composite, shared=last_stage)]
+
+    def metrics(
+        self, settings: ConditionerSettings, prepared: Prepared | None
+    ) -> Sequence[Metric]:
+        return conditioner_metrics(settings.metric, decoder=settings.data.kind == "fields")
+
+    def preflight(self, settings: ConditionerSettings, prepared: Prepared) -> Sequence[Finding]:
+        return [Finding(text) for text in contradictions(settings)]
+
+    def generate(
+        self,
+        settings: ConditionerSettings,
+        modules: Mapping[str, nn.Module],
+        source: Path,
+        target: Path,
+    ) -> dict[str, float]:
+        """Predicts from a folder of images, in natural order: writes names.txt, main.npy [P, M]
+        and hier.npy [P, K, h], and field.npy [P, T, N] where there is a decoder. Fields, and
+        latents that were given, are in their own units; a VAE's latents are scaled.
+        """
+        data = settings.data
+        images, other_files = find_images(source)
+        rules = ImageRules(data.image_size, data.fit, data.invert, data.binarize_at)
+        write_images(images, rules, target / "images.npy")
+        (target / "names.txt").write_text("".join(f"{path.name}\n" for path in images))
+        pixels = np.load(target / "images.npy", mmap_mode="r", allow_pickle=False)
+        starts = range(0, len(pixels), GENERATE_BATCH)
+        found = [_predict(modules, pixels[at : at + GENERATE_BATCH]) for at in starts]
+        for name in found[0]:
+            np.save(target / f"{name}.npy", np.concatenate([part[name] for part in found]))
+        return {"images": float(len(images)), "other_files": float(other_files)}
+
+
+def is_on(term: Any) -> bool:
+    return term.enabled and term.weight > 0.0
+
+
+def last_stage(modules: Mapping[str, nn.Module]) -> Sequence[nn.Parameter]:
+    """Where a balancer compares gradients: the last weights that both heads see."""
+    return shared_parameters(modules["model"])
+
+
+def condition(
+    modules: Mapping[str, nn.Module], batch: Tensors, settings: Any
+) -> dict[str, Tensor]:
+    """The prediction on a batch; in training only with what the terms that are on read."""
+    model, loss = modules["model"], settings.loss
+    measuring = not model.training
+    prediction = model(batch["image"], collect=measuring or is_on(loss.spectral))
+    if measuring or is_on(loss.consistency):
+        prediction |= _other_view(modules, batch, loss.consistency.teacher)
+    if "decoder" in modules and (measuring or is_on(loss.decoded)):
+        decoder = modules["decoder"]
+        prediction["field"] = decoder(prediction["main"], prediction["hier"])
+        with torch.no_grad():
+            prediction["target_field"] = decoder(batch["main"], batch["hier"])
+    return prediction
+
+
+@torch.no_grad()
+def _other_view(
+    modules: Mapping[str, nn.Module], batch: Tensors, teacher: str
+) -> dict[str, Tensor]:
+    """The prediction on `paired`, from the network itself or its moving average, in eval mode:
+    without dropout, and spectral normalisation does not advance.
+    """
+    model = plain_model(modules["model"])
+    judge = plain_model(modules["ema.model"]) if teacher == "ema" else model
+    training = judge.training
+    judge.eval()
+    found = judge(batch["paired"])
+    judge.train(training)
+    return {f"paired_{kind}": found[kind] for kind in ("main", "hier")}
+
+
+def contradictions(settings: ConditionerSettings) -> list[str]:
+    """Settings that cannot do what they were set for, in words."""
+    augment, problems = settings.augment, []
+    if is_on(settings.loss.consistency) and not augment.net_probabilities["outline"]:
+        noise = augment.noise_probability * augment.noise_sigma
+        if not noise:
+            problems.append(
+                "loss.consistency is idle: no image is augmented, so there is no second view "
+                "(000-M12). Raise augment.outer_probability, or switch the term off."
+            )
+    flips = augment.net_probabilities["flip"]
+    if flips and settings.data.source == "generated" and not settings.data.symmetric:
+        problems.append(
+            f"{flips:.0%} of the images are flipped, but generated fields change with the flip "
+            "(000-M13): their targets are wrong. Set data.symmetric=true, or "
+            "augment.flip_symmetric=false."
+        )
+    return problems
+
+
+@torch.no_grad()
+def _predict(modules: Mapping[str, nn.Module], pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """pixels: [B, 1, S, S] of bytes."""
+    device = next(modules["model"].parameters()).device
+    image = torch.from_numpy(np.array(pixels)).to(device).float() / 255.0
+    found = modules["model"](image)
+    if "decoder" in modules:
+        found["field"] = modules["decoder"](found["main"], found["hier"])
+    else:
+        scalers: Any = modules["scalers"]
+        found = {name: scalers[name].inverse(value) for name, value in found.items()}
+    return {name: value.cpu().numpy() for name, value in found.items()}

@@ -1,0 +1,83 @@
+"""What the loop asks of the machine: the Accelerator, where tensors lie, and the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from settings.schema import SettingsError
+
+if TYPE_CHECKING:
+    from trainables.loop import TrainSettings
+
+_COMPILER_MODULES = ("torch._dynamo", "torch._inductor", "torch._functorch")
+
+
+def make_accelerator(settings: TrainSettings) -> Accelerator:
+    """A fresh Accelerator; its process-wide state is reset first, since one process serves many
+    trials.
+    """
+    cuda = torch.cuda.is_available()
+    if settings.precision == "fp16" and not cuda:
+        raise SettingsError(
+            "train.precision=fp16 needs a GPU: on a CPU Accelerate would compute in fp32 without "
+            "saying so. "
+            "Use train.precision=bf16 or no."
+        )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return Accelerator(cpu=not cuda, mixed_precision=settings.precision)
+
+
+def to_device(batch: Any, device: torch.device, channels_last: bool) -> Any:
+    """The batch on the device; with `channels_last` its images [B, C, H, W] lie as [B, H, W, C]
+    in memory.
+    """
+    batch = send_to_device(batch, device)
+    if not channels_last or not isinstance(batch, Mapping):
+        return batch
+    return {name: _channels_last(value) for name, value in batch.items()}
+
+
+def _channels_last(value: Any) -> Any:
+    is_image = isinstance(value, Tensor) and value.ndim == 4
+    return value.contiguous(memory_format=torch.channels_last) if is_image else value
+
+
+@torch.no_grad()
+def lay_out(module: nn.Module, channels_last: bool) -> None:
+    """Puts the module's tensors of four axes into channels-last order.
+
+    Not by `module.to(memory_format=...)`, which refuses a module with a tensor of five axes.
+    """
+    if channels_last:
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = _channels_last(tensor.data)
+
+
+def wrap(accelerator: Accelerator, module: nn.Module, settings: TrainSettings) -> Any:
+    """The module as a step calls it: with mixed precision, DDP and `torch.compile`.
+
+    The plain module stays what is saved, averaged and validated, so checkpoints of compiled and
+    of plain trainings are alike.
+    """
+    wrapped = accelerator.prepare_model(module)
+    return torch.compile(wrapped) if settings.compile else wrapped
+
+
+def explain_compiler(error: Exception) -> None:
+    """Raises what stopped `torch.compile` in words; returns where the error is none of its own."""
+    if not type(error).__module__.startswith(_COMPILER_MODULES):
+        return
+    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    raise SettingsError(
+        f"train.compile=true: the model cannot be compiled here ({said.strip()}). A CPU needs a "
+        "C++ compiler (g++, or the one named by CXX) with Python's headers, a GPU needs triton. "
+        "Install it, or use train.compile=false."
+    ) from error

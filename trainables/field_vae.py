@@ -1,0 +1,161 @@
+"""System `FieldVae`: the simulation VAE that other systems condition.
+
+It is trained by the one loop, usually within the `prepare` of the system that needs it
+(`trainables.field_latents`), and as well by itself:
+`python -m ray_jobs.train trainables.field_vae:FieldVae data.fields=fields.npy --dir DIR`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.fields import DataSettings, FieldData, Fields, blocks_of, open_fields, prepare
+from losses.composite import Composite
+from losses.field_vae import TERMS, LossSettings
+from losses.terms import Tensors
+from metrics.field_vae import MetricSettings, field_vae_metrics, relative_l2
+from metrics.metric import Metric
+from models.field_vae import FieldVaeModel, ModelSettings
+from settings.schema import Settings
+from trainables.loop import TrainSettings
+from trainables.optimizer import OptimizerSettings
+from trainables.system import Built, Finding, Loaders, Phase
+
+ENCODE_BATCH = 64
+"""Fields that are encoded together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldVaeSettings(Settings):
+    """The defaults are the demo: CPU-sized, about 10 s."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    metric: MetricSettings = field(default_factory=MetricSettings)
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(lr=3e-4, warmup=0.05)
+    )
+    train: TrainSettings = field(
+        default_factory=lambda: TrainSettings(
+            steps=150, batch_size=32, report_every=50, validation_batch_size=64
+        )
+    )
+
+
+class FieldVae:
+    """The members of `trainables.system.System`, with `rebuild` and `generate`."""
+
+    name = "trainables.field_vae:FieldVae"
+    Settings = FieldVaeSettings
+    prepare_reads = ("data.*",)
+
+    def prepare(self, settings: FieldVaeSettings, cache: Path) -> Fields:
+        return prepare(settings.data, cache)
+
+    def build(self, settings: FieldVaeSettings, prepared: Fields) -> Built:
+        _, length, nodes = prepared.shape
+        built = self.rebuild(settings, {"length": length, "nodes": nodes})
+        model: Any = built.modules["vae"]
+        model.fit(prepared.low, prepared.high, lambda: blocks_of(prepared))
+        return built
+
+    def rebuild(self, settings: FieldVaeSettings, meta: Mapping[str, Any]) -> Built:
+        model = FieldVaeModel(settings.model, meta["length"], meta["nodes"])
+        return Built(modules={"vae": model}, meta=dict(meta))
+
+    def loaders(self, settings: FieldVaeSettings, prepared: Fields) -> Loaders:
+        sizes = settings.model.main_size, settings.model.hier_shape
+        return Loaders(
+            FieldData(prepared, prepared.train, *sizes),
+            FieldData(prepared, prepared.validation, *sizes),
+            notes=prepared.notes,
+        )
+
+    def phases(self, settings: FieldVaeSettings, prepared: Fields | None) -> Sequence[Phase]:
+        return [Phase("vae", ("vae",), reconstruct, Composite(TERMS, settings.loss))]
+
+    def metrics(self, settings: FieldVaeSettings, prepared: Fields | None) -> Sequence[Metric]:
+        return field_vae_metrics(settings.metric)
+
+    def preflight(self, settings: FieldVaeSettings, prepared: Fields) -> Sequence[Finding]:
+        if prepared.low < prepared.high:
+            return []
+        return [
+            Finding(
+                f"{prepared.path}: every training value is {prepared.low:g}, so there is nothing "
+                "to learn. Look at how the fields were written.",
+                hopeless=True,
+            )
+        ]
+
+    def generate(
+        self,
+        settings: FieldVaeSettings,
+        modules: Mapping[str, nn.Module],
+        source: Path,
+        target: Path,
+    ) -> dict[str, float]:
+        """Encodes and decodes the fields of a .npy file [P, T, N]: writes field.npy [P, T, N],
+        main.npy [P, M] and hier.npy [P, K, h] (latents as the encoder gives them, not scaled).
+        """
+        fields = open_fields(source)
+        model: Any = modules["vae"]
+        main, hier = encode_fields(model, fields)
+        written = np.lib.format.open_memmap(
+            target / "field.npy", mode="w+", dtype=np.float32, shape=fields.shape
+        )
+        errors = []
+        for rows in batches_of(len(fields)):
+            found = decode_on(model, main[rows], hier[rows])
+            written[rows] = found.cpu().numpy()
+            errors.append(relative_l2(found.cpu(), as_tensor(fields, rows)))
+        written.flush()
+        np.save(target / "main.npy", main.numpy())
+        np.save(target / "hier.npy", hier.numpy())
+        return {
+            "fields": float(len(fields)),
+            "reconstruction_error": float(torch.cat(errors).nanmean()),
+        }
+
+
+def reconstruct(
+    modules: Mapping[str, nn.Module], batch: Tensors, settings: Any
+) -> dict[str, Tensor]:
+    """The prediction on a batch."""
+    return modules["vae"](batch)
+
+
+def batches_of(count: int) -> list[slice]:
+    return [slice(start, start + ENCODE_BATCH) for start in range(0, count, ENCODE_BATCH)]
+
+
+def as_tensor(fields: np.ndarray, rows: slice) -> Tensor:
+    return torch.from_numpy(np.array(fields[rows], dtype=np.float32))
+
+
+@torch.no_grad()
+def encode_fields(model: FieldVaeModel, fields: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The latents of all fields [P, T, N] in their order: main [P, M], hier [P, K, h], on the
+    CPU.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    pairs = [model.encode(as_tensor(fields, rows).to(device)) for rows in batches_of(len(fields))]
+    main, hier = (torch.cat([part.cpu() for part in parts]) for parts in zip(*pairs, strict=True))
+    return main, hier
+
+
+@torch.no_grad()
+def decode_on(model: nn.Module, main: Tensor, hier: Tensor) -> Tensor:
+    """`model.decode` of latents that lie elsewhere; float32 [B, T, N] on the model's device."""
+    device = next(model.parameters()).device
+    decode: Any = model.decode
+    return decode(main.to(device), hier.to(device))

@@ -1,0 +1,100 @@
+"""Files of the simulation VAE and of its frozen decoder: tensors with what the modules are built
+from, in one file that runs no code when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.field_vae import FieldVaeModel, FrozenDecoder, ModelSettings
+from settings.flat import flatten, replace
+from trainables import checkpoint
+from trainables.field_vae import FieldVae
+from trainables.restore import open_checkpoint
+
+_KEY = "weighbridge"
+
+
+def write_module(path: Path, module: FieldVaeModel | FrozenDecoder) -> None:
+    """Writes the module's file whole or not at all."""
+    kind = {
+        "network": flatten(module.settings),
+        "length": module.length,
+        "nodes": module.nodes,
+    }
+    tensors = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
+    described = {_KEY: json.dumps(kind)}
+    replace_file(path, lambda scratch: save_file(tensors, scratch, metadata=described))
+
+
+def load_vae(path: Path) -> FieldVaeModel:
+    """The VAE of a file, or of the newest checkpoint of a training's folder; on the CPU, in eval
+    mode.
+
+    Raises:
+        CheckpointError: it is no VAE, or it is damaged.
+    """
+    if not path.is_dir():
+        settings, length, nodes, tensors = _read(path)
+        return _filled(FieldVaeModel(settings, length, nodes), tensors, path)
+    folder = path / "checkpoints"
+    steps = checkpoint.available(folder) if folder.is_dir() else []
+    newest = steps[-1] if steps else path
+    name = checkpoint.read_meta(newest)["system"]
+    if name != FieldVae.name:
+        raise checkpoint.CheckpointError(
+            f"{path} is a checkpoint of {name}, not of {FieldVae.name}."
+        )
+    return open_checkpoint(newest).modules["vae"]  # type: ignore[return-value]
+
+
+def load_decoder(path: Path) -> FrozenDecoder:
+    """The frozen decoder of a file, on the CPU.
+
+    Raises:
+        CheckpointError: it is no decoder, or it is damaged.
+    """
+    settings, length, nodes, tensors = _read(path)
+    return _filled(FrozenDecoder(settings, length, nodes), tensors, path)
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file under another name, forces it to disk, and gives it its own name."""
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    write(scratch)
+    with open(scratch, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
+def _filled(module: Any, tensors: Mapping[str, Tensor], path: Path) -> Any:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise checkpoint.CheckpointError(
+            f"{path} is no {type(module).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return module.eval()
+
+
+def _read(path: Path) -> tuple[ModelSettings, int, int, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            kind = json.loads((file.metadata() or {})[_KEY])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        network = replace(ModelSettings(), kind["network"])
+        return network, kind["length"], kind["nodes"], tensors
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise checkpoint.CheckpointError(
+            f"{path} cannot be read as a simulation VAE ({type(error).__name__}: {error}). Give a "
+            "vae.safetensors, or the folder of a training."
+        ) from error

@@ -1,0 +1,194 @@
+"""The training of the simulation VAE that a system's `prepare` needs: once, however many processes
+ask for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.fields import split_fields
+from losses.field_vae import LossSettings
+from losses.terms import TermSettings
+from models.field_vae import FieldVaeModel, ModelSettings
+from settings.flat import flatten, replace
+from settings.schema import SettingsError, setting
+from trainables import checkpoint
+from trainables.field_vae import FieldVae, FieldVaeSettings
+from trainables.field_vae_file import load_vae, replace_file, write_module
+from trainables.loop import fit
+from trainables.optimizer import OptimizerSettings
+from trainables.run import LocalRun, Report
+
+VAE_FILE, REQUEST_FILE = "vae.safetensors", "request.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeSettings(ModelSettings):
+    """All that a system's `prepare` reads of its simulation VAE: the network and its training."""
+
+    steps: int = setting(150, "of its training", low=1)
+    batch_size: int = setting(32, "fields per step of its training", low=1, high=65536)
+    lr: float = setting(3e-4, "peak learning rate of its training", low=1e-9, high=1.0)
+    beta: float = setting(
+        1e-6, "weight of its divergence, where that of the reconstruction is 1", low=0.0, high=1.0
+    )
+    seed: int = setting(0, "of its training", low=0)
+    checkpoint: str = setting(
+        "",
+        "take this VAE instead of training one: a vae.safetensors, or the folder of a training or "
+        "checkpoint of trainables.field_vae:FieldVae",
+    )
+
+    @property
+    def network(self) -> ModelSettings:
+        """The part that the modules are built from."""
+        return ModelSettings(**{f.name: getattr(self, f.name) for f in fields(ModelSettings)})
+
+
+def train_or_load(
+    vae: VaeSettings, fields_path: Path, train_indices: np.ndarray, folder: Path
+) -> Path:
+    """The file of a VAE of these fields: `vae.checkpoint`, or one that is trained in `folder`.
+
+    It is trained once. An interrupted training goes on from its last checkpoint, of two processes
+    on one machine the second waits, and a `folder` belongs to one request.
+
+    Raises:
+        SettingsError: the VAE of `vae.checkpoint` is another network, or for other fields.
+        ValueError: `folder` holds a VAE of other settings, fields or training samples.
+    """
+    found = split_fields(fields_path, train_indices)
+    if vae.checkpoint:
+        path = Path(vae.checkpoint).expanduser()
+        _check_shapes(vae, path, load_vae(path), found.shape)
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / VAE_FILE
+    request = {
+        "vae": asdict(vae),
+        "fields": list(found.shape),
+        "train": hash_of_indices(np.array(found.train)),
+    }
+    with _only_one(folder):
+        _claim(folder, request)
+        if not file.is_file():
+            _refuse_group(folder)
+            _train(vae, fields_path, np.array(found.train), folder)
+        shutil.rmtree(folder / "training", ignore_errors=True)
+    return file
+
+
+def hash_of_indices(indices: np.ndarray) -> str:
+    return hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()
+
+
+def _train(vae: VaeSettings, fields_path: Path, train: np.ndarray, folder: Path) -> None:
+    indices = folder / "train.npy"
+    np.save(indices, train)
+    tree = _tree(vae, fields_path, indices)
+    system: Any = FieldVae()
+    run = LocalRun(folder / "training", resume=True, on_report=_report)
+    prepared = system.prepare(tree, folder)
+    fit(system, tree, run, prepared)
+    newest = checkpoint.available(folder / "training" / "checkpoints")[-1]
+    write_module(folder / VAE_FILE, load_vae(newest))
+
+
+def _report(report: Report) -> None:
+    error = report.get("val.reconstruction_error")
+    shown = f"{error:.2%}" if isinstance(error, float) else "not measured"
+    _say(f"simulation VAE: step {report['step']}, error {shown}")
+
+
+def _say(text: str) -> None:
+    """To standard error: standard output belongs to the verbs, which may print JSON."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _tree(vae: VaeSettings, fields_path: Path, indices: Path) -> FieldVaeSettings:
+    loss = LossSettings()
+    kl = TermSettings(weight=vae.beta, schedule=loss.kl.schedule)
+    base = FieldVaeSettings(
+        model=vae.network,
+        loss=LossSettings(reconstruction=loss.reconstruction, kl=kl),
+        optimizer=OptimizerSettings(lr=vae.lr, warmup=0.05),
+    )
+    return replace(
+        base,
+        {
+            "data.fields": str(fields_path.absolute()),
+            "data.train_indices": str(indices.absolute()),
+            "train.steps": vae.steps,
+            "train.batch_size": vae.batch_size,
+            "train.report_every": max(1, vae.steps // 4),
+            "train.seed": vae.seed,
+            "train.tensorboard": False,
+        },
+    )
+
+
+def _check_shapes(
+    vae: VaeSettings, path: Path, model: FieldVaeModel, shape: tuple[int, int, int]
+) -> None:
+    if (model.length, model.nodes) != shape[1:]:
+        raise SettingsError(
+            f"vae.checkpoint={path} decodes fields of {model.length} time steps x {model.nodes} "
+            f"nodes, and the data has {shape[1]} x {shape[2]}. Give the VAE of this data, or "
+            "leave vae.checkpoint empty to train one."
+        )
+    own, wanted = flatten(model.settings), flatten(vae.network)
+    other = [f"vae.{key}={own[key]}" for key in wanted if own[key] != wanted[key]]
+    if other:
+        raise SettingsError(
+            f"vae.checkpoint={path} is another network than the settings say. Set "
+            f"{' '.join(other)}, or leave vae.checkpoint empty to train one."
+        )
+
+
+def _claim(folder: Path, request: Mapping[str, Any]) -> None:
+    """Makes the folder this request's, or refuses."""
+    path, own = folder / REQUEST_FILE, json.loads(json.dumps(request))
+    if not path.exists():
+        replace_file(path, lambda scratch: scratch.write_text(json.dumps(own, indent=1)))
+        return
+    found = json.loads(path.read_text())
+    if found != own:
+        other = [key for key in own if found.get(key) != own[key]]
+        raise ValueError(
+            f"{folder} holds a simulation VAE of other {' and '.join(other)}. Name another folder."
+        )
+
+
+def _refuse_group(folder: Path) -> None:
+    """In a worker group every rank would wait for the others within the lock."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        raise RuntimeError(
+            f"the simulation VAE is not in {folder}, and a worker of a group cannot train it. "
+            "Prepare on one process first, with WEIGHBRIDGE_CACHE on a folder that all machines "
+            "share."
+        )
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with the process that holds it, however it ends."""
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            _say(f"waiting for another process that trains a simulation VAE in {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,70 @@
+"""How hard each term of a loss pulls: the norm of its own gradient, for balancers that compare
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+
+class TermGradients:
+    """The gradient of every term of one step with respect to some parameters, summed over the
+    step's micro-batches.
+
+    They are taken from the graph of the step itself, before its backward, and touch neither
+    `.grad` nor the hooks of DDP; so the step's own gradient is the same with and without. Each
+    costs about one backward pass down to the parameters, and memory of their size.
+    """
+
+    def __init__(self, accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
+        self.accelerator, self.parameters = accelerator, list(parameters)
+        self.vectors: dict[str, Tensor] = {}
+        scaler = accelerator.scaler
+        # Under fp16 a gradient vanishes that was not scaled like that of the step.
+        self.scale = 1.0 if scaler is None else float(scaler.get_scale())
+
+    def add(self, shares: Mapping[str, Tensor]) -> None:
+        """One micro-batch: each term's weighted share of the total, on which `backward` was not
+        called yet.
+        """
+        for name, share in shares.items():
+            found = self._gradient(share)
+            self.vectors[name] = self.vectors[name] + found if name in self.vectors else found
+
+    def _gradient(self, share: Tensor) -> Tensor:
+        """float32 [all values of the parameters]; 0 where the term does not depend on one."""
+        gradients: Sequence[Tensor | None] = [None] * len(self.parameters)
+        if share.requires_grad:
+            gradients = torch.autograd.grad(
+                share,
+                self.parameters,
+                grad_outputs=torch.full_like(share, self.scale),
+                retain_graph=True,
+                allow_unused=True,
+            )
+        parts = [
+            torch.zeros_like(parameter) if gradient is None else gradient
+            for parameter, gradient in zip(self.parameters, gradients, strict=True)
+        ]
+        return torch.cat([part.flatten().float() for part in parts])
+
+    def norms(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """The norm of the gradient of each term's global mean, without its weight.
+
+        Equal on every rank: the gradients are averaged over the ranks, as DDP does it.
+        """
+        if not self.vectors:
+            return {}
+        stacked = torch.stack(list(self.vectors.values()))
+        if self.accelerator.num_processes > 1:
+            stacked = self.accelerator.reduce(stacked, reduction="mean")
+        # float64: the squares of a float32 gradient may overflow where it does not.
+        norms = torch.linalg.vector_norm(stacked, dim=1, dtype=torch.float64).tolist()
+        return {
+            name: norm / (self.scale * weights[name])
+            for name, norm in zip(self.vectors, norms, strict=True)
+        }

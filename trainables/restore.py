@@ -1,0 +1,74 @@
+"""A checkpoint opened for use: its modules, without the data that they were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from settings.flat import replace
+from trainables import checkpoint
+from trainables.system import Built, System, load_system
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a checkpoint holds, ready to be used.
+
+    Attributes:
+        modules: in eval mode, on the CPU, with the moving average of the weights where there is
+            one.
+    """
+
+    path: Path
+    step: int
+    system: System
+    settings: Any
+    modules: Mapping[str, nn.Module]
+
+
+def open_checkpoint(path: Path) -> Opened:
+    """The modules of one checkpoint (a step-* folder); neither `prepare` nor data is needed.
+
+    Raises:
+        CheckpointError: it is damaged, or its modules need to know what it does not say.
+    """
+    meta = checkpoint.read_meta(path)
+    system = load_system(meta["system"])
+    settings = replace(system.Settings(), meta["settings"])
+    modules = _built(system, settings, meta, path).modules
+    tensors = checkpoint.load(path, system.name).tensors
+    load_validated(modules, tensors)
+    for module in modules.values():
+        module.eval()
+    return Opened(path, meta["step"], system, settings, modules)
+
+
+def load_validated(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Puts the weights that were validated into freshly built modules: the moving average where
+    the checkpoint has one; every key must match.
+    """
+    for name, module in modules.items():
+        average = _below(tensors, f"ema.{name}.module.")
+        module.load_state_dict(average or _below(tensors, f"module.{name}."))
+
+
+def _built(system: System, settings: Any, meta: Mapping[str, Any], path: Path) -> Built:
+    rebuild = getattr(system, "rebuild", None)
+    if rebuild is None:
+        return system.build(settings, None)
+    if not meta.get("built"):
+        raise checkpoint.CheckpointError(
+            f"{path} does not say what its modules were built from, for an earlier version wrote "
+            "it. Train one step more with this version (train --resume), and take that."
+        )
+    return rebuild(settings, meta["built"])
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }

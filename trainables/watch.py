@@ -1,0 +1,143 @@
+"""What looks at every report of a training: the health trackers, and the two rules by which a
+training ends by itself.
+
+All of it is a function of the reports, which are equal on every rank; so are the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from losses.balancers_base import FixedWeights
+from losses.terms import TermSettings
+from metrics.health import Watched, health_columns, overfit_ratio
+from metrics.metric import Metric
+from settings.schema import SettingsError
+from trainables.run import PATIENCE, STOP_REASON, Report, number
+from trainables.system import Phase
+
+ENDING_KEYS = ("train.patience", "train.overfit_ratio")
+"""A training that ended by itself goes on only where one of these was changed since."""
+
+
+class Watch:
+    """Adds to each report what can be said of it.
+
+    Args:
+        objective: (column, mode) that patience waits for; None for the first metric with a
+            direction.
+        warn: told of each finding once.
+    """
+
+    def __init__(
+        self,
+        settings: Any,
+        phases: Sequence[Phase],
+        metrics: Sequence[Metric],
+        objective: tuple[str, str] | None,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.train, self.warn = settings.train, warn
+        self.health = getattr(settings, "health", None)
+        self.phases = [watched(phase) for phase in phases]
+        self.objective = objective or _first_with_direction(metrics)
+        if self.train.patience and self.objective is None:
+            raise SettingsError(
+                f"train.patience={self.train.patience} waits for a metric to improve, and no "
+                "metric of this system has a better direction. Use train.patience=0."
+            )
+        self.best: float | None = None
+        self.best_step = 0
+        self.waited = 0
+
+    def look(self, report: Report, before: Report) -> dict[str, float | str | None]:
+        """The columns to add to `report`; `before` is the trial's last one, empty for the first.
+
+        `stop_reason` is among them where the training ends here by itself. A training that has
+        come to its last step has nothing left to end.
+        """
+        added: dict[str, float | str | None] = {}
+        if self.health is not None:
+            columns, fresh = health_columns(report, self.health, self.phases, before)
+            added.update(columns)
+            for finding in fresh:
+                self.warn(finding.text)
+        reason = self._out_of_patience(report) or self._overfitted(report)
+        if reason and (number(report, "step") or 0) < self.train.steps:
+            added[STOP_REASON] = reason
+        return added
+
+    def _out_of_patience(self, report: Report) -> str:
+        """Why `train.patience` ends the training, "" where it does not.
+
+        Counted in validations (000-M19: the document's "100,000 epochs" were validations, ten
+        epochs apart). A value that is not finite is no improvement.
+        """
+        if not self.train.patience or self.objective is None:
+            return ""
+        column, mode = self.objective
+        value = number(report, column)
+        sign = 1.0 if mode == "min" else -1.0
+        if value is not None and (self.best is None or sign * value < sign * self.best):
+            self.best, self.best_step, self.waited = value, int(number(report, "step") or 0), 0
+            return ""
+        self.waited += 1
+        if self.waited < self.train.patience:
+            return ""
+        known = (
+            "has never had a value"
+            if self.best is None
+            else f"was best with {self.best:.6g} at step {self.best_step}"
+        )
+        return f"{PATIENCE}{column} {known}, {self.waited} validations ago"
+
+    def _overfitted(self, report: Report) -> str:
+        limit = self.train.overfit_ratio
+        if not limit:
+            return ""
+        first = self.phases[0]
+        ratio = overfit_ratio(report, first.prefix, first.terms)
+        if ratio is None or ratio <= limit:
+            return ""
+        return (
+            f"overfit: the validation {first.prefix} is {ratio:.4g} times the training "
+            f"{first.prefix} (train.overfit_ratio={limit:g})"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint, as JSON holds it."""
+        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.best, self.best_step = state["best"], state["best_step"]
+        self.waited = state["waited"]
+
+
+def watched(phase: Phase) -> Watched:
+    """How a phase's columns are named, and which of its weights a balancer makes.
+
+    A term whose schedule moves its weight may be small on purpose; it is not among the latter.
+    """
+    composite, is_first = phase.composite, phase.optimizer == "optimizer"
+    prefix = "train" if is_first else f"train.{phase.name}"
+    balanced = []
+    if not isinstance(composite.balancer, FixedWeights):
+        for name in composite.terms:
+            term: TermSettings = getattr(composite.settings, name)
+            if term.enabled and term.weight > 0.0 and term.schedule.kind == "constant":
+                balanced.append(name)
+    return Watched(
+        name="" if is_first else phase.name,
+        prefix=composite.prefix,
+        terms=tuple(name for name, term in composite.terms.items() if not term.unbounded),
+        gradient_norm=f"{prefix}.grad_norm",
+        balanced=tuple(balanced),
+    )
+
+
+def _first_with_direction(metrics: Sequence[Metric]) -> tuple[str, str] | None:
+    for metric in metrics:
+        if metric.mode is not None:
+            return f"val.{metric.name}", metric.mode
+    return None
