@@ -203,7 +203,8 @@ class Driver:
                 return "interrupted", self.stopping  # its process was told to end as well
             return "failed", self._error_line(current.job)
         if current.reason:
-            patient = current.reason.startswith(PATIENCE)  # it has learnt what it can: a full result
+            # A training that ran out of patience has learnt what it can: a full result.
+            patient = current.reason.startswith(PATIENCE)
             return "complete" if patient else "stopped", current.reason
         if current.step >= current.job.stop_step:
             return "complete", ""

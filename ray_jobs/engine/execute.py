@@ -67,9 +67,7 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
         execution.tell(f"took over the lock of {stale}, which no longer runs")
     try:
         demand = cluster.Demand(**setup.document["resources"])
-        ahead = ClusterAhead(
-            execution.address, execution.project, setup.document["system"], demand
-        )
+        ahead = ClusterAhead(execution.address, execution.project)
         import ray.tune  # noqa: F401 - seconds, while the cluster starts
 
         prepared = prepare_once(setup.system, setup.settings, execution.cache)
