@@ -16,7 +16,7 @@ from ray_jobs.engine import cluster
 
 
 class ClusterAhead:
-    """A cluster that is being reached in a thread; the arguments are those of `cluster.connect`."""
+    """A cluster that is being reached in a thread; arguments as for `cluster.connect`."""
 
     def __init__(self, address: str | None, project: Path) -> None:
         import ray  # noqa: F401 - not in the thread: both would import parts of it at once
