@@ -1,12 +1,11 @@
-"""What `fit` adds to a step: the loop on the demo size of hdr_patch against a bare torch loop of
-the same step.
+"""What `fit` adds to a step: the loop on each system's demo size against a bare torch loop of the
+same step.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,8 @@ from typing import Any
 import torch
 
 from benchmarks.rows import Row, main, row
-from ray_jobs.verb import cache_directory
-from settings.flat import replace
-from trainables.batches import Share, train_loader
-from trainables.loop import Training
+from benchmarks.steps import DEMOS, batches_of, loop_steps, prepared_settings, timed_steps
 from trainables.optimizer import make_optimizer, parameter_groups
-from trainables.run import LocalRun
 from trainables.system import load_system
 
 BLOCKS, STEPS = 30, 5
@@ -30,44 +25,27 @@ def measure() -> Iterator[Row]:
     medians.
     """
     torch.set_num_threads(1)
-    system = load_system("hdr_patch")
-    settings = replace(system.Settings(), {"hdr.prefill": "push_pull", "train.steps": 10_000})
-    prepared = system.prepare(settings, cache_directory())
-    with tempfile.TemporaryDirectory() as folder:
-        training = Training(system, settings, LocalRun(Path(folder)), prepared)
-        ours = _block(training._one_step, system, settings, prepared)
-        bare = _block(_bare_step(system, settings, prepared), system, settings, prepared)
-        times: dict[str, list[float]] = {"ours": [], "bare": []}
-        for _ in range(BLOCKS):
-            times["ours"].append(ours())
-            times["bare"].append(bare())
-        training.close()
-    value, peer = (1000 * statistics.median(times[name]) / STEPS for name in ("ours", "bare"))
-    yield row("loop_overhead/step", value, "ms", "bare torch loop, same terms and batches", peer)
+    for name in DEMOS:
+        system = load_system(name)
+        with tempfile.TemporaryDirectory() as folder:
+            blocks = {
+                "ours": loop_steps(system, {}, Path(folder), STEPS),
+                "bare": _bare_steps(system),
+            }
+            times: dict[str, list[float]] = {side: [] for side in blocks}
+            for _ in range(BLOCKS):
+                for side, run in blocks.items():
+                    times[side].append(run())
+        value, peer = (1000 * statistics.median(times[side]) for side in ("ours", "bare"))
+        peer_name = "bare torch loop, same terms and batches"
+        yield row(f"loop_overhead/{name}", value, "ms", peer_name, peer)
 
 
-def _block(
-    step: Callable[[list[Any]], Any], system: Any, settings: Any, prepared: Any
-) -> Callable[[], float]:
-    share = Share(settings.train.batch_size, 1)
-    loader = train_loader(system.loaders(settings, prepared), share, 0, 0, 10_000, 0)
-    batches = iter(loader)
-    for _ in range(STEPS):
-        step([next(batches)])
-
-    def run() -> float:
-        began = time.perf_counter()
-        for _ in range(STEPS):
-            step([next(batches)])
-        return time.perf_counter() - began
-
-    return run
-
-
-def _bare_step(system: Any, settings: Any, prepared: Any) -> Callable[[list[Any]], None]:
+def _bare_steps(system: Any) -> Callable[[], float]:
     """The step as a notebook would write it: forward, weighted sum of means, backward, clip,
     update.
     """
+    settings, prepared = prepared_settings(system, {})
     torch.manual_seed(0)
     built = system.build(settings, prepared)
     phase = system.phases(settings, prepared)[0]
@@ -91,7 +69,7 @@ def _bare_step(system: Any, settings: Any, prepared: Any) -> Callable[[list[Any]
         torch.nn.utils.clip_grad_norm_(parameters, settings.train.clip_norm)
         optimizer.step()
 
-    return step
+    return timed_steps(step, batches_of(system, settings, prepared), STEPS)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""Training steps of a system, to be timed in blocks that take turns with their peers'."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.verb import cache_directory
+from settings.flat import replace
+from trainables.batches import Share, train_loader
+from trainables.loop import Training
+from trainables.run import LocalRun
+
+MANY = 10_000
+"""Steps of the training that blocks are cut from."""
+
+DEMOS: Mapping[str, Mapping[str, Any]] = {
+    "hdr_patch": {"hdr.prefill": "push_pull"},
+    "conditioner": {},
+}
+"""What is changed in each system's demo size."""
+
+
+def prepared_settings(system: Any, changes: Mapping[str, Any]) -> tuple[Any, Any]:
+    """(settings, prepared) of a long training without files."""
+    own = {**DEMOS.get(system.name, {}), "train.steps": MANY, "train.tensorboard": False}
+    settings = replace(system.Settings(), {**own, **changes})
+    return settings, system.prepare(settings, cache_directory())
+
+
+def batches_of(system: Any, settings: Any, prepared: Any) -> Iterator[Any]:
+    share = Share(settings.train.batch_size, 1)
+    loaders = system.loaders(settings, prepared)
+    return iter(train_loader(loaders, share, 0, 0, MANY, 0))
+
+
+def timed_steps(
+    step: Callable[[list[Any]], Any], batches: Iterator[Any], steps: int
+) -> Callable[[], float]:
+    """A function that takes `steps` steps and returns the seconds of one; warmed up. Drawing the
+    batches is not timed.
+    """
+
+    def run() -> float:
+        drawn = [[next(batches)] for _ in range(steps)]
+        began = time.perf_counter()
+        for batch in drawn:
+            step(batch)
+        return (time.perf_counter() - began) / steps
+
+    run()
+    return run
+
+
+def loop_steps(
+    system: Any, changes: Mapping[str, Any], directory: Path, steps: int
+) -> Callable[[], float]:
+    """Steps of the one loop."""
+    settings, prepared = prepared_settings(system, changes)
+    training = Training(system, settings, LocalRun(directory), prepared)
+    return timed_steps(training._one_step, batches_of(system, settings, prepared), steps)
