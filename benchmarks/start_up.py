@@ -47,8 +47,8 @@ def measure() -> Iterator[Row]:
         for run in range(RUNS + 1):
             least.append(_least(folder / f"least-{run}"))
             ours.append(_first_report(folder / f"sweep-{run}"))
-    name, peer = "start_up/first_report", "the least that Ray Tune and torch take"
-    yield row(name, statistics.median(ours[1:]), "s", peer, statistics.median(least[1:]))
+    name, least_name = "start_up/first_report", "the least that Ray Tune and torch take"
+    yield row(name, statistics.median(ours[1:]), "s", least_name, statistics.median(least[1:]))
     helps = [timed(["-m", "ray_jobs.sweep", "--help"]) for _ in range(RUNS + 1)]
     imported = [timed(["-c", "import ray"]) for _ in range(RUNS + 1)]
     value, peer = statistics.median(helps[1:]), statistics.median(imported[1:])
