@@ -24,6 +24,7 @@ from data.conditioner_files import check_pairs, read_targets, target_files
 from data.hdr_files import DataError
 from data.image_folder import ImageCounts, ImageRules, find_images, write_images
 from data.outlines import samples
+from data.split import random_split
 from settings.schema import Settings, SettingsError, setting
 
 _FORMAT = 1
@@ -148,14 +149,6 @@ class Arrays:
         """Of the samples of `train` or `validation`."""
         return np.load(self.indices_file(split), allow_pickle=False)
 
-    @property
-    def field_shape(self) -> tuple[int, int] | None:
-        """(T, N), None where latents were given."""
-        if not self.fields:
-            return None
-        _, times, nodes = np.load(self.fields, mmap_mode="r", allow_pickle=False).shape
-        return times, nodes
-
 
 def prepare_arrays(settings: DataSettings, cache: Path) -> Arrays:
     """Converts images and targets in the cache, or finds them there.
@@ -256,14 +249,13 @@ def _generate(settings: DataSettings, folder: Path) -> dict[str, Any]:
 
 
 def _split(settings: DataSettings, count: int, folder: Path) -> dict[str, int]:
-    """Writes the indices of both splits; at least one sample is for validation."""
+    """Writes the indices of both splits."""
     if count < 2:
         raise DataError(
             f"{settings.images}: expected samples for training and validation, found {count}."
         )
-    order = np.random.default_rng(settings.split_seed).permutation(count)
-    cut = min(max(1, round(settings.validation_share * count)), count - 1)
-    splits = {"train": np.sort(order[cut:]), "validation": np.sort(order[:cut])}
+    train, validation = random_split(count, settings.validation_share, settings.split_seed)
+    splits = {"train": train, "validation": validation}
     for split, indices in splits.items():
         np.save(folder / f"{split}.npy", indices)
     return {"samples": count, **{split: len(indices) for split, indices in splits.items()}}

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from data.cache import cache_key, cached_folder
 from data.outlines import field, random_outline
+from data.split import random_split
 from settings.schema import Settings, SettingsError, setting
 
 _FORMAT = 1
@@ -82,11 +83,11 @@ def prepare(settings: DataSettings, cache: Path) -> Fields:
         train = (
             _read_indices(Path(settings.train_indices).expanduser(), count)
             if settings.train_indices
-            else _draw_split(count, settings)
+            else _draw_train(path, count, settings)
         )
         return split_fields(path, train)
     path = _embedded(settings, cache)
-    return split_fields(path, _draw_split(settings.count, settings))
+    return split_fields(path, _draw_train(path, settings.count, settings))
 
 
 def open_fields(path: Path) -> np.ndarray:
@@ -165,9 +166,10 @@ def _read_indices(path: Path, count: int) -> np.ndarray:
     return found
 
 
-def _draw_split(count: int, settings: DataSettings) -> np.ndarray:
-    order = np.random.default_rng(settings.split_seed).permutation(count)
-    return np.sort(order[max(1, round(settings.validation_share * count)) :])
+def _draw_train(path: Path, count: int, settings: DataSettings) -> np.ndarray:
+    if count < 2:
+        raise ValueError(f"{path}: expected samples for training and validation, found {count}.")
+    return random_split(count, settings.validation_share, settings.split_seed)[0]
 
 
 def _embedded(settings: DataSettings, cache: Path) -> Path:

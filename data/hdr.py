@@ -7,18 +7,15 @@ and read from a memory-mapped file by every trial.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.cache import cache_key, cached_folder, file_states
 from data.hdr_crops import (
     CROP_CHANNELS,
     CropWriter,
@@ -169,22 +166,15 @@ def prepare(settings: DataSettings, cache: Path) -> Prepared:
     """
     sources, strangers = _split_sources(settings)
     folder = cache / f"hdr-{_key(settings, sources)}"
-    if not (folder / "index.json").is_file():
-        # A name of its own: pids repeat across the machines that may share this cache.
-        scratch = cache / f".{folder.name}-{uuid.uuid4().hex}"
-        scratch.mkdir(parents=True)
-        try:
-            counts = _convert(settings, sources, scratch)
-            index = {
-                "format": _FORMAT,
-                "counts": dataclasses.asdict(counts),
-                "frame_ids": {split: list(source.ids) for split, source in sources.items()},
-            }
-            (scratch / "index.json").write_text(json.dumps(index, indent=1))
-            _publish(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    index = json.loads((folder / "index.json").read_text())
+
+    def make(scratch: Path) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "counts": dataclasses.asdict(_convert(settings, sources, scratch)),
+            "frame_ids": {split: list(source.ids) for split, source in sources.items()},
+        }
+
+    index = cached_folder(folder, make)
     return Prepared(
         folder=str(folder),
         counts=Counts(**{**index["counts"], "unrecognised_files": strangers}),
@@ -194,25 +184,15 @@ def prepare(settings: DataSettings, cache: Path) -> Prepared:
     )
 
 
-def _publish(scratch: Path, folder: Path) -> None:
-    try:
-        os.rename(scratch, folder)
-    except OSError:
-        if not (folder / "index.json").is_file():
-            raise
-        # Another process finished the same conversion first; its crops are the same.
-
-
 def _key(settings: DataSettings, sources: Mapping[str, _Source]) -> str:
     shaping = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _OPEN_ONLY}
     files = [
-        (str(path), path.stat().st_size, path.stat().st_mtime_ns)
+        path
         for source in sources.values()
         for frame in source.files or ()
         for path in frame.files.values()
     ]
-    text = json.dumps([_FORMAT, shaping, files], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return cache_key(_FORMAT, shaping, file_states(files))
 
 
 def _split_sources(settings: DataSettings) -> tuple[dict[str, _Source], int]:

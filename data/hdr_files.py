@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -258,15 +259,50 @@ def _read_exr(path: Path, channels: int) -> NDArray[np.generic]:
     import OpenEXR
 
     with OpenEXR.File(str(path), separate_channels=True) as file:
-        # A channel of a layer is called "layer.R"; only the last part tells what it is.
-        planes = {
-            name.rpartition(".")[2].upper(): np.array(channel.pixels)
-            for name, channel in file.channels().items()
-        }
+        if not file.parts:  # the library leaves out what it could not read, and prints it
+            raise ValueError("no part of it is whole")
+        layers: dict[str, dict[str, Any]] = {}
+        for index, part in enumerate(file.parts):
+            for name, channel in file.channels(index).items():
+                layer, _, kind = name.rpartition(".")
+                if len(file.parts) > 1 and layer != part.name():
+                    layer = ".".join(filter(None, (part.name(), layer)))
+                layers.setdefault(layer, {})[kind.upper()] = channel
+        planes = _chosen_planes(path, layers, channels)
+        return np.stack([np.array(plane.pixels) for plane in planes], axis=-1)
+
+
+def _chosen_planes(
+    path: Path, layers: Mapping[str, Mapping[str, Any]], channels: int
+) -> Sequence[Any]:
+    """The channels that are meant, of a file whose layer "" holds the channels without a layer's
+    name ("R"), and layer "diffuse" those called "diffuse.R".
+
+    Channels without a layer come first; otherwise one layer alone may have what is wanted.
+    """
     for names in _EXR_NAMES[channels]:
-        if all(name in planes for name in names):
-            return np.stack([planes[name] for name in names], axis=-1)
-    if channels == 1 and (len(planes) == 1 or "R" in planes):
-        return planes.get("R", next(iter(planes.values())))
+        having = [layer for layer, planes in layers.items() if set(names) <= planes.keys()]
+        if having:
+            planes = layers[_one_layer(path, having)]
+            return [planes[name] for name in names]
+    if channels == 1:
+        having = [k for k, planes in layers.items() if len(planes) == 1 or "R" in planes]
+        if having:
+            planes = layers[_one_layer(path, having)]
+            return [planes.get("R", next(iter(planes.values())))]
     wanted = " or ".join(",".join(names) for names in _EXR_NAMES[channels])
-    raise DataError(f"{path}: expected channels {wanted}, found {', '.join(sorted(planes))}.")
+    found = ", ".join(
+        sorted(f"{layer}.{kind}".lstrip(".") for layer, kinds in layers.items() for kind in kinds)
+    )
+    raise DataError(f"{path}: expected channels {wanted}, found {found}.")
+
+
+def _one_layer(path: Path, having: Sequence[str]) -> str:
+    if "" in having:
+        return ""
+    if len(having) > 1:
+        raise DataError(
+            f"{path}: expected one layer with the channels that are wanted, found "
+            f"{', '.join(sorted(having))}. Write a file with the one that is meant."
+        )
+    return having[0]

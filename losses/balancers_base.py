@@ -43,6 +43,10 @@ class Balancer(Protocol):
 
     kind: str
     needs: Needs
+    equalises: bool
+    """Whether the weights bring losses or gradients of different sizes to one. The large ones then
+    have small weights on purpose, and a small weight is no sign of a term that was given up.
+    """
     interval: int
     """`observe` is called after the updates from `step` to `step + 1` with `step % interval ==
     0`; not after a step whose gradient was not finite.
@@ -73,6 +77,7 @@ class FixedWeights:
 
     kind = "fixed"
     needs: Needs = "nothing"
+    equalises = False
     interval = 1
 
     def weights(self, base: Mapping[str, float], step: int) -> dict[str, float]:
@@ -98,6 +103,7 @@ class TermBalancer:
 
     kind = ""
     needs: Needs = "losses"
+    equalises = False
     interval = 1
 
     def __init__(self, names: Sequence[str]) -> None:

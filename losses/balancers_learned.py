@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from losses.balancers_base import TINY, Needs, Observed, TermBalancer, mean, normalised
-from losses.balancers_ratio import softmax_weights
+from losses.balancers_base import Needs, Observed, TermBalancer, mean, normalised
+from losses.balancers_ratio import growth, softmax_weights
 
 LOG_VARIANCE_LIMIT = 15.0
 """Bound on |s|: a loss of exactly 0 would drive exp(-s) out of float32 until it wakes up."""
@@ -78,6 +78,7 @@ class Uncertainty(LearnedBalancer):
     """
 
     kind = "uncertainty"
+    equalises = True
 
     def __init__(self, names: Sequence[str], lr: float) -> None:
         super().__init__(names, 0.0, lr)
@@ -127,10 +128,12 @@ class GradNorm(LearnedBalancer):
     training rate: L_i / L_i(0) over its mean. Then w is normalised to sum K.
 
     So the gradient in w_i is sign(w_i ||g_i|| - target_i) ||g_i||: the norms are enough, and no
-    graph of a gradient is made. L_i(0) is the term's first observed loss.
+    graph of a gradient is made. L_i(0) is the term's first observed loss; of a loss that has grown
+    since, at most `RATIO_LIMIT` is believed, for a hinge that wakes from 0 would take all weight.
     """
 
     kind = "gradnorm"
+    equalises = True
     needs: Needs = "gradients"
 
     def __init__(self, names: Sequence[str], interval: int, lr: float, alpha: float) -> None:
@@ -147,10 +150,7 @@ class GradNorm(LearnedBalancer):
         for name, loss in observed.losses.items():
             self.first.setdefault(name, loss)
         weights, norms = self.scalars.values, observed.norms
-        rates = {
-            name: (loss + TINY) / (self.first[name] + TINY)
-            for name, loss in observed.losses.items()
-        }
+        rates = {name: growth(loss, self.first[name]) for name, loss in observed.losses.items()}
         pull, rate = mean(weights[name] * norms[name] for name in rates), mean(rates.values())
         gradients = {}
         for name in rates:

@@ -137,6 +137,7 @@ class InverseGradient(TermBalancer):
     """
 
     kind = "inverse_gradient"
+    equalises = True
     needs: Needs = "gradients"
 
     def __init__(

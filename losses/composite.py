@@ -82,9 +82,12 @@ class Composite:
         return self.balancer.weights(base, step)
 
     def counts(self, batch: Tensors, settings: Any) -> Tensor:
-        """Every term's count on a batch, float64 [terms], in the order of `terms`."""
+        """Every term's count on a batch, float64 [terms], in the order of `terms`; on the device
+        of those that are not on the CPU.
+        """
         values = [torch.as_tensor(term.count(batch, settings)) for term in self.terms.values()]
-        return torch.stack([value.detach().double() for value in values])
+        device = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
+        return torch.stack([value.detach().to(device, torch.float64) for value in values])
 
     def weigh(
         self,
@@ -118,5 +121,6 @@ class Composite:
     @torch.no_grad()
     def measure(self, prediction: Tensors, batch: Tensors, settings: Any) -> tuple[Tensor, Tensor]:
         """(sums, counts) of every term, active or not, float64 [terms] each: for validation."""
-        sums = [term.sum(prediction, batch, settings).double() for term in self.terms.values()]
-        return torch.stack(sums), self.counts(batch, settings)
+        values = [term.sum(prediction, batch, settings).double() for term in self.terms.values()]
+        sums = torch.stack(values)
+        return sums, self.counts(batch, settings).to(sums.device)

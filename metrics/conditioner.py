@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metrics.field_vae import counted, mean_relative_l2, relative_l2
 from metrics.metric import Metric, Tensors, mean
 from settings.schema import Settings, setting
 
@@ -40,24 +41,11 @@ class MetricSettings(Settings):
 # The decoded field
 
 
-def relative_errors(prediction: Tensors, batch: Tensors) -> Tensor:
-    """|field - true field| / |true field| of each sample (Frobenius norms), float64 [B]; infinite
-    for a wrong prediction of a field of zeros.
-    """
-    true = batch["field"].double().flatten(1)
-    error = (prediction["field"].double().flatten(1) - true).norm(dim=1)
-    return torch.where(error == 0.0, 0.0, error / true.norm(dim=1))
-
-
-def field_error(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
-    return _sum(relative_errors(prediction, batch))
-
-
 def field_error_histogram(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
     """Counts in bins of equal width in the logarithm [bins]: additive, unlike a percentile. Errors
     that are not a number count as the largest.
     """
-    errors = relative_errors(prediction, batch)
+    errors = relative_l2(prediction["field"], batch["field"])
     errors = torch.where(torch.isnan(errors), math.inf, errors)
     place = (errors.clamp(min=10.0 ** DECADES[0]).log10() - DECADES[0]) * BINS_PER_DECADE
     bins = torch.bincount(place.clamp(max=_BINS - 1).long(), minlength=_BINS).double()
@@ -81,12 +69,12 @@ def percentile(share: float, bins: Tensor, count: float) -> float:
 
 def square_error(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
     error = _error(kind, prediction, batch)
-    return error.square().sum(), _size(error)
+    return error.square().sum(), counted(error)
 
 
 def absolute_error(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
     error = _error(kind, prediction, batch)
-    return error.abs().sum(), _size(error)
+    return error.abs().sum(), counted(error)
 
 
 def all_square_error(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
@@ -124,7 +112,7 @@ def cosine(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Mea
     """Of the main latent; of each hierarchical code. Those of length 0 count as 0."""
     found, target = prediction[kind].double(), batch[kind].double()
     values = torch.cosine_similarity(found, target, dim=-1, eps=1e-12)
-    return values.sum(), _size(values)
+    return values.sum(), counted(values)
 
 
 def view_distance(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
@@ -144,20 +132,11 @@ def beyond(limit: str, prediction: Tensors, batch: Tensors, settings: Any) -> Me
     # A training target at the end of the range is inside, whatever its rounding.
     most = settings.vae.reach * (1.0 + 1e-5) if limit == "reach" else 1.0
     targets = torch.cat([batch[kind].flatten() for kind in ("main", "hier")])
-    return (targets.abs() > most).sum().double(), _size(targets)
+    return (targets.abs() > most).sum().double(), counted(targets)
 
 
 def _error(kind: str, prediction: Tensors, batch: Tensors) -> Tensor:
     return prediction[kind].double() - batch[kind].double()
-
-
-def _size(values: Tensor) -> Tensor:
-    return torch.tensor(values.numel(), dtype=torch.float64, device=values.device)
-
-
-def _sum(values: Tensor) -> Measured:
-    """Sum and count of one value per sample; what is not finite makes the mean so."""
-    return values.double().sum(), _size(values)
 
 
 # The declarations
@@ -200,7 +179,7 @@ _FIELD_ERROR = Metric(
     name="decoded_field_error",
     unit="",
     mode="min",
-    measure=field_error,
+    measure=mean_relative_l2,
     help="relative L2 error of the decoded field, mean over samples",
 )
 
@@ -248,5 +227,3 @@ _DIAGNOSTICS = (
         help="share of the validation targets beyond 1, which tanh cannot reach",
     ),
 )
-
-METRICS = conditioner_metrics(MetricSettings())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrics.metric import Metric, Tensors, per_sample
+from metrics.metric import Metric, Tensors
 from settings.schema import Settings, setting
 
 
@@ -20,20 +20,33 @@ class MetricSettings(Settings):
 
 
 def relative_l2(found: Tensor, true: Tensor) -> Tensor:
-    """||found - true|| / ||true|| of each sample [B]; NaN for a field that is 0 throughout."""
-    error = (found - true).double().flatten(1).norm(dim=1)
+    """||found - true|| / ||true|| (Frobenius norms), float64, of each sample whose true field is
+    not 0 throughout: [B] or fewer. An error relative to nothing says nothing.
+    """
+    error = (found.double() - true.double()).flatten(1).norm(dim=1)
     size = true.double().flatten(1).norm(dim=1)
-    return torch.where(size > 0, error / size.clamp_min(1e-300), torch.nan)
+    return error[size > 0] / size[size > 0]
 
 
-def _reconstruction(prediction: Tensors, batch: Tensors, settings: Any) -> tuple[Tensor, Tensor]:
-    return per_sample(relative_l2(prediction["field"], batch["field"]))
+def mean_relative_l2(
+    prediction: Tensors, batch: Tensors, settings: Any = None
+) -> tuple[Tensor, Tensor]:
+    """(sum, count) of the errors of `field`. A prediction that is not a number makes the mean so:
+    left out, it would better it.
+    """
+    errors = relative_l2(prediction["field"], batch["field"])
+    return errors.sum(), counted(errors)
+
+
+def counted(values: Tensor) -> Tensor:
+    """How many values there are, float64, where the values are."""
+    return torch.tensor(values.numel(), dtype=torch.float64, device=values.device)
 
 
 def _moments(latents: Tensor) -> tuple[Tensor, Tensor]:
     x = latents.double().flatten(1)
     sums = torch.stack([x.sum(dim=0), x.square().sum(dim=0)])
-    return sums.flatten(), torch.tensor(float(len(x)), dtype=torch.float64)
+    return sums.flatten(), counted(x[:, 0])
 
 
 def _variances(sums: Tensor, count: float) -> Tensor:
@@ -63,7 +76,7 @@ def field_vae_metrics(settings: MetricSettings) -> tuple[Metric, ...]:
             "reconstruction_error",
             "",
             "min",
-            _reconstruction,
+            mean_relative_l2,
             "relative L2 error of the reconstructed field, mean over samples",
         ),
         Metric(

@@ -57,7 +57,8 @@ class Watched:
         prefix: of its terms (`loss`, `critic`).
         terms: with a lower bound; the others have no ratio and no share to speak of.
         gradient_norm: its column.
-        balanced: terms whose weight a balancer alone makes; none where the weights are fixed.
+        balanced: terms whose weight a balancer alone makes, and whose size says something; none
+            where the weights are fixed.
     """
 
     name: str

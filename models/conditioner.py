@@ -6,9 +6,6 @@ h; C_i, H_i, W_i channels and sides of stage i.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -245,42 +242,6 @@ def plain_model(module: nn.Module) -> ConditionerModel:
         if isinstance(inner, ConditionerModel):
             return inner
     raise ValueError(f"{type(module).__name__} holds no ConditionerModel. Pass the network.")
-
-
-@contextlib.contextmanager
-def stage_features(module: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collects `feature_0` .. of the forward passes within by hooks; a second pass replaces the
-    first's.
-
-    A compiled module does not see hooks that come after its compilation, and would leave the dict
-    empty without a word; it is refused here. `forward(image, collect=True)` works with both.
-    """
-    model = plain_model(module)
-    if any(_is_compiled(inner) for inner in (module, *module.modules())):
-        raise ValueError(
-            "a compiled module ignores hooks: call it with collect=True, or set "
-            "train.compile=false."
-        )
-    found: dict[str, Tensor] = {}
-    handles = [
-        stage.register_forward_hook(functools.partial(_keep, found, f"feature_{index}"))
-        for index, stage in enumerate(model.stages)
-    ]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
-
-
-def _keep(
-    found: dict[str, Tensor], name: str, stage: nn.Module, given: tuple[Tensor, ...], out: Tensor
-) -> None:
-    found[name] = out
 
 
 def shared_parameters(module: nn.Module) -> list[nn.Parameter]:

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ray_jobs.verb import lasting_output, positive
 from ray_jobs.verb import parser as verb_parser
-from ray_jobs.verb import positive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,13 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from results.store import SweepError
 
-    try:
-        return _analyze(arguments)
-    except (SweepError, OSError) as error:
-        if arguments.debug:
-            raise
-        print(f"analyze: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    with lasting_output():
+        try:
+            return _analyze(arguments)
+        except (SweepError, OSError) as error:
+            if arguments.debug:
+                raise
+            print(f"analyze: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,24 +92,33 @@ def _analyze(arguments: argparse.Namespace) -> int:
 
 def _print_leaderboard(sweep: Sweep, history: History, frame: pd.DataFrame, top: int) -> None:
     from results.leaderboard import (
-        POINT_MARK,
         headline,
         leaderboard,
         leaderboard_rows,
+        legend_of,
         plain_table,
     )
+    from results.reports import missing_reports
 
     if sys.stdout.isatty():
         from rich.console import Console
 
         Console().print(leaderboard(frame, sweep, top))
     else:
-        print(plain_table(*leaderboard_rows(frame, sweep, top)))
-        print(f"{POINT_MARK} documented point")
+        headers, rows = leaderboard_rows(frame, sweep, top)
+        print(plain_table(headers, rows))
+        if legend := legend_of(rows):
+            print(legend)
     counts = ", ".join(
         f"{count} {state}" for state, count in frame["state"].value_counts().items()
     )
     print(f"\n{headline(frame, sweep)}\nSweep {history.state}: {counts or 'no trial yet'}.")
+    lost = missing_reports(sweep.path, history)
+    if lost:
+        print(
+            f"No reports of trial {', '.join(map(str, lost))}, although the log has their steps: "
+            "reports/*.jsonl were deleted; their values are the log's, their curves are lost."
+        )
 
 
 def _print_importance(result: Importance) -> None:

@@ -5,12 +5,13 @@ set, without ray.
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from ray_jobs.checkpoints import find_checkpoint
-from ray_jobs.verb import OK, cache_directory, finish, parser, run_verb
+from ray_jobs.verb import OK, cache_directory, data_lines, finish, parser, run_verb
 
 _DESCRIPTION = """Measure a checkpoint on its validation set, or on other data.
 
@@ -62,6 +63,9 @@ def _evaluate(arguments: Namespace) -> int:
             )
     settings = replace(replace(system.Settings(), meta["settings"]), overrides)
     prepared = system.prepare(settings, cache_directory())
+    loaders = system.loaders(settings, prepared)
+    for line in data_lines(loaders.notes, loaders.warnings):
+        print(line, file=sys.stderr if arguments.json else sys.stdout)
     columns = evaluate_checkpoint(system, settings, prepared, path)
     if arguments.json:
         print(json.dumps({"checkpoint": str(path), "step": meta["step"], **columns}))

@@ -84,20 +84,16 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
     system = load_system(options.system)
     overrides = parse_overrides(options.overrides)
     space = load_space(options.system, options.space)
-    unfixed = [f"{key}={value}" for key, value in space.fixed.items() if key not in overrides]
     resolved = resolve(
         system.Settings,
         options.system,
         preset=options.preset,
         file=options.file,
-        overrides=[*options.overrides, *map(_as_override, unfixed)],
+        fixed=(f"space {space.name}", space.fixed),
+        overrides=options.overrides,
         refused=getattr(system, "refused", None),
     )
-    origins = {
-        **resolved.origins,
-        **{key: f"space {space.name}" for key in space.fixed if key not in overrides},
-    }
-    settings = resolved.settings
+    settings, origins = resolved.settings, resolved.origins
     composite = system.phases(settings, None)[0].composite
     space = _bound(system, space, settings, list(overrides))
     points = _points(options.system, system, space, settings, list(overrides))
@@ -154,11 +150,6 @@ def _bound(system: System, space: Space, settings: Any, overrides: list[str]) ->
         enabled_terms=_enabled(composite, settings),
         weights=composite.prefix,
     ).bind(flatten(settings))
-
-
-def _as_override(text: str) -> str:
-    key, _, value = text.partition("=")
-    return f"{key}={value.lower() if value in ('True', 'False') else value}"
 
 
 def _enabled(composite: Any, settings: Any) -> list[str]:

@@ -22,11 +22,14 @@ from ray_jobs.verb import (
     SOME_FAILED,
     add_settings_arguments,
     cache_directory,
+    check_directory,
     finish,
+    number_from_0,
     parser,
     positive,
     positive_number,
     run_verb,
+    whole,
 )
 
 _DESCRIPTION = """Search a system's settings with Ray Tune and Optuna.
@@ -65,12 +68,12 @@ def _parser() -> ArgumentParser:
     add("--scheduler", choices=("asha", "none"), help="who stops bad trials early (default asha)")
     add("--metric", metavar="COLUMN", help="objective (default: the system's first metric)")
     add("--mode", choices=("min", "max"), help="must agree with the metric's own direction")
-    add("--seed", type=int, help="master seed (default 0)")
+    add("--seed", type=whole, metavar="N", help="master seed (default 0)")
     add("--dir", metavar="DIR", help="sweep directory (default sweeps/SYSTEM-TIME)")
     add("--resume", metavar="DIR", help="go on with the sweep in DIR")
     add("--workers", type=positive, metavar="N", help="workers of a trial (default 1)")
     add("--cpus", type=positive_number, metavar="X", help="CPUs of a worker (default 1)")
-    add("--gpus", type=float, metavar="X", help="GPUs of a worker (default 0)")
+    add("--gpus", type=number_from_0, metavar="X", help="GPUs of a worker (default 0)")
     add(
         "--max-concurrent",
         type=positive,
@@ -79,7 +82,7 @@ def _parser() -> ArgumentParser:
     )
     add(
         "--max-failures",
-        type=int,
+        type=whole,
         metavar="N",
         help="times a trial may fail and try again (default 0)",
     )
@@ -174,6 +177,7 @@ def _new(arguments: Namespace) -> tuple[Any, Path]:
 def _check_empty(directory: Path) -> None:
     from settings.schema import SettingsError
 
+    check_directory(directory)
     if (directory / "sweep.json").exists():
         raise SettingsError(
             f"{directory} holds a sweep already. Go on with it (--resume {directory}) or name "
@@ -254,13 +258,16 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
         may_grow=arguments.autoscaling,
         tell=lambda message: print(message, flush=True),
     )
-    driver = execute.run(setup, execution, Progress)
-    analyze([str(directory)])
+    go_on = f"To go on:\n  python -m ray_jobs.sweep --resume {shlex.quote(str(directory))}"
+    try:
+        driver = execute.run(setup, execution, Progress)
+        analyze([str(directory)])
+    except KeyboardInterrupt:  # a second Ctrl-C, or one before or after the trials
+        if (directory / "sweep.json").exists():
+            print(go_on)
+        raise
     if driver.stopping:
-        print(
-            f"stopped ({driver.stopping}). To go on:\n"
-            f"  python -m ray_jobs.sweep --resume {shlex.quote(str(directory))}"
-        )
+        print(f"stopped ({driver.stopping}). {go_on}")
         return INTERRUPTED
     failed, ran = execute.failures(driver.state)
     if failed:

@@ -4,6 +4,7 @@ group.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -16,8 +17,10 @@ from ray_jobs.verb import (
     PROJECT,
     add_settings_arguments,
     cache_directory,
-    data_line,
+    check_directory,
+    data_lines,
     finish,
+    number_from_0,
     parser,
     positive,
     positive_number,
@@ -67,7 +70,7 @@ def _parser() -> ArgumentParser:
     )
     add(
         "--gpus",
-        type=float,
+        type=number_from_0,
         default=0.0,
         metavar="X",
         help="GPUs of a worker of a group (default 0)",
@@ -92,6 +95,8 @@ def _train(arguments: Namespace) -> int:
     from trainables.run import STOP_REASON
     from trainables.system import load_system
 
+    if arguments.dir:
+        check_directory(Path(arguments.dir))
     name, resolved = _settings(arguments)
     if arguments.show:
         from settings.show import print_settings
@@ -107,9 +112,8 @@ def _train(arguments: Namespace) -> int:
     system = load_system(name)
     prepared = system.prepare(resolved.settings, cache_directory())
     loaders = system.loaders(resolved.settings, prepared)
-    for line in (data_line(loaders.notes), *loaders.warnings):
-        if line:
-            print(line, flush=True)
+    for line in data_lines(loaders.notes, loaders.warnings):
+        print(line, flush=True)
     _preflight(system, resolved.settings, prepared, arguments.force)
     directory.mkdir(parents=True, exist_ok=True)
     report = _run(arguments, name, system, resolved, prepared, directory)
@@ -145,7 +149,8 @@ def _settings(arguments: Namespace) -> tuple[str, Any]:
                 "--resume goes on with the training's own settings: leave out --settings and "
                 "--preset."
             )
-        file = str(Path(arguments.dir or ".") / "settings.json")
+        directory = Path(arguments.dir or ".")
+        file, name = str(directory / "settings.json"), _resumed_system(directory, name)
     if not name:
         raise SettingsError(
             "name a system, as in: python -m ray_jobs.train hdr_patch --dir runs/first."
@@ -162,9 +167,25 @@ def _settings(arguments: Namespace) -> tuple[str, Any]:
     return name, resolved
 
 
+def _resumed_system(directory: Path, named: str | None) -> str | None:
+    """The system that the training's newest readable checkpoint names; `named` where there is
+    none.
+    """
+    from settings.schema import SettingsError
+    from trainables import checkpoint
+
+    for path in reversed(checkpoint.available(directory / "checkpoints")):
+        with contextlib.suppress(checkpoint.CheckpointError):
+            own = checkpoint.read_meta(path)["system"]
+            if named not in (None, own):
+                raise SettingsError(f"{directory} is a training of {own}, not of {named}.")
+            return own
+    return named
+
+
 def _trial_settings(arguments: Namespace) -> tuple[str, str]:
+    from ray_jobs.checkpoints import trial_directory, trial_number
     from results.directory import read_sweep
-    from results.frame import load_sweep
     from settings.schema import SettingsError
 
     sweep = read_sweep(arguments.from_sweep)
@@ -172,23 +193,8 @@ def _trial_settings(arguments: Namespace) -> tuple[str, str]:
         raise SettingsError(
             f"{sweep.path} is a sweep of {sweep.system}, not of {arguments.system}."
         )
-    frame = load_sweep(sweep.path)
-    if arguments.trial == "best":
-        winners = frame.loc[frame["is_best"], "trial"]
-        if winners.empty:
-            raise SettingsError(
-                f"no trial of {sweep.path} is complete, so there is no best one; name one with "
-                "--trial."
-            )
-        number = int(winners.iloc[0])
-    else:
-        known = frame["trial"].tolist()
-        if not arguments.trial.isdigit() or int(arguments.trial) not in known:
-            raise SettingsError(
-                f"--trial is best or one of {min(known)} .. {max(known)}, not {arguments.trial!r}."
-            )
-        number = int(arguments.trial)
-    path = sweep.path / "trials" / f"{number:04d}" / "settings.json"
+    number = trial_number(sweep.path, arguments.trial)
+    path = trial_directory(sweep.path, number) / "settings.json"
     if not path.exists():
         raise SettingsError(f"trial {number} has not started: {path} does not exist.")
     print(f"settings of trial {number} of {sweep.path}")
@@ -197,6 +203,7 @@ def _trial_settings(arguments: Namespace) -> tuple[str, str]:
 
 def _check_directory(directory: Path, resume: bool) -> None:
     from settings.schema import SettingsError
+    from trainables import checkpoint
 
     started = (directory / "checkpoints").exists() or (directory / "reports.jsonl").exists()
     if started and not resume:
@@ -206,6 +213,8 @@ def _check_directory(directory: Path, resume: bool) -> None:
         )
     if resume and not started:
         raise SettingsError(f"{directory} holds no training to resume.")
+    if resume and not checkpoint.available(directory / "checkpoints"):
+        print(f"{directory} holds no checkpoint yet: this starts from step 0", flush=True)
 
 
 def _preflight(system: Any, settings: Any, prepared: Any, force: bool) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import math
 import os
 import sys
+import threading
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 OK, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 2, 3, 1, 130
 """Exit statuses: 0 all went well; 2 a request that cannot be carried out; 3 some trials failed; 1
-all of them, or an error of our own; 130 stopped by Ctrl-C or SIGTERM, resumable."""
+all of them, or an error of our own; 130 stopped by Ctrl-C, SIGTERM or SIGHUP, resumable."""
+
+_LEAVING_SECONDS = 10.0
+"""For Ray to end its processes; it takes about two."""
 
 
 def parser(verb: str, description: str) -> ArgumentParser:
@@ -36,19 +43,38 @@ def positive(text: str) -> int:
 
 def positive_number(text: str) -> float:
     """A number above 0, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
+    if not 0.0 < (value := _number(text)) < math.inf:
         raise ArgumentTypeError(f"a number above 0, not {text!r}")
     return value
 
 
+def whole(text: str) -> int:
+    """A whole number from 0 on, for argparse."""
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"a whole number from 0 on, not {text!r}")
+    return int(text)
+
+
+def number_from_0(text: str) -> float:
+    """A number from 0 on, for argparse."""
+    if not 0.0 <= (value := _number(text)) < math.inf:
+        raise ArgumentTypeError(f"a number from 0 on, not {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def add_settings_arguments(made: ArgumentParser, system_required: bool = True) -> None:
     """SYSTEM, key=value overrides, --preset and --settings."""
+    from search_spaces.space import SPACES  # the names; the systems themselves import torch
+
     nargs = None if system_required else "?"
-    help_text = "hdr_patch, or your own as module:attribute"
+    help_text = f"{', '.join(SPACES)}, or your own as module:attribute"
     made.add_argument("system", metavar="SYSTEM", nargs=nargs, help=help_text)
     made.add_argument("overrides", metavar="key=value", nargs="*", help="settings, by dotted key")
     made.add_argument(
@@ -63,37 +89,124 @@ def run_verb(main: Callable[[Any], int], arguments: Any) -> int:
     from settings.schema import SettingsError
     from trainables.checkpoint import CheckpointError
 
-    try:
-        return main(arguments)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except (
-        SettingsError,
-        CheckpointError,
-        LockHeldError,
-        ValueError,
-        OSError,
-        RuntimeError,
-    ) as error:
-        if arguments.debug:
-            raise
-        name = "" if isinstance(error, SettingsError) else f"{type(error).__name__}: "
-        print(f"error: {name}{error}", file=sys.stderr)
-        return USAGE
+    with lasting_output():
+        try:
+            return main(arguments)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except (
+            SettingsError,
+            CheckpointError,
+            LockHeldError,
+            ValueError,
+            OSError,
+            RuntimeError,
+        ) as error:
+            if arguments.debug:
+                raise
+            name = "" if isinstance(error, SettingsError) else f"{type(error).__name__}: "
+            print(f"error: {name}{error}", file=sys.stderr)
+            return USAGE
+
+
+class _Lasting:
+    """A text stream whose reader may go (`| head`, a terminal that is closed): from then on it
+    writes to nowhere.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._turn_away(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._turn_away(error)
+
+    def _turn_away(self, error: OSError) -> None:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def lasting_output() -> Iterator[None]:
+    """What is printed inside cannot fail for want of a reader: a sweep is not lost with it."""
+    out, err = _Lasting(sys.stdout), _Lasting(sys.stderr)
+    # Any: they are no TextIO to mypy.
+    redirect_out: Any = contextlib.redirect_stdout(out)
+    redirect_err: Any = contextlib.redirect_stderr(err)
+    with redirect_out, redirect_err:
+        try:
+            yield
+        finally:
+            out.flush()
+            err.flush()
 
 
 def finish(status: int) -> None:
-    """Ends the process with that status, past interpreter threads that ray leaves behind."""
+    """Ends the process with that status, past interpreter threads that ray leaves behind, but
+    with Ray's own processes.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
+    if (ray := sys.modules.get("ray")) is not None:
+        with contextlib.suppress(KeyboardInterrupt):  # of somebody who does not want to wait
+            _leave_cluster(ray)
+        _end_processes()
     os._exit(status)
 
 
-def data_line(notes: Mapping[str, float]) -> str:
-    """What became of the data, in one line: nothing is left out without a count."""
+def _leave_cluster(ray: Any) -> None:
+    """Without it two of Ray's processes look for their cluster for a minute."""
+    if getattr(ray, "is_initialized", bool)():
+        leaving = threading.Thread(target=ray.shutdown, daemon=True)  # may wait for a dead node
+        leaving.start()
+        leaving.join(_LEAVING_SECONDS)
+
+
+def _end_processes() -> None:
+    """Ends what this process has started: a cluster that nobody waited for is still starting."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        own = psutil.Process()
+        for child in own.children():
+            with contextlib.suppress(psutil.Error):
+                child.suspend()  # it starts no other meanwhile
+        for process in own.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def data_lines(notes: Mapping[str, float], warnings: Sequence[str] = ()) -> list[str]:
+    """What became of the data: its counts in one line, and a line for each warning. Nothing is
+    left out without a count.
+    """
     shown = ", ".join(f"{name} {value:g}" for name, value in notes.items())
-    return f"data: {shown}" if shown else ""
+    return [*([f"data: {shown}"] if shown else []), *warnings]
+
+
+def check_directory(path: Path) -> None:
+    """Refuses a directory that could not be made since a file is in its way."""
+    from settings.schema import SettingsError
+
+    there = next(p for p in (path, *path.parents) if p.exists())
+    if not there.is_dir():
+        raise SettingsError(f"--dir {path}: {there} is a file. Name a directory.")
 
 
 def cache_directory() -> Path:

@@ -132,7 +132,7 @@ def leaderboard(frame: pd.DataFrame, sweep: Sweep, top: int = 10) -> Table:
     room = (shutil.get_terminal_size().columns - _FIXED_COLUMNS) // _KEY_COLUMNS
     headers, rows = leaderboard_rows(frame, sweep, top, max(0, min(MAX_KEYS, room)))
     title = f"{sweep.system}: {sweep.objective.metric} ({sweep.objective.mode})"
-    table = Table(title=title, caption=f"{POINT_MARK} documented point", title_justify="left")
+    table = Table(title=title, caption=legend_of(rows), title_justify="left")
     for header in headers:
         table.add_column(
             header, justify="left" if header in ("point", "state", REASON) else "right"
@@ -140,6 +140,11 @@ def leaderboard(frame: pd.DataFrame, sweep: Sweep, top: int = 10) -> Table:
     for row in rows:
         table.add_row(*(_escaped(cells) for cells in row), style="cyan" if row[2] else None)
     return table
+
+
+def legend_of(rows: Sequence[Sequence[str]]) -> str | None:
+    """What the mark in the column of points means; None where no row has it."""
+    return f"{POINT_MARK} documented point" if any(row[2] for row in rows) else None
 
 
 def plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
+from results.directory import History
 from results.store import complete_lines
 
 KEYS = ("trial", "step", "segment", "seconds")
@@ -42,6 +43,12 @@ def report_files(directory: Path) -> list[tuple[int, Path]]:
             entry.name.removesuffix(".jsonl") for entry in entries if entry.name.endswith(".jsonl")
         ]
     return sorted((int(stem), folder / f"{stem}.jsonl") for stem in stems if stem.isdigit())
+
+
+def missing_reports(directory: Path, history: History) -> list[int]:
+    """The trials that reported, by the log, and whose reports are gone: somebody deleted them."""
+    there = {trial for trial, _ in report_files(directory)}
+    return [t.trial for t in history.trials if t.step > 0 and t.trial not in there]
 
 
 def read_raw(directory: Path) -> pd.DataFrame:
@@ -114,7 +121,10 @@ def _batches(files: Sequence[tuple[int, Path]]) -> Iterator[Batch]:
     batch: Batch = []
     size = 0
     for trial, path in files:
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue  # deleted since it was listed; `missing_reports` names its trial
         lines, _ = complete_lines(data)
         if not lines:
             continue

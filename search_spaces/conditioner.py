@@ -3,13 +3,18 @@
 Only ratios of weights matter under Adam, so the hierarchical square is the anchor, at 1, and the
 source's 10:1 is the weight 10 of the main one. Weights are searched where they are the weights:
 with a balancer a term is on or off.
+
+Three of the source's tunables are in no space. The range of the targets (`vae.reach`) is read by
+the preparation that all trials share: one sweep for each value. The length (`train.steps`, its
+epochs) makes the sweep's rungs and schedules. The rules that end a training (`train.patience`,
+`train.overfit_ratio`) are in `training` alone: they save time and improve no trial.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from search_spaces.domains import Choice, Domain, Integer, LogUniform, Uniform
+from search_spaces.domains import Choice, Conditions, Domain, Integer, LogUniform, Uniform
 from search_spaces.space import Space
 
 POINTS = (
@@ -24,21 +29,33 @@ POINTS = (
 )
 """The source's configurations; `high_resolution` needs images of its size."""
 
-BALANCERS = ("fixed", "uncertainty", "gradnorm", "dwa", "relobralo", "inverse_gradient")
+BALANCERS = (
+    "fixed",
+    "uncertainty",
+    "gradnorm",
+    "dwa",
+    "relobralo",
+    "inverse_gradient",
+    "magnitude_ratio",
+)
+"""All but `softmax`, whose weights collapse: the document's own point has it."""
 
 _ON_OFF = (True, False)
 _FIXED = {"loss.balancer.kind": ("fixed",)}
 _ANCHOR = {"loss.hier_mse.enabled": True, "loss.hier_mse.weight": 1.0}
 
 
-def _term(name: str, low: float, high: float) -> dict[str, Domain]:
+def _term(name: str, low: float, high: float, when: Conditions | None = None) -> dict[str, Domain]:
     """A term as a switch of its own, with a weight that exists where it is on and applied."""
     on = {f"loss.{name}.enabled": (True,)}
     return {
-        f"loss.{name}.enabled": Choice(_ON_OFF),
+        f"loss.{name}.enabled": Choice(_ON_OFF, when=when or {}),
         f"loss.{name}.weight": LogUniform(low, high, when={**on, **_FIXED}),
     }
 
+
+# Given latents have no decoder, and the term would be refused.
+_DECODED = _term("decoded", 0.1, 30.0, when={"data.kind": ("fields",)})
 
 # What the source asks first: the ratio of the two squares, which terms help, and who weighs them.
 WEIGHTS = Space(
@@ -47,7 +64,7 @@ WEIGHTS = Space(
     domains={
         "loss.balancer.kind": Choice(("fixed", "uncertainty", "dwa")),
         "loss.main_mse.weight": LogUniform(0.3, 30.0, when=_FIXED),
-        **_term("decoded", 0.1, 30.0),
+        **_DECODED,
         "augment.outer_probability": Uniform(0.0, 1.0),
         "optimizer.lr": LogUniform(3e-4, 2e-2),
     },
@@ -56,69 +73,120 @@ WEIGHTS = Space(
 )
 
 _MODEL: dict[str, Domain] = {
+    "model.filters": Choice(((8, 16, 32, 64), (16, 32, 64, 128), (32, 64, 128, 256))),
     "model.attention": Choice(("none", "soft", "hard")),
     "model.reduction": Integer(4, 16, step=4, when={"model.attention": ("soft", "hard")}),
+    "model.norm_groups": Choice((1, 4, 32)),
+    "model.pool_size": Choice((1, 2, 4)),
     "model.dropout": Uniform(0.0, 0.3),
     "model.spectral_norm": Choice(_ON_OFF),
     "model.head_gain": LogUniform(0.01, 1.0),
     "model.output_scale": Choice((0.0, 0.1, 1.0)),
 }
 
-_LOSS: dict[str, Domain] = {
+
+def _kinds(*names: str) -> Conditions:
+    return {"loss.balancer.kind": names}
+
+
+_BALANCER: dict[str, Domain] = {
     "loss.balancer.kind": Choice(BALANCERS),
-    "loss.balancer.lr": LogUniform(
-        1e-4, 1e-1, when={"loss.balancer.kind": ("uncertainty", "gradnorm")}
-    ),
+    "loss.balancer.lr": LogUniform(1e-4, 1e-1, when=_kinds("uncertainty", "gradnorm")),
     "loss.balancer.interval": Integer(
-        5, 50, step=5, when={"loss.balancer.kind": ("gradnorm", "dwa", "relobralo")}
+        5, 50, step=5, when=_kinds("gradnorm", "dwa", "relobralo", "inverse_gradient")
     ),
-    "loss.balancer.alpha": Uniform(0.0, 3.0, when={"loss.balancer.kind": ("gradnorm",)}),
+    "loss.balancer.alpha": Uniform(0.0, 3.0, when=_kinds("gradnorm")),
+    "loss.balancer.temperature": LogUniform(0.05, 5.0, when=_kinds("dwa", "relobralo")),
+    "loss.balancer.decay": Uniform(0.5, 0.999, when=_kinds("relobralo", "inverse_gradient")),
+    "loss.balancer.lookback": Uniform(0.0, 0.2, when=_kinds("relobralo")),
+    "loss.balancer.weight_max": LogUniform(2.0, 50.0, when=_kinds("inverse_gradient")),
+    # The source's "hier = max(1, main / 2 hier)", with the limit that it lacks (000-M1).
+    "loss.balancer.ratio": LogUniform(0.1, 2.0, when=_kinds("magnitude_ratio")),
+    "loss.balancer.ratio_max": Uniform(2.0, 10.0, when=_kinds("magnitude_ratio")),
+}
+
+
+def _likeness(name: str) -> dict[str, Domain]:
+    """What a perceptual term compares."""
+    on: Conditions = {f"loss.{name}.enabled": (True,)}
+    networks: Conditions = {**on, f"loss.{name}.kind": ("projection",)}
+    return {
+        f"loss.{name}.kind": Choice(("projection", "cosine", "cka"), when=on),
+        f"loss.{name}.widths": Choice(((16, 8), (32, 16, 8), (8, 4)), when=networks),
+    }
+
+
+_LOSS: dict[str, Domain] = {
+    **_BALANCER,
     "loss.label_smoothing": Uniform(0.0, 0.2),
-    "loss.main_mse.weight": LogUniform(0.3, 30.0, when=_FIXED),
+    # The anchor of magnitude_ratio keeps its weight, which the others are made from.
+    "loss.main_mse.weight": LogUniform(0.3, 30.0, when=_kinds("fixed", "magnitude_ratio")),
     **_term("main_mae", 0.03, 10.0),
     **_term("hier_mae", 0.03, 10.0),
     **_term("main_huber", 0.03, 10.0),
-    **_term("hier_huber", 0.03, 10.0),
+    **_term("hier_huber", 0.01, 10.0),
     "loss.main_huber.beta": LogUniform(0.01, 1.0, when={"loss.main_huber.enabled": (True,)}),
     "loss.hier_huber.beta": LogUniform(0.01, 1.0, when={"loss.hier_huber.enabled": (True,)}),
     **_term("main_perceptual", 0.005, 0.5),
     **_term("hier_perceptual", 0.005, 0.5),
-    "loss.main_perceptual.kind": Choice(
-        ("projection", "cosine", "cka"), when={"loss.main_perceptual.enabled": (True,)}
-    ),
-    "loss.hier_perceptual.kind": Choice(
-        ("projection", "cosine", "cka"), when={"loss.hier_perceptual.enabled": (True,)}
-    ),
-    **_term("decoded", 0.1, 30.0),
+    **_likeness("main_perceptual"),
+    **_likeness("hier_perceptual"),
+    **_DECODED,
     **_term("consistency", 0.005, 0.5),
+    "loss.consistency.teacher": Choice(
+        ("same", "ema"), when={"loss.consistency.enabled": (True,)}
+    ),
+    # Without a moving average that teacher does not exist; with one, it is what is validated.
+    "train.ema_decay": Choice((0.99, 0.995, 0.999), when={"loss.consistency.teacher": ("ema",)}),
     **_term("spectral", 1e-6, 1e-2),
 }
 
 _AUGMENT: dict[str, Domain] = {
     "augment.outer_probability": Uniform(0.0, 1.0),
     "augment.inner_probability": Uniform(0.0, 1.0),
+    # Without the symmetry flips are wrong targets (000-M13): on data of one's own the sweep shows
+    # which it is, for validation images are never flipped.
+    "augment.flip_symmetric": Choice(_ON_OFF),
+    "augment.flip_probability": Uniform(0.0, 1.0, when={"augment.flip_symmetric": (True,)}),
     "augment.shift_probability": Uniform(0.0, 1.0),
+    "augment.shift_pixels": Integer(0, 4),
     "augment.rotation_probability": Uniform(0.0, 1.0),
+    "augment.rotation_degrees": Uniform(0.0, 15.0),
     "augment.scale_probability": Uniform(0.0, 1.0),
+    "augment.scale_change": Uniform(0.0, 0.15),
     "augment.mixup_probability": Uniform(0.0, 0.5),
     "augment.mixup_alpha": Uniform(0.1, 1.0),
     "augment.noise_probability": Uniform(0.0, 0.5),
     "augment.noise_sigma": Uniform(0.0, 0.1),
 }
 
+_OPTIMIZER: dict[str, Domain] = {
+    "optimizer.lr": LogUniform(1e-5, 1e-2),
+    "optimizer.weight_decay": LogUniform(1e-6, 1e-2),
+    "optimizer.warmup": Uniform(0.0, 0.05),
+    "optimizer.final": LogUniform(1e-5, 1e-1),
+    "train.batch_size": Choice((8, 16, 32, 64, 128)),
+    "train.clip_norm": LogUniform(0.1, 10.0),
+}
+
 FULL = Space(
     name="full",
     system="conditioner",
-    domains={
-        **_MODEL,
-        **_LOSS,
-        **_AUGMENT,
-        "optimizer.lr": LogUniform(1e-5, 1e-2),
-        "optimizer.weight_decay": LogUniform(1e-6, 1e-2),
-        "optimizer.warmup": Uniform(0.0, 0.05),
-    },
+    domains={**_MODEL, **_LOSS, **_AUGMENT, **_OPTIMIZER},
     points=POINTS,
     fixed=_ANCHOR,
 )
 
-SPACES: Mapping[str, Space] = {"weights": WEIGHTS, "full": FULL}
+# How it is trained, under one loss.
+TRAINING = Space(
+    name="training",
+    system="conditioner",
+    domains={
+        **_OPTIMIZER,
+        "train.overfit_ratio": LogUniform(2.0, 1000.0),
+        "train.patience": Choice((0, 10, 30, 100, 500)),
+    },
+    points=("baseline",),
+)
+
+SPACES: Mapping[str, Space] = {"weights": WEIGHTS, "full": FULL, "training": TRAINING}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.domains import Domain, domain_from_json, domain_from_yaml, same_value
+from settings.files import read_pairs
 from settings.flat import nearest_names, unknown_key
 from settings.schema import SettingsError, Value
 
@@ -220,7 +221,7 @@ def _read_space(system: str, path: Path) -> Space:
     if not isinstance(fixed, Mapping):
         raise SettingsError(f"{path}: fixed is a mapping from a key to its value, not {fixed!r}.")
     try:
-        domains = {str(key): domain_from_yaml(str(key), node) for key, node in body.items()}
+        domains = {key: domain_from_yaml(key, node) for key, node in body.items()}
         values = {str(key): tuple(v) if isinstance(v, list) else v for key, v in fixed.items()}
         placed = tuple(_point_source(path, point) for point in points)
         return Space(path.stem, system, domains, placed, values)
@@ -234,23 +235,17 @@ def _point_source(path: Path, point: str) -> str:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        body = yaml.safe_load(text)
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise SettingsError(f"cannot read the space {path}: {error.strerror}.") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {error}") from None
-    if not isinstance(body, dict):
-        raise SettingsError(
-            f"{path}: a space is a mapping from dotted keys to domains, not {body!r}."
-        )
-    # PyYAML keeps the last of two equal keys without a word.
-    names = [key.value for key, _ in tree.value] if isinstance(tree, yaml.MappingNode) else []
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise SettingsError(f"{path}: {', '.join(twice)} is given twice. Remove one of them.")
+    """The entries of a space file, by the rules of settings files: `no` is text, `1e-4` a
+    number.
+    """
+    body: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key, value, line in read_pairs(path):
+        name = str(key)
+        if name in body:
+            raise SettingsError(
+                f"{path}:{line}: {name} is given twice (first in line {lines[name]}). Remove one "
+                "of them."
+            )
+        body[name], lines[name] = value, line
     return body

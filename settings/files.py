@@ -61,17 +61,10 @@ def read_settings_file(path: str | Path) -> SettingsFile:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise _wrong_suffix(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path}: is not UTF-8 (byte {error.start}).") from error
-    pairs = _json_pairs(path, text) if path.suffix == ".json" else _yaml_pairs(path, text)
     values: dict[str, Value] = {}
     lines: dict[str, int] = {}
     about = ""
-    for key, value, line in pairs:
+    for key, value, line in read_pairs(path):
         where = f"{path}:{line}" if line else str(path)
         if not isinstance(key, str):
             raise SettingsError(
@@ -87,6 +80,19 @@ def read_settings_file(path: str | Path) -> SettingsFile:
         if line:
             lines[key] = line
     return SettingsFile(path=path, values=values, lines=lines, about=about)
+
+
+def read_pairs(path: Path) -> list[tuple[Any, Any, int]]:
+    """Key, value and line (0 for JSON) of a file's entries, a repeated key each time it is there.
+    Raises `SettingsError` with file and line.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is not UTF-8 (byte {error.start}).") from error
+    return _json_pairs(path, text) if path.suffix == ".json" else _yaml_pairs(path, text)
 
 
 def write_settings(path: str | Path, flat: Mapping[str, Value], about: str = "") -> None:
@@ -203,7 +209,7 @@ def _yaml_pairs(path: Path, text: str) -> list[tuple[Any, Any, int]]:
             if not isinstance(root, yaml.MappingNode):
                 line = root.start_mark.line + 1
                 raise SettingsError(
-                    f"{path}:{line}: a settings file holds `dotted.key: value` lines."
+                    f"{path}:{line}: is no mapping; it must hold `dotted.key: value` lines."
                 )
             return [
                 (

@@ -1,4 +1,4 @@
-"""From defaults, preset, file, overrides and sampled values to one checked tree with origins."""
+"""From defaults, preset, file, space, overrides and sampled values to one checked tree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Resolved(Generic[Tree]):
     """A legal tree and where each of its values comes from.
 
     Attributes:
-        origins: every key -> "default", "preset NAME", "file PATH", "override" or "sampled".
+        origins: every key -> "default", "preset NAME", "file PATH", the name of who fixes it
+            ("space NAME"), "override" or "sampled".
     """
 
     settings: Tree
@@ -36,17 +37,20 @@ def resolve(
     *,
     preset: str | None = None,
     file: str | Path | None = None,
+    fixed: tuple[str, Mapping[str, Any]] | None = None,
     overrides: Sequence[str] = (),
     sampled: Mapping[str, Any] | None = None,
     refused: Mapping[str, str] | None = None,
     presets_root: Path = PRESETS,
 ) -> Resolved[Tree]:
-    """The settings of a run. Precedence: default < preset < file < override < sampled.
+    """The settings of a run. Precedence: default < preset < file < fixed < override <
+    sampled.
 
     Each value is checked where it is set, so the error names its file and line; rules between keys
     are checked once, on the whole tree.
 
     Args:
+        fixed: who sets values beside the user ("space caps"), and the values by dotted key.
         overrides: `key=value`, as they stand on the command line.
         sampled: what a search decided, by dotted key.
         refused: key or prefix of keys -> why it does not exist, which is the answer to such a key.
@@ -65,6 +69,8 @@ def resolve(
     if file is not None:
         content = read_settings_file(file)
         layers.append((f"file {file}", content.values, content.places))
+    if fixed is not None:
+        layers.append((*fixed, {}))
     layers.append(("override", parse_overrides(overrides), {}))
     layers.append(("sampled", dict(sampled or {}), {}))
     for origin, values, places in layers:

@@ -132,7 +132,7 @@ class Conditioner:
         if not arrays.fields:
             given = scale_given(Path(arrays.latents), train, settings.vae.reach)
             return Prepared(arrays, Path(given.folder), given.meta, given.notes, None)
-        own = file_states([Path(settings.vae.checkpoint), Path(arrays.fields)])
+        own = file_states([Path(arrays.fields)])
         key = cache_key(arrays.folder, flatten(settings.vae), own)
         folder = cache / f"conditioner-vae-{key}"
         vae = train_or_load(settings.vae, Path(arrays.fields), train, folder / "vae")
@@ -258,14 +258,21 @@ def _other_view(
 def contradictions(settings: ConditionerSettings) -> list[str]:
     """Settings that cannot do what they were set for, in words."""
     augment, problems = settings.augment, []
-    if is_on(settings.loss.consistency) and not augment.net_probabilities["outline"]:
-        noise = augment.noise_probability * augment.noise_sigma
-        if not noise:
-            problems.append(
-                "loss.consistency is idle: no image is augmented, so there is no second view "
-                "(000-M12). Raise augment.outer_probability, or switch the term off."
-            )
-    flips = augment.net_probabilities["flip"]
+    net = augment.net_probabilities
+    changes = (
+        net["flip"],
+        net["shift"] * augment.shift_pixels,
+        net["rotation"] * augment.rotation_degrees,
+        net["scale"] * augment.scale_change,
+        net["noise"] * augment.noise_sigma,
+    )
+    if is_on(settings.loss.consistency) and not any(changes):
+        problems.append(
+            "loss.consistency is idle: no image is augmented, so there is no second view "
+            "(000-M12). Raise augment.outer_probability and that of a change (such as "
+            "augment.shift_probability), or switch the term off."
+        )
+    flips = net["flip"]
     if flips and settings.data.source == "generated" and not settings.data.symmetric:
         problems.append(
             f"{flips:.0%} of the images are flipped, but generated fields change with the flip "

@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.cache import cache_key, cached_folder
+from data.cache import cache_key, cached_folder, file_states
 from data.fields import open_fields, split_fields
 from metrics.field_vae import relative_l2
 from models.field_vae import FrozenDecoder
 from models.range_scaler import RangeScaler
 from trainables import field_vae_file
 from trainables.field_vae import batches_of, decode_on, encode_fields
-from trainables.field_vae_file import load_vae, write_module
+from trainables.field_vae_file import load_vae, source_files, write_module
 from trainables.field_vae_training import VaeSettings, hash_of_indices, train_or_load
 
 __all__ = [
@@ -58,14 +58,6 @@ class Latents:
     notes: Mapping[str, float]
 
     @property
-    def main_file(self) -> Path:
-        return Path(self.folder) / "main.npy"
-
-    @property
-    def hier_file(self) -> Path:
-        return Path(self.folder) / "hier.npy"
-
-    @property
     def decoder_file(self) -> Path:
         return Path(self.folder) / "decoder.safetensors"
 
@@ -73,8 +65,8 @@ class Latents:
 def encode_all(
     vae_file: Path, fields_path: Path, train_indices: np.ndarray, folder: Path
 ) -> Latents:
-    """Writes the latents of every sample into `folder`, scaled to +- `vae.reach` column by column
-    with ranges of the training samples alone (000-M17), or finds them there.
+    """Writes the latents of every sample below `folder`, scaled to +- `vae.reach` column by column
+    with ranges of the training samples alone (000-M17), or finds those of the same VAE there.
 
     The notes count validation numbers beyond that range, and beyond +-1, which no tanh reaches;
     and give the VAE's own error, below which no prediction of latents can get.
@@ -97,6 +89,7 @@ def encode_all(
         notes = _range_notes(scaled, scalers, validation)
         return {**notes, **_own_error(decoder, values, scaled, validation)}
 
+    folder = folder / cache_key(file_states(source_files(vae_file)))
     notes = cached_folder(folder, make)
     return Latents(str(folder), split.shape[1], split.shape[2], notes)
 
@@ -189,8 +182,7 @@ def _own_error(
         found = decode_on(decoder, *(part[own] for part in scaled)).cpu()
         true = torch.from_numpy(np.array(values[own], dtype=np.float32))
         errors.append(relative_l2(found, true))
-    joined = torch.cat(errors)
-    known = joined[torch.isfinite(joined)]
+    known = torch.cat(errors)
     if not known.numel():
         return {}
     return {

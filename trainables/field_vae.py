@@ -120,10 +120,10 @@ class FieldVae:
         written.flush()
         np.save(target / "main.npy", main.numpy())
         np.save(target / "hier.npy", hier.numpy())
-        return {
-            "fields": float(len(fields)),
-            "reconstruction_error": float(torch.cat(errors).nanmean()),
-        }
+        measures = {"fields": float(len(fields))}
+        if (known := torch.cat(errors)).numel():
+            measures["reconstruction_error"] = float(known.mean())
+        return measures
 
 
 def reconstruct(

@@ -46,15 +46,25 @@ def load_vae(path: Path) -> FieldVaeModel:
     if not path.is_dir():
         settings, length, nodes, tensors = _read(path)
         return _filled(FieldVaeModel(settings, length, nodes), tensors, path)
-    folder = path / "checkpoints"
-    steps = checkpoint.available(folder) if folder.is_dir() else []
-    newest = steps[-1] if steps else path
+    newest = _newest(path)
     name = checkpoint.read_meta(newest)["system"]
     if name != FieldVae.name:
         raise checkpoint.CheckpointError(
             f"{path} is a checkpoint of {name}, not of {FieldVae.name}."
         )
     return open_checkpoint(newest).modules["vae"]  # type: ignore[return-value]
+
+
+def source_files(path: Path) -> list[Path]:
+    """The files that `load_vae(path)` reads: others, once a training has gone on."""
+    return [_newest(path) / "modules.safetensors"] if path.is_dir() else [path]
+
+
+def _newest(path: Path) -> Path:
+    """Of the checkpoints of a training's folder; or the folder itself, which should be one."""
+    folder = path / "checkpoints"
+    steps = checkpoint.available(folder) if folder.is_dir() else []
+    return steps[-1] if steps else path
 
 
 def load_decoder(path: Path) -> FrozenDecoder:

@@ -1,10 +1,11 @@
-"""How hard each term of a loss pulls: the norm of its own gradient, for balancers that compare
-them.
+"""What the graph of a step says of its terms: how hard each of them pulls, for balancers that
+compare them, and which parameters none of them depends on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -68,3 +69,48 @@ class TermGradients:
             name: norm / (self.scale * weights[name])
             for name, norm in zip(self.vectors, norms, strict=True)
         }
+
+
+class IdleParameters:
+    """The parameters that none of a step's terms depends on: a head whose terms are off, or held
+    at 0 by their schedules.
+
+    DDP waits for a gradient of every parameter of a module and fails without one. Its own way out
+    (`find_unused_parameters`) walks the graph in every step and complains on every rank where all
+    are used, which no setting tells beforehand. Here the graph is walked once for each set of
+    active terms; idle parameters get a 0 for DDP and no gradient for the optimizer, which leaves
+    them alone (weight decay too), as in a training by one process.
+
+    So what a forward computes may depend on the settings and on the active terms, not on the data.
+    """
+
+    def __init__(self, accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
+        self.accelerator, self.parameters = accelerator, list(parameters)
+        self.known: dict[frozenset[str], list[nn.Parameter]] = {}
+
+    def of(self, total: Tensor, terms: Iterable[str]) -> list[nn.Parameter]:
+        """Those of a loss over these terms, equal on every rank; called by all of them."""
+        key = frozenset(terms)
+        if key not in self.known:
+            reached = leaves_below(total)
+            used = torch.tensor([float(id(p) in reached) for p in self.parameters])
+            used = self.accelerator.reduce(used.to(self.accelerator.device), reduction="sum")
+            pairs = zip(self.parameters, used.tolist(), strict=True)
+            self.known[key] = [parameter for parameter, count in pairs if not count]
+        return self.known[key]
+
+
+def leaves_below(total: Tensor) -> set[int]:
+    """The ids of the tensors whose `.grad` a backward of `total` adds to."""
+    found: set[int] = set()
+    waiting: list[Any] = [total.grad_fn]
+    seen: set[Any] = {None}
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):  # only the node that adds to `.grad` has it
+            found.add(id(node.variable))
+        waiting.extend(before for before, _ in node.next_functions)
+    return found

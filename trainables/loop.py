@@ -21,6 +21,7 @@ from trainables.batches import Share, mix, train_loader, validation_loader
 from trainables.devices import make_accelerator
 from trainables.evaluate import evaluate
 from trainables.optimizer import make_optimizer, parameter_groups
+from trainables.restore import load_validated, stripped
 from trainables.run import STOP_REASON, LocalRun, Report, number
 from trainables.system import System
 from trainables.tensorboard import TensorBoard
@@ -273,9 +274,10 @@ class Training:
             if self.run.is_main and self.run.reports is not None:
                 self.run.reports.truncate_after(0)
             return
-        load_modules(self.modules, found.tensors)
+        for name, module in self.modules.items():
+            module.load_state_dict(stripped(found.tensors, f"module.{name}."))
         for name, average in self.ema.items():
-            average.load_state_dict(_strip(found.tensors, f"ema.{name}."))
+            average.load_state_dict(stripped(found.tensors, f"ema.{name}."))
         for update, own in zip(self.updates, found.state["optimizers"], strict=True):
             update.optimizer.load_state_dict(own)
         for update, own in zip(self.updates, found.state["balancers"], strict=True):
@@ -317,18 +319,6 @@ def _named_tensors(kind: str, modules: Mapping[str, nn.Module]) -> Mapping[str, 
     }
 
 
-def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
-    }
-
-
-def load_modules(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
-    """Puts a checkpoint's weights into freshly built modules; every key must match."""
-    for name, module in modules.items():
-        module.load_state_dict(_strip(tensors, f"module.{name}."))
-
-
 def evaluate_checkpoint(
     system: System, settings: Any, prepared: Any, path: Path
 ) -> dict[str, float | None]:
@@ -341,9 +331,8 @@ def evaluate_checkpoint(
         for name, m in system.build(settings, prepared).modules.items()
     }
     tensors = checkpoint.load(path, system.name).tensors
-    for name, module in modules.items():
-        average = _strip(tensors, f"ema.{name}.module.")
-        module.load_state_dict(average or _strip(tensors, f"module.{name}."))
+    load_validated(modules, tensors)
+    for module in modules.values():
         devices.lay_out(module, settings.train.channels_last)
     if any(name.startswith("ema.") for name in tensors):
         modules |= {f"ema.{name}": module for name, module in modules.items()}

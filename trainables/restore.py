@@ -52,8 +52,8 @@ def load_validated(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tenso
     the checkpoint has one; every key must match.
     """
     for name, module in modules.items():
-        average = _below(tensors, f"ema.{name}.module.")
-        module.load_state_dict(average or _below(tensors, f"module.{name}."))
+        average = stripped(tensors, f"ema.{name}.module.")
+        module.load_state_dict(average or stripped(tensors, f"module.{name}."))
 
 
 def _built(system: System, settings: Any, meta: Mapping[str, Any], path: Path) -> Built:
@@ -68,7 +68,8 @@ def _built(system: System, settings: Any, meta: Mapping[str, Any], path: Path) -
     return rebuild(settings, meta["built"])
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def stripped(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
     return {
         key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
     }

@@ -162,8 +162,8 @@ def load_system(name: str) -> System:
     """The system of that name, or one of your own spelled "module:attribute".
 
     Raises:
-        SettingsError: the name is unknown (the known ones are listed), or there is no such module
-            or attribute.
+        SettingsError: the name is unknown (the known ones are listed), there is no such module or
+            attribute, or the system calls itself otherwise.
     """
     if name not in SYSTEMS and ":" not in name:
         raise SettingsError(
@@ -172,6 +172,13 @@ def load_system(name: str) -> System:
         )
     module, _, attribute = SYSTEMS.get(name, name).partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)()
+        system = getattr(importlib.import_module(module), attribute)()
     except (ModuleNotFoundError, AttributeError) as error:
         raise SettingsError(f"system {name!r} cannot be loaded: {error}.") from error
+    own = getattr(system, "name", None)
+    if own != name:
+        raise SettingsError(
+            f"system {name!r} calls itself {own!r}, by which its checkpoints could not be opened "
+            f"again: set `name = {name!r}` in {module}:{attribute}."
+        )
+    return system

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from losses.balancers_base import Observed
 from losses.terms import Tensors
 from trainables.batches import mix
-from trainables.gradients import TermGradients
+from trainables.gradients import IdleParameters, TermGradients
 from trainables.optimizer import OptimizerSettings, learning_rate
 from trainables.system import Phase
 
@@ -70,6 +70,7 @@ class PhaseUpdate:
         ]
         others = [module for name, module in modules.items() if name not in phase.modules]
         self.frozen = [p for module in others for p in module.parameters() if p.requires_grad]
+        self.idle = IdleParameters(accelerator, self.parameters)
         self.shared = self._shared() if phase.composite.balancer.needs == "gradients" else []
         self.interval = Interval()
         self.skipped_in_a_row = 0
@@ -137,9 +138,11 @@ class PhaseUpdate:
         denominators = {name: count / world for name, count in counts.items()}
         total = torch.zeros((), device=self.accelerator.device)
         sums: dict[str, Tensor] = {}
+        idle: Sequence[nn.Parameter] = ()
         for index, batch in enumerate(batches):
+            is_synced = world > 1 and index == len(batches) - 1
             with contextlib.ExitStack() as stack:
-                if world > 1 and index < len(batches) - 1:
+                if world > 1 and not is_synced:
                     for name in self.phase.modules:
                         stack.enter_context(self.accelerator.no_sync(self.modules[name]))
                 with self.accelerator.autocast():
@@ -149,10 +152,16 @@ class PhaseUpdate:
                 )
                 if gradients is not None and self.shared:
                     gradients.add(weighed.shares)
-                self.accelerator.backward(weighed.total)
+                loss = weighed.total
+                if is_synced:
+                    idle = self.idle.of(loss, weighed.sums)
+                    loss = sum((p.sum() * 0.0 for p in idle), loss)
+                self.accelerator.backward(loss)
             total = total + weighed.total.detach()
             for name, value in weighed.sums.items():
                 sums[name] = sums[name] + value if name in sums else value
+        for parameter in idle:
+            parameter.grad = None
         return total, sums
 
     def _spread_overflow(self, total: Tensor) -> None:

@@ -115,14 +115,16 @@ class Watch:
 
 
 def watched(phase: Phase) -> Watched:
-    """How a phase's columns are named, and which of its weights a balancer makes.
+    """How a phase's columns are named, and which of its weights a balancer may let collapse.
 
-    A term whose schedule moves its weight may be small on purpose; it is not among the latter.
+    Not those that are small on purpose: of a balancer that brings terms to one size, and of a term
+    whose schedule moves its weight.
     """
     composite, is_first = phase.composite, phase.optimizer == "optimizer"
     prefix = "train" if is_first else f"train.{phase.name}"
     balanced = []
-    if not isinstance(composite.balancer, FixedWeights):
+    balancer = composite.balancer
+    if not isinstance(balancer, FixedWeights) and not balancer.equalises:
         for name in composite.terms:
             term: TermSettings = getattr(composite.settings, name)
             if term.enabled and term.weight > 0.0 and term.schedule.kind == "constant":

@@ -7,6 +7,7 @@ process, also where idle ones have imported all that it needs.)
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -32,6 +33,8 @@ class ClusterAhead:
 
     def _live(self, address: str | None, project: Path) -> None:
         """Ends with the process: Ray's own processes end with the thread that started them."""
+        # They inherit this. A terminal that is closed must reach the driver alone, which stops.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
             self._reached.set_result(cluster.connect(address, project))
         except BaseException as error:

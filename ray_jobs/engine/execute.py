@@ -18,12 +18,11 @@ from ray_jobs.engine.ahead import ClusterAhead
 from ray_jobs.engine.driver import Driver, open_log
 from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
 from ray_jobs.planning import SweepSetup
-from ray_jobs.verb import data_line
+from ray_jobs.verb import data_lines
 from results.lock import HEARTBEAT_SECONDS, release_lock, take_lock, touch_lock
 from search.log import SweepState
 from search.mirror import Mirror
 from trainables.run import owner_check
-from trainables.system import Loaders
 
 WAITING_FOR_NODES = 8
 """Trials that may wait for nodes of a cluster that grows, beyond what fits already."""
@@ -72,7 +71,9 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
 
         prepared = prepare_once(setup.system, setup.settings, execution.cache)
         slots = _check_cluster(ahead.info(), demand, execution)
-        _tell_data(setup.system.loaders(setup.settings, prepared), execution.tell)
+        loaders = setup.system.loaders(setup.settings, prepared)
+        for line in data_lines(loaders.notes, loaders.warnings):
+            execution.tell(line)
         execution.write()
         driver = _make_driver(setup, execution, session, prepared)
         driver.max_concurrent = execution.max_concurrent or slots
@@ -93,12 +94,6 @@ def _check_cluster(info: dict[str, Any], demand: cluster.Demand, execution: Exec
     slots = cluster.check_fit(demand, may_grow=execution.may_grow)
     cluster.check_shared_directory(execution.directory)
     return max(slots, WAITING_FOR_NODES) if execution.may_grow else slots
-
-
-def _tell_data(loaders: Loaders, tell: Callable[[str], None]) -> None:
-    for line in (data_line(loaders.notes), *loaders.warnings):
-        if line:
-            tell(line)
 
 
 def _make_driver(setup: SweepSetup, execution: Execution, session: str, prepared: Any) -> Driver:
@@ -228,17 +223,23 @@ def _deadline(seconds: float | None) -> float | None:
 
 @contextmanager
 def _stop_on_signals(driver: Driver) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the sweep cleanly; a second Ctrl-C at once."""
+    """Ctrl-C, SIGTERM and SIGHUP (a terminal that is closed) stop the sweep cleanly; a second
+    Ctrl-C or SIGTERM at once. A SIGHUP that is ignored (nohup) stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: Any) -> None:
-        if driver.stopping:
+        if not driver.stopping:
+            driver.stopping = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        elif number != signal.SIGHUP:  # which comes from the kernel and from the shell
             raise KeyboardInterrupt
-        driver.stopping = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -59,6 +60,8 @@ def make_trainer(
     from ray.train.torch import TorchTrainer
 
     if workers == 1:
+        # "Running in local mode ... please file a report": it is what we mean.
+        logging.getLogger("ray.train.v2.api.config").setLevel(logging.WARNING)
         return TorchTrainer(
             loop, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)
         )

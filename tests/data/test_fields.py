@@ -52,6 +52,18 @@ def test_a_file_is_split_by_its_indices_or_at_random(file, tmp_path):
     assert len(drawn[0].validation) == 3
 
 
+def test_both_splits_have_a_sample_whatever_the_share(tmp_path):
+    """0.9 of 4 rounds to 4."""
+    path = tmp_path / "few.npy"
+    np.save(path, np.arange(16.0, dtype=np.float32).reshape(4, 2, 2))
+    for share, train in ((0.9, 1), (0.01, 3)):
+        fields = prepare(DataSettings(fields=str(path), validation_share=share), tmp_path)
+        assert (len(fields.train), len(fields.validation)) == (train, 4 - train)
+    np.save(path, np.ones((1, 2, 2), np.float32))
+    with pytest.raises(ValueError, match=r"few\.npy: expected samples for .*, found 1"):
+        prepare(DataSettings(fields=str(path)), tmp_path)
+
+
 def test_embedded_fields_are_made_once_and_are_a_function_of_the_seed(tmp_path):
     small = {"count": 6, "length": 5, "probes_per_side": 3}
     one = prepare(DataSettings(**small), tmp_path)

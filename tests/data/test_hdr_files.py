@@ -88,6 +88,58 @@ def test_an_exr_of_another_writer(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.exr", 3), image.astype(np.float32))
 
 
+def write_layers(path, **layers: np.ndarray) -> None:
+    """One EXR of layers [H, W, 3] by name, as a renderer writes its passes; "_" has no name."""
+    planes = {
+        f"{layer}.{name}".removeprefix("_."): np.ascontiguousarray(image[..., i], np.float32)
+        for layer, image in layers.items()
+        for i, name in enumerate("RGB")
+    }
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    OpenEXR.File(header, planes).write(str(path))
+
+
+def test_an_exr_of_several_layers(tmp_path):
+    """Which one is meant is never guessed, whatever the order of their names."""
+    path = tmp_path / "ref-1.exr"
+    one, two = np.random.default_rng(0).random((2, 5, 6, 3), np.float32)
+    for other in ("aa", "zz"):
+        write_layers(path, _=one, **{other: two})
+        np.testing.assert_array_equal(read_image(path, 3), one)
+    write_layers(path, combined=one, diffuse=two)
+    for channels in (3, 1):
+        with pytest.raises(DataError, match=r"ref-1\.exr: .*one layer.* combined, diffuse"):
+            read_image(path, channels)
+    planes = {f"combined.{name}": one[..., i].copy() for i, name in enumerate("RGB")}
+    planes |= {f"vector.{name}": two[..., i].copy() for i, name in enumerate("XY")}
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, planes).write(str(path))
+    np.testing.assert_array_equal(read_image(path, 3), one)
+    depth = {"depth.Z": one[..., 0].copy()}
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, depth).write(str(path))
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], one[..., 0])
+    with pytest.raises(DataError, match=r"expected channels R,G,B, found depth\.Z"):
+        read_image(path, 3)
+
+
+def test_an_exr_of_several_parts(tmp_path):
+    """The layers of a multi-part file are its parts, called by the parts' names."""
+    path = tmp_path / "ref-1.exr"
+    one, two = np.random.default_rng(0).random((2, 5, 6, 3), np.float32)
+
+    def part(name: str, planes: dict[str, np.ndarray]):
+        copies = {key: np.ascontiguousarray(plane) for key, plane in planes.items()}
+        return OpenEXR.Part({"type": OpenEXR.scanlineimage}, copies, name)
+
+    colour = {name: one[..., i] for i, name in enumerate("RGB")}
+    depth = part("depth", {"Z": two[..., 0]})
+    OpenEXR.File([depth, part("left", colour)]).write(str(path))
+    np.testing.assert_array_equal(read_image(path, 3), one)
+    right = part("right", {f"right.{name}": two[..., i] for i, name in enumerate("RGB")})
+    OpenEXR.File([part("left", colour), right]).write(str(path))
+    with pytest.raises(DataError, match=r"found left, right\."):
+        read_image(path, 3)
+
+
 @pytest.mark.parametrize("suffix", [".exr", ".npy", ".hdr"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.99])
 def test_a_truncated_file_is_named(tmp_path, suffix, share):

@@ -164,6 +164,15 @@ def test_gradnorm_never_turns_a_term_round():
     assert weights(balancer)[0] < 0.01
 
 
+def test_a_loss_that_wakes_from_0_does_not_take_all_weight_of_gradnorm():
+    """Its rate is L / 0; the others', over the mean of all, would all be 0."""
+    balancer = make("gradnorm", interval=1, lr=0.05, alpha=1.5)
+    balancer.observe(seen((1.0, 1.0, 0.0), (1.0, 1.0, 1.0)), 0)
+    for step in range(1, 200):
+        balancer.observe(seen((1.0, 1.0, 0.5), (1.0, 1.0, 1.0)), step)
+    assert min(weights(balancer)) > 0.03
+
+
 # DWA and ReLoBRaLo
 
 

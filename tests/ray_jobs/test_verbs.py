@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from ray_jobs import analyze, evaluate, sweep, train
 from ray_jobs.planning import SweepOptions, new_setup
 from settings.schema import SettingsError
+from trainables.system import SYSTEMS
 
 TOY = "benchmarks.toy:Toy"
+
+NOTED = """
+from benchmarks.toy import Toy
+from trainables.system import Loaders
+
+class Noted(Toy):
+    name = "noted_of_a_test:Noted"
+
+    def loaders(self, settings, prepared):
+        made = super().loaders(settings, prepared)
+        notes, warnings = {"frames": 7.0, "bad_frames": 1.0}, ["f3.png: cannot be read"]
+        return Loaders(made.train, made.validation, notes=notes, warnings=warnings)
+"""
+
+
+SHORT = ("model.dropout=0.25", "train.steps=4", "train.report_every=2", "--no-ray")
 
 
 @pytest.fixture
 def trained(tmp_path):
     directory = tmp_path / "run"
-    arguments = [TOY, "model.dropout=0.25", "train.steps=4", "train.report_every=2"]
-    assert train.main([*arguments, "--no-ray", "--dir", str(directory)]) == 0
+    assert train.main([TOY, *SHORT, "--dir", str(directory)]) == 0
     return directory
 
 
@@ -43,6 +62,67 @@ def test_evaluate_gives_the_last_report(trained, capsys):
     assert {key: found[key] for key in last if key.startswith("val.")} == {
         key: value for key, value in last.items() if key.startswith("val.")
     }
+
+
+def test_a_resume_knows_the_system_of_the_training(trained, capsys):
+    resume = ["--no-ray", "--resume", "--dir", str(trained)]
+    assert train.main(["hdr_patch", *resume]) == 2
+    assert f"{trained} is a training of {TOY}, not of hdr_patch." in capsys.readouterr().err
+    assert train.main(["train.steps=6", *resume]) == 0
+    rows = [json.loads(line) for line in (trained / "reports.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+
+
+def test_a_resume_without_a_checkpoint_says_where_it_starts(trained, capsys):
+    resume = [TOY, "--no-ray", "--resume", "--dir", str(trained)]
+    assert train.main(resume) == 0
+    assert "step 0" not in capsys.readouterr().out
+    shutil.rmtree(trained / "checkpoints")
+    assert train.main(resume) == 0
+    assert f"{trained} holds no checkpoint yet: this starts from step 0" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (trained / "reports.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]
+
+
+@pytest.mark.parametrize("below", ["", "/run"])
+@pytest.mark.parametrize("verb", [train, sweep])
+def test_a_file_is_no_directory(tmp_path, capsys, verb, below):
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "space.yaml").write_text("optimizer.lr: {uniform: [0.1, 0.2]}\n")
+    given = ["--space", str(tmp_path / "space.yaml")] if verb is sweep else ["--no-ray"]
+    directory = f"{tmp_path / 'README.md'}{below}"
+    assert verb.main([TOY, *given, "--dir", directory]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"error: --dir {directory}: {tmp_path / 'README.md'} is a file. " + (
+        "Name a directory.\n"
+    )
+    assert not said.out
+
+
+def test_what_became_of_the_data_is_said_by_train_and_evaluate(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "noted_of_a_test.py").write_text(NOTED)
+    directory = str(tmp_path / "run")
+    expected = ["data: frames 7, bad_frames 1", "f3.png: cannot be read"]
+    assert train.main(["noted_of_a_test:Noted", *SHORT, "--dir", directory]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == expected
+    assert evaluate.main([directory]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == expected
+    assert evaluate.main([directory, "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["step"] == 4  # one object and nothing else
+    assert said.err.splitlines() == expected
+
+
+def test_a_trial_of_a_sweep_without_trials_is_refused(tmp_path, capsys):
+    document = {"format": 1, "system": TOY, "settings": {}}
+    objective = {"metric": "val.mse", "mode": "min"}
+    (tmp_path / "sweep.json").write_text(json.dumps({**document, "objective": objective}))
+    given = ["--from-sweep", str(tmp_path), "--dir", str(tmp_path / "run")]
+    assert train.main([*given, "--trial", "3"]) == 2
+    assert "--trial is best or any: none has started, not '3'" in capsys.readouterr().err
+    assert train.main(given) == 2
+    assert "is complete, so there is no best one" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_what_was_trained_and_other_systems(trained, capsys):
@@ -81,6 +161,37 @@ def test_a_number_that_would_hang_is_refused(option, capsys):
     with pytest.raises(SystemExit):
         sweep.main([TOY, option])
     assert "from 1 on" in (text := capsys.readouterr().err) or "above 0" in text
+
+
+@pytest.mark.parametrize("option", ["--gpus=-1", "--gpus=nan", "--gpus=inf", "--gpus=one"])
+@pytest.mark.parametrize("verb", [train, sweep])
+def test_a_number_of_gpus_that_there_cannot_be_is_refused(verb, option, capsys):
+    with pytest.raises(SystemExit):
+        verb.main([TOY, option])
+    assert "argument --gpus: a number from 0 on, not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--max-failures=-1", "--seed=-1", "--seed=1.5"])
+def test_a_whole_number_below_0_is_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        sweep.main([TOY, option])
+    assert "a whole number from 0 on, not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_help_names_the_systems_without_loading_them(verb):
+    code = f"""
+import sys
+from ray_jobs import {verb}
+try:
+    {verb}.main(["--help"])
+except SystemExit:
+    print("heavy:", [name for name in ("torch", "ray", "pandas") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name in SYSTEMS:
+        assert name in ran.stdout.split("positional arguments")[1], name
+    assert ran.stdout.endswith("heavy: []\n")
 
 
 def test_the_loaders_are_where_people_look():

@@ -12,11 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from results import frame as frame_module
+from results import reports as reports_module
 from results.frame import compact, load_reports, load_sweep
 from results.reports import without_superseded
 
 OBJECTIVE = "val.hole_log_rmse"
 PSNR = "val.hole_psnr_mu_db"
+
+
+def test_a_report_file_that_goes_while_it_is_read(finished, monkeypatch):
+    """It was listed, and is gone when it is opened: a trial without reports, not a crash."""
+    before = load_reports(finished.path)
+    gone = finished.path / "reports" / "0001.jsonl"
+    listed = [(0, gone.with_name("0000.jsonl")), (1, gone), (2, gone.with_name("0002.jsonl"))]
+    gone.unlink()
+    monkeypatch.setattr(reports_module, "report_files", lambda directory: listed)
+    found = load_reports(finished.path)
+    assert found["trial"].unique().tolist() == [0, 2]
+    kept = before[before["trial"].isin([0, 2])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, kept)
 
 
 def test_columns(finished):

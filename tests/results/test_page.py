@@ -200,6 +200,34 @@ def test_analyze_prints_and_writes(finished, capsys):
         assert name in printed
 
 
+def test_the_legend_of_points_is_there_where_a_point_is(finished, capsys):
+    assert analyze.main([str(finished.path), "--no-page"]) == 0
+    assert "* documented point" in capsys.readouterr().out
+    frame, found = load_sweep(finished.path), read_sweep(finished.path)
+    assert leaderboard(frame, found).caption == "* documented point"
+    assert leaderboard(frame[frame["point"] == ""], found).caption is None
+
+
+def test_no_legend_without_a_point(sweep, capsys):
+    sweep.trial(0, [0.4])
+    assert analyze.main([str(sweep.path), "--no-page"]) == 0
+    said = capsys.readouterr().out
+    assert "Trial 0 is best" in said
+    assert "* documented point" not in said
+
+
+def test_deleted_reports_are_said(finished, capsys):
+    """Trial 5 failed before its first report, which is nothing that is missing."""
+    assert analyze.main([str(finished.path), "--no-page"]) == 0
+    assert "No reports of" not in capsys.readouterr().out
+    for trial in (1, 3):
+        (finished.path / f"reports/{trial:04d}.jsonl").unlink()
+    assert analyze.main([str(finished.path), "--no-page"]) == 0
+    assert "No reports of trial 1, 3, although the log has their steps" in capsys.readouterr().out
+    frame = load_sweep(finished.path).set_index("trial")
+    assert frame.loc[[1, 3], "value"].tolist() == [0.6, 0.4]
+
+
 def test_analyze_without_a_page(finished, capsys):
     assert analyze.main([str(finished.path), "--no-page"]) == 0
     assert not (finished.path / "analysis" / "index.html").exists()

@@ -67,7 +67,7 @@ def test_a_searched_weight_exists_only_while_its_term_is_on():
     switched = [
         key for key in FULL.domains if key.endswith(".enabled") and key.startswith("loss.")
     ]
-    assert len(switched) == 10
+    assert switched
     for key in switched:
         weight = FULL.domains[key.replace(".enabled", ".weight")]
         assert weight.when == {key: (True,)}

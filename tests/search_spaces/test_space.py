@@ -215,11 +215,16 @@ def test_a_yaml_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("width: {integer: [8, 32]}\nwidth: {integer: [8, 16]}\n", "twice"),
+        (
+            "width: {integer: [8, 32]}\nwidth: {integer: [8, 16]}\n",
+            ":2: width is given twice (first in line 1)",
+        ),
+        ("points: []\nwidth: {integer: [8, 32]}\npoints: []\n", ":3: points is given twice"),
+        ("fixed: [width]\ncap.init: {uniform: [2, 3]}\n", "fixed is a mapping"),
         ("width: [8, 32]\n", "width: a domain is a mapping"),
         ("- width\n", "mapping"),
         ("width: {integer: [8\n", "not YAML"),
-        ("points: document\nwidth: {integer: [8, 32]}\n", "list of preset names"),
+        ("points: document\nwidth: {integer: [8, 32]}\n", "points is a list of presets"),
         ("about: nothing\n", "searches nothing"),
     ],
 )
@@ -232,11 +237,43 @@ def test_yaml_refusals_name_the_file(tmp_path, text, word):
     assert "mine.yaml" in str(error.value)
 
 
+def test_a_file_is_read_by_the_rules_of_settings_files(tmp_path):
+    """YAML 1.2: in 1.1 `no` and `off` are false, `1e-4` is text, `1:30` is ninety."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "fixed: {cap.bounds: [2, 24], cap.mode: no}\n"
+        "a: {choice: [no, bf16, 1:30]}\n"
+        "b: {log_uniform: [1e-4, 1e2], when: {a: [off]}}\n"
+    )
+    loaded = load_space("toy", str(path))
+    assert loaded.domains["a"] == Choice(("no", "bf16", "1:30"))
+    assert loaded.domains["b"] == LogUniform(1e-4, 100.0, when={"a": ("off",)})
+    assert loaded.fixed == {"cap.bounds": (2, 24), "cap.mode": "no"}
+
+
+def test_a_file_that_is_not_utf8_is_refused_by_name(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("about: Gr\u00f6\u00dfe\nwidth: {integer: [8, 32]}\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"mine\.yaml: is not UTF-8 \(byte 9\)"):
+        load_space("toy", str(path))
+
+
+def test_points_by_path_are_seen_from_the_file_that_names_them(tmp_path):
+    folder = tmp_path / "spaces"
+    folder.mkdir()
+    absolute = tmp_path / "elsewhere.yml"
+    path = folder / "mine.yaml"
+    path.write_text(f"points: [document, own/arm.yaml, {absolute}]\nwidth: {{integer: [8, 32]}}\n")
+    loaded = load_space("toy", str(path))
+    assert loaded.points == ("document", str(folder / "own/arm.yaml"), str(absolute))
+    assert space_from_json(json.loads(json.dumps(loaded.to_json()))).points == loaded.points
+
+
 def test_unknown_names_list_the_known():
     with pytest.raises(SettingsError, match="caps"):
         load_space("hdr_patch", "cap")
     with pytest.raises(SettingsError, match="hdr_patch"):
         load_space("toy", "caps")
-    with pytest.raises(SettingsError, match="cannot read"):
+    with pytest.raises(SettingsError, match=r"/nowhere/mine\.yaml: cannot be read \(No such"):
         load_space("toy", "/nowhere/mine.yaml")
     assert load_space("hdr_patch").name == "caps"

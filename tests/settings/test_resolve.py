@@ -43,6 +43,20 @@ def test_later_layers_win(toy, presets, tmp_path, last):
     assert "model.width" in resolved.keys_from(expected.split(" ")[0])
 
 
+def test_what_a_space_fixes_is_above_a_file_and_below_an_override(toy, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model.width: 40\nseed: 7\n")
+    fixed = ("space caps", {"model.width": 48, "model.names": ["a", "b"], "model.gated": False})
+    resolved = resolve(toy, "toy", file=file, fixed=fixed, overrides=["model.gated=true"])
+    model = resolved.settings.model
+    assert (model.width, model.names, model.gated) == (48, ("a", "b"), True)
+    assert resolved.origins["model.width"] == resolved.origins["model.names"] == "space caps"
+    assert resolved.origins["model.gated"] == "override"
+    assert resolved.origins["seed"] == f"file {file}"
+    with pytest.raises(SettingsError, match=r"space caps: model\.width takes int, not 'wide'"):
+        resolve(toy, "toy", fixed=("space caps", {"model.width": "wide"}))
+
+
 def test_an_override_that_repeats_the_default_is_still_an_override(toy):
     resolved = resolve(toy, "toy", overrides=["model.width=24"])
     assert resolved.origins["model.width"] == "override"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from losses.terms import Term
 from settings.flat import replace
 from trainables import checkpoint
 from trainables.batches import Share, StepSampler
+from trainables.conditioner import Conditioner
 from trainables.loop import fit
 from trainables.run import LocalRun
 from trainables.system import Loaders, Phase
@@ -172,3 +174,60 @@ def toys():
         train=train,
         without_time=without_time,
     )
+
+
+TINY_CONDITIONER = {
+    "model.filters": (4, 8),
+    "data.count": 24,
+    "data.image_size": 16,
+    "data.times": 8,
+    "data.probes_per_side": 3,
+    "vae.filters": (8, 6),
+    "vae.main_size": 4,
+    "vae.hier_size": 4,
+    "vae.steps": 3,
+    "vae.batch_size": 4,
+    "train.batch_size": 4,
+    "train.validation_batch_size": 4,
+    "train.steps": 4,
+    "train.report_every": 2,
+    "train.tensorboard": False,
+}
+
+
+@dataclass
+class TinyConditioner:
+    """System `conditioner` in a size of seconds, on one thread: tensors this small only wait for
+    a second one.
+    """
+
+    cache: Path
+    tiny: dict = field(default_factory=lambda: dict(TINY_CONDITIONER))
+    system: Conditioner = field(default_factory=Conditioner)
+
+    def settings(self, changes=None):
+        return replace(self.system.Settings(), {**self.tiny, **(changes or {})})
+
+    def prepared(self, changes=None):
+        return self.system.prepare(self.settings(changes), self.cache)
+
+    def fit(self, directory, changes=None, *, system=None, resume=False, stop=None):
+        """(history of reports, tensors of the newest checkpoint)."""
+        system, settings = system or self.system, self.settings(changes)
+        run = LocalRun(directory, resume=resume, stop_step=stop)
+        fit(system, settings, run, system.prepare(settings, self.cache))
+        newest = checkpoint.available(directory / "checkpoints")[-1]
+        return run.history, checkpoint.load(newest, system.name).tensors
+
+
+@pytest.fixture(scope="package")
+def conditioner_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("conditioner")
+
+
+@pytest.fixture
+def conditioner(conditioner_cache):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield TinyConditioner(conditioner_cache)
+    torch.set_num_threads(threads)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from benchmarks.toy import Toy, ToyGan
@@ -20,7 +21,7 @@ from losses.terms import Term
 from settings.flat import replace
 from trainables.loop import fit
 from trainables.run import LocalRun, WorkerRun
-from trainables.system import Loaders, Phase
+from trainables.system import Built, Loaders, Phase
 
 
 @dataclass
@@ -73,7 +74,42 @@ class Rooted(Toy):
         return [Phase("model", ("model",), phase.forward, Composite(terms, settings.loss))]
 
 
-SYSTEMS = {"Toy": Toy, "ToyGan": ToyGan, "Rooted": Rooted}
+class Heads(nn.Module):
+    """A trunk with two heads, and both outputs in one forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.near, self.far = nn.Linear(1, 3), nn.Linear(3, 1), nn.Linear(3, 1)
+
+    def forward(self, x):
+        hidden = torch.tanh(self.trunk(x))
+        return {"y": self.near(hidden), "far": self.far(hidden)}
+
+
+def far_error(prediction, batch, settings):
+    return (prediction["far"].float() - batch["y"]).square().sum()
+
+
+def predict_both(modules, batch, settings):
+    return modules["model"](batch["x"])
+
+
+class TwoHeads(Toy):
+    """The toy whose second term alone reads the second head."""
+
+    name = "tests:TwoHeads"
+
+    def build(self, settings, prepared):
+        return Built(modules={"model": Heads()})
+
+    def phases(self, settings, prepared):
+        (phase,) = super().phases(settings, prepared)
+        terms = dict(phase.composite.terms)
+        terms["absolute"] = Term(far_error, terms["squared"].count)
+        return [Phase("model", ("model",), predict_both, Composite(terms, settings.loss))]
+
+
+SYSTEMS = {"Toy": Toy, "ToyGan": ToyGan, "Rooted": Rooted, "TwoHeads": TwoHeads}
 
 
 def main(job):

@@ -86,7 +86,8 @@ def check_equal(found, expected):
         assert report.keys() == expected[0][0].keys()
         for column, value in expected[0][0].items():
             if column != "seconds":
-                assert report[column] == pytest.approx(value, rel=1e-4, abs=1e-6), column
+                near = value if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)
+                assert report[column] == near, column
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,29 @@ def test_a_resume_by_two_processes_equals_an_uninterrupted_training(tmp_path):
     trained(tmp_path / "part", 2, "ToyGan", settings, stop=4)
     rest = trained(tmp_path / "part", 2, "ToyGan", settings)
     assert all(torch.equal(rest[1][key], tensor) for key, tensor in whole[1].items())
+
+
+WAKES_LATE = {
+    "loss.absolute.schedule.kind": "linear",
+    "loss.absolute.schedule.start": 0.4,
+    "loss.absolute.schedule.first": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("absent", "accumulate"),
+    [({"loss.absolute.enabled": False}, 1), (WAKES_LATE, 2)],
+    ids=["off", "late, accumulated"],
+)
+def test_a_head_that_no_term_reads_is_left_alone(tmp_path, absent, accumulate):
+    """By DDP, which waits for a gradient of every parameter, and by the weight decay."""
+    settings = {**absent, "optimizer.weight_decay": 1.0, "optimizer.lr": 0.05}
+    one = trained(tmp_path / "one", 1, "TwoHeads", {**settings, "train.batch_size": 8})
+    cut = {"train.batch_size": 4 // accumulate, "train.accumulate": accumulate}
+    two = trained(tmp_path / "two", 2, "TwoHeads", {**settings, **cut})
+    check_equal(two, one)
+    is_off = "loss.absolute.enabled" in absent
+    assert (one[0][0]["train.loss.absolute"] is None) == is_off
 
 
 @pytest.mark.parametrize("bad_rank", [0, 1])

@@ -268,3 +268,11 @@ def test_the_documents_softmax_weighter_is_caught(toys, tmp_path, capsys):
     caught = toys.train(Healthy(), tmp_path / "a", **changes)
     assert caught.report["health.weight_collapse.warned"] == 1.0
     assert "weight collapse of loss." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["uncertainty", "gradnorm", "inverse_gradient"])
+def test_weights_that_bring_terms_to_one_size_do_not_collapse(toys, tmp_path, kind):
+    """A large loss has a small weight there by design."""
+    changes = {"loss__balancer__kind": kind, "loss__balancer__lr": 0.3}
+    report = toys.train(Healthy(), tmp_path, **changes).report
+    assert report["health.weight_collapse"] is None

@@ -27,13 +27,17 @@ from trainables.field_latents import (
     train_or_load,
 )
 from trainables.field_vae import FieldVae
-from trainables.field_vae_file import load_vae
+from trainables.field_vae_file import load_vae, write_module
 from trainables.loop import fit
 from trainables.run import LocalRun
 
 SMALL = VaeSettings(filters=(12, 10, 8), main_size=6, hier_size=4, steps=6, batch_size=4)
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = np.arange(0, 20)
+
+
+def files_of(latents):
+    return [Path(latents.folder) / f"{name}.npy" for name in ("main", "hier")]
 
 
 def write_fields(path, count=26, length=8, seed=0):
@@ -176,9 +180,7 @@ def test_latents_are_scaled_by_the_training_samples_alone(tmp_path, shared):
     with torch.no_grad():
         raw = load_vae(file).encode(torch.from_numpy(np.load(fields)))
     beyond = 0
-    for name, path, own in zip(
-        ("main", "hier"), (latents.main_file, latents.hier_file), raw, strict=True
-    ):
+    for name, path, own in zip(("main", "hier"), files_of(latents), raw, strict=True):
         values = own.double().numpy()
         low, high = values[TRAIN].min(axis=0), values[TRAIN].max(axis=0)
         expected = 0.7 * (2.0 * (values - low) / (high - low) - 1.0)
@@ -186,7 +188,7 @@ def test_latents_are_scaled_by_the_training_samples_alone(tmp_path, shared):
         np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=name)
         assert np.abs(found[TRAIN]).max() <= 0.7 + 1e-5
         beyond += (np.abs(found[20:]) > 0.7 * (1 + 1e-6)).sum()
-    assert np.load(latents.hier_file).shape == (26, 2, 4)
+    assert np.load(files_of(latents)[1]).shape == (26, 2, 4)
     assert latents.notes["latents.validation_beyond_training"] == beyond > 0
     assert latents.notes["latents.validation_values"] == 6 * (6 + 2 * 4)
     assert latents.notes["latents.constant_columns"] == 0
@@ -196,7 +198,7 @@ def test_the_decoder_gives_back_what_the_vae_would(tmp_path, shared):
     fields, file = shared
     latents = encode_all(file, fields, TRAIN, tmp_path / "latents")
     decoder = load_decoder(latents)
-    scaled = (torch.from_numpy(np.load(p)) for p in (latents.main_file, latents.hier_file))
+    scaled = (torch.from_numpy(np.load(p)) for p in files_of(latents))
     true = np.load(fields)
     with torch.no_grad():
         found = decoder(*scaled)
@@ -217,10 +219,25 @@ def test_the_decoder_gives_back_what_the_vae_would(tmp_path, shared):
 def test_encoded_data_is_found_again(tmp_path, shared):
     fields, file = shared
     one = encode_all(file, fields, TRAIN, tmp_path / "latents")
-    written = one.main_file.stat().st_mtime_ns
+    written = files_of(one)[0].stat().st_mtime_ns
     two = encode_all(file, fields, TRAIN, tmp_path / "latents")
     assert one == two == pickle.loads(pickle.dumps(one))  # noqa: S301 - our own bytes
-    assert two.main_file.stat().st_mtime_ns == written
+    assert files_of(two)[0].stat().st_mtime_ns == written
+
+
+def test_another_vae_under_the_same_name_is_encoded_anew(tmp_path, shared):
+    """As the folder of a training is, once the training went on."""
+    fields, file = shared
+    own = tmp_path / "vae.safetensors"
+    own.write_bytes(file.read_bytes())
+    one = encode_all(own, fields, TRAIN, tmp_path / "latents")
+    model = load_vae(own)
+    with torch.no_grad():
+        model.encoder.heads[0].bias.add_(torch.arange(4.0))
+        model.decoder.linear.basis.neg_()
+    write_module(own, model)
+    two = encode_all(own, fields, TRAIN, tmp_path / "latents")
+    assert not np.array_equal(np.load(files_of(one)[0]), np.load(files_of(two)[0]))
 
 
 def test_given_latents_are_scaled_the_same_way(tmp_path):
