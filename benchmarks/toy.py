@@ -21,9 +21,9 @@ from losses.composite import Composite
 from losses.terms import Tensors, Term, TermSettings
 from metrics.metric import Metric, per_sample
 from settings.schema import Settings, setting
-from trainables.loop import TrainSettings
 from trainables.optimizer import OptimizerSettings
 from trainables.system import Built, Finding, Loaders, Phase
+from trainables.train_settings import TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,9 +37,9 @@ from trainables.field_latents import (
     scale_given,
     train_or_load,
 )
-from trainables.loop import TrainSettings
 from trainables.optimizer import OptimizerSettings
 from trainables.system import Built, Finding, Loaders, Phase
+from trainables.train_settings import TrainSettings
 
 GENERATE_BATCH = 32
 """Images that are predicted together by `generate`."""

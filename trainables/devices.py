@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,9 +12,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from settings.schema import SettingsError
-
-if TYPE_CHECKING:
-    from trainables.loop import TrainSettings
+from trainables.train_settings import TrainSettings
 
 _COMPILER_MODULES = ("torch._dynamo", "torch._inductor", "torch._functorch")
 

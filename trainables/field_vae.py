@@ -24,9 +24,9 @@ from metrics.field_vae import MetricSettings, field_vae_metrics, relative_l2
 from metrics.metric import Metric
 from models.field_vae import FieldVaeModel, ModelSettings
 from settings.schema import Settings
-from trainables.loop import TrainSettings
 from trainables.optimizer import OptimizerSettings
 from trainables.system import Built, Finding, Loaders, Phase
+from trainables.train_settings import TrainSettings
 
 ENCODE_BATCH = 64
 """Fields that are encoded together."""

@@ -21,9 +21,9 @@ from models.hdr_head import HeadSettings, largest_cap, needed_cap
 from models.hdr_head import prepare as prepare_head
 from models.hdr_patch import HdrPatchModel, ModelSettings
 from settings.schema import Settings, SettingsError
-from trainables.loop import TrainSettings
 from trainables.optimizer import OptimizerSettings
 from trainables.system import Built, Finding, Loaders, Phase
+from trainables.train_settings import TrainSettings
 
 _SAMPLE_CROPS = 64
 """Crops that the pre-flight looks at."""

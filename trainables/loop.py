@@ -6,7 +6,6 @@ import gc
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from settings.flat import flatten
-from settings.schema import Settings, SettingsError, setting
 from trainables import checkpoint, devices
 from trainables.batches import Share, mix, train_loader, validation_loader
 from trainables.devices import make_accelerator
@@ -25,51 +23,9 @@ from trainables.restore import load_validated, stripped
 from trainables.run import STOP_REASON, LocalRun, Report, number
 from trainables.system import System
 from trainables.tensorboard import TensorBoard
+from trainables.train_settings import TrainSettings
 from trainables.update import PhaseUpdate
 from trainables.watch import ENDING_KEYS, Watch
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings(Settings):
-    """What the loop itself needs to know."""
-
-    steps: int = setting(
-        1000, "optimizer updates of a whole training; sizes every schedule", low=1
-    )
-    batch_size: int = setting(8, "samples per micro-batch and worker", low=1, high=65536)
-    accumulate: int = setting(1, "micro-batches per update", low=1, high=4096)
-    report_every: int = setting(100, "validate, report and checkpoint", unit="steps", low=1)
-    keep_every: int = setting(
-        0, "also keep checkpoints of these steps; 0 for none", unit="steps", low=0
-    )
-    precision: str = setting("no", "mixed precision", choices=("no", "fp16", "bf16"))
-    clip_norm: float = setting(1.0, "largest gradient norm; 0 for no clipping", low=0.0, high=1e6)
-    ema_decay: float = setting(
-        0.0, "of the weights that are validated; 0 for none", low=0.0, high=0.99999
-    )
-    patience: int = setting(
-        0, "validations without a better objective that end a training; 0 for no end", low=0
-    )
-    overfit_ratio: float = setting(
-        0.0,
-        "validation loss over training loss that ends a training; 0 for no end",
-        low=0.0,
-        high=1e9,
-    )
-    channels_last: bool = setting(False, "images and convolutions in channels-last memory order")
-    compile: bool = setting(False, "torch.compile the modules for training steps")
-    max_skipped_steps: int = setting(20, "fp16 overflows in a row that end a trial", low=1)
-    validation_batch_size: int = setting(16, "samples per validation batch", low=1, high=65536)
-    loader_workers: int = setting(0, "processes that load training data", low=0, high=256)
-    tensorboard: bool = setting(True, "write TensorBoard files")
-    seed: int = setting(0, "of initialisation, sample order and augmentation", low=0)
-
-    def check(self) -> None:
-        if 0.0 < self.overfit_ratio <= 1.0:
-            raise SettingsError(
-                f"train.overfit_ratio must be 0 (no end) or above 1, not {self.overfit_ratio}: "
-                "the validation loss of a sound training is about its training loss."
-            )
 
 
 def fit(system: System, settings: Any, run: LocalRun, prepared: Any) -> Report:
