@@ -165,6 +165,7 @@ class Training:
             .eval()
             .requires_grad_(False)
             for name, module in self.modules.items()
+            if any(parameter.requires_grad for parameter in module.parameters())
         }
 
     @property

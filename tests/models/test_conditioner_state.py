@@ -115,7 +115,6 @@ def test_it_is_captured_in_one_graph(collect):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_it_compiles_with_its_gradient():
     """The backward graph too; the code generator itself is not run."""
     model, x = make(filters=(8, 8)), images(2, 32)
