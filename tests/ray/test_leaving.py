@@ -87,9 +87,12 @@ def test_a_sweep_goes_on_without_reader_and_terminal(place, kit, start):
 
 
 def test_a_closed_terminal_stops_a_sweep_cleanly(place, kit, start):
-    """The kernel and the shell both say so, to every process of the terminal."""
+    """The kernel and the shell both say so, to every process of the terminal.
+
+    Under `nohup`, as the tests themselves may run, it would be ignored.
+    """
     directory = place / "sweep"
-    running = start(directory, trials=40)
+    running = start(directory, "env", "--default-signal=HUP", trials=40)
     kit.until(lambda: kit.events(directory, "ended"))
     os.killpg(running.pid, signal.SIGHUP)
     time.sleep(0.2)
