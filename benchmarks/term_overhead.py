@@ -28,7 +28,7 @@ SIZES = {
     "augment.outer_probability": 1.0,
     "augment.inner_probability": 1.0,
 }
-ROUNDS, STEPS = 5, 4
+ROUNDS, STEPS = 3, 4
 
 
 def measure() -> Iterator[Row]:
