@@ -28,11 +28,13 @@ import ray
 ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 from ray import tune
 
+mark = sys.argv[1]
+
 def trial(config):
     import torch
     torch.optim.AdamW(torch.nn.Linear(1, 1).parameters())
     tune.report({"value": 1.0})
-    open(sys.argv[1], "w").write("reported")
+    open(mark, "w").write("reported")
 
 tune.Tuner(trial, run_config=tune.RunConfig(storage_path=sys.argv[2], verbose=0)).fit()
 """
