@@ -60,4 +60,4 @@ def loop_steps(
     """Steps of the one loop."""
     settings, prepared = prepared_settings(system, changes)
     training = Training(system, settings, LocalRun(directory), prepared)
-    return timed_steps(training._one_step, batches_of(system, settings, prepared), steps)
+    return timed_steps(training.one_step, batches_of(system, settings, prepared), steps)

@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.array_file import ArrayWriter
 from data.cache import cache_key, cached_folder, file_states
 from data.hdr_crops import (
     CROP_CHANNELS,
-    CropWriter,
     FixedCrops,
     TrainCrops,
     choose_crops,
@@ -236,7 +236,7 @@ def split_frames(count: int, settings: DataSettings) -> tuple[int, int, int, int
 def _convert(settings: DataSettings, sources: Mapping[str, _Source], folder: Path) -> Counts:
     counts = Counts()
     for split, frames in _frames(settings, sources, counts):
-        with CropWriter(
+        with ArrayWriter(
             folder / f"{split}.npy", (CROP_CHANNELS, settings.crop, settings.crop)
         ) as writer:
             for frame in frames:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -68,45 +67,6 @@ def part_slices() -> Mapping[str, slice]:
         part: slice(int(end) - count, int(end))
         for (part, count), end in zip(CHANNELS.items(), ends, strict=True)
     }
-
-
-class CropWriter:
-    """Appends arrays to one .npy file whose length is known only at the end.
-
-    numpy pads the header of a .npy file so that its first axis can grow; it is written again on
-    closing.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self._shape = shape
-        self._file = path.open("wb")
-        self.count = 0
-        self._data_start = self._write_header()
-
-    def append(self, crops: FloatArray) -> None:
-        if crops.shape[1:] != self._shape:
-            raise ValueError(f"crops must be [N, {self._shape}], not {crops.shape}")
-        self._file.write(np.ascontiguousarray(crops, np.float32).tobytes())
-        self.count += len(crops)
-
-    def _write_header(self) -> int:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (self.count, *self._shape)}
-        self._file.seek(0)
-        np.lib.format.write_array_header_1_0(self._file, header)
-        return self._file.tell()
-
-    def __enter__(self) -> CropWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._file:
-            if kind is None and self._write_header() != self._data_start:
-                raise OSError("the header of the crop file grew; this numpy does not pad it")
 
 
 class _Crops:

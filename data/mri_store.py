@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.array_file import ArrayWriter
 from data.lesions import Lesions, lesions_of
 from data.mri_augment import augment
 from data.mri_volumes import Cut
@@ -35,36 +37,6 @@ Sample = dict[str, Tensor]
 _LEVELS = 255  # of a byte
 
 _MAPS = ("mask", "region", "lesion")
-
-
-class ArrayWriter:
-    """Appends arrays of one shape to a .npy file whose length is known only at the end: numpy pads
-    the header so that its first axis can grow, and it is written again on closing.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.shape, self.count = shape, 0
-        self._file = path.open("wb")
-        self._begin = self._header()
-
-    def append(self, array: NDArray[np.uint8]) -> None:
-        if array.shape != self.shape or array.dtype != np.uint8:
-            raise ValueError(
-                f"expected bytes of shape {self.shape}, not {array.dtype} of shape {array.shape}"
-            )
-        self._file.write(np.ascontiguousarray(array).data)
-        self.count += 1
-
-    def _header(self) -> int:
-        whole = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self.shape)}
-        self._file.seek(0)
-        np.lib.format.write_array_header_1_0(self._file, whole)
-        return self._file.tell()
-
-    def close(self) -> None:
-        with self._file:
-            if self._header() != self._begin:
-                raise OSError("the header of the array grew; this numpy does not pad it")
 
 
 class SplitWriter:
@@ -79,10 +51,9 @@ class SplitWriter:
         shapes = {"image": (channels, *space)} if image else {}
         shapes |= dict.fromkeys(_MAPS if maps else _MAPS[:1], (1, *space))
         self._files = {
-            name: ArrayWriter(folder / f"{name}.npy", shape) for name, shape in shapes.items()
+            name: self._stack.enter_context(ArrayWriter(folder / f"{name}.npy", shape, np.uint8))
+            for name, shape in shapes.items()
         }
-        for file in self._files.values():
-            self._stack.callback(file.close)
         self._rows: list[tuple[int, int, int, int]] = []
         self._spacing: list[tuple[float, ...]] = []
         self._axes = len(space)
@@ -96,17 +67,22 @@ class SplitWriter:
         self._rows.append((row, cut.modality, patient, cut.slice))
         self._spacing.append(cut.spacing)
         if cut.image is not None:
-            self._files["image"].append(np.rint(cut.image * _LEVELS).astype(np.uint8))
+            self._files["image"].append(np.rint(cut.image * _LEVELS).astype(np.uint8)[None])
         if row >= 0:
             maps = {"mask": cut.mask, "region": lesions.region, "lesion": lesions.number}
             for name in self._files.keys() & maps.keys():
-                self._files[name].append(maps[name][None].astype(np.uint8))
+                self._files[name].append(maps[name][None, None].astype(np.uint8))
 
     def __enter__(self) -> SplitWriter:
         return self
 
-    def __exit__(self, *problem: object) -> None:
-        self._stack.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
         rows = np.array(self._rows, np.int64).reshape(-1, 4)
         columns = dict(zip(("mask", "modality", "patient", "slice"), rows.T, strict=True))
         spacing = np.array(self._spacing, np.float32).reshape(-1, self._axes)

@@ -1,30 +1,8 @@
-"""Which checkpoint a verb means: a folder of one, a training, or a trial of a sweep."""
+"""Which trial of a sweep a verb means."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-
-def find_checkpoint(path: Path, best: bool = False) -> Path:
-    """The checkpoint at `path`: itself, or the newest of a training; with `best` the training's
-    best one by its objective, the newest where none is known.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    from trainables import checkpoint
-
-    if (path / "meta.json").exists():
-        return path
-    folder = path if path.name == "checkpoints" else path / "checkpoints"
-    found = checkpoint.available(folder) if folder.is_dir() else []
-    if not found:
-        raise checkpoint.CheckpointError(
-            f"{path} is neither a checkpoint (step-*/meta.json) nor a folder with some."
-        )
-    noted = checkpoint.read_meta(found[-1]).get("best") if best else None
-    known = {checkpoint.step_of(step): step for step in found}
-    return known.get(noted[0], found[-1]) if noted else found[-1]
 
 
 def trial_number(sweep: Path, wanted: str) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.checkpoints import find_checkpoint
 from ray_jobs.verb import OK, cache_directory, data_lines, finish, parser, run_verb
 
 _DESCRIPTION = """Encode the data of a trained autoencoder, and measure its latents.
@@ -61,12 +60,13 @@ def _encode(arguments: Namespace) -> int:
 
     from settings.flat import replace
     from settings.schema import SettingsError
+    from trainables import checkpoint
     from trainables.compression_use import encode_data
     from trainables.restore import open_checkpoint
 
     output, splits = _output(arguments), _splits(arguments.split)
     overrides = _overrides(arguments.overrides)
-    path = find_checkpoint(Path(arguments.checkpoint), best=not arguments.newest)
+    path = checkpoint.find(Path(arguments.checkpoint), best=not arguments.newest)
     opened = open_checkpoint(path)
     if opened.system.name != "compression":
         raise SettingsError(

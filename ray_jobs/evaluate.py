@@ -10,7 +10,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_jobs.checkpoints import find_checkpoint
 from ray_jobs.verb import OK, cache_directory, data_lines, finish, parser, run_verb
 
 _DESCRIPTION = """Measure a checkpoint on its validation set, or on other data.
@@ -48,7 +47,7 @@ def _evaluate(arguments: Namespace) -> int:
     from trainables.measure import evaluate_checkpoint
     from trainables.system import load_system
 
-    path = find_checkpoint(Path(arguments.checkpoint))
+    path = checkpoint.find(Path(arguments.checkpoint))
     meta = checkpoint.read_meta(path)
     if arguments.system not in (None, meta["system"]):
         raise checkpoint.CheckpointError(

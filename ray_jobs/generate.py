@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.checkpoints import find_checkpoint, trial_directory, trial_number
+from ray_jobs.checkpoints import trial_directory, trial_number
 from ray_jobs.verb import OK, finish, parser, run_verb
 
 _DESCRIPTION = """Apply a checkpoint to inputs of your own.
@@ -55,7 +55,7 @@ def _generate(arguments: Namespace) -> int:
 
     if arguments.trial is not None and not arguments.from_sweep:
         raise SettingsError("--trial belongs to a sweep: name it with --from-sweep DIR.")
-    path = find_checkpoint(_training(arguments), best=not arguments.newest)
+    path = checkpoint.find(_training(arguments), best=not arguments.newest)
     name = checkpoint.read_meta(path)["system"]
     _refuse_without_generate(load_system(name), path)
     source = Path(arguments.input).expanduser()

@@ -17,6 +17,7 @@ from ray_jobs.verb import (
     finish,
     parser,
     positive,
+    resolved_settings,
     run_verb,
 )
 
@@ -75,19 +76,12 @@ def _profile(arguments: Namespace) -> int:
 def _cases(arguments: Namespace) -> list[dict[str, Any]]:
     """Every kind with every size, checked before the first one runs."""
     from settings.flat import flatten, replace
-    from settings.resolve import resolve
     from settings.schema import SettingsError
     from trainables.system import load_system
 
     if arguments.system != "compression":
         raise SettingsError(f"profile knows the system compression, not {arguments.system!r}.")
-    base: Any = resolve(
-        load_system(arguments.system).Settings,
-        arguments.system,
-        preset=arguments.preset,
-        file=arguments.settings,
-        overrides=arguments.overrides,
-    ).settings
+    base = resolved_settings(arguments, load_system(arguments.system))
     kinds = _named(arguments.kinds) or [base.model.kind]
     dims = base.model.spatial_dims
     sizes = _named(arguments.size) or ["x".join(map(str, base.data.space(dims)))]

@@ -83,6 +83,20 @@ def add_settings_arguments(made: ArgumentParser, system_required: bool = True) -
     made.add_argument("--settings", metavar="FILE", help="a YAML or JSON file of dotted keys")
 
 
+def resolved_settings(arguments: Any, system: Any) -> Any:
+    """The tree that the arguments of `add_settings_arguments` ask for."""
+    from settings.resolve import resolve
+
+    return resolve(
+        system.Settings,
+        arguments.system,
+        preset=arguments.preset,
+        file=arguments.settings,
+        overrides=arguments.overrides,
+        refused=getattr(system, "refused", None),
+    ).settings
+
+
 def run_verb(main: Callable[[Any], int], arguments: Any) -> int:
     """Runs a verb; an error a user can mend is one message on standard error and status 2."""
     from results.lock import LockHeldError

@@ -16,6 +16,7 @@ from ray_jobs.verb import (
     finish,
     parser,
     positive,
+    resolved_settings,
     run_verb,
     whole,
 )
@@ -59,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _visualize(arguments: Namespace) -> int:
     from settings.flat import leaves, replace
-    from settings.resolve import resolve
     from settings.schema import SettingsError
     from trainables.system import load_system
 
@@ -67,14 +67,7 @@ def _visualize(arguments: Namespace) -> int:
     if target.suffix.lower() != ".png":
         raise SettingsError(f"--output takes the name of a .png file, not {arguments.output!r}.")
     system = load_system(arguments.system)
-    settings = resolve(
-        system.Settings,
-        arguments.system,
-        preset=arguments.preset,
-        file=arguments.settings,
-        overrides=arguments.overrides,
-        refused=getattr(system, "refused", None),
-    ).settings
+    settings = resolved_settings(arguments, system)
     prepared = system.prepare(settings, cache_directory())
     plain = {k: v for k, v in UNCHANGED.items() if k in leaves(system.Settings)}
     columns: dict[str, list[dict[str, Any]]] = {}

@@ -22,6 +22,7 @@ from losses.terms import Tensors
 from metrics.compression import MetricSettings, compression_metrics
 from metrics.health import HealthSettings
 from metrics.metric import Metric
+from metrics.perceptual import missing
 from models.compression import ModelSettings, build_autoencoder
 from models.discriminator import (
     DiscriminatorSettings,
@@ -156,7 +157,8 @@ class Compression:
         return side_by_side(batch["image"], prediction["reconstruction"])
 
     def preflight(self, settings: CompressionSettings, prepared: Prepared) -> Sequence[Finding]:
-        return [Finding(text) for text in idle_critic(settings)]
+        idle = [Finding(text) for text in idle_critic(settings)]
+        return [*idle, *(Finding(text, hopeless=True) for text in missing(settings))]
 
     def generate(
         self,

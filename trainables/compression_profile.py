@@ -79,7 +79,7 @@ def profile_step(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
         batch, seconds = random_batch(settings), []
         for step in range(_WARM + steps):
             began = time.perf_counter()
-            training._one_step([batch])
+            training.one_step([batch])
             _wait()
             if step >= _WARM:
                 seconds.append(time.perf_counter() - began)

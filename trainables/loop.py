@@ -107,7 +107,7 @@ class Training:
         began = time.perf_counter() - self.seconds
         while self.step < last and not self.has_ended:
             with self.resources.counting(self.step):
-                self._one_step([next(batches) for _ in range(self.train.accumulate)])
+                self.one_step([next(batches) for _ in range(self.train.accumulate)])
             if self.step % self.train.report_every == 0 or self.step == last:
                 self.seconds = time.perf_counter() - began
                 self._report()
@@ -129,7 +129,8 @@ class Training:
         at_end = self.step >= self.train.steps or self.has_ended
         return self.train.test and at_end and self.accelerator.num_processes == 1
 
-    def _one_step(self, batches: list[Any]) -> None:
+    def one_step(self, batches: list[Any]) -> None:
+        """Every phase's update on this rank's micro-batches."""
         device, channels_last = self.accelerator.device, self.train.channels_last
         batches = [devices.to_device(batch, device, channels_last) for batch in batches]
         self._seed(self.step)

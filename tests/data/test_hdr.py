@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from data.array_file import ArrayWriter
 from data.hdr import SPLITS, DataSettings, open_split, prepare, split_frames
-from data.hdr_crops import CropWriter, choose_crops
+from data.hdr_crops import choose_crops
 from data.hdr_files import DataError, find_frames, read_image, write_image
 from data.hdr_scenes import sequence, write_sequence
 from settings.flat import leaves, replace
@@ -301,13 +302,13 @@ def test_unknown_split_and_index(prepared):
 
 def test_the_growing_file_is_a_plain_npy(tmp_path):
     pieces = [np.random.default_rng(i).random((i, 2, 3), np.float32) for i in (4, 0, 129)]
-    with CropWriter(tmp_path / "a.npy", (2, 3)) as writer:
+    with ArrayWriter(tmp_path / "a.npy", (2, 3)) as writer:
         for piece in pieces:
             writer.append(piece)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.concatenate(pieces))
     with (
-        pytest.raises(ValueError, match="crops must be"),
-        CropWriter(tmp_path / "b.npy", (2, 3)) as w,
+        pytest.raises(ValueError, match="expected float32 of shape"),
+        ArrayWriter(tmp_path / "b.npy", (2, 3)) as w,
     ):
         w.append(np.zeros((1, 3, 2), np.float32))
 

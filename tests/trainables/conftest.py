@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,6 +160,30 @@ class OnlySquared(Toy):
         (phase,) = super().phases(settings, prepared)
         terms = {"squared": phase.composite.terms["squared"]}
         return [Phase("model", ("model",), phase.forward, Composite(terms, settings.loss))]
+
+
+def tensorboard_values(directory):
+    """Tag -> [(step, value)] of the TensorBoard files of a training: records of length, CRC,
+    protobuf, CRC.
+    """
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in sorted((directory / "tensorboard").iterdir()):
+        data, position = path.read_bytes(), 0
+        while position < len(data):
+            (length,) = struct.unpack_from("<Q", data, position)
+            event = Event.FromString(data[position + 12 : position + 12 + length])
+            position += 12 + length + 4
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value))
+        assert position == len(data), "the last record is cut"
+    return found
+
+
+@pytest.fixture(name="tensorboard_values")
+def reader_of_tensorboard():
+    return tensorboard_values
 
 
 @pytest.fixture

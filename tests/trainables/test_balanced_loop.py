@@ -102,7 +102,7 @@ def test_a_balancer_sees_the_means_of_the_step_and_the_norms_of_their_gradients(
     for step in range(5):
         before = {k: v.clone() for k, v in training.modules["model"].state_dict().items()}
         parts = list(batches_of(system, tree, step))
-        training._one_step(parts)
+        training.one_step(parts)
         if step % 2:
             assert step not in recorder.seen
             continue

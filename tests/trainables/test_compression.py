@@ -4,9 +4,6 @@ in 2-D and 3-D; the critic works on what the autoencoder has just made; what Ten
 
 from __future__ import annotations
 
-import io
-import struct
-
 import numpy as np
 import pytest
 import torch
@@ -83,7 +80,7 @@ def totals_on(training, batch, steps):
     """The first phase's total at each of so many steps on one batch."""
     found = []
     for _ in range(steps):
-        training._one_step([batch])
+        training.one_step([batch])
         found.append(training.updates[0].report(training.step)["train.loss.total"])
     return found
 
@@ -158,7 +155,7 @@ def test_the_critic_sees_the_reconstruction_of_the_step_without_a_second_forward
     training.modules["autoencoder"].register_forward_hook(
         lambda _, __, found: made.append(found["reconstruction"].detach().clone())
     )
-    training._one_step([batch])
+    training.one_step([batch])
     assert len(seen["autoencoder"]) == 1
     judged, both = seen["discriminator"]
     assert torch.equal(judged, made[0])
@@ -231,23 +228,6 @@ def test_parameters_in_bf16_train(begin):
 # TensorBoard
 
 
-def values_of(folder):
-    """Tag -> its values in a TensorBoard file: of each record the length, a CRC, the event, a
-    CRC.
-    """
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = {}
-    for path in sorted(folder.iterdir()):
-        stream = io.BytesIO(path.read_bytes())
-        while head := stream.read(12):
-            event = Event.FromString(stream.read(struct.unpack("<Q", head[:8])[0]))
-            stream.read(4)
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append(value)
-    return found
-
-
 # What the document shows of a VAE with its GAN on one modality, from its tables 1 to 12.
 SHOWN = {
     *("Loss/Generator_train", "Loss/L1_train", "Loss/Perceptual_train", "Loss/KL_train"),
@@ -261,12 +241,15 @@ SHOWN = {
 }
 
 
-def test_tensorboard_shows_the_documents_tags_and_the_worst_batch(cache, tmp_path, one_thread):
+def test_tensorboard_shows_the_documents_tags_and_the_worst_batch(
+    cache, tmp_path, one_thread, tensorboard_values
+):
     settings = replace(tree(train__tensorboard=True, train__test=True), GAN)
     prepared = SYSTEM.prepare(settings, cache)
     run = LocalRun(tmp_path, objective=("val.psnr_db", "max"))
     fit(SYSTEM, settings, run, prepared)
-    found = values_of(tmp_path / "tensorboard")
+    pairs = tensorboard_values(tmp_path)
+    found = {tag: [value for _, value in own] for tag, own in pairs.items()}
     assert found.keys() >= SHOWN
 
     (tmp_path / "test.json").stat()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 import torch
 
@@ -13,23 +11,21 @@ from trainables.run import LocalRun
 from trainables.tensorboard import further_tags
 
 
-def events_of(directory):
-    """Tag -> [(step, value)] of a TensorBoard file: records of length, CRC, protobuf, CRC."""
-    from tensorboardX.proto.event_pb2 import Event
+@pytest.fixture
+def events_of(tensorboard_values):
+    """Tag -> [(step, value)] of the one TensorBoard file of a training."""
 
-    (path,) = (directory / "tensorboard").iterdir()
-    data, position, found = path.read_bytes(), 0, {}
-    while position < len(data):
-        (length,) = struct.unpack_from("<Q", data, position)
-        event = Event.FromString(data[position + 12 : position + 12 + length])
-        position += 12 + length + 4
-        for value in event.summary.value:
-            found.setdefault(value.tag, []).append((event.step, value.simple_value))
-    assert position == len(data), "the last record is cut"
-    return found
+    def read(directory):
+        (_,) = (directory / "tensorboard").iterdir()
+        return {
+            tag: [(step, value.simple_value) for step, value in pairs]
+            for tag, pairs in tensorboard_values(directory).items()
+        }
+
+    return read
 
 
-def test_tensorboard_can_read_the_columns(toys, tmp_path):
+def test_tensorboard_can_read_the_columns(toys, tmp_path, events_of):
     trained = toys.train(
         toys.ToyGan(), tmp_path, train__tensorboard=True, loss__absolute__enabled=False
     )
@@ -62,7 +58,7 @@ class Named(Toy):
         return NAMES
 
 
-def test_a_systems_own_names_are_written_beside_the_columns(toys, tmp_path):
+def test_a_systems_own_names_are_written_beside_the_columns(toys, tmp_path, events_of):
     trained = toys.train(Named(), tmp_path, train__tensorboard=True)
     found = events_of(tmp_path)
     own = {tag: pairs for tag, pairs in found.items() if "/" in tag}
@@ -79,7 +75,7 @@ def test_a_systems_own_names_are_written_beside_the_columns(toys, tmp_path):
     assert set(trained.report) - {"step"} == set(found) - set(own)
 
 
-def test_a_stop_by_whoever_decides_leaves_whole_files(toys, tmp_path):
+def test_a_stop_by_whoever_decides_leaves_whole_files(toys, tmp_path, events_of):
     """Tune ends a trial by SystemExit out of its report."""
 
     def stop_at_8(report):

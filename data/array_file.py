@@ -1,0 +1,58 @@
+"""A .npy file that grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+
+class ArrayWriter:
+    """Appends arrays to one .npy file whose length is known only at the end.
+
+    numpy pads the header of a .npy file so that its first axis can grow; it is written again on
+    closing. After an error it is not: the file stays one of no arrays.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self._file = path.open("wb")
+        self.count = 0
+        self._data_start = self._write_header()
+
+    def append(self, arrays: np.ndarray) -> None:
+        """arrays: [N, *shape], of a type that the file's can hold but for rounding."""
+        fits = np.can_cast(arrays.dtype, self.dtype, "same_kind")
+        if arrays.shape[1:] != self.shape or not fits:
+            raise ValueError(
+                f"expected {self.dtype} of shape [N, {self.shape}], not {arrays.dtype} of shape "
+                f"{arrays.shape}"
+            )
+        self._file.write(np.ascontiguousarray(arrays, self.dtype).tobytes())
+        self.count += len(arrays)
+
+    def _write_header(self) -> int:
+        header: dict[str, Any] = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": (self.count, *self.shape),
+        }
+        self._file.seek(0)
+        np.lib.format.write_array_header_1_0(self._file, header)
+        return self._file.tell()
+
+    def __enter__(self) -> ArrayWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._file:
+            if kind is None and self._write_header() != self._data_start:
+                raise OSError("the header of the array grew; this numpy does not pad it")
