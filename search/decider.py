@@ -14,6 +14,12 @@ from search.plan import Plan
 from search.sampler import ask
 from settings.ends import PATIENCE
 
+LOSSES = 3
+"""Nodes that may go under a trial without notice while it does not come further. The last of them
+and every one after it count as failures: such a trial is more likely the cause (it takes all
+memory of its node) than the victim, and would take nodes away for ever.
+"""
+
 
 class Decider:
     """Decides from the log, and writes what it decides before anything acts on it.
@@ -89,10 +95,12 @@ class Decider:
         state: str = "",
         reason: str = "",
         seconds: float = 0.0,
+        node_gone: bool = False,
     ) -> None:
         """Writes that a job is over.
 
         Args:
+            node_gone: whether its node has gone without notice.
             state: where something else than the training itself has ended it; "" derives the state
                 from the reason (`end_state`).
         """
@@ -110,7 +118,14 @@ class Decider:
             holds=[level for level in self.plan.levels if level >= step] if holds else [],
             reason=reason,
             seconds=seconds,
+            **({"node_gone": True} if node_gone else {}),
         )
+
+    def losses(self, job: Job, step: int) -> int:
+        """How many nodes have gone without notice under a job's trial since it last came further,
+        with one at this step; see `LOSSES`.
+        """
+        return self.state.trials[job.trial].losses_at(step)
 
     def end_state(self, job: Job, step: int, reason: str) -> str:
         """The state of a training that has ended by itself or by a verdict; "" for one that has

@@ -131,7 +131,7 @@ def _segment(
 
 
 def _new(plan: Plan, state: SweepState, started: int, draw: Ask) -> Job:
-    number = max(state.trials, default=-1) + 1
+    number = state.next_number
     point = plan.points[started] if started < len(plan.points) else None
     if point is not None:
         start = Start(plan.steps, len(plan.rungs))
@@ -156,7 +156,7 @@ def _repeat(plan: Plan, state: SweepState) -> Job | None:
         return None
     original, draw = state.trials[found.trial], found.draw
     return Job(
-        trial=max(state.trials) + 1,
+        trial=state.next_number,
         segment=0,
         sampled=original.sampled,
         point=None,

@@ -15,6 +15,8 @@ from settings.schema import tupled
 Event = Mapping[str, Any]
 """One line of the log: `event` and its fields. Unknown events and fields are left alone."""
 
+_OF_A_TRIAL = ("handed_out", "rung", "ended")
+
 RUNNING, PAUSED, COMPLETE, STOPPED = "running", "paused", "complete", "stopped"
 FAILED, INTERRUPTED = "failed", "interrupted"
 
@@ -51,6 +53,8 @@ class TrialRecord:
         spans: what was trained from each step at which a segment began (a segment that was cut
             short and begun once more is one).
         seconds: of all segments that have ended.
+        losses, lost_step: how many nodes have gone without notice under the trial since it last
+            came further, and how far that was.
     """
 
     number: int
@@ -72,6 +76,12 @@ class TrialRecord:
     rungs: dict[int, dict[str, float]] = field(default_factory=dict)
     spans: dict[int, Span] = field(default_factory=dict)
     seconds: float = 0.0
+    losses: int = 0
+    lost_step: int = -1
+
+    def losses_at(self, step: int) -> int:
+        """The losses in a row, with another one at this step."""
+        return self.losses + 1 if step <= self.lost_step else 1
 
     @property
     def is_asked_for(self) -> bool:
@@ -95,6 +105,11 @@ class SweepState:
             back, and repeats are not counted.
         finished: whether the last session has ended the sweep.
         own_trials: how many trials there are that do not repeat another.
+        asked_for: those that were drawn, in the order of the log.
+        next_number: the number of the next new trial.
+        changes: the trials that the events were about, in their order. Who keeps an order of
+            trials reads on from where it was (`search.standings`).
+        replaced: how often a trial has reported a rung again, with other values.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -105,6 +120,10 @@ class SweepState:
         self.steps: dict[int, int] = {}
         self.finished = False
         self.own_trials = 0
+        self.asked_for: list[int] = []
+        self.next_number = 0
+        self.changes: list[int] = []
+        self.replaced = 0
         self._by_status: dict[str, dict[int, None]] = {}
         for event in events:
             self.apply(event)
@@ -117,6 +136,10 @@ class SweepState:
     def with_status(self, *statuses: str) -> list[int]:
         """Numbers of the trials in one of the given states, in ascending order."""
         return sorted(n for status in statuses for n in self._by_status.get(status, ()))
+
+    def count(self, status: str) -> int:
+        """How many trials are in a state."""
+        return len(self._by_status.get(status, ()))
 
     def observed(self, number: int, step: int) -> dict[str, float]:
         """What a trial has measured at a rung; nothing of one that ill health has stopped."""
@@ -133,16 +156,19 @@ class SweepState:
     def apply(self, event: Event) -> None:
         """Takes the next line of the log into account."""
         kind = event.get("event")
-        if kind == "handed_out":
-            self._hand_out(event)
-        elif kind == "rung":
-            self._record_rung(event)
-        elif kind == "ended":
-            self._end(event)
+        if kind in _OF_A_TRIAL:
+            if kind == "handed_out":
+                self._hand_out(event)
+            elif kind == "rung":
+                self._record_rung(event)
+            else:
+                self._end(event)
+            self.changes.append(event["trial"])
         elif kind == "resumed":
             self.finished = False
             # The session that ran them is gone, so whatever it had not ended was interrupted.
             for number in self.live:
+                self.changes.append(number)
                 self._give_back(self.trials[number], self.trials[number].step)
                 self._set_status(self.trials[number], INTERRUPTED)
         elif kind == "finished":
@@ -171,6 +197,9 @@ class SweepState:
                 repeat_of=event.get("repeat_of"),
             )
             self.own_trials += known.repeat_of is None
+            self.next_number = max(self.next_number, number + 1)
+            if known.is_asked_for:
+                self.asked_for.append(number)
         elif known.status == PAUSED:
             self.promoted.setdefault((known.bracket, known.step), set()).add(number)
         fresh = known.status == PAUSED or not known.spans
@@ -206,14 +235,18 @@ class SweepState:
         trial = self._current(event)
         if trial is None:
             return
-        step = event["step"]
-        trial.rungs[step] = values = _finite(event.get("values") or {})
-        self.rungs.setdefault(step, {})[trial.number] = None
+        step, values = event["step"], _finite(event.get("values") or {})
+        self._put(trial, step, values)
         if event.get("judged"):
             self.ladders.setdefault((trial.bracket, step), {})[trial.number] = None
             if event.get("passed"):
                 self.promoted.setdefault((trial.bracket, step), set()).add(trial.number)
         trial.step, trial.values, trial.value = step, values, _number(event.get("value"))
+
+    def _put(self, trial: TrialRecord, step: int, values: dict[str, float]) -> None:
+        self.replaced += trial.rungs.get(step, values) != values
+        trial.rungs[step] = values
+        self.rungs.setdefault(step, {})[trial.number] = None
 
     def _end(self, event: Event) -> None:
         trial = self._current(event)
@@ -223,17 +256,28 @@ class SweepState:
             trial.failures += 1
         trial.reason = event.get("reason") or ""
         trial.seconds += event.get("seconds") or 0.0
+        self._count_loss(trial, event)
         if event.get("step") is not None:
             trial.step = event["step"]
         if event["state"] in (COMPLETE, STOPPED, PAUSED) or event.get("value") is not None:
             trial.value = _number(event.get("value"))
             trial.values = _finite(event.get("values") or {})
         for rung in event.get("holds") or ():
-            trial.rungs[rung] = trial.values
-            self.rungs.setdefault(rung, {})[trial.number] = None
+            self._put(trial, rung, trial.values)
         if trial.status == RUNNING:
             self._give_back(trial, trial.step)
         self._set_status(trial, event["state"])
+
+    @staticmethod
+    def _count_loss(trial: TrialRecord, event: Event) -> None:
+        """Only the trial's own word breaks the row: an announced preemption or a stop of the sweep
+        says nothing of it.
+        """
+        if event.get("node_gone"):
+            trial.losses = trial.losses_at(event["step"])
+            trial.lost_step = max(trial.lost_step, event["step"])
+        elif event["state"] != INTERRUPTED:
+            trial.losses, trial.lost_step = 0, -1
 
 
 def _number(value: Any) -> float:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from search.exclusive import exclusive_in_three
+
 MARGIN = 0.1
 """How far the reference of `crowded_ranks` lies beyond the worst values of a front, in parts of
 its extent: with none, the rows that are worst in an objective would lose nothing.
@@ -49,19 +51,23 @@ def _front_of_two(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Distinct rows in lexicographic order: none dominates an earlier one, so only the front so
-    far can object.
+    """Distinct rows. By the sum of their ranks in each objective none dominates an earlier one:
+    the first that is left is of the front, and what it dominates is left out.
     """
-    front: list[int] = []
-    for row, cost in enumerate(costs):
-        if not front or not (costs[front] <= cost).all(axis=1).any():
-            front.append(row)
+    ranks = np.stack([np.unique(column, return_inverse=True)[1] for column in costs.T], axis=1)
+    order = np.argsort(ranks.sum(axis=1), kind="stable")
+    columns = [np.ascontiguousarray(ranks[order, column]) for column in range(ranks.shape[1])]
     keep = np.zeros(len(costs), dtype=bool)
-    keep[front] = True
+    while len(order):
+        keep[order[0]] = True
+        others = columns[0] < columns[0][0]
+        for column in columns[1:]:
+            others |= column < column[0]
+        order, columns = order[others], [column[others] for column in columns]
     return keep
 
 
-def crowded_ranks(costs: Sequence[Sequence[float]], enough: int | None = None) -> list[int]:
+def crowded_ranks(costs: Any, enough: int | None = None) -> list[int]:
     """[n] places from 0: by non-dominated rank, then by the hypervolume that the front would lose
     without the row (Beume et al. 2007), then by position.
 
@@ -130,6 +136,13 @@ def exclusive_volumes(costs: Any, reference: Any) -> NDArray[np.float64]:
     volumes = np.zeros(len(table))
     if table.shape[1] == 2 and non_dominated(table[rows], ["min", "min"]).all():
         volumes[rows] = _exclusive_areas(table[rows], corner)
+        return volumes
+    if table.shape[1] == 3 and non_dominated(table[rows], ["min"] * 3).all():
+        front, inverse, counts = np.unique(
+            table[rows], axis=0, return_inverse=True, return_counts=True
+        )
+        alone = np.where(counts == 1, exclusive_in_three(front, corner), 0.0)
+        volumes[rows] = alone[inverse.reshape(-1)]
         return volumes
     for row in rows:
         others = np.maximum(table[rows[rows != row]], table[row])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import heapq
 import importlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from random import Random
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
-from search.log import FAILED, INTERRUPTED, STOPPED, SweepState
+from search.fresh import fresh
+from search.log import FAILED, INTERRUPTED, SweepState, TrialRecord
 from search.objectives import Goal, Values
 from search.plan import Plan
+from search.standings import Ranking, View, ranking
 from search_spaces.domains import Choice
 from settings.schema import SettingsError, Value
 
@@ -27,6 +29,8 @@ SAMPLERS: Mapping[str, str] = {
 """Every sampler by name, as "module:attribute": (plan, state, trial, bracket) -> values of the
 active keys.
 """
+
+_LEARN = ("tpe", "cmaes", "gp", "nsga2")
 
 FEWEST = 10
 """Trials that a level needs before the sampler learns from it; with many keys, two more than
@@ -64,13 +68,14 @@ def ask(plan: Plan, state: SweepState, trial: int, bracket: int = 0) -> dict[str
 
     The sampler is seeded by the master seed and the trial's number, and its history is the log:
     the answer depends on nothing else. `random` and `qmc` need no history, so their answers do
-    not even depend on the order of events.
+    not even depend on the order of events; the others never ask for a configuration twice, as
+    long as the space has another.
     """
     module, attribute = SAMPLERS[plan.sampler].split(":")
     asked: dict[str, Any] = getattr(importlib.import_module(module), attribute)(
         plan, state, trial, bracket
     )
-    return asked
+    return fresh(plan, state, trial, asked) if plan.sampler in _LEARN else asked
 
 
 def check_sampler(plan: Plan) -> None:
@@ -129,9 +134,17 @@ def rows_at(
     the others where there are many; those that run and have no value anywhere; those that failed
     for good.
     """
-    known = thinned(plan.goal, known_at(plan, state, step), draw, best, others)
-    told = {row.number for row in known}
-    unknown = [row for row in unknown_at(plan, state) if row.number not in told]
+    told = ranking(plan, state, Told, step)
+    kept = told.numbers
+    if len(kept) > best + others:
+        first = told.best(best)
+        taken = sorted(bisect_left(kept, number) for number in first)
+        before = [index - earlier for earlier, index in enumerate(taken)]  # others before each
+        picked = draw.sample(range(len(kept) - best), others)
+        kept = first + [kept[place + bisect_right(before, place)] for place in picked]
+    known = [_row(plan, state, told, number) for number in kept]
+    numbers = set(kept)
+    unknown = [row for row in unknown_at(plan, state) if row.number not in numbers]
     return sorted([*known, *unknown], key=_number)
 
 
@@ -139,27 +152,31 @@ def known_at(plan: Plan, state: SweepState, step: int) -> list[Row]:
     """The rows with a value at a level, by number; ill health anywhere counts as a value, {}.
     Earlier sweeps' trials come first; repeats and trials outside the space are left out.
     """
-    rows = [
-        Row(_WARM_NUMBERS + index, warm.sampled, warm.values[step])
-        for index, warm in enumerate(plan.warm)
-        if step in warm.values
-    ]
-    trials, kept = state.trials, _rows.setdefault(state, {}).setdefault(step, {})
-    ill = {n for n in state.with_status(STOPPED) if trials[n].infeasible}
-    for number in sorted(ill.union(state.rungs.get(step, ()))):
-        trial = trials[number]
-        values = _ILL if number in ill else trial.rungs[step]
-        row = kept.get(number)
-        if row is None or row.values is not values or row.sampled is not trial.sampled:
-            if trial.outside or trial.repeat_of is not None:
-                continue
-            row = kept[number] = Row(number, trial.sampled, values)
-        rows.append(row)
-    return rows
+    told = ranking(plan, state, Told, step)
+    return [_row(plan, state, told, number) for number in told.numbers]
 
 
-_rows: WeakKeyDictionary[SweepState, dict[int, dict[int, Row]]] = WeakKeyDictionary()
-"""The rows of earlier asks, by level and number: making ten thousand takes longer than an ask."""
+class Told(View):
+    """Trials with a value at a step, by which a sampler learns, those of earlier sweeps too."""
+
+    most = BEST
+
+    def __init__(self, plan: Plan, step: int) -> None:
+        super().__init__(plan, step)
+        for index, warm in enumerate(plan.warm):
+            if step in warm.values:
+                self.ranking.put(_WARM_NUMBERS + index, warm.values[step])
+
+    def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
+        if trial.outside or trial.repeat_of is not None:
+            return None
+        return _ILL if trial.infeasible else trial.rungs.get(self.where[0])
+
+
+def _row(plan: Plan, state: SweepState, told: Ranking, number: int) -> Row:
+    is_own = number >= 0
+    source = state.trials[number] if is_own else plan.warm[number - _WARM_NUMBERS]
+    return Row(number, source.sampled, told.values(number))
 
 
 def unknown_at(plan: Plan, state: SweepState) -> list[Row]:
@@ -174,16 +191,6 @@ def unknown_at(plan: Plan, state: SweepState) -> list[Row]:
         failed = trial.status == FAILED and trial.failures > plan.max_failures
         rows.append(Row(number, trial.sampled, failed=failed))
     return rows
-
-
-def thinned(goal: Goal, rows: Sequence[Row], draw: Random, best: int, others: int) -> list[Row]:
-    """The best rows and a sample of the others, where there are more than that."""
-    if len(rows) <= best + others:
-        return list(rows)
-    first = best_of(goal, [row.values or _ILL for row in rows], best)
-    kept = set(first)
-    rest = [index for index in range(len(rows)) if index not in kept]
-    return [rows[index] for index in [*first, *draw.sample(rest, others)]]
 
 
 def best_of(goal: Goal, observed: Sequence[Values], count: int) -> list[int]:

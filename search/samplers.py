@@ -105,7 +105,7 @@ def history(plan: Plan, state: SweepState, step: int, draw: Random) -> list[Froz
         if known is None or known[0] is not row.values or known[1] is not row.sampled:
             values = worst if row.number in ill else row.values
             known = (row.values, row.sampled, _frozen(plan, row, values, ill, cache))
-            if row.values and row.number not in ill:
+            if row.failed or (row.values and row.number not in ill):
                 cache[key] = known
         told.append(known[2])
     while len(cache) > _KEPT:

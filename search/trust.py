@@ -5,6 +5,7 @@ neither promote nor teach.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,8 +23,23 @@ LEAST = 0.4
 """Spearman's correlation below which a rung is not listened to."""
 
 
-_known: WeakKeyDictionary[SweepState, tuple[tuple[int, ...], int]] = WeakKeyDictionary()
-"""The last answer and what it was made from: several questions come between two reports."""
+class _Memory:
+    """What one plan has made of a state so far: it saves time and changes no answer.
+
+    Attributes:
+        passed: by level, the trials that it has recorded and not judged, in their order; and how
+            many of its trials have been looked at.
+        agreed: by level, the last answer and what it was made from.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.passed: dict[int, tuple[list[int], int]] = {}
+        self.agreed: dict[int, tuple[tuple[Any, ...], bool]] = {}
+        self.answer: tuple[tuple[int, ...], int] | None = None
+
+
+_memories: WeakKeyDictionary[SweepState, _Memory] = WeakKeyDictionary()
 
 
 def trusted_from(plan: Plan, state: SweepState) -> int:
@@ -34,34 +50,55 @@ def trusted_from(plan: Plan, state: SweepState) -> int:
     cannot show how good it is at telling.) Without `PAIRS` of them a rung is believed. What is
     decided can change with every trial, in both directions.
     """
+    memory = _memories.get(state)
+    if memory is None or memory.plan is not plan:
+        memory = _memories[state] = _Memory(plan)
     # Nobody passes the lowest level late, so its own count changes no pair.
     seen = [len(state.rungs.get(level, ())) for level in plan.levels[1:]]
-    made_from = (id(plan), len(state.with_status(STOPPED)), *seen)
-    known = _known.get(state)
-    if known is None or known[0] != made_from:
+    made_from = (state.count(STOPPED), state.replaced, *seen)
+    if memory.answer is None or memory.answer[0] != made_from:
         highest = len(plan.levels) - 1
-        agreeing = (index for index in range(highest) if _agrees(plan, state, index))
-        known = _known[state] = (made_from, next(agreeing, highest))
-    return known[1]
+        agreeing = (index for index in range(highest) if _agrees(memory, state, index))
+        memory.answer = (made_from, next(agreeing, highest))
+    return memory.answer[1]
 
 
-def _agrees(plan: Plan, state: SweepState, index: int) -> bool:
+def _agrees(memory: _Memory, state: SweepState, index: int) -> bool:
+    plan = memory.plan
     low = plan.levels[index]
     for later in range(len(plan.levels) - 1, index, -1):
-        high = plan.levels[later]
         passed = (
             number
-            for number in reversed(state.rungs.get(high, ()))
-            if state.trials[number].bracket >= later and low in state.trials[number].rungs
+            for number in reversed(_passed(memory, state, later))
+            if low in state.trials[number].rungs
         )
         both = list(itertools.islice(passed, MOST_PAIRS))
         if len(both) >= PAIRS:
-            costs = [
-                [key[1] for key in plan.goal.badness([state.observed(n, step) for n in both])]
-                for step in (low, high)
-            ]
-            return rank_correlation(*costs) >= LEAST
+            made_from = (later, state.count(STOPPED), state.replaced, both)
+            known = memory.agreed.get(index)
+            if known is None or known[0] != made_from:
+                answer = _correlates(plan, state, both, low, plan.levels[later])
+                known = memory.agreed[index] = (made_from, answer)
+            return known[1]
     return True
+
+
+def _correlates(plan: Plan, state: SweepState, both: list[int], low: int, high: int) -> bool:
+    costs = [
+        [key[1] for key in plan.goal.badness([state.observed(n, step) for n in both])]
+        for step in (low, high)
+    ]
+    return rank_correlation(*costs) >= LEAST
+
+
+def _passed(memory: _Memory, state: SweepState, later: int) -> list[int]:
+    """The trials with a value at a level that no rung before it has judged, in their order."""
+    recorded = state.rungs.get(memory.plan.levels[later], {})
+    passed, looked_at = memory.passed.get(later, ([], 0))
+    fresh = list(itertools.islice(reversed(recorded), len(recorded) - looked_at))
+    passed += [n for n in reversed(fresh) if state.trials[n].bracket >= later]
+    memory.passed[later] = (passed, len(recorded))
+    return passed
 
 
 def rank_correlation(one: list[float], other: list[float]) -> float:

@@ -6,6 +6,7 @@ from search.log import SweepState, TrialRecord
 from search.objectives import Values
 from search.schedulers.base import Stopping, Verdict
 from search.schedulers.waiting import recorded_before
+from search.standings import Recorded, ranking
 
 
 class Asha(Stopping):
@@ -15,13 +16,18 @@ class Asha(Stopping):
     """
 
     def verdict(self, state: SweepState, trial: TrialRecord, step: int, values: Values) -> Verdict:
-        earlier = state.observed_by(recorded_before(state.rungs.get(step, ()), trial), step)
+        recorded = state.rungs.get(step, {})
+        earlier = recorded_before(recorded, trial)
         count = len(earlier) + 1
         passing = count // self.plan.eta
         if passing == 0:
             return Verdict(judged=True, passed=True)
-        *others, own = self.plan.goal.badness([*earlier, values])
-        better = sum(other < own for other in others)
+        if earlier is recorded and len(self.plan.goal.objectives) == 1:
+            better = ranking(self.plan, state, Recorded, step).better_than(values)
+        else:
+            seen = state.observed_by(earlier, step)
+            *others, own = self.plan.goal.badness([*seen, values])
+            better = sum(other < own for other in others)
         if better < passing:
             return Verdict(judged=True, passed=True)
         stop = f"asha: place {better + 1} of {count} at step {step}, {passing} pass"

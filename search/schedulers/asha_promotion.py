@@ -5,6 +5,7 @@ from __future__ import annotations
 from search.log import SweepState
 from search.schedulers.base import Continuation
 from search.schedulers.waiting import Promoting, best_waiting, last_promotion
+from search.standings import Measured, Waiting, ranking
 
 
 class AshaPromotion(Promoting):
@@ -19,11 +20,19 @@ class AshaPromotion(Promoting):
 
     def promotion(self, state: SweepState) -> Continuation | None:
         for rung in range(self.highest(state) - 1, -1, -1):
-            step = self.plan.rungs[rung]
-            numbers = list(state.rungs.get(step, ()))
-            best = best_waiting(self.plan, state, step, numbers, len(numbers) // self.plan.eta)
+            best = self._next(state, self.plan.rungs[rung])
             if best is not None:
                 return Continuation(best, self.plan.levels[rung + 1])
+        return None
+
+    def _next(self, state: SweepState, step: int) -> int | None:
+        numbers = state.rungs.get(step, {})
+        places = len(numbers) // self.plan.eta
+        if len(self.plan.goal.objectives) > 1:  # a place among fronts hangs on all of them
+            return best_waiting(self.plan, state, step, list(numbers), places)
+        for best in ranking(self.plan, state, Waiting, step).best(1):
+            seen = ranking(self.plan, state, Measured, step)
+            return best if seen.better_than(seen.values(best), best) < places else None
         return None
 
     def closing(self, state: SweepState) -> Continuation | None:

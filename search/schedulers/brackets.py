@@ -9,13 +9,15 @@ rungs mislead, the later brackets do not listen to them.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from search.log import SweepState, TrialRecord
 from search.objectives import Values
 from search.plan import Plan
 from search.schedulers.base import Continuation, Scheduler, Start, Verdict
-from search.schedulers.waiting import best_waiting, last_promotion, recorded_before, waiting_at
+from search.schedulers.waiting import last_promotion, recorded_before
+from search.standings import Judged, ranking
 from search.trust import trusted_from
 from settings.schema import SettingsError
 
@@ -65,9 +67,8 @@ class Brackets(Scheduler):
             step = self.plan.rungs[rung]
             for bracket in range(rung + 1):
                 if self._room(state, bracket, step) > 0:
-                    waiting = waiting_at(state, step, state.ladders[(bracket, step)])
-                    best = best_waiting(self.plan, state, step, waiting, places=1)
-                    if best is not None:
+                    waiting = ranking(self.plan, state, Judged, step, bracket)
+                    for best in waiting.best(1):
                         return Continuation(best, self.plan.levels[rung + 1])
         return None
 
@@ -88,12 +89,14 @@ class Brackets(Scheduler):
         if self.plan.pausing:
             return Verdict(judged=True)
         key = (trial.bracket, step)
-        earlier = recorded_before(state.ladders.get(key, ()), trial)
-        recent = earlier[-(RECENT - 1) :]
+        ladder = state.ladders.get(key, {})
+        earlier = recorded_before(ladder, trial)
+        recent = list(itertools.islice(reversed(earlier), RECENT - 1))[::-1]
         *others, own = self.plan.goal.badness([*state.observed_by(recent, step), values])
         passing = math.ceil((len(recent) + 1) / self.plan.eta)
         better = sum(other < own for other in others)
-        passed = len(state.promoted.get(key, set()).intersection(earlier))
+        promoted = state.promoted.get(key, set())
+        passed = len(promoted if earlier is ladder else promoted & earlier.keys())
         quota = math.ceil((len(earlier) + 1) / self.plan.eta)
         if better < passing and passed < quota:
             return Verdict(judged=True, passed=True)

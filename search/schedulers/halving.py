@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from search.jobs import is_final
 from search.log import COMPLETE, SweepState
 from search.plan import Plan
 from search.schedulers.base import Continuation
 from search.schedulers.waiting import Promoting, best_waiting, last_promotion
+
+_through: WeakKeyDictionary[SweepState, tuple[Plan, int]] = WeakKeyDictionary()
+"""How many of the first waves were done at the last question: most are, late in a sweep."""
 
 
 class Halving(Promoting):
@@ -29,8 +33,8 @@ class Halving(Promoting):
         self.bounds = [asked * wave // waves for wave in range(waves + 1)]
 
     def promotion(self, state: SweepState) -> Continuation | None:
-        asked = [number for number, trial in state.trials.items() if trial.is_asked_for]
-        for first, end in itertools.pairwise(self.bounds):
+        asked, done = state.asked_for, self._waves_through(state)
+        for first, end in itertools.pairwise(self.bounds[done:]):
             if len(asked) < end:
                 break
             found = self._of_wave(state, asked[first:end])
@@ -38,15 +42,32 @@ class Halving(Promoting):
                 return found
         return None
 
+    def _waves_through(self, state: SweepState) -> int:
+        """How many of the first waves are done; they stay so."""
+        plan, done = _through.get(state, (self.plan, 0))
+        done = done if plan is self.plan else 0
+        while done + 1 < len(self.bounds):
+            first, end = self.bounds[done : done + 2]
+            wave = state.asked_for[first:end]
+            if len(wave) < end - first or not self._is_through(state, wave):
+                break
+            done += 1
+        _through[state] = (self.plan, done)
+        return done
+
+    def _is_through(self, state: SweepState, wave: Sequence[int]) -> bool:
+        if not self.plan.rungs:
+            return False
+        through = state.promoted.get((0, self.plan.rungs[-1]), set())
+        return len(through.intersection(wave)) >= self._places(wave, len(self.plan.rungs) - 1)
+
     def closing(self, state: SweepState) -> Continuation | None:
         return last_promotion(self.plan, state)
 
     def _of_wave(self, state: SweepState, wave: Sequence[int]) -> Continuation | None:
         """The next promotion of a wave that has begun as a whole, None while it is on its way."""
-        if self.plan.rungs:
-            through = state.promoted.get((0, self.plan.rungs[-1]), set())
-            if len(through.intersection(wave)) >= self._places(wave, len(self.plan.rungs) - 1):
-                return None  # done, and most waves are
+        if self._is_through(state, wave):
+            return None
         entrants = list(wave)
         for rung, step in enumerate(self.plan.rungs):
             there = [number for number in entrants if step in state.trials[number].rungs]

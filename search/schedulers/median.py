@@ -6,8 +6,10 @@ import math
 
 from search.log import SweepState, TrialRecord
 from search.objectives import Values
+from search.plan import Plan
 from search.schedulers.base import Stopping, Verdict
 from search.schedulers.waiting import recorded_before
+from search.standings import View, observed, ranking
 
 FEWEST = 3
 """Trials with a value at a rung before it stops any: the median of fewer is one trial's luck."""
@@ -23,29 +25,38 @@ class Median(Stopping):
     """
 
     def verdict(self, state: SweepState, trial: TrialRecord, step: int, values: Values) -> Verdict:
-        earlier = recorded_before(state.rungs.get(step, ()), trial)
+        recorded = state.rungs.get(step, {})
+        earlier = recorded_before(recorded, trial)
         if len(earlier) < FEWEST:
             return Verdict(judged=True, passed=True)
         own = [*(seen for rung, seen in trial.rungs.items() if rung < step), values]
         keys = self.plan.goal.badness(own)
         best = own[keys.index(min(keys))]
-        averages = [self._average(state, number, step) for number in earlier]
-        *others, place = self.plan.goal.badness([*averages, best])
-        better = sum(other < place for other in others)
-        if 2 * better <= len(others):
+        if earlier is recorded and len(self.plan.goal.objectives) == 1:
+            better = ranking(self.plan, state, Averaged, step).better_than(best)
+        else:
+            averages = [average(self.plan, state.trials[number], step) for number in earlier]
+            *others, place = self.plan.goal.badness([*averages, best])
+            better = sum(other < place for other in others)
+        if 2 * better <= len(earlier):
             return Verdict(judged=True, passed=True)
-        stop = f"median: {better} of {len(others)} were better on average up to step {step}"
+        stop = f"median: {better} of {len(earlier)} were better on average up to step {step}"
         return Verdict(judged=True, stop=stop)
 
-    def _average(self, state: SweepState, number: int, step: int) -> Values:
-        """A trial's mean over its rungs up to `step`, by column; none where one is not finite."""
-        seen = [
-            state.observed(number, rung) for rung in state.trials[number].rungs if rung <= step
-        ]
-        sums = {
-            column: sum(values.get(column, math.nan) for values in seen)
-            for column in self.plan.goal.columns
-        }
-        return {
-            column: total / len(seen) for column, total in sums.items() if math.isfinite(total)
-        }
+
+class Averaged(View):
+    """The averages of the trials that have a value at a step."""
+
+    def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
+        (step,) = self.where
+        return average(self.plan, trial, step) if step in trial.rungs else None
+
+
+def average(plan: Plan, trial: TrialRecord, step: int) -> Values:
+    """A trial's mean over its rungs up to `step`, by column; none where one is not finite."""
+    seen = [observed(trial, rung) or {} for rung in trial.rungs if rung <= step]
+    sums = {
+        column: sum(values.get(column, math.nan) for values in seen)
+        for column in plan.goal.columns
+    }
+    return {column: total / len(seen) for column, total in sums.items() if math.isfinite(total)}

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search.log import SweepState
+from search.plan import Plan
 from search.schedulers.asha_promotion import AshaPromotion
 
 PERCENTILE = 90.0
 """The paper's N: of the distances between trials that overtake each other."""
+
+
+_known: WeakKeyDictionary[SweepState, tuple[Plan, tuple[int, ...], bool]] = WeakKeyDictionary()
+"""The last answer and what it was made from: several questions come between two reports."""
 
 
 class Pasha(AshaPromotion):
@@ -33,9 +39,19 @@ class Pasha(AshaPromotion):
         """A level to which a trial was promoted stays open, whatever its ranking says later."""
         levels, last = self.plan.levels, len(self.plan.rungs)
         top = max((k for k in range(1, last + 1) if self._is_open(state, k)), default=1)
-        if top < last and self._disagree(state, levels[top - 1], levels[top]):
+        if top < last and self._disagree_now(state, levels[top - 1], levels[top]):
             top += 1
         return min(top, last)
+
+    def _disagree_now(self, state: SweepState, below: int, above: int) -> bool:
+        """`_disagree`, which looks at the trials above the first level alone."""
+        seen = [len(state.rungs.get(step, ())) for step in self.plan.levels[1:]]
+        made_from = (above, state.replaced, *seen)
+        known = _known.get(state)
+        if known is None or known[0] is not self.plan or known[1] != made_from:
+            answer = self._disagree(state, below, above)
+            known = _known[state] = (self.plan, made_from, answer)
+        return known[2]
 
     def _is_open(self, state: SweepState, level: int) -> bool:
         """Whether a trial was promoted to the level, and not beyond it as the sweep's last."""

@@ -82,8 +82,10 @@ def last_promotion(plan: Plan, state: SweepState) -> Continuation | None:
     return None
 
 
-def recorded_before(numbers: Iterable[int], trial: TrialRecord) -> list[int]:
+def recorded_before(numbers: dict[int, None], trial: TrialRecord) -> dict[int, None]:
     """Of the trials that a rung has recorded, in their order, those before this one. A trial that
     reports a rung again after a crash is answered as it was the first time.
     """
-    return list(itertools.takewhile(lambda number: number != trial.number, numbers))
+    if trial.number not in numbers:
+        return numbers
+    return dict.fromkeys(itertools.takewhile(lambda number: number != trial.number, numbers))

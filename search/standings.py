@@ -1,0 +1,209 @@
+"""Trials in the order of the goal, kept up to date with the log, so that a decision does not look
+at every trial again. They save time and change no answer: what a view says is what its `values`
+say of all trials at that moment.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_left, insort
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from search.log import PAUSED, SweepState, TrialRecord
+from search.objectives import Goal, Values
+from search.pareto import crowded_ranks
+from search.plan import Plan
+from search.skyband import Skyband
+
+_SPARE = 25
+"""So many trials may leave before the order of several objectives is made anew."""
+
+Key = tuple[float, float]
+"""Of `Goal.badness` for one objective: violation and cost."""
+
+
+class Ranking:
+    """Observations by number in the order of `Goal.badness`, the lower number among equals.
+
+    Args:
+        most: as many of the best of several objectives can be asked for.
+
+    Attributes:
+        numbers: ascending.
+        position: of several objectives, who comes first among equals of a front; the lower number
+            where it is empty.
+    """
+
+    def __init__(self, goal: Goal, most: int = 25) -> None:
+        self.numbers: list[int] = []
+        self.position: dict[int, int] = {}
+        self._goal, self._has_one = goal, len(goal.objectives) == 1
+        self._seen: dict[int, Values] = {}
+        self._sorted: list[tuple[Key, int]] = []  # of several objectives those without a rank
+        self._band = Skyband(len(goal.objectives), most + _SPARE)
+        self._best: dict[int, list[int]] = {}  # of several objectives, for `_best_of`
+        self._best_of = -1
+
+    def put(self, number: int, values: Values | None) -> None:
+        """What a trial has measured, in place of what it had before; None for nothing."""
+        before = self._seen.get(number)
+        if before is values:
+            return
+        if before is not None:
+            self._take_out(number, before)
+        elif values is not None:
+            insort(self.numbers, number)
+        if values is None:
+            del self._seen[number], self.numbers[bisect_left(self.numbers, number)]
+            return
+        self._seen[number] = values
+        key, costs = self._place(values)
+        if key is not None:
+            insort(self._sorted, (key, number))
+        else:
+            self._band.add(number, costs)
+
+    def _take_out(self, number: int, values: Values) -> None:
+        key, _ = self._place(values)
+        if key is not None:
+            del self._sorted[bisect_left(self._sorted, (key, number))]
+        else:
+            self._band.remove(number)
+
+    def _place(self, values: Values) -> tuple[Key | None, tuple[float, ...]]:
+        """The key, None where a trial is ranked by its costs [objectives] among the others."""
+        violation = self._goal.violation(values) if self._goal.constraints else 0.0
+        costs = tuple(objective.cost(values) for objective in self._goal.objectives)
+        if self._has_one:
+            return (violation, costs[0]), costs
+        is_ranked = violation == 0.0 and math.inf not in costs
+        return None if is_ranked else (violation, math.inf), costs
+
+    def values(self, number: int) -> Values:
+        """What was put for a trial."""
+        return self._seen[number]
+
+    def best(self, count: int) -> list[int]:
+        """The numbers of the best `count`, best first."""
+        if self._has_one:
+            return [number for _, number in self._sorted[:count]]
+        version = self._band.settle()
+        if self._best_of != version:
+            self._best_of, self._best = version, {}
+        if count not in self._best:
+            numbers, costs = self._band.members(count)
+            if self.position:
+                at = sorted(range(len(numbers)), key=lambda index: self.position[numbers[index]])
+                numbers, costs = [numbers[index] for index in at], costs[at]
+            places = crowded_ranks(costs, count)
+            order = sorted(range(len(numbers)), key=places.__getitem__)
+            self._best[count] = [numbers[index] for index in order[:count]]
+        ranked = self._best[count]
+        return ranked + [number for _, number in self._sorted[: count - len(ranked)]]
+
+    def better_than(self, values: Values, number: int | None = None) -> int:
+        """How many are better than the given values, by the one objective. With a number, those
+        of lower number that are as good count as better.
+        """
+        key, _ = self._place(values)
+        if key is None or not self._has_one:
+            raise ValueError("among several objectives there is no place without the others.")
+        return bisect_left(self._sorted, (key, -math.inf if number is None else number))
+
+
+class View(ABC):
+    """A ranking of trials of a state, by what `values` says of each."""
+
+    most = 25
+    """As many of the best of several objectives can be asked for."""
+
+    def __init__(self, plan: Plan, *where: int) -> None:
+        self.plan, self.where, self._read = plan, where, 0
+        self.ranking = Ranking(plan.goal, self.most)
+
+    @abstractmethod
+    def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
+        """What a trial counts with, None where it does not; a function of what the log says of
+        this trial alone.
+        """
+
+    def follow(self, state: SweepState) -> Ranking:
+        """Reads on to the end of the log."""
+        if self._read < len(state.changes):
+            for number in dict.fromkeys(state.changes[self._read :]):
+                self.ranking.put(number, self.values(state, state.trials[number]))
+            self._read = len(state.changes)
+        return self.ranking
+
+
+class Recorded(View):
+    """Trials with a value at a step; those that ill health has stopped count as the worst."""
+
+    def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
+        return observed(trial, self.where[0])
+
+
+class Measured(Recorded):
+    """Those of them that have a finite value in every column."""
+
+    def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
+        found = super().values(state, trial)
+        return found if found is not None and self.plan.goal.is_measured(found) else None
+
+
+class Waiting(Measured):
+    """Those of them that wait at the step."""
+
+    most = 1
+
+    def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
+        waits = trial.status == PAUSED and trial.step == self.where[0]
+        return super().values(state, trial) if waits else None
+
+
+class Judged(Waiting):
+    """Those of them that a bracket has judged at the step; the first judged comes first."""
+
+    def follow(self, state: SweepState) -> Ranking:
+        judged, position = self._judged(state), self.ranking.position
+        fresh = itertools.islice(reversed(judged), len(judged) - len(position))
+        for number in reversed(list(fresh)):
+            position[number] = len(position)
+        return super().follow(state)
+
+    def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
+        return super().values(state, trial) if trial.number in self._judged(state) else None
+
+    def _judged(self, state: SweepState) -> dict[int, None]:
+        step, bracket = self.where
+        return state.ladders.get((bracket, step), {})
+
+
+_NOTHING: Values = {}
+
+
+def observed(trial: TrialRecord, step: int) -> Values | None:
+    """What a trial has measured at a step, {} where ill health has stopped it; None where it was
+    not there.
+    """
+    found = trial.rungs.get(step)
+    return _NOTHING if found is not None and trial.infeasible else found
+
+
+AnyView = TypeVar("AnyView", bound=View)
+
+_views: WeakKeyDictionary[SweepState, dict[tuple[type[View], tuple[int, ...]], View]] = (
+    WeakKeyDictionary()
+)
+
+
+def ranking(plan: Plan, state: SweepState, kind: type[AnyView], *where: int) -> Ranking:
+    """The ranking of a kind of view at a place, up to date with the log."""
+    views = _views.setdefault(state, {})
+    known = views.get((kind, where))
+    if known is None or known.plan is not plan:
+        known = views[kind, where] = kind(plan, *where)
+    return known.follow(state)
