@@ -1,24 +1,21 @@
-"""`python -m ray_jobs.train SYSTEM [key=value ...] --dir DIR`: one training, here or on a worker
-group.
+"""`python -m ray_jobs.train SYSTEM [key=value ...] --dir DIR`: one training, or a chain of them,
+here or on a worker group.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_jobs import stages
 from ray_jobs.verb import (
     OK,
-    PROJECT,
+    SOME_FAILED,
     add_settings_arguments,
-    cache_directory,
     check_directory,
-    data_lines,
     finish,
     number_from_0,
     parser,
@@ -32,7 +29,13 @@ _DESCRIPTION = """Train one configuration of a system.
   python -m ray_jobs.train hdr_patch --show         every setting: value, range, unit, origin
   python -m ray_jobs.train hdr_patch --preset prefill --dir runs/prefill
   python -m ray_jobs.train --from-sweep sweeps/NAME train.steps=5000 --dir runs/winner
-  python -m ray_jobs.train hdr_patch --dir runs/prefill --resume"""
+  python -m ray_jobs.train hdr_patch --dir runs/prefill --resume
+  python -m ray_jobs.train compression --stages data.image_size=64,128,256 train.patience=5 \\
+      train.report_every=10 --dir runs/progressive
+
+With --stages, DIR/stage-1 is trained first, and each later stage begins with the best weights of
+the one before. A stage ends at train.steps, or after train.patience validations without a better
+objective. DIR/stages.json says what has happened; --resume goes on where it was."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +50,13 @@ def _parser() -> ArgumentParser:
     add = made.add_argument
     add("--dir", metavar="DIR", help="where checkpoints, reports and TensorBoard files go")
     add("--resume", action="store_true", help="go on from the newest readable checkpoint in --dir")
+    add(
+        "--stages",
+        metavar="KEY=V1,V2,...",
+        action="append",
+        help="train in stages, with these values of a setting one after another; several times "
+        "for several settings",
+    )
     add("--from-sweep", metavar="DIR", help="start from the settings of a sweep's trial")
     add(
         "--trial",
@@ -91,53 +101,131 @@ def _parser() -> ArgumentParser:
 
 
 def _train(arguments: Namespace) -> int:
-    from ray_jobs import timeline
-    from settings.ends import STOP_REASON
-    from settings.files import write_settings
-    from settings.flat import flatten
     from settings.schema import SettingsError
-    from trainables.system import load_system
 
     if arguments.dir:
         check_directory(Path(arguments.dir))
-    name, resolved = _settings(arguments)
-    if arguments.show:
-        from settings.show import print_settings
+    chain = stages.read(Path(arguments.dir or ".")) if arguments.resume else None
+    if arguments.resume and arguments.stages:
+        raise SettingsError("--resume goes on with the stages as they are: leave out --stages.")
+    name, given = _given(arguments, chain)
+    if arguments.stages:
+        chain = stages.Chain(name, stages.parse(arguments.stages))
+    if chain is None:
+        return _train_once(arguments, name, given)
+    return _train_chain(arguments, chain, given)
 
-        print_settings(resolved, type(resolved.settings))
-        timeline.print_timeline(resolved.timeline)
-        return OK
-    if not arguments.dir:
-        raise SettingsError("name a directory for the results: --dir DIR.")
-    if arguments.workers > 1 and arguments.no_ray:
-        raise SettingsError("--workers needs ray: leave out --no-ray, or start one process.")
-    directory = Path(arguments.dir).resolve()
-    _check_directory(directory, arguments.resume)
+
+def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> int:
+    from ray_jobs import training
+    from settings.ends import STOP_REASON
+    from settings.resolve import resolve
+    from trainables.system import load_system
+
     system = load_system(name)
-    parts = timeline.parts_of(system, resolved)
-    prepared = system.prepare(resolved.settings, cache_directory())
-    loaders = system.loaders(resolved.settings, prepared)
-    for line in data_lines(loaders.notes, loaders.warnings):
-        print(line, flush=True)
-    _preflight(system, [part.settings for part in parts], prepared, arguments.force)
-    directory.mkdir(parents=True, exist_ok=True)
-    flat = flatten(resolved.settings)
-    write_settings(directory / "settings.json", flat, timeline=resolved.timeline)
-    report = _run(arguments, system, parts, prepared, directory)
-    _print_report(report)
+    resolved = resolve(system.Settings, name, refused=_refused(system), **given)
+    if arguments.show:
+        _show(resolved)
+        return OK
+    directory = _directory(arguments)
+    ready = training.made_ready(system, resolved, arguments.force)
+    report = training.train(arguments, ready, directory, arguments.resume)
+    training.print_report(report)
     if report.get(STOP_REASON):
         print(f"\nended by itself at step {report['step']}: {report[STOP_REASON]}")
     print(f"\ncheckpoints, reports and TensorBoard files are in {directory}")
     return OK
 
 
-def _settings(arguments: Namespace) -> tuple[str, Any]:
-    """The system's name and the resolved settings; with --from-sweep those of its trial are the
-    base.
-    """
-    from settings.resolve import resolve
-    from settings.schema import SettingsError
+def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, Any]) -> int:
+    """All stages that have not ended are looked at before the first of them begins."""
+    from ray_jobs import training
+    from settings.files import write_settings
+    from settings.flat import flatten
     from trainables.system import load_system
+
+    system = load_system(chain.system)
+    root = Path(arguments.dir or ".").resolve()
+    given = {**given, "refused": _refused(system)}
+    plan = [stages.resolved(system, chain, stage, root, given) for stage in chain.waiting]
+    trees = [resolved.settings for resolved in plan]
+    for stage, tree in zip(chain.waiting, trees, strict=True):
+        chain = chain.with_stage(stages.planned(stage, flatten(tree)))
+    if arguments.show:
+        _show(plan[0])
+        print(*stages.lines(chain, trees), sep="\n")
+        return OK
+    directory = _directory(arguments)
+    ready, shapes = [], []
+    for line, resolved in zip(stages.lines(chain, trees), plan, strict=True):
+        print(line, flush=True)
+        ready.append(training.made_ready(system, resolved, arguments.force))
+        shapes.append(stages.shapes(system, resolved.settings, ready[-1].prepared))
+    stages.check_fit(chain.waiting, shapes)
+    directory.mkdir(parents=True, exist_ok=True)
+    # The chain last: with it the directory holds a training.
+    write_settings(directory / "settings.json", flatten(trees[0]), timeline=plan[0].timeline)
+    stages.write(directory, chain)
+    return _run_chain(arguments, chain, ready, directory)
+
+
+def _run_chain(
+    arguments: Namespace, chain: stages.Chain, ready: Sequence[Any], directory: Path
+) -> int:
+    from ray_jobs import training
+    from trainables.checkpoint import at_stage
+
+    report: Any = {}
+    for stage, one in zip(chain.waiting, ready, strict=True):
+        print(f"\nstage {stage.number} of {len(chain.stages)}: {stage.line}", flush=True)
+        folder = at_stage(directory, stage.number)
+        report = training.train(arguments, one, folder, resume=True)
+        column = training.objective_of(one.system, one.resolved.settings)[0]
+        stage = stage.ended(report, stages.best(folder, column))
+        chain = chain.with_stage(stage)
+        stages.write(directory, chain)
+        print(f"stage {stage.number} ended at step {stage.step}{stages.why(stage)}", flush=True)
+        if not stage.finished and stage.number < len(chain.stages):
+            print("The later stages have not begun.")
+            return SOME_FAILED
+    training.print_report(report)
+    print(f"\neach stage is a training of its own in {directory}; {stages.FILE} has their ends")
+    return OK
+
+
+def _show(resolved: Any) -> None:
+    from ray_jobs import timeline
+    from settings.show import print_settings
+
+    print_settings(resolved, type(resolved.settings))
+    timeline.print_timeline(resolved.timeline)
+
+
+def _refused(system: Any) -> Any:
+    return getattr(system, "refused", None)
+
+
+def _directory(arguments: Namespace) -> Path:
+    """Where the results go, once nothing speaks against it."""
+    from settings.schema import SettingsError
+
+    if not arguments.dir:
+        raise SettingsError("name a directory for the results: --dir DIR.")
+    if arguments.workers > 1 and arguments.no_ray:
+        raise SettingsError("--workers needs ray: leave out --no-ray, or start one process.")
+    directory = Path(arguments.dir).resolve()
+    _check_directory(directory, arguments.resume)
+    return directory
+
+
+def _given(arguments: Namespace, chain: stages.Chain | None) -> tuple[str, dict[str, Any]]:
+    """The system's name, and what `resolve` is told of its settings; with --from-sweep those of
+    its trial are the base.
+
+    Args:
+        chain: of the training that is resumed, where it has stages.
+    """
+    from settings.schema import SettingsError
 
     overrides = list(arguments.overrides)
     if arguments.system and "=" in arguments.system:
@@ -157,38 +245,29 @@ def _settings(arguments: Namespace) -> tuple[str, Any]:
                 "--preset."
             )
         directory = Path(arguments.dir or ".")
-        file, name = str(directory / "settings.json"), _resumed_system(directory, name)
+        file, name = str(directory / "settings.json"), _resumed_system(directory, name, chain)
     if not name:
         raise SettingsError(
             "name a system, as in: python -m ray_jobs.train hdr_patch --dir runs/first."
         )
-    system = load_system(name)
-    resolved = resolve(
-        system.Settings,
-        name,
-        preset=arguments.preset,
-        file=file,
-        overrides=overrides,
-        refused=getattr(system, "refused", None),
-        with_timeline=True,
-    )
-    return name, resolved
+    given = {"preset": arguments.preset, "file": file, "overrides": overrides}
+    return name, {**given, "with_timeline": True}
 
 
-def _resumed_system(directory: Path, named: str | None) -> str | None:
-    """The system that the training's newest readable checkpoint names; `named` where there is
-    none.
+def _resumed_system(directory: Path, named: str | None, chain: stages.Chain | None) -> str | None:
+    """The system that the training's stages or its newest readable checkpoint name; `named` where
+    there is none.
     """
     from settings.schema import SettingsError
     from trainables import checkpoint
 
+    own = chain.system if chain else None
     for path in reversed(checkpoint.available(directory / "checkpoints")):
         with contextlib.suppress(checkpoint.CheckpointError):
-            own = checkpoint.read_meta(path)["system"]
-            if named not in (None, own):
-                raise SettingsError(f"{directory} is a training of {own}, not of {named}.")
-            return own
-    return named
+            own = own or checkpoint.read_meta(path)["system"]
+    if own and named not in (None, own):
+        raise SettingsError(f"{directory} is a training of {own}, not of {named}.")
+    return own or named
 
 
 def _trial_settings(arguments: Namespace) -> tuple[str, str]:
@@ -220,166 +299,17 @@ def _check_directory(directory: Path, resume: bool) -> None:
     from settings.schema import SettingsError
     from trainables import checkpoint
 
-    started = (directory / "checkpoints").exists() or (directory / "reports.jsonl").exists()
-    if started and not resume:
+    folder, chained = directory / "checkpoints", (directory / stages.FILE).exists()
+    started = chained or folder.exists() or (directory / "reports.jsonl").exists()
+    if not resume and (started or checkpoint.at_stage(directory, 1).exists()):
         raise SettingsError(
             f"{directory} holds a training already. Go on with --resume, or name another "
             "directory."
         )
     if resume and not started:
         raise SettingsError(f"{directory} holds no training to resume.")
-    if resume and not checkpoint.available(directory / "checkpoints"):
+    if resume and not chained and not checkpoint.available(folder):
         print(f"{directory} holds no checkpoint yet: this starts from step 0", flush=True)
-
-
-def _preflight(system: Any, settings: Sequence[Any], prepared: Any, force: bool) -> None:
-    from settings.schema import SettingsError
-
-    found = [finding for tree in settings for finding in system.preflight(tree, prepared)]
-    findings = list(dict.fromkeys(found))
-    hopeless = [finding.text for finding in findings if finding.hopeless]
-    for finding in findings:
-        if not finding.hopeless or force:
-            print(f"warning: {finding.text}", file=sys.stderr)
-    if hopeless and not force:
-        raise SettingsError(f"{' '.join(hopeless)} To train all the same, add --force.")
-
-
-def _run(
-    arguments: Namespace, system: Any, parts: Sequence[Any], prepared: Any, directory: Path
-) -> Any:
-    from ray_jobs.timeline import train_parts, trained_step
-    from trainables.loop import fit
-
-    resume = arguments.resume
-    trained = trained_step(directory, system.name) if resume and len(parts) > 1 else 0
-    say = _line(objective_of(system, parts[0].settings)[0])
-
-    def one(part: Any, resume: bool) -> Any:
-        if arguments.workers > 1:
-            return _run_group(arguments, system.name, part, directory, resume)
-        run = local_run(directory, system, part, resume, say)
-        try:
-            return fit(system, part.settings, run, prepared)
-        finally:
-            run.reports.close()
-
-    if arguments.no_ray or arguments.workers > 1:
-        return train_parts(parts, one, resume=resume, trained=trained)
-    from ray_jobs.engine.groups import make_trainer
-
-    reports = []
-
-    def loop(config: dict) -> None:
-        reports.append(train_parts(parts, one, resume=resume, trained=trained))
-
-    make_trainer(loop, {}, 1, {}).fit()
-    return reports[-1]
-
-
-def local_run(directory: Path, system: Any, part: Any, resume: bool, say: Any) -> Any:
-    """A run in this process; `say` prints its reports."""
-    from results.store import ReportWriter
-    from trainables.run import LocalRun
-
-    return LocalRun(
-        directory,
-        reports=ReportWriter(directory / "reports.jsonl"),
-        objective=objective_of(system, part.settings),
-        resume=resume,
-        stop_step=part.stop_step,
-        on_report=say,
-    )
-
-
-def objective_of(system: Any, settings: Any) -> tuple[str, str]:
-    """The column that names the best checkpoint: the system's first metric with a direction."""
-    first = next(metric for metric in system.metrics(settings, None) if metric.mode is not None)
-    return f"val.{first.name}", first.mode
-
-
-def _line(column: str) -> Any:
-    said = 0
-
-    def say(report: Any) -> None:
-        nonlocal said
-        if said and report["step"] <= said:
-            return  # where a stretch goes on
-        said = report["step"]
-        value = report.get(column)
-        shown = "not measured" if value is None else f"{value:.5g}"
-        print(f"step {report['step']:>7}  {column} {shown}  {report['seconds']:.1f} s", flush=True)
-
-    return say
-
-
-def _run_group(arguments: Namespace, name: str, part: Any, directory: Path, resume: bool) -> Any:
-    """A worker group of Ray Train outside a sweep."""
-    import json
-
-    from ray_jobs.engine import cluster, groups
-    from ray_jobs.engine.trial import root_cause
-    from settings.flat import flatten
-
-    cluster.connect(arguments.address, PROJECT)
-    cluster.check_fit(
-        cluster.Demand(arguments.workers, arguments.cpus, arguments.gpus), may_grow=False
-    )
-    cluster.check_shared_directory(directory)
-    mark = groups.mark_of(str(directory.resolve()), os.getpid(), 0)
-    resources = {"CPU": arguments.cpus, "memory": mark}
-    if arguments.gpus:
-        resources["GPU"] = arguments.gpus
-    config = {
-        "system": name,
-        "settings": flatten(part.settings),
-        "directory": str(directory.resolve()),
-        "cache": str(cache_directory()),
-        "resume": resume,
-        "stop_step": part.stop_step,
-        "run_name": "train",
-        "scratch": str((directory / "tune").resolve()),
-    }
-    try:
-        groups.make_trainer(_one_rank, config, arguments.workers, resources).fit()
-    except Exception as error:  # of a system, on a rank: any; Ray's wrapping is taken off
-        cause = root_cause(error)
-        raise RuntimeError(f"{type(cause).__name__}: {cause}") from error
-    finally:
-        groups.release_until_gone(mark)
-    lines = (directory / "reports.jsonl").read_text().splitlines()
-    return json.loads(lines[-1])
-
-
-def _one_rank(config: dict[str, Any]) -> None:
-    import ray.train
-
-    from results.store import ReportWriter
-    from settings.flat import replace
-    from trainables.loop import fit
-    from trainables.run import WorkerRun
-    from trainables.system import load_system
-
-    system = load_system(config["system"])
-    settings = replace(system.Settings(), config["settings"])
-    directory = Path(config["directory"])
-    rank = ray.train.get_context().get_world_rank()
-    run = WorkerRun(
-        directory,
-        reports=ReportWriter(directory / "reports.jsonl"),
-        objective=objective_of(system, settings),
-        resume=config["resume"],
-        stop_step=config["stop_step"],
-        rank=rank,
-    )
-    fit(system, settings, run, system.prepare(settings, Path(config["cache"])))
-
-
-def _print_report(report: Any) -> None:
-    values = {key: value for key, value in report.items() if key.startswith("val.")}
-    width = max((len(key) for key in values), default=0)
-    for key, value in values.items():
-        print(f"  {key:<{width}}  {'-' if value is None else format(value, '.6g')}")
 
 
 if __name__ == "__main__":

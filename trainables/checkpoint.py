@@ -25,6 +25,7 @@ from torch import Tensor
 
 FORMAT = 1
 _PREFIX = "step-"
+_STAGE = "stage-"
 
 
 class CheckpointError(RuntimeError):
@@ -145,9 +146,21 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix(_PREFIX))
 
 
+def at_stage(directory: Path, number: int) -> Path:
+    """Where the training is that is a stage of a progressive one, counted from 1."""
+    return directory / f"{_STAGE}{number}"
+
+
+def _stages(directory: Path) -> list[Path]:
+    """The stages of a progressive training that have begun, the last one first."""
+    number = {path: path.name.removeprefix(_STAGE) for path in directory.glob(f"{_STAGE}*")}
+    return sorted((p for p in number if number[p].isdecimal()), key=lambda p: -int(number[p]))
+
+
 def find(path: Path, best: bool = False) -> Path:
     """The checkpoint at `path`: itself, or the newest of a training; with `best` the training's
-    best one by its objective, the newest where none is known.
+    best one by its objective, the newest where none is known. Of a progressive training that of
+    its last stage that has one.
 
     Raises:
         CheckpointError: there is none.
@@ -155,7 +168,8 @@ def find(path: Path, best: bool = False) -> Path:
     if (path / "meta.json").exists():
         return path
     folder = path if path.name == "checkpoints" else path / "checkpoints"
-    found = available(folder) if folder.is_dir() else []
+    folders = [folder, *(stage / "checkpoints" for stage in _stages(path))]
+    found = next(filter(None, map(available, folders)), [])
     if not found:
         raise CheckpointError(
             f"{path} is neither a checkpoint (step-*/meta.json) nor a folder with some."

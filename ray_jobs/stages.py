@@ -1,0 +1,281 @@
+"""A progressive training: a chain of trainings that differ in some settings, each of which begins
+with the best weights of the one before and ends at its last step or its plateau.
+
+`DIR/stages.json` says what is planned and what has happened; `DIR/stage-1`, `DIR/stage-2`, ... are
+ordinary trainings. What was killed goes on with the first of them that has not ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from settings.schema import SettingsError, Value
+
+FILE = "stages.json"
+FORMAT = 1
+_BETWEEN_VALUES = re.compile(r",(?![^\[]*\])")
+"""A comma that is not inside a list."""
+
+_INIT_FROM = "train.init_from"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of the chain.
+
+    Attributes:
+        settings: what it does not share with the others; text until they are resolved.
+        finished: whether the next one may begin.
+        step: its last one; None where it has not been at its end.
+        stop_reason: why it ended by itself, such as its plateau; None where it ran all its steps.
+        best: the objective's column, the step at which it was best, and its value there.
+    """
+
+    number: int
+    settings: Mapping[str, Any]
+    finished: bool = False
+    step: int | None = None
+    stop_reason: str | None = None
+    best: Mapping[str, Any] | None = None
+
+    @property
+    def line(self) -> str:
+        """What is its own, as one writes it."""
+        return "  ".join(f"{key}={_text(value)}" for key, value in self.settings.items())
+
+    def ended(self, report: Mapping[str, Any], best: Mapping[str, Any] | None) -> Stage:
+        """Itself after a training with that last report.
+
+        One that fell ill has not finished: its weights are nothing to begin with.
+        """
+        from settings.ends import PATIENCE, STOP_REASON
+
+        reason = report.get(STOP_REASON)
+        finished = reason is None or reason.startswith(PATIENCE)
+        step = int(report["step"])
+        return replace(self, finished=finished, step=step, stop_reason=reason, best=best)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """All stages of a progressive training, of which the first ones may have ended."""
+
+    system: str
+    stages: tuple[Stage, ...]
+
+    @property
+    def waiting(self) -> Sequence[Stage]:
+        """What is still to be trained; the last one also where it has ended, for it may be given
+        more steps.
+        """
+        left = [stage for stage in self.stages if not stage.finished]
+        return left or self.stages[-1:]
+
+    def with_stage(self, stage: Stage) -> Chain:
+        """With that one in the place of its number."""
+        changed = [stage if one.number == stage.number else one for one in self.stages]
+        return replace(self, stages=tuple(changed))
+
+
+def parse(options: Sequence[str]) -> tuple[Stage, ...]:
+    """The stages that `--stages key=value,value,...` asks for, several of them side by side.
+
+    Raises:
+        SettingsError: no key=value, a key twice, fewer than two values, unequal numbers of them.
+    """
+    values: dict[str, list[str]] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        key = key.strip()
+        given = [value.strip() for value in _BETWEEN_VALUES.split(text)]
+        if not (equals and key and all(given)):
+            raise SettingsError(
+                "--stages takes a key and its value in each stage, as in --stages "
+                f"data.image_size=64,128,256, not {option!r}."
+            )
+        if key in values:
+            raise SettingsError(f"--stages gives {key} twice. Keep one of them.")
+        if key == _INIT_FROM:
+            raise SettingsError(
+                f"--stages cannot give {key}: a stage begins with the weights of the one before. "
+                f"For the first one write {key}=... without --stages."
+            )
+        if len(given) == 1:
+            raise SettingsError(
+                f"--stages {option} is one stage. Give a value for each stage, separated by "
+                f"commas, or write {option} without --stages."
+            )
+        values[key] = given
+    counts = {key: len(given) for key, given in values.items()}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{key} {count}" for key, count in counts.items())
+        raise SettingsError(f"--stages needs as many values for every key, not {shown}.")
+    rows = zip(*values.values(), strict=True)
+    return tuple(Stage(n, dict(zip(values, row, strict=True))) for n, row in enumerate(rows, 1))
+
+
+def resolved(
+    system: Any, chain: Chain, stage: Stage, directory: Path, given: Mapping[str, Any]
+) -> Any:
+    """All settings of a stage; from the second on it begins with the training before it.
+
+    Args:
+        given: the arguments of `settings.resolve.resolve` that all stages share.
+
+    Raises:
+        SettingsError: it names the stage.
+    """
+    from settings.resolve import parse_overrides, resolve
+    from trainables.checkpoint import at_stage
+
+    overrides, own = list(given.get("overrides", ())), dict(stage.settings)
+    if twice := parse_overrides(overrides).keys() & own.keys():
+        raise SettingsError(
+            f"{', '.join(sorted(twice))}: given once for all and once for each stage. Keep one."
+        )
+    if stage.number > 1:
+        overrides = [text for text in overrides if text.partition("=")[0].strip() != _INIT_FROM]
+        own[_INIT_FROM] = str(at_stage(directory, stage.number - 1))
+    arguments = {**given, "overrides": overrides, "fixed": ("--stages", own)}
+    try:
+        made = resolve(system.Settings, chain.system, **arguments)
+    except SettingsError as error:
+        raise SettingsError(f"stage {stage.number} ({stage.line}): {error}") from None
+    timed = {key for stretch in made.timeline for key in stretch.values}
+    if both := timed & stage.settings.keys():
+        raise SettingsError(
+            f"{', '.join(sorted(both))}: the timeline changes it within a training, --stages "
+            "from one to the next. Keep one."
+        )
+    return made
+
+
+def planned(stage: Stage, flat: Mapping[str, Value]) -> Stage:
+    """With the settings as the tree has them, not as text, and nothing said of an end: it is to
+    be trained, or to go on.
+    """
+    return Stage(stage.number, {key: flat[key] for key in stage.settings})
+
+
+Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
+
+
+def shapes(system: Any, settings: Any, prepared: Any) -> Shapes:
+    """The shapes of a network's parameters and buffers, by module and name; it is built for that
+    and dropped again.
+    """
+    modules = system.build(settings, prepared).modules
+    return {
+        name: {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+        for name, module in modules.items()
+    }
+
+
+def check_fit(chain: Sequence[Stage], found: Sequence[Shapes]) -> None:
+    """Refuses a stage whose network cannot take the weights of the stage before it.
+
+    By the rule of `trainables.begin.initial_weights`, before any training: names and shapes are
+    equal; a module that only one of them has is no obstacle.
+    """
+    for stage, before, now in zip(chain[1:], found, found[1:], strict=False):
+        for module in sorted(before.keys() & now.keys()):
+            old, new = before[module], now[module]
+            for key in [*old, *new]:
+                if old.get(key) != new.get(key):
+                    raise SettingsError(
+                        f"stage {stage.number} ({stage.line}) cannot begin with the weights of "
+                        f"the stage before: {module}.{key} is {_shape(new.get(key))} here and "
+                        f"{_shape(old.get(key))} there. Vary only what leaves the network as it "
+                        "is, such as the size of its inputs, train.* or loss.*."
+                    )
+
+
+def lines(chain: Chain, trees: Sequence[Any]) -> list[str]:
+    """What each stage that waits will do, by its settings."""
+    said = []
+    for stage, tree in zip(chain.waiting, trees, strict=True):
+        head = f"stage {stage.number} of {len(chain.stages)}"
+        said.append(f"{head}: {stage.line}  ({tree.train.steps} steps, {_plateau(tree.train)})")
+    return said
+
+
+def _plateau(train: Any) -> str:
+    """What may end a training before `train.steps`."""
+    if not train.patience:
+        return "for train.patience=0 looks for no plateau"
+    if (train.patience + 1) * train.report_every >= train.steps:
+        return (
+            f"too few for train.patience={train.patience}: they have a validation every "
+            f"{train.report_every}"
+        )
+    return f"or {train.patience} validations without a better objective"
+
+
+def why(stage: Stage) -> str:
+    return "" if stage.stop_reason is None else f": {stage.stop_reason}"
+
+
+def best(folder: Path, column: str) -> dict[str, Any] | None:
+    """Where a training was best, by the column that its checkpoints are judged by."""
+    from trainables import checkpoint
+
+    noted = checkpoint.read_meta(checkpoint.find(folder)).get("best")
+    return {"column": column, "step": noted[0], "value": noted[1]} if noted else None
+
+
+def read(directory: Path) -> Chain | None:
+    """The chain of a directory; None where it holds no progressive training.
+
+    Raises:
+        SettingsError: the file is damaged, or of a newer version.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        version = found["format"]
+        for row in found["stages"]:
+            del row["folder"]  # for people
+        chain = Chain(found["system"], tuple(Stage(**row) for row in found["stages"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(
+            f"{path} cannot be read ({error!r}). Its stages are ordinary trainings: go on with "
+            "one of them by --resume --dir, or begin anew in another directory."
+        ) from error
+    if version > FORMAT:
+        raise SettingsError(
+            f"{path} has format {version}, and this version reads up to {FORMAT}. Go on with the "
+            "version that wrote it, or a newer one."
+        )
+    return chain
+
+
+def write(directory: Path, chain: Chain) -> None:
+    """The file appears whole or not at all."""
+    from trainables.checkpoint import at_stage
+
+    rows = [
+        {"folder": at_stage(directory, stage.number).name, **asdict(stage)}
+        for stage in chain.stages
+    ]
+    content = {"format": FORMAT, "system": chain.system, "stages": rows}
+    scratch = directory / f".{FILE}.{os.getpid()}"
+    scratch.write_text(json.dumps(content, indent=2) + "\n")
+    scratch.replace(directory / FILE)
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else " x ".join(map(str, shape)) or "a scalar"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

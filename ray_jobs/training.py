@@ -1,0 +1,205 @@
+"""One training whose settings are settled: what is looked at before it, and where it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_jobs.verb import PROJECT, cache_directory, data_lines
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A training that nothing speaks against.
+
+    Attributes:
+        parts: its stretches, one without a timeline (`ray_jobs.timeline`).
+        prepared: what the system's `prepare` has made.
+    """
+
+    system: Any
+    resolved: Any
+    parts: Sequence[Any]
+    prepared: Any
+
+
+def made_ready(system: Any, resolved: Any, force: bool) -> Ready:
+    """Prepares the data, says what became of it, and looks at data and settings.
+
+    Raises:
+        SettingsError: the pre-flight finds the training hopeless, and `force` is not set.
+    """
+    from ray_jobs import timeline
+
+    parts = timeline.parts_of(system, resolved)
+    prepared = system.prepare(resolved.settings, cache_directory())
+    loaders = system.loaders(resolved.settings, prepared)
+    for line in data_lines(loaders.notes, loaders.warnings):
+        print(line, flush=True)
+    _preflight(system, [part.settings for part in parts], prepared, force)
+    return Ready(system, resolved, parts, prepared)
+
+
+def train(arguments: Namespace, ready: Ready, directory: Path, resume: bool) -> Any:
+    """Trains to the end and returns the last report."""
+    from settings.files import write_settings
+    from settings.flat import flatten
+
+    directory.mkdir(parents=True, exist_ok=True)
+    flat = flatten(ready.resolved.settings)
+    write_settings(directory / "settings.json", flat, timeline=ready.resolved.timeline)
+    return _run(arguments, ready, directory, resume)
+
+
+def print_report(report: Any) -> None:
+    """The validation's columns, one a line."""
+    values = {key: value for key, value in report.items() if key.startswith("val.")}
+    width = max((len(key) for key in values), default=0)
+    for key, value in values.items():
+        print(f"  {key:<{width}}  {'-' if value is None else format(value, '.6g')}")
+
+
+def objective_of(system: Any, settings: Any) -> tuple[str, str]:
+    """The column that names the best checkpoint: the system's first metric with a direction."""
+    first = next(metric for metric in system.metrics(settings, None) if metric.mode is not None)
+    return f"val.{first.name}", first.mode
+
+
+def _preflight(system: Any, settings: Sequence[Any], prepared: Any, force: bool) -> None:
+    from settings.schema import SettingsError
+
+    found = [finding for tree in settings for finding in system.preflight(tree, prepared)]
+    findings = list(dict.fromkeys(found))
+    hopeless = [finding.text for finding in findings if finding.hopeless]
+    for finding in findings:
+        if not finding.hopeless or force:
+            print(f"warning: {finding.text}", file=sys.stderr)
+    if hopeless and not force:
+        raise SettingsError(f"{' '.join(hopeless)} To train all the same, add --force.")
+
+
+def _run(arguments: Namespace, ready: Ready, directory: Path, resume: bool) -> Any:
+    from ray_jobs.timeline import train_parts, trained_step
+    from trainables.loop import fit
+
+    system, parts = ready.system, ready.parts
+    trained = trained_step(directory, system.name) if resume and len(parts) > 1 else 0
+    say = _line(objective_of(system, parts[0].settings)[0])
+
+    def one(part: Any, resume: bool) -> Any:
+        if arguments.workers > 1:
+            return _run_group(arguments, system.name, part, directory, resume)
+        run = _local_run(directory, system, part, resume, say)
+        try:
+            return fit(system, part.settings, run, ready.prepared)
+        finally:
+            run.reports.close()
+
+    if arguments.no_ray or arguments.workers > 1:
+        return train_parts(parts, one, resume=resume, trained=trained)
+    from ray_jobs.engine.groups import make_trainer
+
+    reports = []
+
+    def loop(config: dict) -> None:
+        reports.append(train_parts(parts, one, resume=resume, trained=trained))
+
+    make_trainer(loop, {}, 1, {}).fit()
+    return reports[-1]
+
+
+def _local_run(directory: Path, system: Any, part: Any, resume: bool, say: Any) -> Any:
+    """A run in this process; `say` prints its reports."""
+    from results.store import ReportWriter
+    from trainables.run import LocalRun
+
+    return LocalRun(
+        directory,
+        reports=ReportWriter(directory / "reports.jsonl"),
+        objective=objective_of(system, part.settings),
+        resume=resume,
+        stop_step=part.stop_step,
+        on_report=say,
+    )
+
+
+def _line(column: str) -> Any:
+    said = 0
+
+    def say(report: Any) -> None:
+        nonlocal said
+        if said and report["step"] <= said:
+            return  # where a stretch goes on
+        said = report["step"]
+        value = report.get(column)
+        shown = "not measured" if value is None else f"{value:.5g}"
+        print(f"step {report['step']:>7}  {column} {shown}  {report['seconds']:.1f} s", flush=True)
+
+    return say
+
+
+def _run_group(arguments: Namespace, name: str, part: Any, directory: Path, resume: bool) -> Any:
+    """A worker group of Ray Train outside a sweep."""
+    import json
+
+    from ray_jobs.engine import cluster, groups
+    from ray_jobs.engine.trial import root_cause
+    from settings.flat import flatten
+
+    cluster.connect(arguments.address, PROJECT)
+    cluster.check_fit(
+        cluster.Demand(arguments.workers, arguments.cpus, arguments.gpus), may_grow=False
+    )
+    cluster.check_shared_directory(directory)
+    mark = groups.mark_of(str(directory.resolve()), os.getpid(), 0)
+    resources = {"CPU": arguments.cpus, "memory": mark}
+    if arguments.gpus:
+        resources["GPU"] = arguments.gpus
+    config = {
+        "system": name,
+        "settings": flatten(part.settings),
+        "directory": str(directory.resolve()),
+        "cache": str(cache_directory()),
+        "resume": resume,
+        "stop_step": part.stop_step,
+        "run_name": "train",
+        "scratch": str((directory / "tune").resolve()),
+    }
+    try:
+        groups.make_trainer(_one_rank, config, arguments.workers, resources).fit()
+    except Exception as error:  # of a system, on a rank: any; Ray's wrapping is taken off
+        cause = root_cause(error)
+        raise RuntimeError(f"{type(cause).__name__}: {cause}") from error
+    finally:
+        groups.release_until_gone(mark)
+    lines = (directory / "reports.jsonl").read_text().splitlines()
+    return json.loads(lines[-1])
+
+
+def _one_rank(config: dict[str, Any]) -> None:
+    import ray.train
+
+    from results.store import ReportWriter
+    from settings.flat import replace
+    from trainables.loop import fit
+    from trainables.run import WorkerRun
+    from trainables.system import load_system
+
+    system = load_system(config["system"])
+    settings = replace(system.Settings(), config["settings"])
+    directory = Path(config["directory"])
+    rank = ray.train.get_context().get_world_rank()
+    run = WorkerRun(
+        directory,
+        reports=ReportWriter(directory / "reports.jsonl"),
+        objective=objective_of(system, settings),
+        resume=config["resume"],
+        stop_step=config["stop_step"],
+        rank=rank,
+    )
+    fit(system, settings, run, system.prepare(settings, Path(config["cache"])))
