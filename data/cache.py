@@ -2,37 +2,95 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 INDEX = "index.json"
 
+_WRITER = ".writer"
+"""Suffix of the file that a writer keeps locked, beside its scratch folder of the same name."""
+
+
+class CacheError(OSError):
+    """A folder of the cache that cannot be used; the message says which, and what to do."""
+
 
 def cached_folder(folder: Path, make: Callable[[Path], Any]) -> Any:
     """What `make` wrote into that folder, or had written; returns what it returned, read back from
     JSON. The folder appears under its name only when it is complete.
+
+    Raises:
+        CacheError: its index cannot be read.
     """
-    if not (folder / INDEX).is_file():
-        # A name of its own: pids repeat across the machines that may share this cache.
-        scratch = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
-        scratch.mkdir(parents=True)
-        try:
+    index = folder / INDEX
+    if not index.is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder.parent)
+        with _scratch(folder) as scratch:
             (scratch / INDEX).write_text(json.dumps(make(scratch), indent=1))
             try:
                 os.rename(scratch, folder)
             except OSError:
-                if not (folder / INDEX).is_file():
+                if not index.is_file():
                     raise
                 # Another process finished the same work first; its files are the same.
+    try:
+        return json.loads(index.read_text())
+    except ValueError as error:
+        raise CacheError(
+            f"{index} is damaged ({error}); a full disk or a lost machine may leave it so. Delete "
+            f"the folder {folder}: it is made anew."
+        ) from error
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that is gone afterwards; `remove_abandoned` sees by the lock
+    of its writer whether someone still works on it.
+    """
+    while True:
+        # A name of its own: pids repeat across the machines that may share this cache.
+        scratch = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
+        writer = scratch.with_name(f"{scratch.name}{_WRITER}")
+        descriptor = os.open(writer, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        with contextlib.suppress(OSError):  # no locks on this file system: nothing is removed
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            break
+        os.close(descriptor)  # taken for abandoned between its making and its lock
+    try:
+        scratch.mkdir()
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        writer.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Deletes the scratch folders there whose writers were killed."""
+    for writer in parent.glob(f".*{_WRITER}"):
+        try:
+            descriptor = os.open(writer, os.O_RDWR)
+        except OSError:
+            continue  # its writer has just finished, or is another user
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # its writer lives, or this file system has no locks
+        else:
+            shutil.rmtree(writer.with_name(writer.name.removesuffix(_WRITER)), ignore_errors=True)
+            writer.unlink(missing_ok=True)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return json.loads((folder / INDEX).read_text())
+            os.close(descriptor)
 
 
 def cache_key(*parts: Any) -> str:

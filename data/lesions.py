@@ -18,7 +18,8 @@ from settings.mri import SIZE_EDGES_MM
 
 LEAST_PIXELS = {2: 5, 3: 10}
 """Pixels of a slice and voxels of a volume below which the source ignores a component: it has no
-number and no size class, as if it were background.
+number and no size class, as if it were background. The presets of the documented sizes keep to it;
+at the size of the demo a tiny lesion is a single pixel, and nothing is ignored.
 """
 
 MOST_LESIONS = 255  # numbers are bytes; beyond that a mask is noise

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.cache import cache_key, cached_folder, file_states
-from data.lesions import LEAST_PIXELS
 from data.mri_augment import AugmentSettings
 from data.mri_convert import Conversion
 from data.mri_files import find_patients
@@ -84,10 +83,17 @@ class DataSettings(Settings):
     require_seg: bool = setting(False, "a patient without a seg file is unusable")
     require_lesions: bool = setting(False, "a patient without a lesion is unusable")
     lesion_pixels: int = setting(
-        LEAST_PIXELS[2], "smaller components of a slice are ignored", unit="pixels", low=1
+        1,
+        "smaller components of a slice are ignored; the source ignores those below 5, at 64 px "
+        "most tiny lesions",
+        unit="pixels",
+        low=1,
     )
     lesion_voxels: int = setting(
-        LEAST_PIXELS[3], "smaller components of a volume are ignored", unit="voxels", low=1
+        1,
+        "smaller components of a volume are ignored; the source ignores those below 10",
+        unit="voxels",
+        low=1,
     )
     patients: tuple[int, ...] = setting(
         (8, 2, 2), "embedded patients for train, validation and test", low=0, high=1000

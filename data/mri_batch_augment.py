@@ -2,8 +2,9 @@
 
 Each training sample is mixed or not by coins of its own `seed`, with others of its batch as they
 were before: a batch is a function of its samples and their seeds alone, whichever process makes
-it. Cut into other micro-batches, samples find other partners. Samples without a seed (validation)
-are never mixed, nor are masks (data.group=seg), which are no masks afterwards (001-M26).
+it. Cut into other micro-batches, samples find other partners. A sample keeps its seed, mixed or
+not, for terms that choose by it. Samples without one (validation) are never mixed, nor are masks
+(data.group=seg), which are no masks afterwards (001-M26).
 
 Partners have the same modality, so that `modality` stays true; a sample that finds none stays as
 it is. What chooses pixels (CutMix, mosaic, copy-paste) chooses them for the mask, the size classes
@@ -57,7 +58,7 @@ class BatchAugmentSettings(Settings):
 
 
 class BatchAugment:
-    """Makes a batch of a list of samples: torch's default, without `seed`, after the mixing."""
+    """Makes a batch of a list of samples: torch's default, after the mixing."""
 
     def __init__(self, settings: BatchAugmentSettings) -> None:
         self.settings = settings
@@ -66,7 +67,7 @@ class BatchAugment:
         mixed = samples
         if self.settings.enabled:
             mixed = [self._mixed(samples, i) if "seed" in s else s for i, s in enumerate(samples)]
-        return default_collate([{k: v for k, v in s.items() if k != "seed"} for s in mixed])
+        return default_collate(list(mixed))
 
     def _mixed(self, samples: Sequence[Sample], index: int) -> Sample:
         """Sample `index`, mixed by its own seed; the same count of coins for every sample."""

@@ -66,8 +66,9 @@ def perceptual(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
     """Sum over samples of `models.perceptual`'s distance; of volumes, over a share of the slices
     across each axis ("2.5-D").
 
-    Which slices, says a sample's `seed` where the batch has one, and its own values elsewhere:
-    never the global generator, and never the other samples.
+    Which slices, says a sample's `seed`, so that they are others in every epoch. Validation has
+    none, and there its own values say it: the same slices at every report. Never the global
+    generator, and never the other samples.
     """
     found, target = prediction["reconstruction"], batch["image"]
     own = settings.loss.perceptual

@@ -60,7 +60,7 @@ class MetricSettings(Settings):
         low=0.1,
         high=8.0,
     )
-    ms_ssim: bool = setting(True, "measure MS-SSIM; needs 11 px a side, volumes 7")
+    ms_ssim: bool = setting(True, "measure MS-SSIM; needs 11 px a side, along D of volumes 7")
     efficientnet: bool = setting(
         True, "measure efficientnet_distance, of images and not of masks; needs 16 px a side"
     )
@@ -179,10 +179,10 @@ def compression_metrics(settings: Any) -> list[Metric]:
     seg_mode, group = settings.model.seg_mode, settings.data.group
     quantised = list(_quantised(settings))
     return [
-        *(_masks() if seg_mode else ()),
         quantised[0],
         *rate_metrics(settings),
         *quantised[1:],
+        *(_masks() if seg_mode else ()),
         *_plain(settings),
         *_distances(settings),
         *regional_metrics(seg_mode),

@@ -15,8 +15,12 @@ Shapes: B images, C channels; images [B, C, H, W], volumes [B, C, D, H, W]; resu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from settings.schema import SettingsError
 
 SIGMA = 1.5
 TAPS = {2: 11, 3: 7}
@@ -36,6 +40,23 @@ def scales(shortest_side: int, taps: int) -> int:
         if min(shortest_side >> (count - 1), shortest_side // max(1, count - 1) ** 2) >= taps
     ]
     return max(fitting, default=0)
+
+
+def check_sides(space: Sequence[int]) -> None:
+    """Refuses images (H, W) that have no MS-SSIM, and volumes (D, H, W) that have none in 3-D or
+    whose slices have none.
+
+    Raises:
+        SettingsError: a side is shorter than the window.
+    """
+    least = (TAPS[3], *[TAPS[2]] * 2)[-len(space) :]
+    if all(side >= taps for side, taps in zip(space, least, strict=True)):
+        return
+    size, needed = (" x ".join(map(str, sides)) for sides in (space, least))
+    raise SettingsError(
+        f"metric.ms_ssim needs {needed} px or more, and the samples have {size}. Use larger ones "
+        f"(data.{'image_size' if len(space) == 2 else 'volume_size'}), or metric.ms_ssim=false."
+    )
 
 
 def ms_ssim(prediction: Tensor, target: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ class Dcae(Autoencoder):
 
     Phases of training (`phase`, the paper's three): 1 all parameters; 2 adapts the latent, so the
     coarsest stages of both sides and the layers between them; 3 only the decoder's head: its
-    finest stage, the norm and the last layer. The others require no gradient.
+    finest stage, the norm and the last layer. The others require no gradient and stay as they
+    are, running statistics included.
     """
 
     def __init__(self, settings: ModelSettings, channels: int) -> None:
@@ -41,11 +42,22 @@ class Dcae(Autoencoder):
             self.requires_grad_(False)
             for module in self._learning():
                 module.requires_grad_(True)
+            self.train()
 
     @property
     def _parts(self) -> Any:
         """The module that has the networks; no attribute, for a module cannot be copied."""
         return dcae_2d if self.settings.spatial_dims == 2 else dcae_3d
+
+    def train(self, mode: bool = True) -> Dcae:
+        """Parts that do not learn stay in eval mode: their normalisation keeps its statistics."""
+        super().train(mode)
+        if mode and self.settings.phase != 1:
+            self.encoder.eval()
+            self.decoder.eval()
+            for module in self._learning():
+                module.train()
+        return self
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """With structured latents, in training, only a drawn number of leading channels is used;

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from metrics.combined import Combined
@@ -15,6 +14,7 @@ from search.plan import Plan
 from search_spaces.space import Point
 from settings.flat import flatten
 from settings.schema import listed
+from settings.versions import versions
 
 if TYPE_CHECKING:
     from ray_jobs.planning import SweepOptions
@@ -46,7 +46,7 @@ def make_document(
         "system": options.system,
         "created": time.time(),
         "command": list(command) or sys.argv,
-        "versions": {name: _version(name) for name in _VERSIONED},
+        "versions": versions(_VERSIONED),
         "settings": plain(flatten(settings)),
         "origins": dict(origins),
         "space": plan.space.to_json(),
@@ -101,10 +101,3 @@ def points_document(points: Sequence[Point]) -> list[dict[str, Any]]:
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by key, tuples as JSON's lists."""
     return {key: listed(value) for key, value in values.items()}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

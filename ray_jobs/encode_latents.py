@@ -19,6 +19,7 @@ _DESCRIPTION = """Encode the data of a trained autoencoder, and measure its late
   python -m ray_jobs.encode_latents --checkpoint runs/vae --measure-only
   python -m ray_jobs.encode_latents --checkpoint runs/vae --output mine.arrow \\
       data.source=folder data.root=mine
+  python -m ray_jobs.encode_latents --checkpoint runs/vae --output whole.arrow --volumes
 
 Samples are encoded as they are, not augmented. Shift and scale are always those of the training
 split: (latent - shift) x scale_factor has mean 0 and variance 1 there. `data.latents.read_latents`
@@ -50,6 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAMES",
         help="which to write (default train,validation,test)",
     )
+    add(
+        "--volumes",
+        action="store_true",
+        help="of a 2-D autoencoder: whole patients slice by slice, latents [c, D, h, w]; D is the "
+        "first number of data.volume_size",
+    )
     add("overrides", metavar="key=value", nargs="*", help="of data.* only: other data")
     add("--json", action="store_true", help="print one JSON object")
     return run_verb(_encode, made.parse_intermixed_args(argv))
@@ -61,7 +68,7 @@ def _encode(arguments: Namespace) -> int:
     from settings.flat import replace
     from settings.schema import SettingsError
     from trainables import checkpoint
-    from trainables.compression_use import encode_data
+    from trainables.compression_use import encode_data, prepare_volumes
     from trainables.restore import open_checkpoint
 
     output, splits = _output(arguments), _splits(arguments.split)
@@ -74,7 +81,10 @@ def _encode(arguments: Namespace) -> int:
             "autoencoder whose data can be encoded."
         )
     settings = replace(opened.settings, overrides)
-    prepared = opened.system.prepare(settings, cache_directory())
+    if arguments.volumes:
+        settings, prepared = prepare_volumes(settings, cache_directory())
+    else:
+        prepared = opened.system.prepare(settings, cache_directory())
     for line in data_lines(prepared.notes, prepared.warnings):
         print(line, file=sys.stderr if arguments.json else sys.stdout)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -128,7 +128,7 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
         system,
         settings,
         searched,
-        metrics=options.metrics,
+        metrics=options.metrics or space.metrics,
         modes=options.modes,
         constraints=options.constraints,
         reference=options.reference,

@@ -117,6 +117,12 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path]:
     from settings.schema import SettingsError
 
     directory = Path(arguments.resume)
+    if arguments.dir is not None and Path(arguments.dir).resolve() != directory.resolve():
+        raise SettingsError(
+            f"--resume {directory} goes on in that directory, and --dir {arguments.dir} names "
+            "another: leave --dir out. A new sweep can start from what this one has found: "
+            f"--dir {arguments.dir} --warm-start {directory}, without --resume."
+        )
     setup = stored_setup(directory)
     stored = setup.document
     overrides = list(arguments.overrides)

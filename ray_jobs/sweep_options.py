@@ -94,7 +94,7 @@ def _add_objectives(made: ArgumentParser) -> None:
         metavar="COLUMN",
         action="append",
         help="objective, or 'log_ratio(COLUMN=X,...)', weighted(...), worst_ratio(...) of columns "
-        "(default: the system's first metric); again for several",
+        "(default: those of the space, or the system's first metric); again for several",
     )
     add(
         "--mode",

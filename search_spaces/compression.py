@@ -1,8 +1,8 @@
 """Spaces of the image autoencoders. The ranges are the source's weights, times 10 each way.
 
-Only ratios of weights matter under Adam, so the absolute error is the anchor, at 1. A better image
-may simply cost more bits, so judge by both:
-`--metric val.psnr_quantised_db --metric val.rate_bpp`.
+Only ratios of weights matter under Adam, so the absolute error is the anchor, at 1. Where the
+latent's size is searched, a better image may simply cost more bits: these spaces are judged by
+distortion and rate together. The others judge by the system's first metric, the distortion.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from search_spaces.domains import Choice, Conditions, Domain, Integer, LogUniform, Uniform
 from search_spaces.space import Space
 from settings.schema import Value
+
+_RATE = "val.rate_bpp"
+_IMAGES, _MASKS = ("val.psnr_quantised_db", _RATE), ("val.dice_quantised", _RATE)
 
 _ON_OFF = (True, False)
 _ANCHOR: Mapping[str, Value] = {"loss.l1.enabled": True, "loss.l1.weight": 1.0}
@@ -80,6 +83,7 @@ KINDS = Space(
     domains={**_KIND, **_PERCEPTUAL, "optimizer.lr": LogUniform(3e-4, 1e-2)},
     points=("document_vae", "document_vqvae", "document_dcae"),
     fixed=_ANCHOR,
+    metrics=_IMAGES,
 )
 
 _WEIGHED: Conditions = {"loss.l1.regional.enabled": (True,)}
@@ -99,7 +103,7 @@ DATA = Space(
     name="augment",
     system="compression",
     domains={**_DATA, "optimizer.lr": LogUniform(3e-4, 1e-2)},
-    points=("document_vae",),
+    points=("document_vae", "document_regional"),
     fixed=_ANCHOR,
 )
 
@@ -124,6 +128,7 @@ MASKS = Space(
         "loss.bce.enabled": True,
         "loss.bce.weight": 1.0,
     },
+    metrics=_MASKS,
 )
 
 # All of it; with budgets of many trials.
@@ -143,6 +148,7 @@ FULL = Space(
     },
     points=("document", "document_vqvae", "document_dcae"),
     fixed={**_ANCHOR, **_CRITIC},
+    metrics=_IMAGES,
 )
 
 SPACES: Mapping[str, Space] = {

@@ -56,6 +56,8 @@ class Space:
         points: what is run first: presets by name, or settings files by path.
         fixed: values the space itself sets, above a preset and below an override (the anchor's
             weight).
+        metrics: the objectives where the command line names none; the system's first metric where
+            the space names none, either. Not in `to_json`: a sweep's document has its objectives.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Space:
     domains: Mapping[str, Domain]
     points: tuple[str, ...] = ()
     fixed: Flat = field(default_factory=dict)
+    metrics: tuple[str, ...] = field(default=(), compare=False)
     _order: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -207,26 +210,30 @@ def load_space(system: str, name: str | None = None) -> Space:
 
 
 def _read_space(system: str, path: Path) -> Space:
-    """A space file: one domain per dotted key, beside the reserved keys `about`, `points` and
-    `fixed`.
+    """A space file: one domain per dotted key, beside the reserved keys `about`, `points`,
+    `metrics` and `fixed`.
     """
     body = _read_mapping(path)
-    about = {name: body.pop(name, None) for name in ("about", "points", "fixed")}
-    points, fixed = about["points"] or [], about["fixed"] or {}
-    if not isinstance(points, list) or not all(isinstance(point, str) for point in points):
-        raise SettingsError(
-            f"{path}: points is a list of presets (by name) or settings files (by path), not "
-            f"{points!r}."
-        )
+    about = {name: body.pop(name, None) for name in ("about", "points", "metrics", "fixed")}
+    points = _texts(path, about, "points", "presets (by name) or settings files (by path)")
+    metrics = _texts(path, about, "metrics", "columns that judge a trial")
+    fixed = about["fixed"] or {}
     if not isinstance(fixed, Mapping):
         raise SettingsError(f"{path}: fixed is a mapping from a key to its value, not {fixed!r}.")
     try:
         domains = {key: domain_from_yaml(key, node) for key, node in body.items()}
         values = {str(key): tupled(value) for key, value in fixed.items()}
         placed = tuple(_point_source(path, point) for point in points)
-        return Space(path.stem, system, domains, placed, values)
+        return Space(path.stem, system, domains, placed, values, tuple(metrics))
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
+
+
+def _texts(path: Path, body: Mapping[str, Any], key: str, what: str) -> list[str]:
+    found = body[key] or []
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise SettingsError(f"{path}: {key} is a list of {what}, not {found!r}.")
+    return found
 
 
 def _point_source(path: Path, point: str) -> str:

@@ -46,6 +46,18 @@ def find(run: LocalRun, folder: Path, system: str) -> Checkpoint | None:
     return checkpoint.load(run.start, system)
 
 
+def meta_of_start(run: LocalRun, folder: Path, system: str) -> Mapping[str, Any]:
+    """What the checkpoint says of itself that this segment goes on from; {} for a trial that
+    begins, and where `find` will have something to complain of.
+    """
+    paths = checkpoint.available(folder) if run.resume and run.start is None else []
+    for path in [run.start] if run.start is not None else reversed(paths):
+        with contextlib.suppress(CheckpointError):
+            meta = checkpoint.read_meta(path)
+            return meta if meta["system"] == system else {}
+    return {}
+
+
 def is_taken_over(found: Checkpoint, run: LocalRun) -> bool:
     """Whether it is another trial's, and nothing of this segment has been trained yet."""
     return found.path == run.start

@@ -22,8 +22,9 @@ from losses.terms import Tensors
 from metrics.compression import MetricSettings, compression_metrics
 from metrics.health import HealthSettings
 from metrics.metric import Metric
+from metrics.ms_ssim import check_sides
 from metrics.perceptual import missing
-from models.compression import ModelSettings, build_autoencoder
+from models.compression import PURE_WEIGHTS, ModelSettings, build_autoencoder
 from models.discriminator import (
     DiscriminatorSettings,
     build_discriminator,
@@ -34,7 +35,7 @@ from settings.mri import channels_of
 from settings.schema import Settings, SettingsError
 from trainables.compression_tags import LoggingSettings, figure_tags, tags
 from trainables.compression_use import reconstruct
-from trainables.optimizer import OptimizerSettings
+from trainables.optimizer import OptimizerSettings, check_eps
 from trainables.system import Built, Finding, Loaders, Phase
 from trainables.train_settings import TrainSettings
 
@@ -79,6 +80,7 @@ class CompressionSettings(Settings):
                 f"{str(model.seg_mode).lower()} with data.group={data.group}. Set "
                 f"model.seg_mode={str(data.group == 'seg').lower()}, or another data.group."
             )
+        check_eps(self.optimizer, "optimizer", getattr(torch, PURE_WEIGHTS[model.pure_weights]))
         space = data.space(model.spatial_dims)
         model.latent_shape(space)
         if self.discriminator.enabled and min(space) < least_side(self.discriminator):
@@ -86,6 +88,14 @@ class CompressionSettings(Settings):
                 f"the critic needs {least_side(self.discriminator)} pixels a side "
                 f"(discriminator.layers={self.discriminator.layers}), not {min(space)}. Lower "
                 "discriminator.layers."
+            )
+        if self.metric.ms_ssim:
+            check_sides(space)
+        if self.train.precision == "fp16" and model.pure_weights != "no":
+            raise SettingsError(
+                "train.precision=fp16 scales the gradients, and torch can unscale those of fp32 "
+                f"parameters alone, not of model.pure_weights={model.pure_weights}. Set "
+                "train.precision=no, or model.pure_weights=no."
             )
         if self.batch_augment.enabled and data.group == "seg":
             raise SettingsError(
@@ -128,19 +138,21 @@ class Compression:
 
     def phases(self, settings: CompressionSettings, prepared: Prepared | None) -> Sequence[Phase]:
         composite = Composite(terms(settings), settings.loss)
-        has_critic = settings.discriminator.enabled
-        first = Phase(
-            "autoencoder",
-            ("autoencoder",),
-            compress,
-            composite,
-            shared=last_layer,
-            keeps=("reconstruction",) if has_critic else (),
-        )
-        if not has_critic:
-            return [first]
+        if not settings.discriminator.enabled:
+            return [Phase("autoencoder", ("autoencoder",), compress, composite, shared=last_layer)]
         critic = Composite(critic_terms(settings), settings.critic, "critic")
-        return [first, Phase("critic", ("discriminator",), judge, critic, "critic_optimizer")]
+        return [
+            Phase(
+                "autoencoder",
+                ("autoencoder",),
+                compress_and_ask,
+                composite,
+                shared=last_layer,
+                keeps=("reconstruction",),
+                without={"adversarial": compress},
+            ),
+            Phase("critic", ("discriminator",), judge, critic, "critic_optimizer"),
+        ]
 
     def metrics(
         self, settings: CompressionSettings, prepared: Prepared | None
@@ -191,9 +203,16 @@ def compress(modules: Mapping[str, nn.Module], batch: Tensors, settings: Any) ->
     prediction: dict[str, Tensor] = model(batch["image"])
     if not model.training:
         prediction |= model.quantise(prediction, settings.metric.rate_step)
-    if "discriminator" in modules:
-        prediction["fake_logits"] = modules["discriminator"](prediction["reconstruction"])
     return prediction
+
+
+def compress_and_ask(
+    modules: Mapping[str, nn.Module], batch: Tensors, settings: Any
+) -> dict[str, Tensor]:
+    """The same, and what the critic says of the reconstruction."""
+    prediction = compress(modules, batch, settings)
+    logits = modules["discriminator"](prediction["reconstruction"])
+    return {**prediction, "fake_logits": logits}
 
 
 def judge(modules: Mapping[str, nn.Module], batch: Tensors, settings: Any) -> dict[str, Tensor]:

@@ -30,11 +30,12 @@ _WARM = 2
 
 
 class _OnNothing(Compression):
-    """The system without data; the batches come from `random_batch`."""
+    """The system without data; the batches come from `random_batch`, and nothing is validated."""
 
     def loaders(self, settings: Any, prepared: Any) -> Loaders:
         nothing: Any = []
-        return Loaders(nothing, nothing)
+        unread: Any = [{}]  # a training begins only where there is something to validate
+        return Loaders(nothing, unread)
 
 
 def random_batch(settings: Any) -> dict[str, Tensor]:
@@ -67,9 +68,8 @@ def profile_step(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
         much the process grew at most, which counts what the allocator keeps.
     """
     system: Any = _OnNothing()
-    settings = replace(
-        system.Settings(), {**values, "train.steps": _ENDLESS, "train.tensorboard": False}
-    )
+    own = {"train.steps": _ENDLESS, "train.tensorboard": False, "train.test": False}
+    settings = replace(system.Settings(), {**values, **own})
     space = settings.data.space(settings.model.spatial_dims)
     with torch.device("meta"):  # imports what building needs, which is no memory of the model
         system.build(replace(settings, {"model.pretrained": ""}), None)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from data.hdr_files import DataError, FloatArray
 from data.latents import LatentBatch, write_latents
-from data.mri import Prepared, open_split
+from data.mri import Prepared, open_split, prepare
 from data.mri_inputs import Scan, find_inputs, read_scans
 from data.nifti_write import write_nifti
 from metrics.compression import dice, psnr
 from models.autoencoder import Autoencoder
 from models.slicewise import Slicewise
-from settings.flat import flatten
+from settings.flat import flatten, replace
 from settings.mri import MASK
 from settings.schema import SettingsError
 
@@ -103,10 +103,15 @@ def _one_scan(model: Autoencoder, scan: Scan, folder: Path, tally: Tally) -> Non
 @torch.no_grad()
 def round_trip(model: Autoencoder, volume: Tensor) -> Tensor:
     """A volume [C, D, H, W] in [0, 1] through the encoder and back, on the CPU and clipped."""
-    codec = Slicewise(model) if model.settings.spatial_dims == 2 else model
+    codec = codec_of(model, 3)
     given = volume[None].to(next(model.parameters()).device)
     made = model.to_image(codec.decode(codec.encode(given)))
     return made[0].float().clamp(0.0, 1.0).cpu()
+
+
+def codec_of(model: Autoencoder, dims: int) -> Autoencoder | Slicewise:
+    """The model, slice by slice where the images have an axis more."""
+    return Slicewise(model) if dims > model.settings.spatial_dims else model
 
 
 def _write_figure(shown: Sequence[tuple[Tensor, Tensor]], draw: Draw, path: Path) -> None:
@@ -151,6 +156,24 @@ class Moments:
         }
 
 
+def prepare_volumes(settings: Any, cache: Path) -> tuple[Any, Prepared]:
+    """Whole volumes for a 2-D model, of as many slices as `data.volume_size` says, each as the
+    model's own images are; with the settings that say so.
+
+    Raises:
+        SettingsError: the model is one of volumes.
+    """
+    if settings.model.spatial_dims != 2:
+        raise SettingsError(
+            "--volumes is for a 2-D autoencoder, which takes slices otherwise, and this one takes "
+            "volumes anyway. Leave it out."
+        )
+    side = settings.data.image_size
+    space = (settings.data.volume_size[0], side, side)
+    settings = replace(settings, {"data.volume_size": space})
+    return settings, prepare(settings.data, cache, len(space))
+
+
 def encode_data(
     settings: Any,
     model: Autoencoder,
@@ -160,7 +183,8 @@ def encode_data(
     output: Path | None,
 ) -> dict[str, Any]:
     """Encodes whole splits, measures the training latents, and writes a file of `data.latents`;
-    without `output` it only measures. Returns the file's facts.
+    without `output` it only measures. Returns the file's facts. A 2-D model takes volumes slice by
+    slice, and their depth stays.
 
     Args:
         source: what the file says of the checkpoint.
@@ -172,11 +196,12 @@ def encode_data(
             "training."
         )
     moments, samples = Moments(), dict.fromkeys(splits, 0)
-    size = settings.train.validation_batch_size
+    codec = codec_of(model, len(prepared.space))
+    size = settings.train.validation_batch_size if codec is model else 1
 
     def batches() -> Iterator[LatentBatch]:
         for split in splits if "train" in splits else ("train", *splits):
-            for batch in encoded(model, prepared, split, size):
+            for batch in encoded(codec, prepared, split, size):
                 if split == "train":
                     moments.add(batch.latent)
                 if split in samples:
@@ -185,12 +210,8 @@ def encode_data(
 
     def describe() -> dict[str, Any]:
         return {
-            "kind": model.settings.kind,
-            "spatial_dims": model.settings.spatial_dims,
+            **_shapes(model, prepared),
             "group": settings.data.group,
-            "image_shape": [prepared.channels, *prepared.space],
-            "latent_shape": list(model.latent_shape(prepared.space)),
-            "factors": list(model.settings.factors),
             **moments.facts(),
             "checkpoint": dict(source),
             "data": flatten(settings.data),
@@ -200,14 +221,28 @@ def encode_data(
 
     if output is not None:
         return dict(write_latents(output, batches(), describe))
-    for batch in encoded(model, prepared, "train", size):
+    for batch in encoded(codec, prepared, "train", size):
         moments.add(batch.latent)
     return describe()
 
 
+def _shapes(model: Autoencoder, prepared: Prepared) -> dict[str, Any]:
+    """What goes in and what comes out; the factor along the depth of a volume that a 2-D model
+    takes slice by slice is 1.
+    """
+    own, space = model.settings, prepared.space
+    return {
+        "kind": own.kind,
+        "spatial_dims": own.spatial_dims,
+        "image_shape": [prepared.channels, *space],
+        "latent_shape": list(codec_of(model, len(space)).latent_shape(space)),
+        "factors": [*[1] * (len(space) - own.spatial_dims), *own.factors],
+    }
+
+
 @torch.no_grad()
 def encoded(
-    model: Autoencoder, prepared: Prepared, split: str, size: int
+    model: Autoencoder | Slicewise, prepared: Prepared, split: str, size: int
 ) -> Iterator[LatentBatch]:
     """The latents of all samples of a split, not augmented, `size` at a time."""
     samples: Any = open_split(prepared, split)

@@ -117,6 +117,7 @@ class Conditioner:
     Settings = ConditionerSettings
     prepare_reads = ("data.*", "vae.*")
     changeable = ("augment.*",)
+
     def prepare(self, settings: ConditionerSettings, cache: Path) -> Prepared:
         """Converts the data, trains or loads the VAE, and scales the latents of all samples."""
         arrays = prepare_arrays(settings.data, cache)

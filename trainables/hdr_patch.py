@@ -133,6 +133,7 @@ class HdrPatch:
                 composite,
                 shared=last_layer,
                 keeps=("radiance",),
+                without={"adversarial": fill},
             ),
             Phase("critic", ("discriminator",), judge, critic, "critic_optimizer"),
         ]

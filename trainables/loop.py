@@ -11,18 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from settings.ends import STOP_REASON
 from settings.flat import flatten
 from trainables import begin, checkpoint, devices
+from trainables.average import averages
 from trainables.batches import Share, mix, train_loader, validation_loader
 from trainables.devices import make_accelerator
 from trainables.evaluate import Worst, evaluate
-from trainables.measure import final_test
+from trainables.measure import check_splits, final_test
+from trainables.metadata import write_metadata
 from trainables.optimizer import make_optimizer, parameter_groups
 from trainables.resources import Resources
-from trainables.restore import stripped
+from trainables.restore import built_for, stripped
 from trainables.run import LocalRun, Report, number
 from trainables.system import Phase, System
 from trainables.tensorboard import open_board
@@ -46,7 +47,9 @@ def fit(system: System, settings: Any, run: LocalRun, prepared: Any) -> Report:
     Raises:
         NonFiniteError: a term or gradient is not finite; nothing was updated.
         CheckpointError: resume found only damaged checkpoints, or those of another system.
-        SettingsError: a precision that this machine computes in another one; no compiler.
+        SettingsError: a precision that this machine computes in another one; no compiler; no test
+            split to measure.
+        ValueError: fewer samples to validate than workers.
     """
     training = Training(system, settings, run, prepared)
     try:
@@ -54,6 +57,7 @@ def fit(system: System, settings: Any, run: LocalRun, prepared: Any) -> Report:
     finally:
         training.close()
     if training.is_to_be_tested:
+        training.accelerator.wait_for_everyone()  # one rank writes the checkpoints that all read
         final_test(system, settings, prepared, run)
     return report
 
@@ -65,14 +69,18 @@ class Training:
         self.system, self.settings, self.run = system, settings, run
         self.train: TrainSettings = settings.train
         self.accelerator = make_accelerator(self.train)
+        self.prepared = prepared
         self.loaders = system.loaders(settings, prepared)
+        check_splits(system.name, self.loaders, self.train.test, self.accelerator)
         self.phases = list(system.phases(settings, prepared))
         self.metrics = list(system.metrics(settings, prepared))
         self._seed(-1)
-        built = system.build(settings, prepared)
+        self.folder = run.directory / "checkpoints"
+        follows = begin.meta_of_start(run, self.folder, system.name)
+        built = built_for(system, settings, prepared, follows)
         self.built_meta = dict(built.meta)
         device = self.accelerator.device
-        if self.train.init_from and not run.resume:
+        if self.train.init_from and not follows:
             source = Path(self.train.init_from)
             begin.initial_weights(source, built.modules, system.name, self._warn)
         self.modules = {name: module.to(device) for name, module in built.modules.items()}
@@ -82,13 +90,12 @@ class Training:
             name: devices.wrap(self.accelerator, module, self.train)
             for name, module in self.modules.items()
         }
-        self.ema = self._make_ema()
+        self.ema = averages(self.modules, self.train.ema_decay)
         self.updates = [self._make_update(phase, built.no_decay) for phase in self.phases]
         self.step, self.last_report = 0, {}  # type: int, dict[str, float | str | None]
         self.seconds, self.best = 0.0, None  # type: float, tuple[int, float] | None
         self.watch = Watch(settings, self.phases, self.metrics, run.objective, self._warn)
         self.board = open_board(system, settings, run.directory / "tensorboard")
-        self.folder = run.directory / "checkpoints"
         self.resources = Resources(device, self.train.count_flops)
 
     def run_to_end(self) -> Report:
@@ -98,6 +105,7 @@ class Training:
             self.run.tell_again(self.last_report)
         if self.step >= last or self.has_ended:
             return self.last_report
+        self._describe()
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         share = Share(self.train.batch_size, self.train.accumulate, world, rank)
         loader = train_loader(
@@ -127,7 +135,7 @@ class Training:
     def is_to_be_tested(self) -> bool:
         """Whether the training is at its end, and asked to look at the test split there."""
         at_end = self.step >= self.train.steps or self.has_ended
-        return self.train.test and at_end and self.accelerator.num_processes == 1
+        return self.train.test and at_end
 
     def one_step(self, batches: list[Any]) -> None:
         """Every phase's update on this rank's micro-batches."""
@@ -144,7 +152,7 @@ class Training:
             raise
         self.step += 1
         for name, average in self.ema.items():
-            average.update_parameters(self.modules[name])
+            average.update(self.modules[name])
 
     def _report(self) -> None:
         report: dict[str, float | str | None] = {"step": self.step}
@@ -194,26 +202,24 @@ class Training:
         if self.accelerator.device.type == "cuda":
             torch.cuda.manual_seed_all(value)
 
-    def _make_ema(self) -> dict[str, AveragedModel]:
-        if self.train.ema_decay == 0.0:
-            return {}
-        average = get_ema_multi_avg_fn(self.train.ema_decay)
-        # Buffers are copied: running statistics are averages already, and the mean of spectral
-        # norm's unit vectors is shorter than 1.
-        return {
-            name: AveragedModel(module, multi_avg_fn=average, use_buffers=False)
-            .eval()
-            .requires_grad_(False)
-            for name, module in self.modules.items()
-            if any(parameter.requires_grad for parameter in module.parameters())
-        }
-
     @property
     def teachers(self) -> dict[str, nn.Module]:
         """The moving averages as `Phase.forward` finds them, beside the modules that they average:
         in eval mode, without gradients.
         """
         return {f"ema.{name}": average.module for name, average in self.ema.items()}
+
+    def _describe(self) -> None:
+        if self.run.is_main:
+            write_metadata(
+                self.run.directory,
+                self.system.name,
+                self.train.precision,
+                self.accelerator,
+                self.modules,
+                self.loaders,
+                self.prepared,
+            )
 
     def _warn(self, message: str) -> None:
         if self.run.is_main:
@@ -237,7 +243,8 @@ class Training:
     def _save(self) -> None:
         self._note_best()
         tensors = dict(_named_tensors("module", self.modules))
-        tensors.update(_named_tensors("ema", self.ema))
+        for name, average in self.ema.items():
+            tensors |= {f"ema.{name}.{key}": value for key, value in average.tensors().items()}
         state = {
             "optimizers": [update.optimizer.state_dict() for update in self.updates],
             "balancers": [update.phase.composite.balancer.state_dict() for update in self.updates],
@@ -278,7 +285,7 @@ class Training:
         for name, module in self.modules.items():
             module.load_state_dict(stripped(found.tensors, f"module.{name}."))
         for name, average in self.ema.items():
-            average.load_state_dict(stripped(found.tensors, f"ema.{name}."))
+            average.load(stripped(found.tensors, f"ema.{name}."))
         for update, own in zip(self.updates, found.state["optimizers"], strict=True):
             begin.load_optimizer(update.optimizer, own)
         for update, own in zip(self.updates, found.state["balancers"], strict=True):

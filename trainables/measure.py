@@ -6,15 +6,34 @@ import json
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from settings.schema import SettingsError
 from trainables import checkpoint, devices
 from trainables.batches import validation_loader
 from trainables.devices import make_accelerator
 from trainables.evaluate import Worst, evaluate
-from trainables.restore import load_validated
+from trainables.restore import built_for, load_validated
 from trainables.run import LocalRun
-from trainables.system import System
+from trainables.system import Loaders, System
 from trainables.tensorboard import open_board
+
+
+def check_splits(system: str, loaders: Loaders, test: bool, accelerator: Accelerator) -> None:
+    """Refuses before the first step the data that the first report, or the test after the last
+    one, could not be made of.
+
+    Raises:
+        SettingsError: there is to be a test, and the system's data has no test split.
+        ValueError: a split has fewer samples than there are workers.
+    """
+    if test and loaders.test is None:
+        raise SettingsError(
+            f"train.test=true measures the test split at the end, and the data of {system} has "
+            "none. Give it one, or set train.test=false."
+        )
+    for split in ("validation", "test") if test else ("validation",):
+        validation_loader(loaders, 1, accelerator.num_processes, accelerator.process_index, split)
 
 
 def evaluate_checkpoint(
@@ -26,7 +45,8 @@ def evaluate_checkpoint(
     worst: Worst | None = None,
 ) -> dict[str, float | None]:
     """The validation columns of a checkpoint: of its moving average where it has one, as in
-    training; or what they are on the samples of `test`.
+    training; or what they are on the samples of `test`. Of several workers each measures its share
+    of them.
 
     Raises:
         SettingsError: the system's data has no test split.
@@ -35,25 +55,24 @@ def evaluate_checkpoint(
     if getattr(loaders, split) is None:
         raise SettingsError(f"the data of {system.name} has no {split} split.")
     accelerator = make_accelerator(settings.train)
-    modules = {
-        name: m.to(accelerator.device)
-        for name, m in system.build(settings, prepared).modules.items()
-    }
-    tensors = checkpoint.load(path, system.name).tensors
-    load_validated(modules, tensors)
+    found = checkpoint.load(path, system.name)
+    built = built_for(system, settings, prepared, found.meta)
+    modules = {name: module.to(accelerator.device) for name, module in built.modules.items()}
+    load_validated(modules, found.tensors)
     for module in modules.values():
         devices.lay_out(module, settings.train.channels_last)
-    if any(name.startswith("ema.") for name in tensors):
+    if any(name.startswith("ema.") for name in found.tensors):
         modules |= {f"ema.{name}": module for name, module in modules.items()}
     size = settings.train.validation_batch_size
-    batches = validation_loader(loaders, size, world=1, rank=0, split=split)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    batches = validation_loader(loaders, size, world, rank, split)
     phases, metrics = system.phases(settings, prepared), system.metrics(settings, prepared)
     return evaluate(accelerator, modules, phases, metrics, batches, settings, worst)
 
 
 def final_test(system: System, settings: Any, prepared: Any, run: LocalRun) -> None:
     """Measures the best and the newest checkpoint on the test split: into `test.json`, and into
-    TensorBoard as `test_best.<metric>` and `test_latest.<metric>`.
+    TensorBoard as `test_best.<metric>` and `test_latest.<metric>`. Called on every rank.
 
     Not a part of any report: a sweep that could see them would choose by them.
     """
@@ -69,10 +88,12 @@ def final_test(system: System, settings: Any, prepared: Any, run: LocalRun) -> N
             worst = Worst(weights, system.picture)  # type: ignore[attr-defined]  # optional member
         columns = evaluate_checkpoint(system, settings, prepared, path, "test", worst)
         found[name] = {f"{name}.{key.removeprefix('val.')}": v for key, v in columns.items()}
-        if settings.train.tensorboard:
+        if run.is_main and settings.train.tensorboard:
             board.write({"step": checkpoint.step_of(path), **found[name]})
             if worst is not None and worst.image is not None:
                 board.draw(f"{name}.worst_batch", worst.image, checkpoint.step_of(path))
     board.close()
+    if not run.is_main:
+        return
     merged = {key: value for columns in found.values() for key, value in columns.items()}
     (run.directory / "test.json").write_text(json.dumps(merged, indent=1) + "\n")

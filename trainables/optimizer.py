@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from settings.schema import Settings, setting
+from settings.schema import Settings, SettingsError, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,27 @@ class OptimizerSettings(Settings):
     warmup_first: float = setting(0.1, "factor on lr at step 0 of the warm-up", low=0.0, high=1.0)
     schedule: str = setting("cosine", "after the warm-up", choices=("constant", "cosine"))
     final: float = setting(0.01, "factor on lr at the last step of the cosine", low=0.0, high=1.0)
+
+
+def check_eps(settings: OptimizerSettings, key: str, dtype: torch.dtype) -> None:
+    """Refuses an `eps` that parameters of this precision round to 0.
+
+    torch keeps the moments in the precision of the parameters. In fp16 the second moment of every
+    gradient below 5e-3 is 0, and with an `eps` of 0 the update divides by 0.
+
+    Args:
+        key: of the optimizer's node.
+    """
+    # Settings are checked under torch.device("meta") as well, where tensors have no values.
+    rounded = torch.tensor(settings.eps, dtype=dtype, device="cpu")
+    if settings.kind == "sgd" or float(rounded) > 0.0:
+        return
+    name, limits = str(dtype).removeprefix("torch."), torch.finfo(dtype)
+    raise SettingsError(
+        f"{key}.eps must not be 0 in the precision of the parameters: {settings.eps:g} is, for "
+        f"{name} has nothing between 0 and {limits.tiny * limits.eps:.1g}, and the update would "
+        f"divide by 0. Set {key}.eps=1e-4, or keep the parameters in bf16 or fp32."
+    )
 
 
 def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,16 +57,24 @@ def load_validated(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tenso
         module.load_state_dict(average or stripped(tensors, f"module.{name}."))
 
 
-def _built(system: System, settings: Any, meta: Mapping[str, Any], path: Path) -> Built:
+def built_for(system: System, settings: Any, prepared: Any, meta: Mapping[str, Any]) -> Built:
+    """The modules for the weights of a checkpoint with this meta, without the search for weights
+    to begin with that `build` may do (`model.pretrained`), where the system can tell the two
+    apart; an empty meta is that of a training that begins.
+    """
     rebuild = getattr(system, "rebuild", None)
-    if rebuild is None:
-        return system.build(settings, None)
-    if not meta.get("built"):
+    if rebuild is None or not meta.get("built"):
+        return system.build(settings, prepared)
+    return dataclasses.replace(rebuild(settings, meta["built"]), meta=meta["built"])
+
+
+def _built(system: System, settings: Any, meta: Mapping[str, Any], path: Path) -> Built:
+    if hasattr(system, "rebuild") and not meta.get("built"):
         raise checkpoint.CheckpointError(
             f"{path} does not say what its modules were built from, for an earlier version wrote "
             "it. Train one step more with this version (train --resume), and take that."
         )
-    return rebuild(settings, meta["built"])
+    return built_for(system, settings, None, meta)
 
 
 def stripped(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

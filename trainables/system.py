@@ -23,6 +23,9 @@ SYSTEMS: Mapping[str, str] = {
 }
 """Every system by name, as "module:attribute". A new system is one line here."""
 
+Forward = Callable[[Mapping[str, nn.Module], Tensors, Any], Mapping[str, Tensor]]
+"""`forward(modules, batch, settings) -> prediction`, named tensors."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -32,7 +35,7 @@ class Phase:
     Attributes:
         name: of the phase, and in the columns of every phase but the first.
         modules: names of the modules in `Built.modules` whose parameters this phase updates.
-        forward: `forward(modules, batch, settings) -> prediction`, named tensors.
+        forward: makes the prediction that the terms and the metrics read.
         composite: the terms that are summed and back-propagated.
         optimizer: settings key of the node that owns the optimizer (`optimizer`,
             `critic_optimizer`).
@@ -42,15 +45,23 @@ class Phase:
         keeps: tensors of the prediction that later phases of the same step find in their batch as
             "<phase>.<tensor>", detached: a critic judges what the generator has just made, without
             a second forward.
+        without: term -> the forward while that term weighs nothing, which leaves out what only
+            the term reads: a critic that is not heard yet is not asked either.
     """
 
     name: str
     modules: tuple[str, ...]
-    forward: Callable[[Mapping[str, nn.Module], Tensors, Any], Mapping[str, Tensor]]
+    forward: Forward
     composite: Composite
     optimizer: str = "optimizer"
     shared: Callable[[Mapping[str, nn.Module]], Sequence[nn.Parameter]] | None = None
     keeps: tuple[str, ...] = ()
+    without: Mapping[str, Forward] = field(default_factory=dict)
+
+    def forward_for(self, weights: Mapping[str, float]) -> Forward:
+        """The forward of a step at which the terms have these weights."""
+        idle = (forward for term, forward in self.without.items() if weights[term] == 0.0)
+        return next(idle, self.forward)
 
     def handed_on(self, prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What later phases find in their batch."""
@@ -124,7 +135,8 @@ class System(Protocol):
     - `picture(prediction, batch) -> image` [3, H, W] in [0, 1]: what a batch looks like, for the
       figures `val.worst_batch`, `test_best.worst_batch` and `test_latest.worst_batch`.
     - `rebuild(settings, meta) -> Built`: as `build`, from the `Built.meta` of a checkpoint instead
-      of data; without it a checkpoint is opened by `build(settings, None)`.
+      of data, and without files: the weights follow; without it a checkpoint is opened by
+      `build(settings, None)`.
     - `generate(settings, modules, source, target) -> dict[str, float]`: what the trained model is
       for. Reads the user's inputs at the path `source`, writes results into the existing, empty
       folder `target`, and returns counts and measures by name. The modules are those of a

@@ -157,6 +157,7 @@ class PhaseUpdate:
         total = torch.zeros((), device=self.accelerator.device)
         sums: dict[str, Tensor] = {}
         idle: Sequence[nn.Parameter] = ()
+        forward = self.phase.forward_for(weights)
         for index, batch in enumerate(batches):
             is_synced = world > 1 and index == len(batches) - 1
             with contextlib.ExitStack() as stack:
@@ -164,7 +165,7 @@ class PhaseUpdate:
                     for name in self.phase.modules:
                         stack.enter_context(self.accelerator.no_sync(self.modules[name]))
                 with self.accelerator.autocast():
-                    prediction = self.phase.forward(self.modules, batch, self.settings)
+                    prediction = forward(self.modules, batch, self.settings)
                 weighed = self.phase.composite.weigh(
                     prediction, batch, self.settings, weights, denominators
                 )
@@ -311,10 +312,10 @@ class PhaseUpdate:
         self, batches: Sequence[Tensors], weights: Mapping[str, float], counts: Mapping[str, float]
     ) -> str:
         """Runs this rank's step again term by term, without wrappers; "" where nothing shows."""
-        model = ""
+        model, forward = "", self.phase.forward_for(weights)
         for batch in batches:
             with self.accelerator.autocast():
-                prediction = self.phase.forward(self.plain, batch, self.settings)
+                prediction = forward(self.plain, batch, self.settings)
             broken = [
                 name for name, value in prediction.items() if not bool(torch.isfinite(value).all())
             ]

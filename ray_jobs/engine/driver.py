@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray_jobs.engine import groups
-from ray_jobs.engine.nodes import NOTICE_SECONDS
+from ray_jobs.engine.nodes import NOTICE_SECONDS, Loss
 from ray_jobs.engine.trial import SweepContext
 from results.store import EventLog
-from search.decider import Decider
+from search.decider import LOSSES, Decider
 from search.jobs import Done, Job, Wait
 from search.log import FAILED, INTERRUPTED, Event, SweepState
 from search.plan import Plan
@@ -51,6 +51,7 @@ class Running:
         began: when it had its place, by its own node's clock; waiting for one is nobody's time.
         values: of its last report, what decisions read.
         reason: why it is stopped, or has ended by itself; "" for neither.
+        node_gone: whether its node has gone without notice.
     """
 
     job: Job
@@ -59,6 +60,7 @@ class Running:
     values: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     reason: str = ""
+    node_gone: bool = False
 
 
 @dataclass
@@ -68,8 +70,8 @@ class Driver:
     Attributes:
         max_concurrent: segments at a time.
         still_owner: whether the sweep's lock still bears this session.
-        lost_node: why a segment that failed was preempted, "" where it was not; and how many
-            seconds it may take to find out.
+        lost_node: the node that a segment which failed has lost, None where it has lost none; and
+            how many seconds it may take to find out.
         preflight: what speaks against a trial's values, in words; written with the segment that
             is handed out.
         tick: called at every turn of Tune's loop.
@@ -84,7 +86,7 @@ class Driver:
     max_concurrent: int
     preflight: Callable[[dict[str, Any]], list[str]]
     still_owner: Callable[[], bool] = lambda: True
-    lost_node: Callable[[Job, float], str] = lambda job, seconds: ""
+    lost_node: Callable[[Job, float], Loss | None] = lambda job, seconds: None
     tick: Callable[[], None] = lambda: None
     stopping: str = ""
     events: InitVar[Sequence[Event] | None] = None
@@ -221,7 +223,13 @@ class Driver:
         state, reason = self._verdict(current, failed)
         seconds = 0.0 if current.began is None else round(time.time() - current.began, 4)
         self.decider.ended(
-            current.job, current.step, current.values, state=state, reason=reason, seconds=seconds
+            current.job,
+            current.step,
+            current.values,
+            state=state,
+            reason=reason,
+            seconds=seconds,
+            node_gone=current.node_gone,
         )
 
     def _verdict(self, current: Running, failed: bool) -> tuple[str, str]:
@@ -236,7 +244,7 @@ class Driver:
                 return INTERRUPTED, self.stopping  # its process was told to end as well
             lost = self.lost_node(current.job, NOTICE_SECONDS if was_killed else 0.0)
             if lost:
-                return INTERRUPTED, lost
+                return self._lost(current, lost)
             return FAILED, self._error_line(current.job)
         if self.decider.end_state(current.job, current.step, current.reason):
             return "", current.reason
@@ -244,6 +252,24 @@ class Driver:
             return INTERRUPTED, self.stopping
         steps = f"{current.step} of {current.job.stop_step}"
         return FAILED, f"it ended at step {steps} without an error"
+
+    def _lost(self, current: Running, loss: Loss) -> tuple[str, str]:
+        """State and reason of a segment whose node is gone: a preemption, unless its trial has
+        lost too many nodes in a row.
+        """
+        current.node_gone = not loss.announced
+        losses = self.decider.losses(current.job, current.step)
+        if loss.announced or losses < LOSSES:
+            return INTERRUPTED, f"preempted: {loss.reason}"
+        reason = f"{loss.reason}: {losses} in a row under this trial, which came no further"
+        path = self._error_file(current.job)
+        own = path.read_text() if path.exists() else ""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            f"{reason}.\nIt may be the cause: does it take all memory of its node? "
+            f"--max-failures N lets it try again.\n\n{own}"
+        )
+        return FAILED, reason
 
     def _error_line(self, job: Job) -> str:
         """The first line of the trial's own `error.txt`; a process that was killed has left

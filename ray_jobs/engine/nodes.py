@@ -1,5 +1,6 @@
 """The nodes that a segment runs on. A trial that ends with its node has done nothing wrong: that
-is a preemption and no failure.
+is a preemption and no failure, until it ends with one node after another
+(`search.decider.LOSSES`).
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,20 @@ and a rank that lost its peer fails before anybody else knows.
 
 _ANSWER_SECONDS = 1.0
 _INTERVAL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The node of a segment is gone, or is about to go.
+
+    Attributes:
+        reason: which node.
+        announced: whether it has said so, as it does at a spot warning; no trial brings that
+            about.
+    """
+
+    reason: str
+    announced: bool = False
 
 
 def note(folder: Path, segment: int, part: str = "trial") -> None:
@@ -43,21 +59,18 @@ def noted(folder: Path, segment: int) -> set[str]:
     return found
 
 
-def lost(folder: Path, segment: int, patience_seconds: float = 0.0) -> str:
-    """Why a segment that has failed was preempted, "" where it was not.
-
-    A node that is gone, or is about to go and has said so (a spot warning drains it).
-    """
+def lost(folder: Path, segment: int, patience_seconds: float = 0.0) -> Loss | None:
+    """The node that a segment which has failed has lost, None where it has them all."""
     where = noted(folder, segment)
     if not where:
-        return ""
+        return None
     end = time.monotonic() + patience_seconds
-    while not (reason := _lost_among(where)) and time.monotonic() < end:
+    while not (loss := _lost_among(where)) and time.monotonic() < end:
         time.sleep(_INTERVAL_SECONDS)
-    return reason
+    return loss
 
 
-def _lost_among(where: set[str]) -> str:
+def _lost_among(where: set[str]) -> Loss | None:
     """Ray itself counts a node as dead after five health checks, three seconds apart. That is too
     late for us, so its agent is asked.
     """
@@ -67,10 +80,10 @@ def _lost_among(where: set[str]) -> str:
     alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     for node in sorted(where):
         if node not in alive or not _answers(alive[node]):
-            return f"preempted: node {node[:12]} is gone"
+            return Loss(f"node {node[:12]} is gone")
     for node in sorted(where & state.get_draining_nodes().keys()):
-        return f"preempted: node {node[:12]} is being taken away"
-    return ""
+        return Loss(f"node {node[:12]} is being taken away", announced=True)
+    return None
 
 
 def _answers(node: Mapping[str, Any]) -> bool:

@@ -334,6 +334,16 @@ def test_splits_and_dimensions_that_do_not_exist(untouched, cache):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("dims", "smallest"), [(2, "tiny"), (3, "small")])
+def test_no_lesion_of_the_demo_is_ignored(tmp_path, dims, smallest):
+    """The source's 5 pixels would leave none of the tiny ones, its 10 voxels only large ones."""
+    counts = prepare(DataSettings(), tmp_path, dims).counts
+    for split in SPLITS:
+        assert counts[f"ignored_lesions.{split}"] == 0
+        assert counts[f"lesions_{smallest}.{split}"] >= 1
+
+
+@pytest.mark.slow
 def test_the_embedded_patients_are_written_once_and_read_in_both_dimensions(tmp_path):
     small = DataSettings(
         patients=(1, 1, 1), image_size=32, slices=16, volume_size=(16, 32, 32), group="t1_gd"

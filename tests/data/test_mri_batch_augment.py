@@ -65,11 +65,18 @@ def owners(image):
 
 def test_disabled_and_without_seeds_it_is_the_default():
     samples = [sample_of(i) for i in range(4)]
-    wanted = default_collate(without_seed(samples))
+    wanted = default_collate(samples)
     assert equal(BatchAugment(BatchAugmentSettings())(samples), wanted)
-    assert equal(mixer(**ALL)(without_seed(samples)), wanted)
     assert equal(mixer(**NONE)(samples), wanted)
-    assert "seed" not in wanted
+    bare = without_seed(samples)
+    assert equal(mixer(**ALL)(bare), default_collate(bare))
+
+
+def test_every_sample_keeps_its_own_seed_mixed_or_not():
+    samples = [sample_of(i) for i in range(4)]
+    for batch in (BatchAugment(BatchAugmentSettings())(samples), mixer(**ALL)(samples)):
+        assert batch["seed"].tolist() == [1000, 1001, 1002, 1003]
+        assert batch["seed"].dtype == torch.int64
 
 
 @pytest.mark.parametrize("space", [SLICE, VOLUME])
@@ -115,7 +122,7 @@ def test_workers_make_the_same_batches():
 def test_masks_are_never_mixed():
     """001-M26"""
     samples = [sample_of(i, modality=4) for i in range(4)]
-    assert equal(mixer(**ALL)(samples), default_collate(without_seed(samples)))
+    assert equal(mixer(**ALL)(samples), default_collate(samples))
 
 
 def test_partners_are_of_the_same_modality_and_another_sample():
@@ -125,7 +132,7 @@ def test_partners_are_of_the_same_modality_and_another_sample():
         assert set(owners(batch["image"][i]).unique().tolist()) <= allowed
     assert torch.equal(batch["image"][4], samples[4]["image"])
     alone = [sample_of(0)]
-    assert equal(mixer(**ALL)(alone), default_collate(without_seed(alone)))
+    assert equal(mixer(**ALL)(alone), default_collate(alone))
 
 
 @given(share=st.floats(0.0, 1.0))
@@ -227,7 +234,7 @@ def test_copy_paste_takes_who_has_lesions():
 def test_training_without_maps():
     samples = [sample_of(i, maps=False) for i in range(4)]
     batch = mixer(**ALL)(samples)
-    assert set(batch) == {"image", "mask", "modality", "spacing"}
+    assert set(batch) == {"image", "mask", "modality", "spacing", "seed"}
 
 
 def test_the_probabilities_are_shares_of_samples():

@@ -10,6 +10,7 @@ import scipy.ndimage
 import scipy.special
 import torch
 
+from data.mri_batch_augment import BatchAugment, BatchAugmentSettings
 from losses.composite import Composite
 from losses.compression import TERMS, critic_terms, terms
 from losses.compression_terms import edge_map
@@ -130,6 +131,20 @@ def test_perceptual_of_volumes_is_that_of_chosen_slices(case):
             expected, rel=1e-4
         )
         batch = {**batch, "seed": torch.tensor([5, 6, 7])}
+
+
+def test_perceptual_of_a_training_volume_takes_other_slices_in_another_epoch(case):
+    """In the batches of the loader, where only the seed of a sample differs between epochs."""
+    settings, batch, prediction = case(3)
+    made = {"reconstruction": prediction["reconstruction"][:1]}
+    collate = BatchAugment(BatchAugmentSettings())
+
+    def distance_at(seed):
+        volume = collate([{"image": batch["image"][0], "seed": torch.tensor(seed)}])
+        return mean_of("perceptual", (settings, volume, made))
+
+    assert distance_at(5) == distance_at(5)
+    assert distance_at(5) != distance_at(6)
 
 
 # Latents

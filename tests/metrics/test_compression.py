@@ -119,7 +119,7 @@ def test_what_is_declared(settings):
     assert len(set(names)) == len(names)
     masks, model = settings.data.group == "seg", settings.model
     first = next(metric for metric in metrics if metric.mode is not None)
-    assert (first.name, first.mode) == ("dice" if masks else "psnr_quantised_db", "max")
+    assert (first.name, first.mode) == ("dice_quantised" if masks else "psnr_quantised_db", "max")
     by_name = {metric.name: metric for metric in metrics}
     assert by_name["rate_bpp"].mode == "min" and by_name["rate_bpp"].reads == ("metric.rate_step",)
     assert ("codebook_perplexity" in by_name) == (model.kind == "vqvae")

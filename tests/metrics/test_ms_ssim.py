@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d
 
-from metrics.ms_ssim import ms_ssim, ms_ssim_of_slices, scales
+from metrics.ms_ssim import check_sides, ms_ssim, ms_ssim_of_slices, scales
+from settings.schema import SettingsError
 
 PAPER = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
@@ -106,6 +107,26 @@ def test_what_is_too_small_is_refused():
         image = torch.zeros(shape)
         with pytest.raises(ValueError, match=rf"at least {words}.*metric.ms_ssim=false"):
             ms_ssim(image, image)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [(11, 11), (10, 64), (64, 10), (7, 11, 11), (6, 11, 11), (7, 10, 11), (7, 11, 10)],
+)
+def test_settings_are_refused_where_measuring_would_be(space):
+    image = torch.zeros(1, 1, *space)
+    measures = [ms_ssim] if len(space) == 2 else [ms_ssim, ms_ssim_of_slices]
+    try:
+        for measure in measures:
+            measure(image, image)
+    except ValueError:
+        size = "image_size" if len(space) == 2 else "volume_size"
+        with pytest.raises(
+            SettingsError, match=rf"11 x 11 px or more.*data\.{size}.*ms_ssim=false"
+        ):
+            check_sides(space)
+    else:
+        check_sides(space)
 
 
 def test_volumes_by_slice():

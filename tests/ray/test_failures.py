@@ -174,6 +174,28 @@ class TestNode:
         check_preempted(kit, directory, trial=0)
         kit.check_each_once(directory, 1)
 
+    def test_after_node_under_a_trial_that_comes_no_further(self, cluster, add_node, kit):
+        """The third in a row is its failure, and the sweep ends."""
+        place, directory = cluster.place, cluster.place / "taker"
+        node, note = add_node(), directory / "trials/0000/nodes/trial"
+        options = ("--space", place.space(), "--dir", directory, "--trials", 1)
+        slow = ("data.delay_seconds=1.0", "train.steps=40")  # no report before its node goes
+        running = place.start(kit.TOY, *options, *slow, "--address", cluster.address)
+        for segment in range(3):
+            begun = f"{segment} "
+            kit.until(lambda begun=begun: note.exists() and note.read_text().startswith(begun))
+            take_away(node)
+            if segment < 2:
+                node = add_node()
+        ran = place.finish(running)
+        assert ran.status == 1, ran.text
+        ends = kit.events(directory, "ended")
+        assert [e["state"] for e in ends] == ["interrupted", "interrupted", "failed"]
+        assert {e["step"] for e in ends} == {0}
+        assert ": 3 in a row under this trial" in ends[-1]["reason"]
+        error = (directory / "trials/0000/error.txt").read_text()
+        assert error.startswith(f"{ends[-1]['reason']}.\n")
+
 
 COUNT_NODES = """
 import ray

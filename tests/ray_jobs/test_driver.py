@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_jobs.engine.driver import Driver
+from ray_jobs.engine.nodes import Loss
 from ray_jobs.engine.trial import SweepContext
 from results.store import EventLog
 from search.jobs import Done, Job
@@ -20,7 +21,7 @@ from trainables.run import SupersededError
 @pytest.fixture
 def make_driver(tmp_path):
     def make(
-        preflight=lambda sampled: [], still_owner=lambda: True, lost="", events=None, **planned
+        preflight=lambda sampled: [], still_owner=lambda: True, lost=None, events=None, **planned
     ):
         space = Space("line", "toy", {"x": Uniform(0.0, 1.0)})
         options = {
@@ -54,7 +55,7 @@ def make_driver(tmp_path):
             max_concurrent=2,
             preflight=preflight,
             still_owner=still_owner,
-            lost_node=lambda job, seconds: lost,
+            lost_node=lambda job, seconds: lost() if callable(lost) else lost,
         )
 
     return make
@@ -166,17 +167,61 @@ def test_waiting_for_a_place_is_nobodys_time(make_driver):
     assert began_long_ago["seconds"] > 1e9
 
 
+GONE, ANNOUNCED = Loss("node 1 is gone"), Loss("node 1 is being taken away", announced=True)
+
+
+def lose(driver, *reports):
+    """One attempt of trial 0, which ends with its node; how it was taken."""
+    assert driver.next("a").trial == 0
+    for step in reports:
+        report(driver, "a", step, 0.5)
+    driver.ended("a", failed=True)
+    return ends(driver)[-1]["state"]
+
+
 def test_the_end_of_a_node_is_no_failure(make_driver):
-    """It does not count, however often it happens, and the trial goes on at once."""
-    driver = make_driver(lost="preempted: node 1 is gone")
-    driver.next("a")
-    for again in ("b", "c", "d"):
-        driver.ended(chr(ord(again) - 1), failed=True)
-        assert driver.next(again).trial == 0
-    assert {(end["state"], end["reason"]) for end in ends(driver)} == {
-        ("interrupted", "preempted: node 1 is gone")
-    }
+    """However often it is announced, and as long as the trial comes further in between: it goes on
+    at once.
+    """
+    driver = make_driver(lost=ANNOUNCED)
+    assert {lose(driver) for _ in range(5)} == {"interrupted"}
+    assert {end["reason"] for end in ends(driver)} == {"preempted: node 1 is being taken away"}
+    driver = make_driver(lost=GONE)
+    assert {lose(driver, *range(1, step)) for step in range(1, 8)} == {"interrupted"}
+    assert ends(driver)[-1]["reason"] == "preempted: node 1 is gone"
     assert driver.state.trials[0].failures == 0
+
+
+@pytest.mark.parametrize("max_failures", [0, 2])
+def test_a_trial_that_takes_node_after_node_has_failed(make_driver, tmp_path, max_failures):
+    """The third time in a row without a step in between, although it says again what its
+    checkpoint has, an announced preemption comes between, and the driver is another one.
+    """
+    kinds = [GONE, GONE, ANNOUNCED, *[GONE] * (1 + max_failures)]
+    said, expected = iter(kinds), ["interrupted"] * 3 + ["failed"] * (1 + max_failures)
+    options = {"lost": lambda: next(said), "max_failures": max_failures}
+    driver = make_driver(**options)
+    found = [lose(driver, 5), lose(driver)]
+    driver = make_driver(**options)
+    found += [lose(driver, 5) for _ in kinds[2:]]
+    assert found == expected
+    line = f"node 1 is gone: {3 + max_failures} in a row under this trial, which came no further"
+    assert ends(driver)[-1]["reason"] == line
+    assert (tmp_path / "trials/0000/error.txt").read_text().startswith(f"{line}.\nIt may be the")
+    assert driver.next("a").trial == 1
+    assert make_driver(**options).state.trials == driver.state.trials
+
+
+def test_an_error_of_its_own_breaks_the_row(make_driver, tmp_path):
+    said = iter([GONE, GONE, None, GONE, GONE, GONE])
+    driver = make_driver(lost=lambda: next(said), max_failures=1)
+    error = tmp_path / "trials/0000/error.txt"
+    error.parent.mkdir(parents=True)
+    error.write_text("ConnectionError: the rank beside me\n")
+    found = [lose(driver, 5) for _ in range(6)]
+    assert found == [*["interrupted"] * 2, "failed", *["interrupted"] * 2, "failed"]
+    assert error.read_text().splitlines()[0].startswith("node 1 is gone: 3 in a row")
+    assert "ConnectionError: the rank" in error.read_text(), "what the trial said is kept"
 
 
 def test_a_failure_is_tried_again_so_often_and_then_recorded(make_driver, tmp_path):

@@ -77,6 +77,27 @@ def test_the_file_says_what_was_printed(run, tmp_path, capsys):
     assert found.standardised(train).std() == pytest.approx(1.0, rel=1e-5)
 
 
+def test_volumes_are_written_slice_by_slice_and_refused_of_a_3d_model(run, tmp_path, capsys):
+    path = tmp_path / "a.arrow"
+    given = ("--output", path, "--volumes", "data.volume_size=8,64,64")
+    assert encode("--checkpoint", run, *given) == 0
+    found = read_latents(path)
+    assert found.latent(0).shape == (3, 8, 8, 8)
+    assert found.facts["factors"] == [1, 2, 2]
+    assert len(found) == 3
+    volumes = replace(
+        Compression.Settings(), {"model.spatial_dims": 3, "data.root": str(run / "mri"),
+                                 "data.source": "folder", "model.vae.widths": (8, 8)}
+    )  # fmt: skip
+    module = Compression().build(volumes, None).modules["autoencoder"]
+    tensors = {f"module.autoencoder.{key}": value for key, value in module.state_dict().items()}
+    meta = {"system": "compression", "settings": flatten(volumes), "built": {"channels": 1}}
+    checkpoint.save(tmp_path / "checkpoints", 1, tensors, {}, meta)
+    capsys.readouterr()
+    assert encode("--checkpoint", tmp_path, "--measure-only", "--volumes") == 2
+    assert "--volumes is for a 2-D autoencoder" in capsys.readouterr().err
+
+
 def test_measuring_writes_nothing_and_other_data_can_be_named(run, tmp_path, capsys):
     given = ("--checkpoint", run, "--measure-only")
     assert encode(*given, "--json") == 0

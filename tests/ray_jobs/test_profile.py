@@ -11,7 +11,7 @@ from models.compression import ModelSettings, VqvaeSettings, build_autoencoder
 from ray_jobs import profile
 from settings.flat import replace
 from trainables.compression import Compression
-from trainables.compression_profile import random_batch
+from trainables.compression_profile import profile_step, random_batch
 
 
 @pytest.mark.slow
@@ -40,6 +40,13 @@ def test_a_case_that_fails_is_a_row_without_measures(capsys):
     said = capsys.readouterr().out
     assert "dcae 64x64: PretrainedError: " in said
     assert "/no/such/folder" in said
+
+
+def test_a_training_without_data_is_measured():
+    sizes = {"model.vae.widths": (8, 8), "data.image_size": 16, "train.batch_size": 1}
+    found = profile_step({**sizes, "train.test": True}, steps=1)
+    assert found["latent"] == [3, 8, 8]
+    assert found["step_seconds"] > 0
 
 
 def test_cases_that_do_not_fit_are_refused_before_the_first_runs(capsys):

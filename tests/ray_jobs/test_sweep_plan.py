@@ -204,6 +204,17 @@ def test_what_its_scheduler_refuses_cannot_be_added_on_a_resume(stored, tmp_path
     assert "Leave out --repeats" in capsys.readouterr().err
 
 
+def test_a_resume_stays_in_its_directory(stored, tmp_path, capsys):
+    """Another --dir would be left unused without a word; the same one says nothing new."""
+    stored("--trials 3")
+    directory = tmp_path / "stored"
+    resume = ["--resume", str(directory), "--plan"]
+    assert main([*resume, "--dir", f"{directory}/../stored"]) == 0
+    assert main([*resume, "--dir", str(tmp_path / "new")]) == 2
+    said = capsys.readouterr().err
+    assert f"--dir {tmp_path / 'new'} names another: leave --dir out" in said
+
+
 @pytest.mark.parametrize("rungs", ["30.7", "6,inf", "6,,18", "-6", "six"])
 def test_rungs_are_whole_numbers(capsys, rungs):
     with pytest.raises(SystemExit):

@@ -106,7 +106,7 @@ def test_masks_have_a_second_kind():
         ("weights", {"document_vae"}),
         ("gan", {"document"}),
         ("kinds", {"document_vae", "document_vqvae", "document_dcae"}),
-        ("augment", {"document_vae"}),
+        ("augment", {"document_vae", "document_regional"}),
         ("masks", {"document_masks"}),
         ("full", {"document", "document_vqvae", "document_dcae"}),
     ],
@@ -148,6 +148,21 @@ def test_without_the_gan_nothing_of_it_is_searched_and_the_critic_begins_before_
             assert space.domains[key].when == {switch: (True,), **more}
         assert space.domains[f"{ramp}.start"].high <= space.domains[f"{ramp}.end"].low
         assert not [key for key in (*space.fixed, *space.domains) if key.startswith("critic.")]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_who_searches_the_size_of_the_latent_is_judged_by_its_bits_as_well(name):
+    setup = new_setup(SweepOptions(system="compression", space=name))
+    found = [one.metric for one in setup.plan.goal.objectives]
+    sizes = {"latent_channels", "codes", "code_width"}
+    searched = {key.rsplit(".", 1)[-1] for key in SPACES[name].domains}
+    distortion = "val.dice_quantised" if name == "masks" else "val.psnr_quantised_db"
+    assert found == [distortion, *(["val.rate_bpp"] if sizes & searched else [])]
+
+
+def test_the_command_line_is_above_the_metrics_of_the_space():
+    options = SweepOptions(system="compression", space="kinds", metrics=("val.ms_ssim",))
+    assert [one.metric for one in new_setup(options).plan.goal.objectives] == ["val.ms_ssim"]
 
 
 def test_the_default_space_is_small():

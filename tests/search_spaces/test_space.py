@@ -200,7 +200,7 @@ def test_json_gives_back_an_equal_space():
 def test_a_yaml_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "about: a test\npoints: [document]\nfixed: {loss.l1.weight: 1}\n"
+        "about: a test\npoints: [document]\nfixed: {loss.l1.weight: 1}\nmetrics: [val.l1]\n"
         "width: {integer: [8, 32], step: 8}\n"
         "cap.init: {uniform: [2, 16], when: {cap.mode: [learnable]}}\n"
         "cap.mode: {choice: [absolute, learnable]}\n"
@@ -209,6 +209,7 @@ def test_a_yaml_file(tmp_path):
     assert loaded.name == "mine"
     assert loaded.points == ("document",)
     assert loaded.fixed == {"loss.l1.weight": 1.0}
+    assert loaded.metrics == ("val.l1",)
     assert loaded.domains["cap.init"] == Uniform(2.0, 16.0, when={"cap.mode": ("learnable",)})
 
 
@@ -225,6 +226,7 @@ def test_a_yaml_file(tmp_path):
         ("- width\n", "mapping"),
         ("width: {integer: [8\n", "not YAML"),
         ("points: document\nwidth: {integer: [8, 32]}\n", "points is a list of presets"),
+        ("metrics: val.l1\nwidth: {integer: [8, 32]}\n", "metrics is a list of columns"),
         ("about: nothing\n", "searches nothing"),
     ],
 )

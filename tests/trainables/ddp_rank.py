@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from benchmarks.toy import Toy, ToyGan
+from benchmarks.toy import Line, Toy, ToyGan
 from losses.composite import Composite
 from losses.terms import Term
 from settings.flat import replace
 from trainables.loop import fit
 from trainables.run import LocalRun, WorkerRun
-from trainables.system import Built, Loaders, Phase
+from trainables.system import Built, Loaders, Phase, load_system
 
 
 @dataclass
@@ -110,18 +110,50 @@ class TwoHeads(Toy):
         return [Phase("model", ("model",), predict_both, Composite(terms, settings.loss))]
 
 
-SYSTEMS = {"Toy": Toy, "ToyGan": ToyGan, "Rooted": Rooted, "TwoHeads": TwoHeads}
+class Drawn(Dataset):
+    """The line, which says that a sample of it is drawn."""
+
+    def __init__(self, line):
+        self.line = line
+
+    def __len__(self):
+        return len(self.line)
+
+    def __getitem__(self, key):
+        print("a sample is drawn")
+        return self.line[key]
+
+
+class Scarce(Toy):
+    """The toy with one sample to validate and one to test."""
+
+    name = "tests:Scarce"
+
+    def loaders(self, settings, prepared):
+        one = Line(settings.data, 2, 1)
+        return Loaders(Drawn(super().loaders(settings, prepared).train), one, test=one)
+
+
+SYSTEMS = {
+    "Toy": Toy,
+    "ToyGan": ToyGan,
+    "Rooted": Rooted,
+    "TwoHeads": TwoHeads,
+    "Scarce": Scarce,
+}
 
 
 def main(job):
     torch.set_num_threads(1)
-    system = SYSTEMS[job["system"]]()
+    name = job["system"]
+    system = SYSTEMS[name]() if name in SYSTEMS else load_system(name)
     if "bad" in job:
         system.bad = job["bad"]
     tree = replace(system.Settings(), job["settings"])
     rank = int(os.environ.get("RANK", 0))
     run = Rank(Path(job["directory"]), rank=rank, resume=True, stop_step=job.get("stop"))
-    report = fit(system, tree, run, None)
+    prepared = system.prepare(tree, run.directory.parent / "cache")
+    report = fit(system, tree, run, prepared)
     result = Path(job["directory"]) / f"report-{rank}.json"
     result.write_text(json.dumps(dict(report)))
 

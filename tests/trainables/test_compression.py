@@ -4,17 +4,24 @@ in 2-D and 3-D; the critic works on what the autoencoder has just made; what Ten
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import default_collate
 
 from benchmarks.tiny import SHORT, TINY
+from data.mri import open_split
+from models.compression import PURE_WEIGHTS
 from settings.flat import replace
+from settings.schema import SettingsError
 from trainables import checkpoint
 from trainables.compression import Compression, side_by_side
 from trainables.compression_tags import figure_tags, tags
 from trainables.loop import Training, fit
+from trainables.optimizer import OptimizerSettings, make_optimizer
 from trainables.run import LocalRun
 
 SYSTEM = Compression()
@@ -162,6 +169,29 @@ def test_the_critic_sees_the_reconstruction_of_the_step_without_a_second_forward
     assert torch.equal(both, torch.cat([batch["image"], made[0]]))
 
 
+def test_a_critic_that_is_not_heard_yet_costs_nothing(begin):
+    """Its term and its own phase begin at the third step of four: until then it is not asked, and
+    the autoencoder learns as without one. From there on each step asks it twice.
+    """
+    late = {"kind": "step", "start": 0.5}
+    terms = ("loss.adversarial", "critic.patch")
+    starts = {f"{term}.schedule.{key}": value for term in terms for key, value in late.items()}
+    training, batch = begin(replace(tree(), {**GAN, **starts}))
+    alone, _ = begin(tree())
+    alone.modules["autoencoder"].load_state_dict(training.modules["autoencoder"].state_dict())
+    asked = []
+    critic = training.modules["discriminator"]
+    critic.register_forward_pre_hook(lambda *_: asked.append(training.step))
+    for _ in range(2):
+        for each in (training, alone):
+            each.one_step([batch])
+    pairs = zip(*(each.modules["autoencoder"].parameters() for each in (training, alone)))  # noqa: B905
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    for _ in range(2):
+        training.one_step([batch])
+    assert asked == [2, 2, 3, 3]
+
+
 def head_of(model):
     """Names of what the document's phase 3 trains."""
     finest = next(i for i, stage in enumerate(model.decoder.up_blocks) if len(stage))
@@ -223,6 +253,83 @@ def test_parameters_in_bf16_train(begin):
     assert {p.dtype for p in training.modules["autoencoder"].parameters()} == {torch.bfloat16}
     totals = totals_on(training, batch, 10)
     assert sum(totals[-3:]) < sum(totals[:3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [2, 3])
+def test_real_tumours_are_learnt(cache, tmp_path, one_thread, dims):
+    """The VAE of the demo in smaller images, on the five cases that `make real-mri` fetches: a
+    brain that it has not seen comes back as more than the best constant.
+    """
+    root = Path(os.environ.get("MRI_REAL_DATA", ".cache/real-data/mri"))
+    if not root.is_dir():
+        pytest.skip(f"no real MRI at {root}: `make real-data` fetches it, or set MRI_REAL_DATA")
+    real = {"data.source": "folder", "data.root": str(root), "data.group": "t1_gd"}
+    length = {"train.steps": 48, "train.report_every": 24, "train.tensorboard": False}
+    sizes = {"train.batch_size": 4, "data.image_size": 32, "data.volume_size": (16, 16, 16)}
+    own = {"model.spatial_dims": dims, "data.max_bad_share": 0.0, "optimizer.lr": 5e-3}
+    settings = replace(SYSTEM.Settings(), {**real, **length, **sizes, **own})
+    prepared = SYSTEM.prepare(settings, cache)
+    assert [len(patients) for patients in prepared.patients.values()] == [3, 1, 1]
+    run = LocalRun(tmp_path)
+    fit(SYSTEM, settings, run, prepared)
+    last, validation = run.history[-1], open_split(prepared, "validation")
+    brain2 = torch.stack([validation[index]["image"] for index in range(len(validation))])
+    assert last["val.mse"] < 0.9 * float(brain2.var()), "one grey is as near"
+    for name in ("psnr_quantised_db", "rate_bpp", "tumour_l1", "lesion_l1", "boundary_sharpness"):
+        assert last[f"val.{name}"] is not None, name
+
+
+@pytest.mark.parametrize("eps", [1e-8, 2.9e-8])
+def test_an_eps_that_fp16_rounds_to_0_is_refused(eps):
+    expected = (
+        rf"optimizer.eps must not be 0 .* {eps:g} is, for float16 has nothing between 0 and 6e-08"
+        r".* Set optimizer.eps=1e-4"
+    )
+    with pytest.raises(SettingsError, match=expected):
+        tree(model__pure_weights="fp16", optimizer__eps=eps)
+    for legal in ({"model__pure_weights": "bf16"}, {"optimizer__kind": "sgd"}, {}):
+        tree(**{"model__pure_weights": "fp16" if "optimizer__kind" in legal else "no"} | legal)
+
+
+def test_settings_may_be_checked_on_the_meta_device():
+    """As `profile` does."""
+    with torch.device("meta"):
+        tree(model__pure_weights="bf16")
+
+
+@pytest.mark.parametrize(
+    ("dims", "key", "size"), [(2, "image_size", 8), (3, "volume_size", (8,) * 3)]
+)
+def test_images_too_small_for_ms_ssim_are_refused_before_the_training(dims, key, size):
+    changes = {f"data__{key}": size}
+    with pytest.raises(SettingsError, match=rf"metric\.ms_ssim needs .*data\.{key}"):
+        tree(dims=dims, **changes)
+    tree(dims=dims, metric__ms_ssim=False, **changes)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_scaled_gradients_of_rounded_parameters_are_refused(precision):
+    changes = {"model__pure_weights": precision, "optimizer__eps": 1e-4}
+    expected = rf"train\.precision=fp16 scales .* not of model\.pure_weights={precision}\. Set"
+    with pytest.raises(SettingsError, match=expected):
+        tree(train__precision="fp16", **changes)
+    tree(train__precision="bf16", **changes)
+    tree(train__precision="fp16")
+
+
+@pytest.mark.parametrize(("precision", "eps"), [("fp16", 1e-8), ("bf16", 1e-16)])
+def test_what_a_small_eps_does_to_parameters(precision, eps):
+    """Why one is refused and the other is not: torch's own rule under a gradient whose square is
+    0 in that precision.
+    """
+    parameter = torch.nn.Parameter(torch.ones(2, dtype=getattr(torch, PURE_WEIGHTS[precision])))
+    settings = OptimizerSettings(lr=1e-3, eps=eps, weight_decay=0.0)
+    optimizer = make_optimizer(settings, [{"params": [parameter], "weight_decay": 0.0}])
+    for _ in range(3):
+        parameter.grad = torch.tensor([1e-3, 0.0], dtype=parameter.dtype)
+        optimizer.step()
+    assert bool(parameter.isfinite().all()) == (precision == "bf16")
 
 
 # TensorBoard

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from data.lesions import LEAST_PIXELS
 from settings.files import list_presets
 from settings.flat import flatten
 from settings.resolve import resolve
@@ -39,6 +40,7 @@ DOCUMENTED = {
 }
 DEMOS = {
     *("document", "document_vae", "document_vqvae", "document_dcae", "document_masks"),
+    "document_regional",
     *(f"demo_3d_{kind}" for kind in ("vae", "vqvae", "dcae")),
 }
 PLANES_OF_DCAE = {"dcae_f32", "dcae_f32_pretrained", "dcae_f64", "dcae_f128", "structured_f64"}
@@ -87,6 +89,15 @@ def test_the_terms_weigh_what_the_document_says(preset):
         rate = 1e-4 if settings.model.spatial_dims == 3 else 5e-4
         assert settings.critic_optimizer.lr == rate
         assert (settings.discriminator.width, settings.discriminator.layers) == (64, 3)
+
+
+@pytest.mark.parametrize("preset", DOCUMENTED)
+def test_lesions_count_from_the_documents_size_on(preset):
+    settings = read(preset)
+    is_volume = settings.model.spatial_dims == 3
+    assert (settings.data.lesion_voxels if is_volume else settings.data.lesion_pixels) == (
+        LEAST_PIXELS[settings.model.spatial_dims]
+    )
 
 
 @pytest.mark.parametrize("preset", DOCUMENTED)

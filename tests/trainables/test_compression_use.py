@@ -18,7 +18,7 @@ from settings.flat import replace
 from settings.mri import MODALITIES
 from settings.schema import SettingsError
 from trainables.compression import Compression
-from trainables.compression_use import FIGURE, LEFT_OUT, encode_data
+from trainables.compression_use import FIGURE, LEFT_OUT, encode_data, prepare_volumes
 
 SHAPE = (16, 16, 6)
 SMALL = {
@@ -161,6 +161,33 @@ def test_latents_of_whole_splits_with_their_own_scale(root, tmp_path, kind):
     assert np.allclose(facts["channel_std"], all_train.std(axis=(0, 2, 3)))
     measured = encode_data(settings, model, prepared, ["validation"], {"step": 1}, None)
     assert measured["scale_factor"] == facts["scale_factor"]
+
+
+def test_volumes_of_a_2d_model_are_its_slices_in_order(root, tmp_path):
+    """Also the slices that a training leaves out. Six of a patient's six, with a copy of the
+    outermost at each end.
+    """
+    settings, built = made(root, data__slice_sum=1e9)
+    model, path = built.modules["autoencoder"], tmp_path / "a.arrow"
+    settings, prepared = prepare_volumes(settings, tmp_path / "cache")
+    facts = encode_data(settings, model, prepared, ["train", "validation"], {"step": 1}, path)
+    assert facts["image_shape"] == [1, 8, 16, 16]
+    assert facts["latent_shape"] == [3, 8, 8, 8]
+    assert facts["factors"] == [1, 2, 2]
+    assert facts["data"]["volume_size"] == (8, 16, 16)
+    assert facts["samples"] == {"train": 2, "validation": 1}
+    found = read_latents(path)
+    assert found.column("slice").tolist() == [-1] * 3
+
+    slices = SYSTEM.prepare(replace(settings, {"data.slice_sum": 0.0}), tmp_path / "cache")
+    assert encode_data(settings, model, slices, ["validation"], {}, tmp_path / "b.arrow")
+    each = read_latents(tmp_path / "b.arrow")
+    assert each.column("slice").tolist() == list(range(6))
+    wanted = np.stack([each.latent(row) for row in (0, *range(6), 5)], axis=1)
+    assert np.allclose(found.latent(2), wanted, atol=1e-5)
+    assert facts["channel_mean"] == pytest.approx(
+        np.stack([found.latent(row) for row in (0, 1)]).mean(axis=(0, 2, 3, 4)), rel=1e-4
+    )
 
 
 def test_data_of_other_channels_is_refused(root, tmp_path):

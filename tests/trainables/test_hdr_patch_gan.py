@@ -91,6 +91,27 @@ def test_the_critic_judges_what_the_model_has_just_made(gan):
         torch.testing.assert_close(found[key], expected)
 
 
+def test_while_its_term_weighs_nothing_the_critic_is_not_asked(gan):
+    modules, (first, second), settings, batch = gan()
+    weights = first.composite.weights(0, 1)
+    assert first.forward_for(weights) is first.forward
+    silent = first.forward_for({**weights, "adversarial": 0.0})
+    asked = []
+    modules["discriminator"].register_forward_pre_hook(lambda *_: asked.append(1))
+    found, full = (forward(modules, batch, settings) for forward in (silent, first.forward))
+    assert len(asked) == 1
+    assert full.keys() - found.keys() == {"fake_logits"}
+    assert all(torch.equal(found[key], full[key]) for key in found)
+    others = {**weights, "adversarial": 0.0}
+    counts = dict.fromkeys(weights, 1.0)
+    pair = [
+        first.composite.weigh(each, batch, settings, others, counts).total
+        for each in (found, full)
+    ]
+    assert torch.equal(*pair)
+    assert second.forward_for({"patch": 0.0}) is second.forward
+
+
 @pytest.mark.parametrize("objective", ["least_squares", "hinge"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_each_side_moves_its_own(gan, objective, norm):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.toy import Toy
 from trainables import checkpoint
+from trainables.average import MovingAverage
 from trainables.measure import evaluate_checkpoint
-from trainables.system import Phase
+from trainables.restore import stripped
+from trainables.system import Built, Phase
 
 
 def same(one, two):
@@ -94,3 +99,77 @@ def test_the_average_keeps_the_buffers_of_the_module(toys, tmp_path):
     assert len(buffers) == 2
     for key in buffers:
         assert torch.equal(tensors[f"ema.model.{key.replace('.model.', '.')}"], tensors[key]), key
+
+
+def moved(module, steps):
+    """The module, a little further at each step."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                noise = torch.rand(parameter.shape, generator=generator)
+                parameter.add_(0.02 * noise.to(parameter.dtype))
+        yield module
+
+
+def test_weights_in_fp32_are_averaged_as_torch_does():
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    ours = MovingAverage(module, 0.9)
+    torchs = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=False)
+    for at in moved(module, 5):
+        at(torch.rand(4, 3))
+        ours.update(at)
+        torchs.update_parameters(at)
+    same(ours.tensors(), torchs.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_weights_of_16_bits_are_averaged_in_fp32(dtype):
+    module = nn.Linear(3, 2).to(dtype)
+    average, expected = MovingAverage(module, 0.999), None
+    for at in moved(module, 60):
+        average.update(at)
+        weight = at.weight.detach().double()
+        expected = weight if expected is None else 0.999 * expected + 0.001 * weight
+    kept = average.tensors()
+    assert kept["module.weight"].dtype == torch.float32
+    torch.testing.assert_close(kept["module.weight"].double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(average.module.weight, kept["module.weight"].to(dtype))
+    again = MovingAverage(nn.Linear(3, 2).to(dtype), 0.999)
+    again.load(kept)
+    same(again.tensors(), kept)
+    same(again.module.state_dict(), average.module.state_dict())
+    module.load_state_dict(stripped(kept, "module."))
+    same(module.state_dict(), average.module.state_dict())
+
+
+class ShortLinear(nn.Linear):
+    """Weights in bf16, for inputs and outputs in fp32."""
+
+    def forward(self, x):
+        return super().forward(x.to(self.weight.dtype)).float()
+
+
+class Short(Toy):
+    """The toy with weights in bf16."""
+
+    name = "tests:Short"
+
+    def build(self, settings, prepared):
+        model = super().build(settings, prepared).modules["model"]
+        model.linear = ShortLinear(1, 1).to(torch.bfloat16)
+        return Built(modules={"model": model})
+
+
+def test_the_average_of_short_weights_is_kept_exactly_in_a_checkpoint(toys, tmp_path):
+    changes = {"train__ema_decay": 0.99, "optimizer__lr": 0.01}
+    whole = toys.train(Short(), tmp_path / "whole", **changes)
+    toys.train(Short(), tmp_path / "part", stop=8, **changes)
+    rest = toys.train(Short(), tmp_path / "part", resume=True, **changes)
+    same(rest.tensors, whole.tensors)
+    exact = whole.tensors["ema.model.module.linear.weight"]
+    assert exact.dtype == torch.float32
+    assert not torch.equal(exact, exact.bfloat16().float())
+    path = checkpoint.available(tmp_path / "part" / "checkpoints")[-1]
+    measured = evaluate_checkpoint(Short(), toys.settings(Short(), **changes), None, path)
+    assert measured == {k: v for k, v in rest.report.items() if k.startswith("val.")}

@@ -41,11 +41,14 @@ def test_counting_and_compiling_exclude_each_other(toys):
 
 
 class TestInitialWeights:
-    def test_a_training_begins_with_those_of_another(self, toys, tmp_path):
+    @pytest.mark.parametrize("resume", [False, True])
+    def test_a_training_begins_with_those_of_another(self, resume, toys, tmp_path):
+        """Also one that was killed before it had a checkpoint of its own."""
         first = toys.train(toys.Toy(), tmp_path / "first", train__steps=4)
         again = toys.train(
             toys.Toy(),
             tmp_path / "again",
+            resume=resume,
             train__steps=4,
             train__init_from=str(tmp_path / "first"),
             optimizer__lr=1e-9,

@@ -1,0 +1,76 @@
+"""`metadata.json` of a training: what it ran with and on, beside its `settings.json`."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from settings.versions import versions
+from trainables.system import Loaders
+
+NAME = "metadata.json"
+
+_VERSIONED = ("weighbridge", "torch", "accelerate")
+
+
+def write_metadata(
+    directory: Path,
+    system: str,
+    precision: str,
+    accelerator: Accelerator,
+    modules: Mapping[str, nn.Module],
+    loaders: Loaders,
+    prepared: Any,
+) -> None:
+    """Written anew where a training goes on: it may do so on another machine."""
+    found = {
+        "system": system,
+        "versions": {**versions(_VERSIONED), "python": platform.python_version()},
+        "device": device_name(accelerator.device),
+        "workers": accelerator.num_processes,
+        "precision": precision,
+        "parameters": {name: parameters(module) for name, module in modules.items()},
+        "data": data(loaders, prepared),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / NAME).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or `cuda (NVIDIA H100 80GB HBM3)`."""
+    if device.type != "cuda":
+        return device.type
+    return f"cuda ({torch.cuda.get_device_name(device)})"
+
+
+def parameters(module: nn.Module) -> dict[str, Any]:
+    """How many a module has, how many of them learn, and in which precisions they are."""
+    own = list(module.parameters())
+    return {
+        "all": sum(p.numel() for p in own),
+        "learning": sum(p.numel() for p in own if p.requires_grad),
+        "precisions": sorted({str(p.dtype).removeprefix("torch.") for p in own}),
+    }
+
+
+def data(loaders: Loaders, prepared: Any) -> dict[str, Any]:
+    """Samples of each split, what was kept and left out, and `fingerprint`: the name of what
+    `prepare` made, a hash of the files and of the settings that shape the samples (null where it
+    made nothing that has one).
+    """
+    splits: dict[str, Any] = {
+        name: getattr(loaders, name) for name in ("train", "validation", "test")
+    }
+    folder = getattr(prepared, "folder", None)
+    return {
+        "samples": {name: len(split) for name, split in splits.items() if split is not None},
+        "counts": dict(loaders.notes),
+        "fingerprint": Path(folder).name if isinstance(folder, (str, Path)) else None,
+    }
