@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -57,8 +59,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
     of its writer whether someone still works on it.
     """
     while True:
-        # A name of its own: pids repeat across the machines that may share this cache.
-        scratch = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
+        scratch = folder.parent / f".{folder.name}-{uuid.uuid4().hex}{_machine()}"
         writer = scratch.with_name(f"{scratch.name}{_WRITER}")
         descriptor = os.open(writer, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         with contextlib.suppress(OSError):  # no locks on this file system: nothing is removed
@@ -75,9 +76,16 @@ def _scratch(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+def _machine() -> str:
+    """The end of a scratch folder's name: on a cache that machines share, a lock may be known to
+    its own machine only.
+    """
+    return f"@{socket.gethostname()}"
+
+
 def remove_abandoned(parent: Path) -> None:
-    """Deletes the scratch folders there whose writers were killed."""
-    for writer in parent.glob(f".*{_WRITER}"):
+    """Deletes the scratch folders there whose writers, on this machine, were killed."""
+    for writer in parent.glob(f".*{glob.escape(_machine())}{_WRITER}"):
         try:
             descriptor = os.open(writer, os.O_RDWR)
         except OSError:

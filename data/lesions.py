@@ -22,7 +22,8 @@ number and no size class, as if it were background. The presets of the documente
 at the size of the demo a tiny lesion is a single pixel, and nothing is ignored.
 """
 
-MOST_LESIONS = 255  # numbers are bytes; beyond that a mask is noise
+MOST_LESIONS = 255
+"""Of a mask, the largest: their numbers are bytes, and a mask with more is noise."""
 
 _FEW_POINTS = 128
 """Up to here the distances between all points are measured sooner than their hull is found."""
@@ -48,11 +49,6 @@ class Lesions:
 def lesions_of(mask: NDArray[Any], spacing: Sequence[float], least: int | None = None) -> Lesions:
     """Everything about the lesions of one mask [*S]; `spacing` in mm in the order of *S."""
     labels, ignored = _labelled(mask, least)
-    if labels.max(initial=0) > MOST_LESIONS:
-        raise ValueError(
-            f"a mask has at most {MOST_LESIONS} lesions, not {labels.max()}: it is noise, or "
-            "smaller components must be ignored (data.lesion_pixels, data.lesion_voxels)."
-        )
     diameters = diameters_mm(labels, spacing)
     return Lesions(labels.astype(np.uint8), region_map(labels, diameters), diameters, ignored)
 
@@ -78,8 +74,12 @@ def _labelled(mask: NDArray[Any], least: int | None) -> tuple[NDArray[np.int32],
     labels, count = ndimage.label(mask != 0, structure=np.ones((3,) * mask.ndim, np.int8))
     if not count:
         return labels.astype(np.int32), 0
-    kept = np.bincount(labels.ravel(), minlength=count + 1) >= least
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    kept = sizes >= least
     kept[0] = False
+    if kept.sum() > MOST_LESIONS:
+        largest = np.argsort(-sizes * kept, kind="stable")[:MOST_LESIONS]
+        kept = np.isin(np.arange(count + 1), largest)
     numbers = np.where(kept, kept.cumsum(), 0).astype(np.int32)
     return numbers[labels], count - int(kept.sum())
 

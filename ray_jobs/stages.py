@@ -77,6 +77,14 @@ class Chain:
         left = [stage for stage in self.stages if not stage.finished]
         return left or self.stages[-1:]
 
+    def overridden(self, values: Mapping[str, str]) -> Chain:
+        """With other values of what differs between the stages, for those that wait."""
+        chain = self
+        for stage in self.waiting:
+            own = {key: values.get(key, value) for key, value in stage.settings.items()}
+            chain = chain.with_stage(replace(stage, settings=own))
+        return chain
+
     def with_stage(self, stage: Stage) -> Chain:
         """With that one in the place of its number."""
         changed = [stage if one.number == stage.number else one for one in self.stages]
@@ -240,21 +248,19 @@ def read(directory: Path) -> Chain | None:
         return None
     try:
         found = json.loads(path.read_text())
-        version = found["format"]
-        for row in found["stages"]:
-            del row["folder"]  # for people
-        chain = Chain(found["system"], tuple(Stage(**row) for row in found["stages"]))
+        if (version := found["format"]) <= FORMAT:
+            for row in found["stages"]:
+                del row["folder"]  # for people
+            return Chain(found["system"], tuple(Stage(**row) for row in found["stages"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
             f"{path} cannot be read ({error!r}). Its stages are ordinary trainings: go on with "
             "one of them by --resume --dir, or begin anew in another directory."
         ) from error
-    if version > FORMAT:
-        raise SettingsError(
-            f"{path} has format {version}, and this version reads up to {FORMAT}. Go on with the "
-            "version that wrote it, or a newer one."
-        )
-    return chain
+    raise SettingsError(
+        f"{path} has format {version}, and this version reads up to {FORMAT}. Go on with the "
+        "version that wrote it, or a newer one."
+    )
 
 
 def write(directory: Path, chain: Chain) -> None:

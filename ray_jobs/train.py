@@ -64,6 +64,19 @@ def _parser() -> ArgumentParser:
         metavar="best|ID",
         help="which trial of the sweep (default best)",
     )
+    _add_group(made)
+    add(
+        "--no-ray",
+        action="store_true",
+        help="the plain loop, without ray; also runs where ray is not installed",
+    )
+    add("--force", action="store_true", help="train although the pre-flight finds it hopeless")
+    add("--show", action="store_true", help="print every setting and exit")
+    return made
+
+
+def _add_group(made: ArgumentParser) -> None:
+    add = made.add_argument
     add(
         "--workers",
         type=positive,
@@ -90,14 +103,6 @@ def _parser() -> ArgumentParser:
         metavar="ADDRESS",
         help="of a running Ray cluster, for --workers of 2 and more",
     )
-    add(
-        "--no-ray",
-        action="store_true",
-        help="the plain loop, without ray; also runs where ray is not installed",
-    )
-    add("--force", action="store_true", help="train although the pre-flight finds it hopeless")
-    add("--show", action="store_true", help="print every setting and exit")
-    return made
 
 
 def _train(arguments: Namespace) -> int:
@@ -111,9 +116,22 @@ def _train(arguments: Namespace) -> int:
     name, given = _given(arguments, chain)
     if arguments.stages:
         chain = stages.Chain(name, stages.parse(arguments.stages))
+    elif chain is not None:
+        chain, given = _overridden(chain, given)
     if chain is None:
         return _train_once(arguments, name, given)
     return _train_chain(arguments, chain, given)
+
+
+def _overridden(
+    chain: stages.Chain, given: Mapping[str, Any]
+) -> tuple[stages.Chain, Mapping[str, Any]]:
+    """What is overridden at a resume and differs between the stages holds for each that waits."""
+    texts = {text.partition("=")[0].strip(): text for text in given["overrides"]}
+    own = {key for stage in chain.waiting for key in stage.settings} & texts.keys()
+    values = {key: texts[key].partition("=")[2].strip() for key in own}
+    rest = [text for text in given["overrides"] if text.partition("=")[0].strip() not in own]
+    return chain.overridden(values), {**given, "overrides": rest}
 
 
 def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> int:
@@ -160,7 +178,8 @@ def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, 
     for line, resolved in zip(stages.lines(chain, trees), plan, strict=True):
         print(line, flush=True)
         ready.append(training.made_ready(system, resolved, arguments.force))
-        shapes.append(stages.shapes(system, resolved.settings, ready[-1].prepared))
+        if not arguments.resume:  # what began has been looked at
+            shapes.append(stages.shapes(system, resolved.settings, ready[-1].prepared))
     stages.check_fit(chain.waiting, shapes)
     directory.mkdir(parents=True, exist_ok=True)
     # The chain last: with it the directory holds a training.
@@ -301,7 +320,7 @@ def _check_directory(directory: Path, resume: bool) -> None:
 
     folder, chained = directory / "checkpoints", (directory / stages.FILE).exists()
     started = chained or folder.exists() or (directory / "reports.jsonl").exists()
-    if not resume and (started or checkpoint.at_stage(directory, 1).exists()):
+    if not resume and (started or any(directory.glob(f"{checkpoint.STAGE}*"))):
         raise SettingsError(
             f"{directory} holds a training already. Go on with --resume, or name another "
             "directory."

@@ -59,7 +59,8 @@ def _tried(plan: Plan, state: SweepState) -> set[str]:
     if known.plan is not plan or known.count > len(state.trials):
         known = _names[state] = _Names(plan)
     for trial in islice(state.trials.values(), known.count, None):
-        known.names.add(_name(plan.space, trial.sampled))
+        first = trial.spans[min(trial.spans)].sampled  # a population changes its members
+        known.names.add(_name(plan.space, first))
     known.count = len(state.trials)
     return known.names
 

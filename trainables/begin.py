@@ -50,11 +50,13 @@ def meta_of_start(run: LocalRun, folder: Path, system: str) -> Mapping[str, Any]
     """What the checkpoint says of itself that this segment goes on from; {} for a trial that
     begins, and where `find` will have something to complain of.
     """
-    paths = checkpoint.available(folder) if run.resume and run.start is None else []
-    for path in [run.start] if run.start is not None else reversed(paths):
+    goes_on = run.resume or run.start is not None
+    paths = list(reversed(checkpoint.available(folder))) if goes_on else []
+    for path in paths if run.start is None else [*paths, run.start]:
         with contextlib.suppress(CheckpointError):
             meta = checkpoint.read_meta(path)
-            return meta if meta["system"] == system else {}
+            if run.start in (None, path) or meta.get("start") == label(run.start):
+                return meta if meta["system"] == system else {}
     return {}
 
 

@@ -25,7 +25,8 @@ from torch import Tensor
 
 FORMAT = 1
 _PREFIX = "step-"
-_STAGE = "stage-"
+STAGE = "stage-"
+"""What the folders of a progressive training begin with."""
 
 
 class CheckpointError(RuntimeError):
@@ -148,12 +149,12 @@ def step_of(path: Path) -> int:
 
 def at_stage(directory: Path, number: int) -> Path:
     """Where the training is that is a stage of a progressive one, counted from 1."""
-    return directory / f"{_STAGE}{number}"
+    return directory / f"{STAGE}{number}"
 
 
 def _stages(directory: Path) -> list[Path]:
     """The stages of a progressive training that have begun, the last one first."""
-    number = {path: path.name.removeprefix(_STAGE) for path in directory.glob(f"{_STAGE}*")}
+    number = {path: path.name.removeprefix(STAGE) for path in directory.glob(f"{STAGE}*")}
     return sorted((p for p in number if number[p].isdecimal()), key=lambda p: -int(number[p]))
 
 

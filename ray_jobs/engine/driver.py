@@ -133,6 +133,7 @@ class Driver:
                 self._refuse(job, error)
                 continue
             self.decider.hand_out(job, notes)
+            self._error_file(job).unlink(missing_ok=True)  # of the attempt before
             self.running[ray_id] = self._begun(job)
             return job
         return job

@@ -77,12 +77,13 @@ def _lost_among(where: set[str]) -> Loss | None:
     import ray
     from ray._private.state import state  # Ray has no public list of the nodes that drain
 
+    # Those that have said so first: one that drains is soon silent, too.
+    for node in sorted(where & state.get_draining_nodes().keys()):
+        return Loss(f"node {node[:12]} is being taken away", announced=True)
     alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     for node in sorted(where):
         if node not in alive or not _answers(alive[node]):
             return Loss(f"node {node[:12]} is gone")
-    for node in sorted(where & state.get_draining_nodes().keys()):
-        return Loss(f"node {node[:12]} is being taken away", announced=True)
     return None
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 from scipy.spatial.distance import pdist
 from skimage import measure
 
@@ -198,12 +199,17 @@ def test_an_empty_mask_has_no_lesion(shape):
     assert found.ignored == 0
 
 
-def test_more_lesions_than_numbers_are_refused():
+def test_of_more_lesions_than_numbers_the_largest_are_kept():
     mask = np.zeros((64, 64), bool)
-    mask[::2, ::2] = True
-    assert components(mask, 1).max() > MOST_LESIONS
-    with pytest.raises(ValueError, match="at most 255 lesions, not 1024"):
-        lesions_of(mask, (1.0, 1.0), 1)
+    mask[::2, ::2] = True  # 1024 of a pixel
+    mask[20:30, 40:50] = True  # one grows over its neighbours
+    mask[63, 62:64] = True  # another by 2 pixels
+    _, count = ndimage.label(mask, np.ones((3, 3)))
+    found = lesions_of(mask, (1.0, 1.0), 1)
+    assert found.number.max() == MOST_LESIONS == len(found.diameters_mm)
+    assert found.ignored == count - MOST_LESIONS
+    assert found.number[25, 45] and found.number[63, 63]
+    assert (np.unique(found.number) == np.arange(MOST_LESIONS + 1)).all()
 
 
 def test_what_is_no_mask_or_no_spacing_is_refused():

@@ -214,10 +214,15 @@ def test_a_trial_that_takes_node_after_node_has_failed(make_driver, tmp_path, ma
 
 def test_an_error_of_its_own_breaks_the_row(make_driver, tmp_path):
     said = iter([GONE, GONE, None, GONE, GONE, GONE])
-    driver = make_driver(lost=lambda: next(said), max_failures=1)
     error = tmp_path / "trials/0000/error.txt"
     error.parent.mkdir(parents=True)
-    error.write_text("ConnectionError: the rank beside me\n")
+
+    def fall():
+        """What the trial says before its node is found to be gone."""
+        error.write_text("ConnectionError: the rank beside me\n")
+        return next(said)
+
+    driver = make_driver(lost=fall, max_failures=1)
     found = [lose(driver, 5) for _ in range(6)]
     assert found == [*["interrupted"] * 2, "failed", *["interrupted"] * 2, "failed"]
     assert error.read_text().splitlines()[0].startswith("node 1 is gone: 3 in a row")

@@ -176,14 +176,20 @@ class TestResume:
         ]
         assert found[2]["step"] == 14
 
+    def test_what_differs_between_the_stages_may_be_given_anew(self, copied):
+        self.disturb(copied, 0)
+        assert self.resume(copied, "optimizer.lr=0.02") == 0
+        rates = [stage["settings"]["optimizer.lr"] for stage in record(copied)]
+        assert rates == [0.45, 0.02, 0.02]
+        told = json.loads((copied / "stage-3/settings.json").read_text())
+        assert told["optimizer.lr"] == 0.02
+
     def test_what_cannot_be_resumed(self, copied, capsys):
         resume = ("--resume", "--no-ray", "--dir")
         assert "leave out --stages" in refused(capsys, *resume, copied, *STAGES)
-        both = refused(capsys, "optimizer.lr=1", *resume, copied)
-        assert both.startswith("optimizer.lr: given once for all and once for each stage.")
         other = refused(capsys, "hdr_patch", *resume, copied)
         assert other == f"{copied} is a training of {TOY}, not of hdr_patch."
-        (copied / "stages.json").write_text('{"format": 2, "system": "x", "stages": []}')
+        (copied / "stages.json").write_text('{"format": 2, "system": "x", "stages": [{"new": 1}]}')
         assert "reads up to 1" in refused(capsys, *resume, copied)
         (copied / "stages.json").write_text('{"format": 1, "stages": [{}]}')
         assert "cannot be read" in refused(capsys, *resume, copied)
@@ -267,7 +273,7 @@ class TestRefused:
     def test_a_directory_that_is_taken(self, whole, tmp_path, capsys):
         taken = ("--no-ray", "--dir")
         assert "holds a training already" in refused(capsys, TOY, *taken, whole)
-        (tmp_path / "run/stage-1").mkdir(parents=True)
+        (tmp_path / "run/stage-2").mkdir(parents=True)
         for more in ((), STAGES):
             assert "holds a training already" in refused(
                 capsys, TOY, *taken, tmp_path / "run", *more

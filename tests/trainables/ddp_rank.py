@@ -125,13 +125,14 @@ class Drawn(Dataset):
 
 
 class Scarce(Toy):
-    """The toy with one sample to validate and one to test."""
+    """The toy with one sample to test, and one to validate where there is no test."""
 
     name = "tests:Scarce"
 
     def loaders(self, settings, prepared):
-        one = Line(settings.data, 2, 1)
-        return Loaders(Drawn(super().loaders(settings, prepared).train), one, test=one)
+        one, two = (Line(settings.data, 2, count) for count in (1, 2))
+        train = Drawn(super().loaders(settings, prepared).train)
+        return Loaders(train, two if settings.train.test else one, test=one)
 
 
 SYSTEMS = {

@@ -185,7 +185,8 @@ def test_a_critic_that_is_not_heard_yet_costs_nothing(begin):
     for _ in range(2):
         for each in (training, alone):
             each.one_step([batch])
-    pairs = zip(*(each.modules["autoencoder"].parameters() for each in (training, alone)))  # noqa: B905
+    both = (each.modules["autoencoder"].parameters() for each in (training, alone))
+    pairs = zip(*both, strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
     for _ in range(2):
         training.one_step([batch])

@@ -166,7 +166,8 @@ def test_fewer_samples_than_workers_are_refused_before_the_first_step(tmp_path, 
     codes, outputs = launch(tmp_path, 2, "Scarce", {"train.test": is_tested})
     for code, output in zip(codes, outputs, strict=True):
         assert code == 1
-        assert "validation set has 1 samples for 2 workers" in output, output
+        split = "test" if is_tested else "validation"
+        assert f"{split} set has 1 samples for 2 workers" in output, output
         assert "Use fewer workers or more data" in output
         assert "a sample is drawn" not in output
 
