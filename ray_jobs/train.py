@@ -123,9 +123,7 @@ def _train(arguments: Namespace) -> int:
     return _train_chain(arguments, chain, given)
 
 
-def _overridden(
-    chain: stages.Chain, given: Mapping[str, Any]
-) -> tuple[stages.Chain, Mapping[str, Any]]:
+def _overridden(chain: stages.Chain, given: dict[str, Any]) -> tuple[stages.Chain, dict[str, Any]]:
     """What is overridden at a resume and differs between the stages holds for each that waits."""
     texts = {text.partition("=")[0].strip(): text for text in given["overrides"]}
     own = {key for stage in chain.waiting for key in stage.settings} & texts.keys()
