@@ -59,7 +59,7 @@ lint: $(STAMP)  ## ruff and mypy
 	$(RUN) -m mypy
 
 bench: $(STAMP)  ## every benchmark, one JSON object a line
-	@for file in $$(grep -l __main__ benchmarks/*.py); do \
+	@for file in $$(grep -lE '^ +main\(.+\)|"--json"' $$(grep -l __main__ benchmarks/*.py)); do \
 	    name=$$(basename "$$file" .py); echo "# benchmarks.$$name" >&2; \
 	    $(RUN) -m "benchmarks.$$name" --json; \
 	done

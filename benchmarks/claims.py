@@ -3,6 +3,7 @@
     python -m benchmarks.claims hdr_patch --dir sweeps/claims
     python -m benchmarks.claims hdr_patch --dir sweeps/claims-real data.source=folder data.root=...
     python -m benchmarks.claims conditioner --dir sweeps/conditioner
+    python -m benchmarks.claims compression_best --dir sweeps/best --first-seed 3
 
 Each seed is one sweep of `benchmarks/arms/<name>.yaml`, run by the sweep verb and resumed where it
 was cut off. The table gives the mean and the standard error over the seeds.
@@ -43,11 +44,26 @@ _HDR_PATCH = (
     "val.cap_mean",
 )
 
+_COMPRESSION = (
+    "val.psnr_db",
+    "val.psnr_quantised_db",
+    "val.rate_bpp",
+    "val.ms_ssim",
+    "val.efficientnet_distance",
+    "val.boundary_sharpness",
+    "val.tumour_l1",
+    "val.lesion_l1_small",
+    "val.latent_std",
+)
+
 COLUMNS = {
     "hdr_patch": _HDR_PATCH,
     "hdr_patch_gan": (*_HDR_PATCH, "val.loss.perceptual"),
     "conditioner": _CONDITIONER,
     "conditioner_flips": _CONDITIONER,
+    "compression": _COMPRESSION,
+    "compression_best": _COMPRESSION,
+    "compression_structured": _COMPRESSION,
 }
 """What each finding shows, by the name of its arms, which begins with the system's."""
 
@@ -56,6 +72,9 @@ SYSTEMS = {
     "hdr_patch_gan": "hdr_patch",
     "conditioner": "conditioner",
     "conditioner_flips": "conditioner",
+    "compression": "compression",
+    "compression_best": "compression",
+    "compression_structured": "compression",
 }
 
 
@@ -66,10 +85,11 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--dir", required=True, help="the sweeps go to DIR/seed-N")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     arguments = parser.parse_intermixed_args()
     system, space = SYSTEMS[arguments.arms], ROOT / "benchmarks/arms" / f"{arguments.arms}.yaml"
     frames = []
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         directory = Path(arguments.dir) / f"seed-{seed}"
         _run(system, arguments.overrides, space, directory, seed)
         frames.append(load_sweep(directory))

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ SEGMENTS = int(os.environ.get("DRIVER_COST_SEGMENTS", "1000"))
 
 REPORTS = 10
 STORED = int(os.environ.get("DRIVER_COST_STORED", "10000"))
-COLUMN, STEPS, RUNGS = "val.mse", 90, (10, 30)
+COLUMNS = (COLUMN := "val.mse", "val.mae", "val.bias")
+STEPS, RUNGS = 90, (10, 30)
 START_SECONDS = 600.0
 """In which the processes of all slots are expected to have started."""
 
@@ -46,8 +47,15 @@ PEER = "a bare Tune function with as many trials and reports"
 
 def measure() -> Iterator[Row]:
     """A first part of the segments is not counted: processes start, modules are imported."""
-    milliseconds = statistics.median(_next_job_ms())
-    yield row("driver/next_job_10000_trials", milliseconds, "ms", "none: a bound of 50 ms", None)
+    bound = "none: a bound of 50 ms"
+    yield row(
+        f"driver/next_job_{STORED}_trials", statistics.median(_next_job_ms()), "ms", bound, None
+    )
+    three = statistics.median(_next_job_ms(objectives=3))
+    yield row(f"driver/next_job_{STORED}_trials_3_objectives", three, "ms", bound, None)
+    few, many = _decision_ms(SEGMENTS)
+    yield row(f"driver/decisions_{SEGMENTS}", few, "ms", "none", None)
+    yield row(f"driver/decisions_{SEGMENTS * 10}", many, "ms", f"segment {SEGMENTS}", few)
     with _cluster() as folder:
         peer = _Meter(warm=SLOTS)
         _bare(folder, SEGMENTS + SLOTS, peer)
@@ -200,15 +208,15 @@ def _idle(config: dict[str, Any], context: SweepContext) -> None:
     begin = begin if job["resume"] else 0
     for index in range(1, REPORTS + 1):
         step = begin + (job["stop_step"] - begin) * index // REPORTS
-        values = _observe(config, job["trial"], step)
+        value = _observe(config, job["trial"], step)[COLUMN]
         now = time.time()
         tune.report(
             {
                 "step": step,
                 "seconds": 0.0,
                 "began": now,
-                "value": values[COLUMN],
-                "values": dict(values),
+                "value": value,
+                "values": {COLUMN: value},
             }
         )
 
@@ -225,13 +233,40 @@ def _wait_for_all(folder: Path) -> None:
         time.sleep(0.2)
 
 
+class _EnoughError(Exception):
+    """Ends a simulation."""
+
+
+def _decision_ms(segments: int) -> tuple[float, float]:
+    """CPU time of the decisions alone for a segment, without Ray, the log's file and the mirror:
+    in the middle of the first `segments` and over as many at the end of ten times as many.
+    """
+    plan, ends = _plan(trials=100 * segments), []
+
+    def observe(job: Job, step: int) -> Values:
+        if step == job.stop_step:
+            ends.append(time.process_time())
+            if len(ends) == 10 * segments:
+                raise _EnoughError
+        return _observe(job.sampled, job.trial, step)
+
+    with suppress(_EnoughError):
+        simulate(plan, observe, workers=SLOTS)
+    early = ends[segments * 3 // 4] - ends[segments // 4]
+    late = ends[-1] - ends[-segments - 1]
+    return 1000.0 * early / (segments * 3 // 4 - segments // 4), 1000.0 * late / segments
+
+
 def _observe(sampled: Mapping[str, Any], trial: int, step: int) -> Values:
     """Better near the middle and with more steps, and a little noise."""
     noise = random.Random(f"{trial} {step}").random()
-    return {COLUMN: (sampled["x"] - 0.3) ** 2 + (sampled["y"] - 0.7) ** 2 + noise / step}
+    x, y, error = sampled["x"], sampled["y"], noise / step
+    found = {COLUMN: (x - 0.3) ** 2 + (y - 0.7) ** 2 + error}
+    others = {"val.mae": (x - 0.8) ** 2 + y**2 + error, "val.bias": (y - 0.2) ** 2 + abs(x - 0.5)}
+    return {**found, **others}
 
 
-def _plan(trials: int) -> Plan:
+def _plan(trials: int, objectives: int = 1) -> Plan:
     space = Space(
         "bench",
         "none",
@@ -241,16 +276,16 @@ def _plan(trials: int) -> Plan:
         space=space,
         trials=trials,
         seed=0,
-        goal=Goal((Objective(COLUMN, "min"),)),
+        goal=Goal(tuple(Objective(column, "min") for column in COLUMNS[:objectives])),
         steps=STEPS,
         report_every=1,
         rung_steps=RUNGS,
     )
 
 
-def _next_job_ms() -> Iterator[float]:
+def _next_job_ms(objectives: int = 1) -> Iterator[float]:
     """With the default sampler over stored trials, asked twenty times."""
-    plan = _plan(trials=STORED)
+    plan = _plan(STORED, objectives)
     draws = random.Random(0)
 
     def draw(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str, float]:
@@ -259,7 +294,7 @@ def _next_job_ms() -> Iterator[float]:
     log = simulate(
         plan, lambda job, step: _observe(job.sampled, job.trial, step), workers=SLOTS, draw=draw
     ).events
-    more = _plan(trials=2 * STORED)
+    more = _plan(2 * STORED, objectives)
     decider = Decider(
         more,
         lambda event, **fields: None,

@@ -1,0 +1,71 @@
+"""What the first k channels of a latent carry: PSNR of the validation images from latents whose
+other channels are zero, for the trainings of sweeps.
+
+    python -m benchmarks.claims compression_structured --dir sweeps/structured
+    python -m benchmarks.compression_channels sweeps/structured/seed-*
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks.claims import table
+from metrics.compression import psnr
+from models.structured_latent import keep_leading
+from ray_jobs.verb import cache_directory
+from results.frame import load_sweep
+from trainables.batches import validation_loader
+from trainables.restore import open_checkpoint
+
+KEPT = (8, 16, 24, 32, 40, 48, 56, 64)
+
+
+def main() -> None:
+    """Prints one row a point and one column a number of channels, as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sweeps", nargs="+", type=Path, metavar="DIR")
+    frames = [_measured(load_sweep(sweep)) for sweep in parser.parse_args().sweeps]
+    print(table(pd.concat(frames), tuple(f"psnr_db@{count}" for count in KEPT)))
+
+
+def _measured(sweep: pd.DataFrame) -> pd.DataFrame:
+    complete = sweep[sweep["state"] == "complete"]
+    rows = []
+    for _, trial in complete.iterrows():
+        values = dict(zip(KEPT, psnr_of_leading(Path(trial["checkpoint"]), KEPT), strict=True))
+        named = {f"last/psnr_db@{count}": value for count, value in values.items()}
+        rows.append({"point": trial["point"], "state": trial["state"], **named})
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def psnr_of_leading(checkpoint: Path, kept: Sequence[int]) -> list[float]:
+    """Mean PSNR over the validation images [dB] for each number of channels."""
+    opened = open_checkpoint(checkpoint)
+    settings = opened.settings
+    model: Any = opened.modules["autoencoder"]
+    prepared = opened.system.prepare(settings, cache_directory())
+    loaders = opened.system.loaders(settings, prepared)
+    size = settings.train.validation_batch_size
+    found = []
+    for batch in validation_loader(loaders, size, world=1, rank=0):
+        latent = model.encode(batch["image"])
+        found.append([_from_leading(model, latent, count, batch["image"]) for count in kept])
+    return torch.cat([torch.stack(scores) for scores in found], dim=1).mean(dim=1).tolist()
+
+
+def _from_leading(model: Any, latent: Tensor, count: int, image: Tensor) -> Tensor:
+    """PSNR of each image [B]."""
+    made: Tensor = model.decoded(keep_leading(latent, count))["reconstruction"]
+    return psnr(made, image)
+
+
+if __name__ == "__main__":
+    main()
