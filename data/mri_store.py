@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -76,13 +75,8 @@ class SplitWriter:
     def __enter__(self) -> SplitWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *problem: Any) -> None:
+        self._stack.__exit__(*problem)
         rows = np.array(self._rows, np.int64).reshape(-1, 4)
         columns = dict(zip(("mask", "modality", "patient", "slice"), rows.T, strict=True))
         spacing = np.array(self._spacing, np.float32).reshape(-1, self._axes)

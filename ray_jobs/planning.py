@@ -24,7 +24,7 @@ from settings.flat import flatten, leaves, replace
 from settings.resolve import parse_overrides, resolve
 from settings.schema import Settings, SettingsError, conform
 from trainables.changeable import check_changeable
-from trainables.system import System, load_system
+from trainables.system import System, load_system, refused
 
 KEPT_BY_POINTS = ("train.*", "data.*", "optimizer.warmup*")
 """A documented point is compared under the sweep's own length and data; these keys it does not
@@ -117,7 +117,7 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
         file=options.file,
         fixed=(f"space {space.name}", space.fixed),
         overrides=options.overrides,
-        refused=getattr(system, "refused", None),
+        refused=refused(system),
     )
     settings, origins = resolved.settings, resolved.origins
     composite = system.phases(settings, None)[0].composite

@@ -136,10 +136,10 @@ def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> in
     from ray_jobs import training
     from settings.ends import STOP_REASON
     from settings.resolve import resolve
-    from trainables.system import load_system
+    from trainables.system import load_system, refused
 
     system = load_system(name)
-    resolved = resolve(system.Settings, name, refused=_refused(system), **given)
+    resolved = resolve(system.Settings, name, refused=refused(system), **given)
     if arguments.show:
         _show(resolved)
         return OK
@@ -158,11 +158,11 @@ def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, 
     from ray_jobs import training
     from settings.files import write_settings
     from settings.flat import flatten
-    from trainables.system import load_system
+    from trainables.system import load_system, refused
 
     system = load_system(chain.system)
     root = Path(arguments.dir or ".").resolve()
-    given = {**given, "refused": _refused(system)}
+    given = {**given, "refused": refused(system)}
     plan = [stages.resolved(system, chain, stage, root, given) for stage in chain.waiting]
     trees = [resolved.settings for resolved in plan]
     for stage, tree in zip(chain.waiting, trees, strict=True):
@@ -216,10 +216,6 @@ def _show(resolved: Any) -> None:
 
     print_settings(resolved, type(resolved.settings))
     timeline.print_timeline(resolved.timeline)
-
-
-def _refused(system: Any) -> Any:
-    return getattr(system, "refused", None)
 
 
 def _directory(arguments: Namespace) -> Path:

@@ -86,6 +86,7 @@ def add_settings_arguments(made: ArgumentParser, system_required: bool = True) -
 def resolved_settings(arguments: Any, system: Any) -> Any:
     """The tree that the arguments of `add_settings_arguments` ask for."""
     from settings.resolve import resolve
+    from trainables.system import refused
 
     return resolve(
         system.Settings,
@@ -93,7 +94,7 @@ def resolved_settings(arguments: Any, system: Any) -> Any:
         preset=arguments.preset,
         file=arguments.settings,
         overrides=arguments.overrides,
-        refused=getattr(system, "refused", None),
+        refused=refused(system),
     ).settings
 
 

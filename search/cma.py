@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import cmaes
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from search.distributions import from_unit, to_unit
 from search.log import SweepState
+from search.memory import kept
 from search.objectives import Goal, Values
 from search.plan import Plan
 from search.sampler import Row, active_of, known_at, level_of
@@ -161,7 +161,9 @@ class Replay:
         self._optimizer = self._begin(mean, _SIGMA, None, population)
 
 
-_replays: WeakKeyDictionary[SweepState, dict[int, Replay]] = WeakKeyDictionary()
+class _Replays(dict[int, Replay]):
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
 
 
 def _replay_of(
@@ -170,10 +172,10 @@ def _replay_of(
     """The replay of an earlier ask where the log has only grown at its end since, which saves
     time and changes no answer; else a new one.
     """
-    kept = _replays.setdefault(state, {})
-    known = kept.get(step)
-    if known is None or known.plan is not plan or not known.follows(asked):
-        known = kept[step] = Replay(plan, warm)
+    replays = kept(plan, state, _Replays)
+    known = replays.get(step)
+    if known is None or not known.follows(asked):
+        known = replays[step] = Replay(plan, warm)
     return known
 
 

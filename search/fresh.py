@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping
 from itertools import islice
 from random import Random
-from weakref import WeakKeyDictionary
 
 from search.distributions import from_unit
 from search.log import SweepState
+from search.memory import kept
 from search.plan import Plan
 from search.seeds import derive
 from search_spaces.space import Space
@@ -55,9 +55,7 @@ def _name(space: Space, values: Sampled) -> str:
 
 def _tried(plan: Plan, state: SweepState) -> set[str]:
     """The names of all trials' configurations; an ask looks at those that have come since."""
-    known = _names.setdefault(state, _Names())
-    if known.plan is not plan or known.count > len(state.trials):
-        known = _names[state] = _Names(plan)
+    known = kept(plan, state, _Names)
     for trial in islice(state.trials.values(), known.count, None):
         first = trial.spans[min(trial.spans)].sampled  # a population changes its members
         known.names.add(_name(plan.space, first))
@@ -66,10 +64,7 @@ def _tried(plan: Plan, state: SweepState) -> set[str]:
 
 
 class _Names:
-    def __init__(self, plan: Plan | None = None) -> None:
-        self.plan, self.count = plan, 0
-        self.names: set[str] = set()
+    """Of the first `count` trials: naming ten thousand takes longer than an ask."""
 
-
-_names: WeakKeyDictionary[SweepState, _Names] = WeakKeyDictionary()
-"""The names of earlier asks: naming ten thousand takes longer than an ask."""
+    def __init__(self, plan: Plan) -> None:
+        self.count, self.names = 0, set[str]()

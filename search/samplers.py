@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from random import Random
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import optuna
@@ -25,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.distributions import directions, distribution, encode, from_unit, suggest
 from search.log import SweepState
+from search.memory import kept
 from search.objectives import Values
 from search.plan import Plan
 from search.portraits import HEALTH
@@ -97,7 +97,7 @@ def history(plan: Plan, state: SweepState, step: int, draw: Random) -> list[Froz
         if row.values is not None and not plan.goal.is_measured(row.values)
     }
     worst = _worst(plan, rows) if ill else {}
-    cache = _cache_of(plan, state)
+    cache = kept(plan, state, _Cache)
     told = []
     for row in rows:
         key = (row.number, step, bool(ill))
@@ -127,11 +127,10 @@ def _worst(plan: Plan, rows: Sequence[Row]) -> dict[str, float]:
 
 
 class _Cache(dict[tuple[int, int, bool], tuple[Any, Any, FrozenTrial]]):
-    """The trials of earlier asks with one plan; it saves time and changes no answer."""
+    """The trials of earlier asks."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.plan = plan
         self._all = {k: distribution(d) for k, d in plan.space.domains.items()}
         self._some: dict[tuple[str, ...], dict[str, BaseDistribution]] = {}
 
@@ -139,16 +138,6 @@ class _Cache(dict[tuple[int, int, bool], tuple[Any, Any, FrozenTrial]]):
         if active not in self._some:
             self._some[active] = {key: self._all[key] for key in active}
         return self._some[active]
-
-
-_caches: WeakKeyDictionary[SweepState, _Cache] = WeakKeyDictionary()
-
-
-def _cache_of(plan: Plan, state: SweepState) -> _Cache:
-    known = _caches.get(state)
-    if known is None or known.plan is not plan:
-        known = _caches[state] = _Cache(plan)
-    return known
 
 
 def _frozen(

@@ -10,9 +10,9 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 from search.log import PAUSED, SweepState, TrialRecord
+from search.memory import kept
 from search.objectives import Goal, Values
 from search.pareto import crowded_ranks
 from search.plan import Plan
@@ -195,15 +195,15 @@ def observed(trial: TrialRecord, step: int) -> Values | None:
 
 AnyView = TypeVar("AnyView", bound=View)
 
-_views: WeakKeyDictionary[SweepState, dict[tuple[type[View], tuple[int, ...]], View]] = (
-    WeakKeyDictionary()
-)
+
+class _Views(dict[tuple[type[View], tuple[int, ...]], View]):
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
 
 
 def ranking(plan: Plan, state: SweepState, kind: type[AnyView], *where: int) -> Ranking:
     """The ranking of a kind of view at a place, up to date with the log."""
-    views = _views.setdefault(state, {})
-    known = views.get((kind, where))
-    if known is None or known.plan is not plan:
-        known = views[kind, where] = kind(plan, *where)
-    return known.follow(state)
+    views = kept(plan, state, _Views)
+    if (kind, where) not in views:
+        views[kind, where] = kind(plan, *where)
+    return views[kind, where].follow(state)

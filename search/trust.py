@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import itertools
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from search.log import STOPPED, SweepState
+from search.memory import kept
 from search.plan import Plan
 
 PAIRS = 8
@@ -24,7 +24,7 @@ LEAST = 0.4
 
 
 class _Memory:
-    """What one plan has made of a state so far: it saves time and changes no answer.
+    """What earlier questions have found.
 
     Attributes:
         passed: by level, the trials that it has recorded and not judged, in their order; and how
@@ -39,9 +39,6 @@ class _Memory:
         self.answer: tuple[tuple[int, ...], int] | None = None
 
 
-_memories: WeakKeyDictionary[SweepState, _Memory] = WeakKeyDictionary()
-
-
 def trusted_from(plan: Plan, state: SweepState) -> int:
     """The index of the lowest level that agrees with the longest one it can be compared with.
 
@@ -50,9 +47,7 @@ def trusted_from(plan: Plan, state: SweepState) -> int:
     cannot show how good it is at telling.) Without `PAIRS` of them a rung is believed. What is
     decided can change with every trial, in both directions.
     """
-    memory = _memories.get(state)
-    if memory is None or memory.plan is not plan:
-        memory = _memories[state] = _Memory(plan)
+    memory = kept(plan, state, _Memory)
     # Nobody passes the lowest level late, so its own count changes no pair.
     seen = [len(state.rungs.get(level, ())) for level in plan.levels[1:]]
     made_from = (state.count(STOPPED), state.replaced, *seen)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch is imported, and in the environment, so that processes that a test starts (Ray's
 # workers too) add floating point numbers in the same order as the test itself.
@@ -63,6 +64,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def real_mri() -> Path:
+    """Real tumours as patients. They are fetched on request and never committed, so a machine
+    without them, or without the network, has nothing to run on.
+    """
+    root = Path(os.environ.get("MRI_REAL_DATA", ".cache/real-data/mri"))
+    if not root.is_dir():
+        pytest.skip(f"no real MRI at {root}: `make real-data` fetches it, or set MRI_REAL_DATA")
+    return root
 
 
 def _on_one_thread() -> Iterator[None]:

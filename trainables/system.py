@@ -186,6 +186,11 @@ class System(Protocol):
         ...
 
 
+def refused(system: System) -> Any:
+    """The system's `refused` as `settings.resolve.resolve` takes it, None where it has none."""
+    return getattr(system, "refused", None)
+
+
 def load_system(name: str) -> System:
     """The system of that name, or one of your own spelled "module:attribute".
 

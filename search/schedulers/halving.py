@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 from search.jobs import is_final
 from search.log import COMPLETE, SweepState
+from search.memory import kept
 from search.plan import Plan
 from search.schedulers.base import Continuation
 from search.schedulers.waiting import Promoting, best_waiting, last_promotion
 
-_through: WeakKeyDictionary[SweepState, tuple[Plan, int]] = WeakKeyDictionary()
-"""How many of the first waves were done at the last question: most are, late in a sweep."""
+
+class _Through:
+    """How many of the first waves were done at the last question: most are, late in a sweep."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.waves = 0
 
 
 class Halving(Promoting):
@@ -44,16 +48,14 @@ class Halving(Promoting):
 
     def _waves_through(self, state: SweepState) -> int:
         """How many of the first waves are done; they stay so."""
-        plan, done = _through.get(state, (self.plan, 0))
-        done = done if plan is self.plan else 0
-        while done + 1 < len(self.bounds):
-            first, end = self.bounds[done : done + 2]
+        done = kept(self.plan, state, _Through)
+        while done.waves + 1 < len(self.bounds):
+            first, end = self.bounds[done.waves : done.waves + 2]
             wave = state.asked_for[first:end]
             if len(wave) < end - first or not self._is_through(state, wave):
                 break
-            done += 1
-        _through[state] = (self.plan, done)
-        return done
+            done.waves += 1
+        return done.waves
 
     def _is_through(self, state: SweepState, wave: Sequence[int]) -> bool:
         if not self.plan.rungs:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search.log import SweepState
+from search.memory import kept
 from search.plan import Plan
 from search.schedulers.asha_promotion import AshaPromotion
 
@@ -17,8 +17,12 @@ PERCENTILE = 90.0
 """The paper's N: of the distances between trials that overtake each other."""
 
 
-_known: WeakKeyDictionary[SweepState, tuple[Plan, tuple[int, ...], bool]] = WeakKeyDictionary()
-"""The last answer and what it was made from: several questions come between two reports."""
+class _Known:
+    """The last answer and what it was made from: several questions come between two reports."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.made_from: tuple[int, ...] = ()
+        self.answer = False
 
 
 class Pasha(AshaPromotion):
@@ -47,11 +51,10 @@ class Pasha(AshaPromotion):
         """`_disagree`, which looks at the trials above the first level alone."""
         seen = [len(state.rungs.get(step, ())) for step in self.plan.levels[1:]]
         made_from = (above, state.replaced, *seen)
-        known = _known.get(state)
-        if known is None or known[0] is not self.plan or known[1] != made_from:
-            answer = self._disagree(state, below, above)
-            known = _known[state] = (self.plan, made_from, answer)
-        return known[2]
+        known = kept(self.plan, state, _Known)
+        if known.made_from != made_from:
+            known.answer, known.made_from = self._disagree(state, below, above), made_from
+        return known.answer
 
     def _is_open(self, state: SweepState, level: int) -> bool:
         """Whether a trial was promoted to the level, and not beyond it as the sweep's last."""

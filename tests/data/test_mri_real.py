@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from pathlib import Path
 
@@ -176,17 +175,9 @@ IN_PLANE_MM = {"brain1": 38.1, "brain2": 16.6, "breast1": 8.6, "lung1": 16.8, "l
 """Longest distance between two corners of pixels of the tumour in one slice."""
 
 
-@pytest.fixture
-def real_root() -> Path:
-    root = Path(os.environ.get("MRI_REAL_DATA", ".cache/real-data/mri"))
-    if not root.is_dir():
-        pytest.skip(f"no real MRI at {root}: `make real-data` fetches it, or set MRI_REAL_DATA")
-    return root
-
-
 @pytest.mark.slow
-def test_the_real_cases_are_data_that_trains(real_root, tmp_path):
-    settings = DataSettings(source="folder", root=str(real_root), group="t1_gd", max_bad_share=0.0)
+def test_the_real_cases_are_data_that_trains(real_mri, tmp_path):
+    settings = DataSettings(source="folder", root=str(real_mri), group="t1_gd", max_bad_share=0.0)
     prepared = prepare(settings, tmp_path, 2)
     for split, slices in (("train", 134), ("validation", 23), ("test", 21)):
         samples = open_split(prepared, split)
@@ -196,8 +187,8 @@ def test_the_real_cases_are_data_that_trains(real_root, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_cases(real_root):
-    root = real_root
+def test_the_real_cases(real_mri):
+    root = real_mri
     shapes = {"brain1": (256, 256, 25), "brain2": (256, 256, 23)}
     for name, case in CASES.items():
         image = nibabel.load(root / case.split / name / "t1_gd.nii.gz")

@@ -4,9 +4,6 @@ in 2-D and 3-D; the critic works on what the autoencoder has just made; what Ten
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -258,14 +255,11 @@ def test_parameters_in_bf16_train(begin):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
-def test_real_tumours_are_learnt(cache, tmp_path, one_thread, dims):
+def test_real_tumours_are_learnt(real_mri, cache, tmp_path, one_thread, dims):
     """The VAE of the demo in smaller images, on the five cases that `make real-mri` fetches: a
     brain that it has not seen comes back as more than the best constant.
     """
-    root = Path(os.environ.get("MRI_REAL_DATA", ".cache/real-data/mri"))
-    if not root.is_dir():
-        pytest.skip(f"no real MRI at {root}: `make real-data` fetches it, or set MRI_REAL_DATA")
-    real = {"data.source": "folder", "data.root": str(root), "data.group": "t1_gd"}
+    real = {"data.source": "folder", "data.root": str(real_mri), "data.group": "t1_gd"}
     length = {"train.steps": 48, "train.report_every": 24, "train.tensorboard": False}
     sizes = {"train.batch_size": 4, "data.image_size": 32, "data.volume_size": (16, 16, 16)}
     own = {"model.spatial_dims": dims, "data.max_bad_share": 0.0, "optimizer.lr": 5e-3}

@@ -1,0 +1,28 @@
+"""What a decision may keep of a sweep's state until the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from search.log import SweepState
+from search.plan import Plan
+
+T = TypeVar("T")
+
+_memories: WeakKeyDictionary[SweepState, dict[Callable[[Plan], Any], tuple[Plan, Any]]] = (
+    WeakKeyDictionary()
+)
+
+
+def kept(plan: Plan, state: SweepState, make: Callable[[Plan], T]) -> T:
+    """What `make` made of the plan when it was asked first for this state; made anew for another
+    plan, and gone with the state. It may save time and must change no answer.
+    """
+    memories = _memories.setdefault(state, {})
+    known = memories.get(make)
+    if known is None or known[0] is not plan:
+        known = memories[make] = (plan, make(plan))
+    made: T = known[1]
+    return made
