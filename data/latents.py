@@ -12,7 +12,7 @@ What a network on these latents must know is in the metadata of the schema, as J
 from __future__ import annotations
 
 import json
-import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.hdr_files import DataError, FloatArray
+from settings.whole_file import whole_file
 
 FORMAT = 1
 SUFFIX = ".arrow"
@@ -114,22 +115,19 @@ def write_latents(
     import pyarrow as pa
     from pyarrow import ipc
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows, whole = (path.with_name(f".{path.name}.{os.getpid()}.{part}") for part in "ab")
-    try:
-        with pa.OSFile(str(rows), "wb") as file:
+    with (
+        whole_file(path) as whole,
+        tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as rows,
+    ):
+        with pa.OSFile(rows.name, "wb") as file:
             _write_rows(file, batches)
         facts = {"format": FORMAT, **describe()}
-        with pa.memory_map(str(rows)) as source, pa.OSFile(str(whole), "wb") as file:
+        with pa.memory_map(rows.name) as source, pa.OSFile(str(whole), "wb") as file:
             reader = ipc.open_file(source)
             schema = reader.schema.with_metadata({_KEY: json.dumps(facts).encode()})
             with ipc.new_file(file, schema) as writer:
                 for number in range(reader.num_record_batches):
                     writer.write_batch(reader.get_batch(number))
-        os.replace(whole, path)
-    finally:
-        for left in (rows, whole):
-            left.unlink(missing_ok=True)
     return facts
 
 

@@ -13,7 +13,6 @@ from rich.table import Table
 from ray_jobs.engine.driver import Driver, Running
 from search.forecast import forecast
 from search.log import COMPLETE, RUNNING, TrialRecord
-from search.sampler import best_of
 
 LIVE_INTERVAL_SECONDS = 0.5
 PLAIN_INTERVAL_SECONDS = 15.0
@@ -116,7 +115,7 @@ class Progress:
         if len(shown) < _SHOWN_ROWS:
             others = [t for n, t in trials.items() if t.status != RUNNING and n not in ranked]
             values = [{} if trial.infeasible else trial.values for trial in others]
-            best = best_of(self.driver.plan.goal, values, _SHOWN_ROWS - len(shown))
+            best = self.driver.plan.goal.best(values, _SHOWN_ROWS - len(shown))
             shown += [others[index] for index in best]
         return shown
 

@@ -8,7 +8,6 @@ ordinary trainings. What was killed goes on with the first of them that has not 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from settings.schema import SettingsError, Value
+from settings.whole_file import whole_file
 
 FILE = "stages.json"
 FORMAT = 1
@@ -272,9 +272,8 @@ def write(directory: Path, chain: Chain) -> None:
         for stage in chain.stages
     ]
     content = {"format": FORMAT, "system": chain.system, "stages": rows}
-    scratch = directory / f".{FILE}.{os.getpid()}"
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
-    scratch.replace(directory / FILE)
+    with whole_file(directory / FILE) as scratch:
+        scratch.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

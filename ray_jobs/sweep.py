@@ -26,6 +26,7 @@ from ray_jobs.verb import (
     finish,
     run_verb,
 )
+from settings.whole_file import whole_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,7 +106,8 @@ def _check_empty(directory: Path) -> None:
             f"{directory} holds a sweep already. Go on with it (--resume {directory}) or name "
             "another."
         )
-    if directory.exists() and {path.name for path in directory.iterdir()} - {"lock"}:
+    held = directory.iterdir() if directory.exists() else ()
+    if any(path.name != "lock" and not path.name.startswith(".") for path in held):
         raise SettingsError(f"{directory} is not empty and no sweep. Name a new directory.")
 
 
@@ -162,12 +164,8 @@ def _write_document(directory: Path, document: Any, fresh: bool) -> None:
     """Puts `sweep.json` in its place, whole and on disk; the lock is ours by now."""
     if fresh:
         _check_empty(directory)
-    scratch = directory / ".sweep.json.tmp"
-    with scratch.open("w") as file:
-        file.write(json.dumps(document, indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(directory / "sweep.json")
+    with whole_file(directory / "sweep.json", on_disk=True) as scratch:
+        scratch.write_text(json.dumps(document, indent=1))
 
 
 def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from results.leaderboard import (
     number,
     reference,
 )
+from settings.whole_file import whole_file
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -50,13 +50,8 @@ def write_page(
     `frame` with all settings shows every difference between the winner and the document's point.
     """
     path = sweep.path / PAGE_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(render(sweep, history, frame, reports, top), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as scratch:
+        scratch.write_text(render(sweep, history, frame, reports, top), encoding="utf-8")
     return path
 
 

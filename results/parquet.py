@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from results.reports import report_files
 from settings.schema import tupled
+from settings.whole_file import whole_file
 
 LAYOUT = 3
 """Of the columns; a file with another one is not read, the raw files are."""
@@ -63,13 +64,8 @@ def write(frame: pd.DataFrame, path: Path, sources: Sources, held: bool) -> None
         _META: json.dumps(facts).encode(),
         _AS_JSON: json.dumps(encoded).encode(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        parquet.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as scratch:
+        parquet.write_table(table.replace_schema_metadata(metadata), scratch, compression="zstd")
 
 
 def read_fresh(path: Path, sources: Sources, held: bool | None) -> pd.DataFrame | None:

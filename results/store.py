@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from settings.whole_file import whole_file
+
 RESERVED = ("time", "event")
 _BLOCK_BYTES = 1 << 16
 
@@ -227,11 +229,9 @@ class ReportWriter(_Appender):
         kept = [line for line in lines if _step(line) <= step]
         lost = own is not None and (not kept or _step(kept[-1]) < step)
         if lost or len(kept) < len(lines) or torn:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.path.with_name(self.path.name + ".tmp")
             whole = b"".join(line + b"\n" for line in kept)
-            temporary.write_bytes(whole + (to_line(own) if lost and own else b""))
-            os.replace(temporary, self.path)
+            with whole_file(self.path) as scratch:
+                scratch.write_bytes(whole + (to_line(own) if lost and own else b""))
         return len(lines) - len(kept)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -144,3 +145,8 @@ class Goal:
         for index, place in zip(ranked, places, strict=True):
             keys[index] = (0.0, float(place))
         return keys
+
+    def best(self, observed: Sequence[Values], count: int) -> list[int]:
+        """The indices of the best `count` observations, best first, the earlier among equals."""
+        keys = self.badness(observed, count)
+        return heapq.nsmallest(count, range(len(keys)), key=keys.__getitem__)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
 import importlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from operator import attrgetter
 from random import Random
 from typing import Any, NamedTuple
 
 from search.fresh import fresh
 from search.log import FAILED, INTERRUPTED, SweepState, TrialRecord
-from search.objectives import Goal, Values
+from search.objectives import Values
 from search.plan import Plan
 from search.standings import Ranking, View, ranking
 from search_spaces.domains import Choice
@@ -191,14 +190,6 @@ def unknown_at(plan: Plan, state: SweepState) -> list[Row]:
         failed = trial.status == FAILED and trial.failures > plan.max_failures
         rows.append(Row(number, trial.sampled, failed=failed))
     return rows
-
-
-def best_of(goal: Goal, observed: Sequence[Values], count: int) -> list[int]:
-    """The indices of the best `count` observations by the goal, best first, the earlier among
-    equals.
-    """
-    keys = goal.badness(observed, count)
-    return heapq.nsmallest(count, range(len(keys)), key=keys.__getitem__)
 
 
 _number = attrgetter("number")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import yaml
 
 from settings.schema import SettingsError, Value
 from settings.timeline import TIMELINE, Stretch, plain_timeline, read_timeline
+from settings.whole_file import whole_file
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 """`<system>/<name>.yaml`: the documented points and recommendations of each system."""
@@ -128,10 +128,8 @@ def write_settings(
         text = yaml.dump(
             content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf")
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    with whole_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 def settings_hash(flat: Mapping[str, Value]) -> str:

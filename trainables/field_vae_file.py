@@ -5,9 +5,7 @@ from, in one file that runs no code when it is read.
 from __future__ import annotations
 
 import json
-import os
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from models.field_vae import FieldVaeModel, FrozenDecoder, ModelSettings
 from settings.flat import flatten, replace
+from settings.whole_file import whole_file
 from trainables import checkpoint
 from trainables.field_vae import FieldVae
 from trainables.restore import open_checkpoint
@@ -33,7 +32,8 @@ def write_module(path: Path, module: FieldVaeModel | FrozenDecoder) -> None:
     }
     tensors = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
     described = {_KEY: json.dumps(kind)}
-    replace_file(path, lambda scratch: save_file(tensors, scratch, metadata=described))
+    with whole_file(path, on_disk=True) as scratch:
+        save_file(tensors, scratch, metadata=described)
 
 
 def load_vae(path: Path) -> FieldVaeModel:
@@ -75,15 +75,6 @@ def load_decoder(path: Path) -> FrozenDecoder:
     """
     settings, length, nodes, tensors = _read(path)
     return _filled(FrozenDecoder(settings, length, nodes), tensors, path)
-
-
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file under another name, forces it to disk, and gives it its own name."""
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    write(scratch)
-    with open(scratch, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
 
 
 def _filled(module: Any, tensors: Mapping[str, Tensor], path: Path) -> Any:

@@ -24,9 +24,10 @@ from losses.terms import TermSettings
 from models.field_vae import FieldVaeModel, ModelSettings
 from settings.flat import flatten, replace
 from settings.schema import SettingsError, setting
+from settings.whole_file import whole_file
 from trainables import checkpoint
 from trainables.field_vae import FieldVae, FieldVaeSettings
-from trainables.field_vae_file import load_vae, replace_file, write_module
+from trainables.field_vae_file import load_vae, write_module
 from trainables.loop import fit
 from trainables.optimizer import OptimizerSettings
 from trainables.run import LocalRun, Report
@@ -162,7 +163,8 @@ def _claim(folder: Path, request: Mapping[str, Any]) -> None:
     """Makes the folder this request's, or refuses."""
     path, own = folder / REQUEST_FILE, json.loads(json.dumps(request))
     if not path.exists():
-        replace_file(path, lambda scratch: scratch.write_text(json.dumps(own, indent=1)))
+        with whole_file(path, on_disk=True) as scratch:
+            scratch.write_text(json.dumps(own, indent=1))
         return
     found = json.loads(path.read_text())
     if found != own:

@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from settings.schema import SettingsError
+from settings.whole_file import whole_file
 from trainables import checkpoint, devices
 from trainables.batches import validation_loader
 from trainables.devices import make_accelerator
@@ -96,4 +97,5 @@ def final_test(system: System, settings: Any, prepared: Any, run: LocalRun) -> N
     if not run.is_main:
         return
     merged = {key: value for columns in found.values() for key, value in columns.items()}
-    (run.directory / "test.json").write_text(json.dumps(merged, indent=1) + "\n")
+    with whole_file(run.directory / "test.json") as scratch:
+        scratch.write_text(json.dumps(merged, indent=1) + "\n")

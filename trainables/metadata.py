@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from settings.versions import versions
+from settings.whole_file import whole_file
 from trainables.system import Loaders
 
 NAME = "metadata.json"
@@ -40,7 +41,8 @@ def write_metadata(
         "data": data(loaders, prepared),
     }
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / NAME).write_text(json.dumps(found, indent=1) + "\n")
+    with whole_file(directory / NAME) as scratch:
+        scratch.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def device_name(device: torch.device) -> str:

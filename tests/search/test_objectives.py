@@ -72,3 +72,12 @@ def test_measured_is_what_has_every_column(values):
     goal = Goal(TWO, (BOUND,))
     finite = {name for name, value in values.items() if math.isfinite(value)}
     assert goal.is_measured(values) == (finite == {"a", "b", "c"})
+
+
+@pytest.mark.parametrize("objectives", [TWO[:1], TWO])
+@pytest.mark.parametrize("constraints", [(), (BOUND,)])
+@given(observed=OBSERVED, count=st.integers(1, 40))
+def test_the_best_are_the_first_in_the_order(objectives, constraints, observed, count):
+    goal = Goal(objectives, constraints)
+    keys = goal.badness(observed)
+    assert goal.best(observed, count) == sorted(range(len(keys)), key=keys.__getitem__)[:count]

@@ -19,7 +19,7 @@ from search.distributions import distribution, from_unit, to_unit
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
 from search.plan import SAMPLERS as NAMES
-from search.sampler import SAMPLERS, ask, best_of, known_at, level_of, rows_at
+from search.sampler import SAMPLERS, ask, known_at, level_of, rows_at
 from search.samplers import HEALTH, history
 from search.seeds import derive
 from search.warm import Warm
@@ -197,21 +197,6 @@ def test_values_lie_in_their_domains_exactly(make_plan, executor, sampler, drawn
             assert domain.contains(trial.sampled[key])
             kinds = {type(option) for option in domain.ends}
             assert type(trial.sampled[key]) in kinds
-
-
-values = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(-3, 3).map(float))
-GOALS = [
-    Goal((Objective("a", "min"),)),
-    Goal((Objective("a", "max"),), (Constraint("b", "<=", 1.0), Constraint("c", ">=", 0.0))),
-    Goal((Objective("a", "min"), Objective("b", "max")), (Constraint("c", "<=", 0.0),)),
-]
-
-
-@pytest.mark.parametrize("goal", GOALS, ids=["one", "constraints", "two"])
-@given(observed=st.lists(values, min_size=1, max_size=30), count=st.integers(1, 40))
-def test_the_best_are_those_of_the_goal(goal, observed, count):
-    keys = goal.badness(observed)
-    assert best_of(goal, observed, count) == sorted(range(len(keys)), key=keys.__getitem__)[:count]
 
 
 def told(plan, state, step):
