@@ -44,14 +44,14 @@ $(STAMP): setup.cfg pyproject.toml
 sweep: $(STAMP)  ## a sweep on this machine: make sweep SYSTEM=hdr_patch ARGS="--trials 20"
 	$(RUN) -m ray_jobs.sweep $(SYSTEM) $(ARGS)
 
-# The tests with real clusters one after another: each has processes for all cores. Status 5 is
-# pytest's for ARGS that leave a part without a test.
+# Two clusters at a time: each has processes for all cores, but waits for much of its life. Whole
+# files, which share a cluster. Status 5 is pytest's for ARGS that leave a part without a test.
 test: $(STAMP)  ## all tests that need no GPU
 	$(PARALLEL) -m "not ray and not gpu" $(ARGS) || [ $$? = 5 ]
-	$(RUN) -m pytest -m "ray and not gpu" $(ARGS) || [ $$? = 5 ]
+	$(RUN) -m pytest -n 2 --dist loadfile -m "ray and not gpu" $(ARGS) || [ $$? = 5 ]
 
 test-fast: $(STAMP)  ## the tests of every save: no Ray, no GPU, nothing slow
-	$(PARALLEL) -m "not slow and not ray and not gpu" $(ARGS)
+	$(PARALLEL) -m "not slow and not ray and not gpu" --hypothesis-profile=fast $(ARGS)
 
 # Not `ruff format`: formulas and tables are laid out by hand.
 lint: $(STAMP)  ## ruff and mypy

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 # No deadline: a limit on one example is a timed assertion, and fails on a busy machine.
 # Reproducible, so that a build fails for what changed; `--hypothesis-profile=explore` looks for
-# more.
+# more, and `make test-fast` takes `fast`.
 settings.register_profile(
     "tests",
     deadline=None,
@@ -26,6 +26,7 @@ settings.register_profile(
     max_examples=30,
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("fast", settings.get_profile("tests"), max_examples=10)
 settings.register_profile("explore", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile("tests")
 

@@ -164,6 +164,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_all_but_the_ray_jobs_imports_without_ray():
     modules = [
         relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")

@@ -43,6 +43,7 @@ def test_the_documented_size_is_that_of_the_presets():
     assert pixels_of(values_of("vae_2d", "fp32", MEASURED)) == 2 * 96 * 96
 
 
+@pytest.mark.slow
 def test_what_autograd_holds_is_counted_once_and_parameters_are_not():
     """exp keeps its result, which sin keeps again, and the product keeps both of its factors, one
     of them a view of a parameter. Two graphs after each other do not add up.

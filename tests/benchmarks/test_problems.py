@@ -14,6 +14,8 @@ from benchmarks import problems_functions as functions
 from benchmarks.problems import PROBLEMS, RUNGS, Biased, draw, make_problem
 from search_spaces.domains import Choice, Integer, LogUniform, Uniform
 
+pytestmark = pytest.mark.slow
+
 # Published optima (Surjanovic and Bingham, Virtual Library of Simulation Experiments), in the unit
 # cube.
 OPTIMA = {

@@ -14,6 +14,8 @@ from benchmarks import multi_fidelity, search_efficiency
 from benchmarks.peers import SHARES, Curve
 from benchmarks.search_rows import OURS, Task, regrets, rows
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -8,6 +8,8 @@ import pytest
 from benchmarks.tables import NAMES, make_table
 from search_spaces.domains import Choice, Integer
 
+pytestmark = pytest.mark.slow
+
 ONE_EACH = ("HPOBench/car", "HPOLib/naval_propulsion", "NASBench201/cifar10")
 
 

@@ -17,6 +17,8 @@ from trainables.batches import validation_loader
 from trainables.devices import make_accelerator
 from trainables.evaluate import evaluate
 
+pytestmark = pytest.mark.slow
+
 
 def term_keys(case, part):
     """`loss.<term>.<part>` of every term of every phase."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from metrics.combined import Combined
 from settings.flat import replace
 from trainables import checkpoint
 from trainables.loop import fit
 from trainables.run import LocalRun
+
+pytestmark = pytest.mark.slow
 
 
 def train(case, directory, settings, **run):

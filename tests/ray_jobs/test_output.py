@@ -46,6 +46,7 @@ def sweep_directory(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_analyze_into_head_ends_quietly_and_writes_its_files(sweep_directory):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = start("analyze", sweep_directory, "--top", 40, **pipes)
@@ -55,6 +56,7 @@ def test_analyze_into_head_ends_quietly_and_writes_its_files(sweep_directory):
     assert (sweep_directory / "analysis/index.html").exists()
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_when_nobody_reads(tmp_path):
     directory = tmp_path / "run"
     given = (TOY, "train.report_every=1", "train.steps=12", "--no-ray", "--dir", directory)

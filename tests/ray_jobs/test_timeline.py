@@ -31,7 +31,7 @@ from trainables.loop import fit
 from trainables.run import LocalRun
 from trainables.system import load_system
 
-pytestmark = pytest.mark.usefixtures("module_on_one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("module_on_one_thread")]
 
 TOY = "benchmarks.toy:Toy"
 SPACE = """

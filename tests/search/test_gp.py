@@ -17,6 +17,8 @@ from search.simulator import simulate
 from search_spaces.domains import Choice, Integer, LogUniform, Uniform
 from search_spaces.space import Space
 
+pytestmark = pytest.mark.slow
+
 
 def cloud(n=40, keys=4, levels=3, seed=0):
     draw = np.random.default_rng(seed)

@@ -96,7 +96,11 @@ def halved(make_plan, executor):
     return run
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+# A transaction on disk for each write: seconds a test.
+SQLITE = pytest.param("sqlite", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", ["journal", SQLITE])
 def test_the_mirror_tells_what_the_log_tells(sweep, tmp_path, kind):
     place = place_of(kind, tmp_path, "mirror")
     mirror = Mirror(place, sweep.plan, "sweep")
@@ -167,7 +171,9 @@ def test_several_objectives_constraints_repeats_and_what_waits(halved, tmp_path)
     assert {t.number for t in study.best_trials} <= feasible
 
 
-CRASHES = [("journal", share) for share in (0.0, 0.1, 0.5, 1.0)] + [("sqlite", 0.5)]
+CRASHES = [("journal", share) for share in (0.0, 0.1, 0.5, 1.0)] + [
+    pytest.param("sqlite", 0.5, marks=pytest.mark.slow)
+]
 
 
 @pytest.mark.parametrize("which", ["sweep", "halved"])
@@ -193,7 +199,7 @@ def test_a_resumed_mirror_has_every_trial_once(request, tmp_path, kind, which, s
         assert names == ["followed.log", "resumed.log"]
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+@pytest.mark.parametrize("kind", ["journal", SQLITE])
 def test_a_sweep_that_goes_on_after_its_end_goes_on_in_the_mirror(halved, tmp_path, kind):
     """What waited at a rung was ended in the mirror, and is promoted after all."""
     place = place_of(kind, tmp_path, "mirror")

@@ -31,6 +31,8 @@ from trainables.run import LocalRun
 from trainables.system import Built, Phase
 from trainables.update import NonFiniteError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BALANCED = tuple(kind for kind in KINDS if kind != "fixed")
 QUICK = {"loss__balancer__interval": 3, "loss__balancer__lr": 0.05}

@@ -103,6 +103,7 @@ every_sort_of_masks = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @every_sort
 def test_each_kind_improves_over_ten_steps(begin, kind, dims):
     training, batch = begin(tree(kind, dims))
@@ -343,6 +344,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_documents_tags_and_the_worst_batch(
     cache, tmp_path, one_thread, tensorboard_values
 ):

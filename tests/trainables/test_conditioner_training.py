@@ -15,6 +15,8 @@ from losses.conditioner import TERMS
 from trainables.conditioner import Conditioner
 from trainables.watch import watched
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING_MOVES = {
     f"augment.{name}_probability": 1.0
     for name in ("outer", "inner", "flip", "shift", "rotation", "scale", "mixup", "noise")

@@ -17,6 +17,8 @@ from trainables.restore import open_checkpoint
 from trainables.run import LocalRun
 from trainables.system import load_system
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "model.filters": (12, 10, 8),
     "model.main_size": 8,

@@ -18,6 +18,8 @@ from trainables.loop import fit
 from trainables.measure import evaluate_checkpoint
 from trainables.run import LocalRun
 
+pytestmark = pytest.mark.slow
+
 SYSTEM = HdrPatch()
 GAN = {
     **TINY["hdr_patch"],

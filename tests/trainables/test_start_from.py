@@ -14,6 +14,8 @@ from trainables import checkpoint
 from trainables.loop import LENT, Training, fit
 from trainables.run import LocalRun
 
+pytestmark = pytest.mark.slow
+
 SOURCE = {"optimizer__lr": 0.3, "train__seed": 1, "train__ema_decay": 0.9}
 MEMBER = {"optimizer__lr": 0.05, "train__seed": 2, "train__ema_decay": 0.5}
 
