@@ -31,6 +31,7 @@ from models.discriminator import (
     judge_both,
     least_side,
 )
+from models.efficientnet import SHORTEST_SIDE
 from settings.mri import channels_of
 from settings.schema import Settings, SettingsError
 from trainables.compression_tags import LoggingSettings, figure_tags, tags
@@ -91,6 +92,13 @@ class CompressionSettings(Settings):
             )
         if self.metric.ms_ssim:
             check_sides(space)
+        if not model.seg_mode and sorted(space)[-2] < SHORTEST_SIDE:
+            raise SettingsError(
+                "the perceptual term, which validation measures also where it is off, needs "
+                f"{SHORTEST_SIDE} px or more along two sides, and the samples have "
+                f"{' x '.join(map(str, space))}. Use larger ones "
+                f"(data.{'image_size' if len(space) == 2 else 'volume_size'})."
+            )
         if self.train.precision == "fp16" and model.pure_weights != "no":
             raise SettingsError(
                 "train.precision=fp16 scales the gradients, and torch can unscale those of fp32 "

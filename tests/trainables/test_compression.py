@@ -301,7 +301,19 @@ def test_images_too_small_for_ms_ssim_are_refused_before_the_training(dims, key,
     changes = {f"data__{key}": size}
     with pytest.raises(SettingsError, match=rf"metric\.ms_ssim needs .*data\.{key}"):
         tree(dims=dims, **changes)
-    tree(dims=dims, metric__ms_ssim=False, **changes)
+
+
+@pytest.mark.parametrize(
+    ("dims", "key", "size"), [(2, "image_size", 8), (3, "volume_size", (8, 8, 16))]
+)
+def test_images_too_small_for_features_are_refused_before_the_training(dims, key, size):
+    off = {"metric__ms_ssim": False, "metric__efficientnet": False}
+    with pytest.raises(SettingsError, match=rf"needs 16 px .*data\.{key}"):
+        tree(dims=dims, loss__perceptual__enabled=False, **off, **{f"data__{key}": size})
+
+
+def test_one_wide_sort_of_slices_is_enough_for_features():
+    tree(dims=3, metric__ms_ssim=False, data__volume_size=(8, 16, 16))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
