@@ -330,7 +330,6 @@ def trained_by(directory, world, settings):
     return reports, checkpoint.load(newest, checkpoint.read_meta(newest)["system"]).tensors
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["inverse_gradient", "gradnorm"])
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path, kind):
     """The second term is over few samples, of which a rank may have none in a step."""
