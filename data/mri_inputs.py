@@ -48,7 +48,7 @@ def find_inputs(source: Path, group: str) -> list[tuple[Path, PatientFiles]]:
     folder of a patient, or of a folder with patients, in split folders or without.
 
     Raises:
-        DataError: there is none, or one file where the group needs several.
+        DataError: there is none, or one file where the group needs several or another sort.
     """
     known = {f"{name}{end}": name for end in SUFFIXES[::-1] for name in (*MODALITIES, MASK)}
     if source.is_file():
@@ -59,6 +59,12 @@ def find_inputs(source: Path, group: str) -> list[tuple[Path, PatientFiles]]:
                 "model sees together, found one file."
             )
         own = known.get(source.name)
+        if own is not None and own not in names and MASK in (own, *names):
+            raise DataError(
+                f"{source}: expected {'a mask' if MASK in names else 'an image'}, which is what "
+                f"this model has learnt, found one that is named {own}. If it is none, give it "
+                "another name."
+            )
         files = {own if own in names else names[0]: source}
         folder = source.resolve().parent
         return [(Path(folder.name), PatientFiles(folder, files))]

@@ -258,6 +258,11 @@ def _given(arguments: Namespace, chain: stages.Chain | None) -> tuple[str, dict[
                 "--preset."
             )
         directory = Path(arguments.dir or ".")
+        if not (directory / "settings.json").exists():
+            raise SettingsError(
+                f"{directory} holds no training to resume. Leave out --resume to begin one, or "
+                "name its directory by --dir."
+            )
         file, name = str(directory / "settings.json"), _resumed_system(directory, name, chain)
     if not name:
         raise SettingsError(

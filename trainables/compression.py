@@ -90,8 +90,6 @@ class CompressionSettings(Settings):
                 f"(discriminator.layers={self.discriminator.layers}), not {min(space)}. Lower "
                 "discriminator.layers."
             )
-        if self.metric.ms_ssim:
-            check_sides(space)
         if not model.seg_mode and sorted(space)[-2] < SHORTEST_SIDE:
             raise SettingsError(
                 "the perceptual term, which validation measures also where it is off, needs "
@@ -99,6 +97,8 @@ class CompressionSettings(Settings):
                 f"{' x '.join(map(str, space))}. Use larger ones "
                 f"(data.{'image_size' if len(space) == 2 else 'volume_size'})."
             )
+        if self.metric.ms_ssim:
+            check_sides(space)
         if self.train.precision == "fp16" and model.pure_weights != "no":
             raise SettingsError(
                 "train.precision=fp16 scales the gradients, and torch can unscale those of fp32 "

@@ -23,7 +23,7 @@ from trainables.measure import check_splits, final_test
 from trainables.metadata import write_metadata
 from trainables.optimizer import make_optimizer, parameter_groups
 from trainables.resources import Resources
-from trainables.restore import built_for, stripped
+from trainables.restore import built_for, fill, stripped
 from trainables.run import LocalRun, Report, number
 from trainables.system import Phase, System
 from trainables.tensorboard import open_board
@@ -283,7 +283,7 @@ class Training:
                 self.run.reports.truncate_after(0)
             return False
         for name, module in self.modules.items():
-            module.load_state_dict(stripped(found.tensors, f"module.{name}."))
+            fill(name, module, stripped(found.tensors, f"module.{name}."))
         for name, average in self.ema.items():
             average.load(stripped(found.tensors, f"ema.{name}."))
         for update, own in zip(self.updates, found.state["optimizers"], strict=True):

@@ -54,7 +54,23 @@ def load_validated(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tenso
     """
     for name, module in modules.items():
         average = stripped(tensors, f"ema.{name}.module.")
-        module.load_state_dict(average or stripped(tensors, f"module.{name}."))
+        fill(name, module, average or stripped(tensors, f"module.{name}."))
+
+
+def fill(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts stored weights into a module; every key must match.
+
+    Raises:
+        CheckpointError: they are of another network.
+    """
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise checkpoint.CheckpointError(
+            f"module {name} of the checkpoint is another network than these settings make. Leave "
+            "the settings of the model as they were, or begin anew in another directory "
+            f"({' '.join(str(error).split())[:200]} ...)."
+        ) from error
 
 
 def built_for(system: System, settings: Any, prepared: Any, meta: Mapping[str, Any]) -> Built:

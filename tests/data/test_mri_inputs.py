@@ -103,3 +103,16 @@ def test_the_compressed_file_is_taken_where_both_are_there(tmp_path):
     (tmp_path / "p" / "bravo.nii").touch()
     ((_, files),) = find_inputs(tmp_path, "bravo")
     assert files.files == {"bravo": first}
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "expected"),
+    [("bravo", "seg", "expected a mask"), ("seg", "bravo", "expected an image")],
+)
+def test_one_file_that_is_named_as_the_other_sort_is_refused(tmp_path, name, group, expected):
+    path = save(tmp_path / f"{name}.nii.gz")
+    with pytest.raises(DataError, match=f"{expected}.* named {name}"):
+        find_inputs(path, group)
+    other = path.rename(tmp_path / "scan.nii.gz")
+    ((_, files),) = find_inputs(other, group)
+    assert files.files == {group: other}

@@ -193,6 +193,8 @@ class TestResume:
         assert "reads up to 1" in refused(capsys, *resume, copied)
         (copied / "stages.json").write_text('{"format": 1, "stages": [{}]}')
         assert "cannot be read" in refused(capsys, *resume, copied)
+        gone = copied / "gone"
+        assert f"{gone} holds no training to resume. Leave out" in refused(capsys, *resume, gone)
 
 
 @pytest.mark.slow

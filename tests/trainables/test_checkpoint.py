@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from trainables import checkpoint
 from trainables.checkpoint import CheckpointError
+from trainables.restore import fill
 
 SYSTEM = "tests:system"
 
@@ -194,3 +196,13 @@ def test_a_checkpoint_is_on_the_disk_before_and_after_it_has_its_name(tmp_path, 
     assert set(before[:-1]) == {"meta.json", "modules.safetensors", "state.pt"}
     assert before[-1].startswith(".step-00000007.")
     assert (name, after) == ("the name", tmp_path.name)
+
+
+def test_weights_of_another_network_are_refused_in_one_line():
+    tensors = nn.Linear(2, 3).state_dict()
+    with pytest.raises(CheckpointError, match=r"module net of .* size mismatch") as raised:
+        fill("net", nn.Linear(2, 4), tensors)
+    assert "begin anew" in str(raised.value) and "\n" not in str(raised.value)
+    same = nn.Linear(2, 3)
+    fill("net", same, tensors)
+    assert all(torch.equal(same.state_dict()[key], tensors[key]) for key in tensors)

@@ -294,13 +294,11 @@ def test_settings_may_be_checked_on_the_meta_device():
         tree(model__pure_weights="bf16")
 
 
-@pytest.mark.parametrize(
-    ("dims", "key", "size"), [(2, "image_size", 8), (3, "volume_size", (8,) * 3)]
-)
-def test_images_too_small_for_ms_ssim_are_refused_before_the_training(dims, key, size):
-    changes = {f"data__{key}": size}
-    with pytest.raises(SettingsError, match=rf"metric\.ms_ssim needs .*data\.{key}"):
-        tree(dims=dims, **changes)
+def test_volumes_too_small_for_ms_ssim_are_refused_before_the_training():
+    changes = {"data__volume_size": (16, 16, 8)}
+    with pytest.raises(SettingsError, match=r"metric\.ms_ssim needs .*data\.volume_size"):
+        tree(dims=3, **changes)
+    tree(dims=3, metric__ms_ssim=False, **changes)
 
 
 @pytest.mark.parametrize(
