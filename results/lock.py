@@ -83,7 +83,10 @@ def take_lock(directory: Path) -> tuple[str, str]:
     stale = ""
     while not _link_new(path, session):
         if is_held(directory):
-            holder = json.loads(path.read_text())
+            try:
+                holder = json.loads(path.read_text())
+            except FileNotFoundError:
+                continue  # given back meanwhile
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
             raise LockHeldError(
                 f"{directory} is being written by process {holder['pid']} on {holder['host']} "

@@ -145,7 +145,7 @@ class TestFailures:
 class TestInterruption:
     def test_ctrl_c_lock_and_resume(self, place, kit, sequential):
         directory = place / "sweep"
-        slow = [*kit.sequential_options(place, directory), "data.delay_seconds=0.01"]
+        slow = [*kit.sequential_options(place, directory), "data.delay_seconds=0.03"]
         running = place.start(kit.TOY, *slow)
         kit.until(lambda: len(kit.events(directory, "ended")) >= 2)
         second = place.run("--resume", directory)
