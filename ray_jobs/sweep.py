@@ -97,6 +97,10 @@ def _new(arguments: Namespace) -> tuple[Any, Path]:
     return setup, directory
 
 
+_SCRATCH = (".lock.", ".sweep.json.")
+"""So begin the files that a start leaves which was killed before it had written `sweep.json`."""
+
+
 def _check_empty(directory: Path) -> None:
     from settings.schema import SettingsError
 
@@ -107,7 +111,7 @@ def _check_empty(directory: Path) -> None:
             "another."
         )
     held = directory.iterdir() if directory.exists() else ()
-    if any(path.name != "lock" and not path.name.startswith(".") for path in held):
+    if any(path.name != "lock" and not path.name.startswith(_SCRATCH) for path in held):
         raise SettingsError(f"{directory} is not empty and no sweep. Name a new directory.")
 
 

@@ -259,10 +259,7 @@ def _given(arguments: Namespace, chain: stages.Chain | None) -> tuple[str, dict[
             )
         directory = Path(arguments.dir or ".")
         if not (directory / "settings.json").exists():
-            raise SettingsError(
-                f"{directory} holds no training to resume. Leave out --resume to begin one, or "
-                "name its directory by --dir."
-            )
+            raise _nothing_to_resume(directory)
         file, name = str(directory / "settings.json"), _resumed_system(directory, name, chain)
     if not name:
         raise SettingsError(
@@ -325,9 +322,18 @@ def _check_directory(directory: Path, resume: bool) -> None:
             "directory."
         )
     if resume and not started:
-        raise SettingsError(f"{directory} holds no training to resume.")
+        raise _nothing_to_resume(directory)
     if resume and not chained and not checkpoint.available(folder):
         print(f"{directory} holds no checkpoint yet: this starts from step 0", flush=True)
+
+
+def _nothing_to_resume(directory: Path) -> Exception:
+    from settings.schema import SettingsError
+
+    return SettingsError(
+        f"{directory} holds no training to resume. Leave out --resume to begin one, or name its "
+        "directory by --dir."
+    )
 
 
 if __name__ == "__main__":

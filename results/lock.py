@@ -26,15 +26,23 @@ def is_held(directory: Path) -> bool:
     merely got the same number. A process on another machine cannot be looked up, so what counts is
     that its files still change.
     """
-    path = directory / "lock"
+    return _live_holder(directory) is not None
+
+
+def _live_holder(directory: Path) -> tuple[str, int, float] | None:
+    """Host, process and since when. It may give the lock back at any moment, so the file is read
+    once.
+    """
     try:
-        holder = json.loads(path.read_text())
+        holder = json.loads((directory / "lock").read_text())
         host, pid, since = str(holder["host"]), int(holder["pid"]), float(holder["since"])
     except (OSError, ValueError, TypeError, KeyError):
-        return False  # no lock, or one that was being written: nobody to wait for
+        return None  # no lock, or one that was being written: nobody to wait for
     if host != socket.gethostname():
-        return time.time() - _last_change(directory) < QUIET_SECONDS
-    return _is_alive(pid, since)
+        alive = time.time() - _last_change(directory) < QUIET_SECONDS
+    else:
+        alive = _is_alive(pid, since)
+    return (host, pid, since) if alive else None
 
 
 def _last_change(directory: Path) -> float:
@@ -82,15 +90,11 @@ def take_lock(directory: Path) -> tuple[str, str]:
     session = uuid.uuid4().hex
     stale = ""
     while not _link_new(path, session):
-        if is_held(directory):
-            try:
-                holder = json.loads(path.read_text())
-            except FileNotFoundError:
-                continue  # given back meanwhile
-            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+        if holder := _live_holder(directory):
+            host, pid, since = holder
+            began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
             raise LockHeldError(
-                f"{directory} is being written by process {holder['pid']} on {holder['host']} "
-                f"since {since}. "
+                f"{directory} is being written by process {pid} on {host} since {began}. "
                 "Wait for it, or stop it first."
             )
         stale = _put_aside(path, session) or stale

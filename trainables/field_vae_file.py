@@ -5,9 +5,7 @@ from, in one file that runs no code when it is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,7 +16,7 @@ from settings.flat import flatten, replace
 from settings.whole_file import whole_file
 from trainables import checkpoint
 from trainables.field_vae import FieldVae
-from trainables.restore import open_checkpoint
+from trainables.restore import fill, open_checkpoint
 
 _KEY = "weighbridge"
 
@@ -45,7 +43,9 @@ def load_vae(path: Path) -> FieldVaeModel:
     """
     if not path.is_dir():
         settings, length, nodes, tensors = _read(path)
-        return _filled(FieldVaeModel(settings, length, nodes), tensors, path)
+        vae = FieldVaeModel(settings, length, nodes)
+        fill(vae, tensors, str(path))
+        return vae.eval()
     newest = _newest(path)
     name = checkpoint.read_meta(newest)["system"]
     if name != FieldVae.name:
@@ -74,17 +74,9 @@ def load_decoder(path: Path) -> FrozenDecoder:
         CheckpointError: it is no decoder, or it is damaged.
     """
     settings, length, nodes, tensors = _read(path)
-    return _filled(FrozenDecoder(settings, length, nodes), tensors, path)
-
-
-def _filled(module: Any, tensors: Mapping[str, Tensor], path: Path) -> Any:
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise checkpoint.CheckpointError(
-            f"{path} is no {type(module).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
-    return module.eval()
+    decoder = FrozenDecoder(settings, length, nodes)
+    fill(decoder, tensors, str(path))
+    return decoder.eval()
 
 
 def _read(path: Path) -> tuple[ModelSettings, int, int, dict[str, Tensor]]:

@@ -283,7 +283,7 @@ class Training:
                 self.run.reports.truncate_after(0)
             return False
         for name, module in self.modules.items():
-            fill(name, module, stripped(found.tensors, f"module.{name}."))
+            fill(module, stripped(found.tensors, f"module.{name}."), f"module {name}")
         for name, average in self.ema.items():
             average.load(stripped(found.tensors, f"ema.{name}."))
         for update, own in zip(self.updates, found.state["optimizers"], strict=True):

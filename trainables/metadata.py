@@ -40,7 +40,6 @@ def write_metadata(
         "parameters": {name: parameters(module) for name, module in modules.items()},
         "data": data(loaders, prepared),
     }
-    directory.mkdir(parents=True, exist_ok=True)
     with whole_file(directory / NAME) as scratch:
         scratch.write_text(json.dumps(found, indent=1) + "\n")
 

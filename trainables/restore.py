@@ -54,11 +54,14 @@ def load_validated(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tenso
     """
     for name, module in modules.items():
         average = stripped(tensors, f"ema.{name}.module.")
-        fill(name, module, average or stripped(tensors, f"module.{name}."))
+        fill(module, average or stripped(tensors, f"module.{name}."), f"module {name}")
 
 
-def fill(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], stored: str) -> None:
     """Puts stored weights into a module; every key must match.
+
+    Args:
+        stored: what holds them, as the error names it.
 
     Raises:
         CheckpointError: they are of another network.
@@ -67,9 +70,9 @@ def fill(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         raise checkpoint.CheckpointError(
-            f"module {name} of the checkpoint is another network than these settings make. Leave "
-            "the settings of the model as they were, or begin anew in another directory "
-            f"({' '.join(str(error).split())[:200]} ...)."
+            f"{stored} was stored from another network than the {type(module).__name__} that is "
+            "built here. Use it with the settings and the version that wrote it, or begin anew "
+            f"without it ({' '.join(str(error).split())[:200]} ...)."
         ) from error
 
 

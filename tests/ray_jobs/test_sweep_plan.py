@@ -237,6 +237,27 @@ def test_the_plan_is_printed_and_nothing_starts(space, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("held", "code"),
+    [
+        pytest.param((), 0, id="new"),
+        pytest.param(("lock", ".lock.1a", ".lock.stale.1a", ".sweep.json.1a"), 0, id="died-early"),
+        pytest.param((".env",), 2, id="a-dot-file"),
+        pytest.param(("notes.txt",), 2, id="a-file"),
+    ],
+)
+def test_a_sweep_begins_where_nothing_is_but_an_early_death_of_its_own(
+    space, tmp_path, capsys, held, code
+):
+    directory = tmp_path / "sweep"
+    directory.mkdir()
+    for name in held:
+        (directory / name).touch()
+    line = (TOY, *LENGTH, "--space", space, "--trials", "2", "--dir", str(directory), "--plan")
+    assert main([*line]) == code
+    assert ("is not empty and no sweep" in capsys.readouterr().err) == (code == 2)
+
+
+@pytest.mark.parametrize(
     ("demand", "cpus", "gpus", "workers"),
     [
         (Demand(1, 1.0, 0.0), 64, 4, 64),

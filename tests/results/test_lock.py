@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -62,6 +65,41 @@ def test_a_touch_keeps_a_remote_writer_alive(stale):
     assert not lock.is_held(stale)
     lock.touch_lock(stale)
     assert lock.is_held(stale)
+
+
+HOLDS_AND_GIVES_BACK = """
+import sys
+from pathlib import Path
+from results import lock
+while True:
+    try:
+        session, _ = lock.take_lock(Path(sys.argv[1]))
+    except lock.LockHeldError:
+        continue
+    lock.release_lock(Path(sys.argv[1]), session)
+"""
+
+
+def test_a_lock_that_comes_and_goes_is_taken_or_refused(tmp_path):
+    """Another process gives it back between any two of our looks at it."""
+    other = subprocess.Popen([sys.executable, "-c", HOLDS_AND_GIVES_BACK, str(tmp_path)])
+    try:
+        taken = refused = 0
+        deadline = time.monotonic() + 60.0
+        while min(taken, refused) < 100 and time.monotonic() < deadline:
+            assert other.poll() is None
+            try:
+                session, _ = lock.take_lock(tmp_path)
+            except lock.LockHeldError:
+                refused += 1
+                continue
+            assert session_in(tmp_path) == session
+            lock.release_lock(tmp_path, session)
+            taken += 1
+    finally:
+        other.kill()
+        other.wait()
+    assert min(taken, refused) > 0
 
 
 def test_only_the_own_lock_is_given_back(tmp_path):

@@ -200,9 +200,9 @@ def test_a_checkpoint_is_on_the_disk_before_and_after_it_has_its_name(tmp_path, 
 
 def test_weights_of_another_network_are_refused_in_one_line():
     tensors = nn.Linear(2, 3).state_dict()
-    with pytest.raises(CheckpointError, match=r"module net of .* size mismatch") as raised:
-        fill("net", nn.Linear(2, 4), tensors)
+    with pytest.raises(CheckpointError, match=r"^module net .* size mismatch") as raised:
+        fill(nn.Linear(2, 4), tensors, "module net")
     assert "begin anew" in str(raised.value) and "\n" not in str(raised.value)
     same = nn.Linear(2, 3)
-    fill("net", same, tensors)
+    fill(same, tensors, "module net")
     assert all(torch.equal(same.state_dict()[key], tensors[key]) for key in tensors)
