@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -86,6 +87,14 @@ class StopCarrier(FIFOScheduler):
             str(result.get(STOP_REASON, "")),
         )
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The first that waits. Tune's own looks at every trial that there ever was, ten times a
+        segment.
+        """
+        live = {trial.trial_id: trial for trial in tune_controller.get_live_trials()}
+        handed_out = (live[name] for name in self.driver().running if name in live)
+        return next((trial for trial in handed_out if trial.status == Trial.PENDING), None)
 
 
 def _values(result: dict) -> dict[str, float]:
