@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,23 @@ def train(arguments: Namespace, ready: Ready, directory: Path, resume: bool) -> 
     from settings.flat import flatten
 
     directory.mkdir(parents=True, exist_ok=True)
-    flat = flatten(ready.resolved.settings)
-    write_settings(directory / "settings.json", flat, timeline=ready.resolved.timeline)
+    flat, path = flatten(ready.resolved.settings), directory / "settings.json"
+    if resume and path.exists():
+        _say_changes(path, flat)
+    write_settings(path, flat, timeline=ready.resolved.timeline)
     return _run(arguments, ready, directory, resume)
+
+
+def _say_changes(path: Path, settings: Mapping[str, Any]) -> None:
+    """What a training that goes on does with other settings from here: any key may change, and
+    its reports are of two kinds then.
+    """
+    from settings.files import read_settings
+
+    before = read_settings(path)
+    for key, value in settings.items():
+        if key in before and before[key] != value:
+            print(f"goes on with another {key}: {before[key]} -> {value}", flush=True)
 
 
 def print_report(report: Any) -> None:

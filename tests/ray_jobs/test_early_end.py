@@ -21,5 +21,19 @@ def test_train_prints_why_it_ended(tmp_path, capsys):
     assert ended in capsys.readouterr().out.splitlines()
     assert last["stop_reason"].startswith("patience: val.mse was best with")
     assert main([TOY, "--dir", str(directory), "--no-ray", "--resume"]) == 0
-    assert ended in capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out
+    assert ended in said.splitlines()
+    assert "goes on with another" not in said
     assert (directory / "reports.jsonl").read_text().splitlines() == lines
+
+
+def test_a_resume_says_which_settings_are_others(tmp_path, capsys):
+    first = [TOY, "--dir", str(tmp_path / "run"), "--no-ray", "train.steps=4"]
+    assert main([*first, "train.tensorboard=false"]) == 0
+    capsys.readouterr()
+    assert main([*first[:-1], "--resume", "train.steps=8", "data.samples=32"]) == 0
+    said = [row for row in capsys.readouterr().out.splitlines() if "goes on with another" in row]
+    assert said == [
+        "goes on with another data.samples: 64 -> 32",
+        "goes on with another train.steps: 4 -> 8",
+    ]
