@@ -24,15 +24,20 @@ from results.frame import load_sweep
 from results.store import read_events
 from search.log import SweepState
 
-FULL_TRIALS, BUDGET = 60, 20
+BUDGET = 60
+"""Trainings of full length that each arm may cost."""
+
 SYSTEMS: Mapping[str, Sequence[str]] = {
     "conditioner": ("train.steps=150", "train.report_every=15"),
-    "hdr_patch": ("train.steps=90", "train.report_every=10"),
+    "hdr_patch": (
+        *("train.steps=90", "train.report_every=10"),
+        *("data.crop=32", "data.stride=16", "data.height=64", "data.width=96"),
+    ),
 }
-"""The demos; at half their length, with reports often enough for rungs."""
+"""The demos at half their length, with reports often enough for rungs; small frames."""
 
 ARMS: Mapping[str, Sequence[str]] = {
-    "full": ("--scheduler", "none", "--trials", str(FULL_TRIALS)),
+    "full": ("--scheduler", "none", "--trials", str(BUDGET)),
     "default": ("--budget", str(BUDGET)),
 }
 
@@ -91,7 +96,7 @@ def measure(systems: Sequence[str], seeds: int, folder: Path) -> Iterator[Row]:
                 best.loc[(best["state"] == "complete") & (best["point"] == ""), "value"].min()
             )
             saved.append((trainings(one, goal), trainings(other, goal)))
-        peer = f"TPE, {FULL_TRIALS} trials of full length"
+        peer = f"TPE, {BUDGET} trials of full length"
         yield row(
             f"real_search/{system}/confirmed",
             statistics.fmean(default),
