@@ -64,6 +64,7 @@ def make_document(
         "warm": [row.to_json() for row in plan.warm],
         "storage": options.storage,
         "max_failures": plan.max_failures,
+        "max_concurrent": options.max_concurrent,
         "resources": {"workers": options.workers, "cpus": options.cpus, "gpus": options.gpus},
         "notes": list(notes),
     }

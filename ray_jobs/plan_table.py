@@ -9,14 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ray_jobs.engine.cluster import Demand, workers_on
-from ray_jobs.planning import SweepSetup
+from ray_jobs.planning import UNBOUNDED, SweepSetup
 from search.forecast import Forecast, forecast
 
 
 def print_plan(
     setup: SweepSetup,
     directory: Path,
-    max_concurrent: int | None,
     step_seconds: float | None = None,
 ) -> None:
     """Prints objectives, brackets, expected trials, steps and cost, domains and points; nothing is
@@ -27,7 +26,7 @@ def print_plan(
     """
     console = Console()
     resources = setup.document["resources"]
-    at_once, where = _at_once(Demand(**resources), max_concurrent)
+    at_once, where = _at_once(Demand(**resources), setup.max_concurrent)
     for line in _lines(setup):
         console.print(line)
     console.print(
@@ -56,9 +55,15 @@ def _lines(setup: SweepSetup) -> list[str]:
     plan, document = setup.plan, setup.document
     keys = len(plan.space.domains)
     lines = [f"system     {document['system']}, space {plan.space.name}, {keys} keys"]
-    lines += [f"objective  {one.metric} ({one.mode})" for one in plan.goal.objectives]
+    sums = {f"val.{one['kind']}" for one in document["derived"]}
+    for one in plan.goal.objectives:
+        lines.append(f"objective  {one.metric} ({one.mode})")
+        if one.metric in sums:
+            lines.append(f"           {document['metrics'][one.metric]['help']}")
     lines += [f"subject to {constraint}" for constraint in plan.goal.constraints]
-    size = f"{plan.trials}" if plan.budget is None else "as many as the budget holds"
+    size = "as many as the budget holds"
+    if plan.trials != UNBOUNDED:
+        size = f"{plan.trials}" if plan.budget is None else f"{plan.trials}, or {size}"
     documented = min(len(plan.points), plan.trials)
     lines.append(f"trials     {size}: {documented} documented, then {plan.sampler}")
     if plan.budget is not None:

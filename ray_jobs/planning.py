@@ -69,6 +69,7 @@ class SweepOptions:
     cpus: float = 1.0
     gpus: float = 0.0
     max_failures: int = 0
+    max_concurrent: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,11 @@ class SweepSetup:
     def notes(self) -> list[str]:
         """What was chosen for the user, in words."""
         return list(self.document.get("notes") or ())
+
+    @property
+    def max_concurrent(self) -> int | None:
+        """Trials at a time; None for as many as fit."""
+        return self.document.get("max_concurrent")
 
     def tree(self, sampled: Mapping[str, Any]) -> Any:
         """The settings of a trial."""
@@ -133,6 +139,11 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
         constraints=options.constraints,
         reference=options.reference,
     )
+    if options.reference and not derived:
+        raise SettingsError(
+            "--reference gives log_ratio(...) and worst_ratio(...) their constants, and --metric "
+            "names neither: leave it out, or take --metric 'log_ratio(COLUMN,...)'."
+        )
     _check_precision(settings, options.gpus)
     check_storage(options.storage)
     warm, said = read_warm(options.warm_start, space, goal, flatten(settings), derived)
@@ -160,6 +171,7 @@ def _plan(
     """The plan, and what was chosen for the user, in words."""
     trials = options.trials or (UNBOUNDED if options.budget else DEFAULT_TRIALS)
     scheduler, notes = _scheduler(options, trials)
+    _check_options(options, scheduler, settings.train.steps)
     last_change = settled(system, settings, space, points)
     if scheduler != "none" and (
         note := last_change.note(settings.train.steps, settings.train.report_every)
@@ -187,7 +199,45 @@ def _plan(
         repeats=options.repeats,
         repeat_top=options.repeat_top,
     )
+    if scheduler != "none" and not plan.rungs:
+        notes.append(
+            f"no report below train.steps ({plan.steps}) can be a rung: every trial is trained to "
+            "its end"
+        )
     return plan, notes
+
+
+_UNREAD: Mapping[str, Sequence[str]] = {
+    "none": ("eta", "grace", "rung_steps", "shares"),
+    "brackets": (),
+}
+"""Options that a scheduler does not read; `shares` for those that are not here."""
+
+
+def _check_options(options: SweepOptions, scheduler: str, steps: int) -> None:
+    """Refuses options that would do nothing, and what a population cannot do without."""
+    plain = SweepOptions(system=options.system)
+    said = {"rung_steps": "rungs"}
+    for name in _UNREAD.get(scheduler, ("shares",)):
+        if getattr(options, name) != getattr(plain, name):
+            raise SettingsError(
+                f"--scheduler {scheduler} does not read --{said.get(name, name)}: leave it out, "
+                "or name another scheduler."
+            )
+    if options.grace >= steps and scheduler not in POPULATIONS:
+        raise SettingsError(
+            f"--grace {options.grace} is the first rung, and that lies below train.steps "
+            f"({steps}): make it smaller, or take --scheduler none."
+        )
+    if options.rung_steps and options.grace:
+        raise SettingsError("--rungs names every rung, so --grace says nothing: leave one out.")
+    if options.repeat_top != plain.repeat_top and not options.repeats:
+        raise SettingsError("--repeat-top says how many --repeats K trains again: add --repeats.")
+    if scheduler in POPULATIONS and options.trials is None and options.budget:
+        raise SettingsError(
+            f"--scheduler {scheduler} trains a population side by side, and --trials N says how "
+            "large it is: add it, and leave --budget out."
+        )
 
 
 def _scheduler(options: SweepOptions, trials: int) -> tuple[str, list[str]]:

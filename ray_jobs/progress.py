@@ -64,8 +64,12 @@ class Progress:
 
     def _line(self) -> str:
         counts: dict[str, int] = {}
+        repeats = 0
         for trial in self.driver.state.trials.values():
-            counts[trial.status] = counts.get(trial.status, 0) + 1
+            if trial.repeat_of is None:
+                counts[trial.status] = counts.get(trial.status, 0) + 1
+            else:
+                repeats += trial.status == COMPLETE
         parts = [f"{count} {status}" for status, count in counts.items()]
         best = self._best()
         shown = (
@@ -79,7 +83,8 @@ class Progress:
         if plan.budget is not None:
             spent = sum(self.driver.state.steps.values()) / plan.steps
             size = f", {spent:.1f} of {plan.budget:g} trainings spent"
-        return f"trials: {done}{size}{shown}{self._left()}"
+        again = f", {repeats} repeats" if repeats else ""
+        return f"trials: {done}{size}{again}{shown}{self._left()}"
 
     def _left(self) -> str:
         done = self._steps_done()

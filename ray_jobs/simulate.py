@@ -29,7 +29,8 @@ ORDERS = 20
 """One order of the trials is chance: by how much, the standard error over several says."""
 
 _DESCRIPTION = """Replay the curves that a sweep has logged under other schedulers and budgets, on
-a simulated clock. The configurations are the sweep's own, so a sampler is not compared.
+a simulated clock. The configurations are the sweep's own, so a sampler is not compared; its
+rungs and documented points hold as well.
 
   python -m ray_jobs.simulate sweeps/first
   python -m ray_jobs.simulate sweeps/first --scheduler pasha --budget 5 --workers-at-once 8
@@ -113,16 +114,19 @@ def compare(
     _check_replayable(sweep, schedulers)
     workload, slots = read_workload(sweep)
     workers = workers or slots
-    options = {
-        "eta": eta or known.get("eta") or 3,
-        "grace": grace or 0,
-        "pausing": known.get("pausing", True),
-    }
+    options = {"eta": eta or known.get("eta") or 3, "pausing": known.get("pausing", True)}
+    if eta or grace:
+        options["grace"] = grace or 0
+    else:
+        options["grace"] = known.get("grace") or 0
+        options["rung_steps"] = tuple(known.get("rung_steps") or ())
     print(_preamble(sweep, workload, workers, orders))
     rows = []
     for budget in budgets:
         for scheduler in schedulers:
-            plan = workload.plan(scheduler, budget, **options)
+            same = scheduler == known.get("name") and not (eta or grace)
+            shares = tuple(known.get("shares") or ()) if same else ()
+            plan = workload.plan(scheduler, budget, shares=shares, **options)
             outcomes = [
                 workload.outcome(workload.run(plan, workers, order)) for order in range(orders)
             ]
@@ -238,7 +242,7 @@ def _curve(sweep: Sweep, trial: TrialRecord, reports: pd.DataFrame | None, steps
         step_seconds = float(reports["seconds"].max() / max(values))
     by_itself = trial.status in (COMPLETE, STOPPED) and trial.reason.startswith((PATIENCE, HEALTH))
     ended = (trial.step, trial.reason) if by_itself and trial.step < steps else None
-    return Curve(trial.number, values, step_seconds, ended)
+    return Curve(trial.number, values, step_seconds, ended, trial.point or "")
 
 
 def _slots(events: Sequence[Event]) -> int:

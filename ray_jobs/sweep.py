@@ -42,7 +42,7 @@ def _sweep(arguments: Namespace) -> int:
         return _simulate(arguments)
     setup, directory = _resumed(arguments) if arguments.resume else _new(arguments)
     if arguments.plan:
-        print_plan(setup, directory, arguments.max_concurrent, arguments.step_seconds)
+        print_plan(setup, directory, arguments.step_seconds)
         return OK
     print(f"sweep directory: {directory}", flush=True)
     for note in setup.notes:
@@ -50,8 +50,23 @@ def _sweep(arguments: Namespace) -> int:
     return _execute(setup, directory, arguments)
 
 
+_SIMULATED = ("simulate", "scheduler", "budget", "max_concurrent", "eta", "grace", "debug")
+
+
 def _simulate(arguments: Namespace) -> int:
     from ray_jobs.simulate import COMPARED, compare
+    from settings.schema import SettingsError
+
+    unread = [
+        name.replace("_", "-")
+        for name, value in vars(arguments).items()
+        if name not in _SIMULATED and value not in (None, False, [])
+    ]
+    if unread:
+        raise SettingsError(
+            "--simulate replays a logged sweep under --scheduler, --budget, --max-concurrent, "
+            f"--eta and --grace; it does not read {', '.join(unread)}: leave that out."
+        )
 
     return compare(
         arguments.simulate,
@@ -149,17 +164,22 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path]:
         for name in ("trials", "budget", "max_failures", "repeats", "repeat_top")
         if getattr(arguments, name) is not None
     }
-    for name in ("trials", "budget"):
-        if growth.get(name, stored[name]) != stored[name] and growth[name] < (stored[name] or 0):
+    draws, top = stored["repeats"]["draws"], stored["repeats"]["top"]
+    before = {"trials": stored["trials"], "budget": stored["budget"], "repeats": draws}
+    before["repeat_top"] = top if draws else 0
+    for name, had in before.items():
+        if had and growth.get(name, had) < had:
             raise SettingsError(
-                f"--{name} {growth[name]:g} would take some away: {directory} was started with "
-                f"{stored[name]:g}. A resume may only add some."
+                f"--{name.replace('_', '-')} {growth[name]:g} would take some away: {directory} "
+                f"was started with {had:g}. A resume may only add some."
             )
-    if growth:
+    if growth or arguments.max_concurrent:
         plan = replace(setup.plan, **growth)
         repeats = {"draws": plan.repeats, "top": plan.repeat_top}
         document = {**stored, **growth, "repeats": repeats}
         document.pop("repeat_top", None)
+        if arguments.max_concurrent:
+            document["max_concurrent"] = arguments.max_concurrent
         setup = replace(setup, plan=plan, document=document)
     return setup, directory
 
@@ -186,12 +206,14 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
         cache=cache_directory(),
         project=PROJECT,
         address=arguments.address,
-        max_concurrent=arguments.max_concurrent,
+        max_concurrent=setup.max_concurrent,
         time_budget_seconds=arguments.time_budget,
         may_grow=arguments.autoscaling,
         tell=lambda message: print(message, flush=True),
     )
     go_on = f"To go on:\n  python -m ray_jobs.sweep --resume {shlex.quote(str(directory))}"
+    go_on += f" --address {arguments.address}" if arguments.address else ""
+    go_on += " --autoscaling" if arguments.autoscaling else ""
     try:
         driver = execute.run(setup, execution, Progress)
         analyze([str(directory)])

@@ -139,7 +139,7 @@ def _add_running(made: ArgumentParser) -> None:
         "--max-concurrent",
         type=positive,
         metavar="N",
-        help="trials at a time (default: as many as fit)",
+        help="trials at a time, also after a resume (default: as many as fit)",
     )
     add(
         "--max-failures",
@@ -206,6 +206,7 @@ _PLANNED = {
     "cpus": "cpus",
     "gpus": "gpus",
     "max_failures": "max_failures",
+    "max_concurrent": "max_concurrent",
     "preset": "preset",
     "settings": "file",
 }

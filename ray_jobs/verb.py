@@ -101,6 +101,7 @@ def resolved_settings(arguments: Any, system: Any) -> Any:
 def run_verb(main: Callable[[Any], int], arguments: Any) -> int:
     """Runs a verb; an error a user can mend is one message on standard error and status 2."""
     from results.lock import LockHeldError
+    from results.store import SweepError
     from settings.schema import SettingsError
     from trainables.checkpoint import CheckpointError
 
@@ -120,7 +121,8 @@ def run_verb(main: Callable[[Any], int], arguments: Any) -> int:
         ) as error:
             if arguments.debug:
                 raise
-            name = "" if isinstance(error, SettingsError) else f"{type(error).__name__}: "
+            own = isinstance(error, (SettingsError, CheckpointError, LockHeldError, SweepError))
+            name = "" if own else f"{type(error).__name__}: "
             print(f"error: {name}{error}", file=sys.stderr)
             return USAGE
 

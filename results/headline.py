@@ -29,6 +29,11 @@ def _best(frame: pd.DataFrame, sweep: Sweep) -> str:
             f"No complete trial keeps the constraints yet; trial {best['trial']} "
             f"({best['state']}) misses them by {number(best['violation'])}."
         )
+    if best["state"] == "failed":
+        return (
+            f"No trial is complete; trial {best['trial']} came to {metric} "
+            f"{number(best['value'])} before it failed."
+        )
     if not best["feasible"]:  # ill health has stopped it
         return (
             f"No trial is complete yet; trial {best['trial']} is no result: {best['stop_reason']}."
@@ -47,6 +52,11 @@ def _against_document(best: pd.Series, frame: pd.DataFrame, sweep: Sweep) -> str
     if document["trial"] == best["trial"]:
         return f"it is the documented point {document['point']}"
     there, here = score(document), score(best)
+    if document["state"] in ("failed", "stopped"):
+        return (
+            f"the documented point {document['point']} has no result ({document['state']} at step "
+            f"{document['steps']})"
+        )
     if not math.isfinite(there):
         return f"the documented point {document['point']} has no value ({document['state']})"
     gain = (there - here) * (1 if sweep.objective.mode == "min" else -1)
@@ -71,10 +81,16 @@ def _ties(best: pd.Series, frame: pd.DataFrame) -> str:
     others = [str(trial) for trial in tied if trial != best["trial"]]
     count = int(best["repeats/n"])
     draws = f" Mean ± standard error of {count} fresh seed{'s' if count > 1 else ''}"
+    repeated = int((frame["repeats/n"] > 0).sum())
+    if repeated == 1:
+        return f"{draws}; no other configuration was repeated."
+    if count == 1:
+        return f"{draws}; one draw has no standard error, so its lead over the others may be luck."
     if not others:
         return f"{draws}; no other configuration is within two standard errors of it."
-    it = "it is" if len(others) == 1 else "they are"
-    return f"{draws}; trial {', '.join(others)} ties with it: {it} within two standard errors."
+    if len(others) == 1:
+        return f"{draws}; trial {others[0]} ties with it: it is within two standard errors."
+    return f"{draws}; trials {', '.join(others)} tie with it: within two standard errors."
 
 
 def _has_repeats(row: pd.Series) -> bool:
@@ -111,7 +127,7 @@ def _front(frame: pd.DataFrame, sweep: Sweep, volumes: Hypervolumes) -> str:
 
 def _dominating(front: pd.DataFrame, frame: pd.DataFrame, sweep: Sweep) -> str:
     document = reference(frame, sweep)
-    if document is None or document["is_pareto"]:
+    if document is None or document["is_pareto"] or document["state"] != "complete":
         return ""
     better = pd.Series(True, index=front.index)
     for objective in sweep.objectives:

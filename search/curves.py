@@ -17,7 +17,7 @@ from search.plan import Plan
 from search.seeds import derive
 from search.simulator import Simulation, simulate
 from search_spaces.domains import Integer
-from search_spaces.space import Space
+from search_spaces.space import Point, Space
 from settings.ends import HEALTH
 from settings.schema import SettingsError
 
@@ -31,12 +31,14 @@ class Curve:
         values: at each report, by step.
         step_seconds: what a step took.
         ended: where its training ended by itself before its time, and why; None where it did not.
+        point: the documented point that it is, "" for none: that runs to its end.
     """
 
     trial: int
     values: Mapping[int, Values]
     step_seconds: float
     ended: tuple[int, str] | None = None
+    point: str = ""
 
     def is_whole(self, steps: int, report_every: int) -> bool:
         """Whether it tells what the trial measures at every report up to the end."""
@@ -92,7 +94,8 @@ class Workload:
         Raises:
             SettingsError: not one of them reaches its end.
         """
-        whole = tuple(curve for curve in curves if curve.is_whole(steps, report_every))
+        whole = [curve for curve in curves if curve.is_whole(steps, report_every)]
+        whole.sort(key=lambda curve: not curve.point)  # points run first
         if not whole:
             raise SettingsError(
                 f"none of the {len(curves)} logged trials has reports up to step {steps}: there "
@@ -100,7 +103,7 @@ class Workload:
                 "(--scheduler none)."
             )
         left_out = len(curves) - len(whole)
-        return cls(whole, goal, steps, report_every, left_out=left_out, **more)  # type: ignore[arg-type]
+        return cls(tuple(whole), goal, steps, report_every, left_out=left_out, **more)  # type: ignore[arg-type]
 
     def plan(self, scheduler: str, budget: float | None = None, **options: object) -> Plan:
         """A sweep over these curves; `options` are the plan's (eta, grace, rung_steps, ...).
@@ -110,6 +113,11 @@ class Workload:
         given: dict[str, object] = {"seed": 0, **options}
         return Plan(
             space=Space("curves", "curves", {"curve": Integer(0, 1)}),
+            points=tuple(
+                Point(curve.point, {"curve": index})
+                for index, curve in enumerate(self.curves)
+                if curve.point
+            ),
             trials=len(self.curves),
             budget=budget,
             goal=self.goal,
@@ -126,11 +134,13 @@ class Workload:
 
         Args:
             order: 0 takes the curves as they were logged; every other number shuffles them in its
-                own way, as if the sampler had drawn them so.
+                own way, as if the sampler had drawn them so. Documented points stay the first.
         """
-        curves = list(self.curves)
+        points = [curve for curve in self.curves if curve.point]
+        drawn = [curve for curve in self.curves if not curve.point]
         if order:
-            Random(derive(plan.seed, "order", order)).shuffle(curves)
+            Random(derive(plan.seed, "order", order)).shuffle(drawn)
+        curves = points + drawn
         return simulate(
             plan,
             lambda job, step: curves[job.sampled["curve"]].values.get(step, {}),

@@ -45,7 +45,7 @@ class Brackets(Scheduler):
                 f"shares names {len(self.shares)} brackets, and the rungs {plan.levels} make "
                 f"{len(plan.levels)}: give one share each."
             )
-        if abs(sum(self.shares) - 1.0) > 1e-6 or min(self.shares) < 0.0:
+        if not (abs(sum(self.shares) - 1.0) <= 1e-6 and min(self.shares) >= 0.0):  # nan is neither
             raise SettingsError(f"shares must be 0 or more and sum to 1, not {self.shares}.")
 
     def start(self, state: SweepState) -> Start:

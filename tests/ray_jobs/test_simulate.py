@@ -157,6 +157,32 @@ def test_trials_pause_only_where_those_of_the_sweep_could(swept, capsys):
     assert row[4] == f"{running.spent:.2f}" != f"{paused.spent:.2f}"
 
 
+def test_rungs_and_shares_are_those_of_the_sweep(swept, capsys):
+    """Unless others are asked for."""
+    shares = [0.0, 0.0, 1.0]  # all steps to the bracket that judges nobody
+    own = {"name": "brackets", "rung_steps": [10, 20], "shares": shares}
+    directory = str(swept("none", scheduler={**DOCUMENT["scheduler"], **own}))
+    line = [directory, "--scheduler", "brackets", "--scheduler", "asha", "--orders", "1"]
+    assert main(line) == 0
+    brackets, asha = table(capsys.readouterr().out)
+    assert brackets[4] == "12.00"
+    workload, slots = read_workload(read_sweep(directory))
+    known = workload.outcome(workload.run(workload.plan("asha", rung_steps=(10, 20)), slots))
+    assert asha[4] == f"{known.spent:.2f}"
+    assert main([*line, "--grace", "5"]) == 0
+    other, _ = table(capsys.readouterr().out)
+    assert float(other[4]) < 12.0
+
+
+def test_what_the_simulation_would_not_read_is_refused(swept, capsys):
+    directory = str(swept("none"))
+    assert sweep.main(["--simulate", directory, "--budget", "4", "--max-concurrent", "2"]) == 0
+    capsys.readouterr()
+    line = ["hdr_patch", "--simulate", directory, "--rungs", "10,20", "--metric", "val.mse"]
+    assert sweep.main(line) == 2
+    assert "it does not read rungs, metric, system: leave that out" in capsys.readouterr().err
+
+
 def test_what_was_stopped_is_left_out_in_words(swept, capsys):
     assert main([str(swept("asha")), "--orders", "2"]) == 0
     printed = capsys.readouterr().out

@@ -110,6 +110,14 @@ def test_several_objectives_constraints_and_sums(make):
         ("--trials 30 --rungs 3,9", "multiple of train.report_every"),
         ("--trials 30 --shares 0.5,0.5", "shares names 2 brackets"),
         ("--trials 30 --workers 2 --scheduler asha_promotion", "asha"),
+        ("--trials 30 --grace 54", "below train.steps"),
+        ("--trials 30 --rungs 6,18 --grace 6", "--grace says nothing"),
+        ("--scheduler none --rungs 6,18", "none does not read --rungs"),
+        ("--scheduler none --eta 4", "none does not read --eta"),
+        ("--scheduler asha --shares 0.5,0.5", "asha does not read --shares"),
+        ("--scheduler pbt --budget 20", "--trials N says how"),
+        ("--repeat-top 5", "add --repeats"),
+        ("--reference sweeps/first:3", "--metric names neither"),
         ("--sampler cmaes --metric val.mse --metric val.loss.absolute", "cmaes"),
     ],
 )
@@ -224,6 +232,32 @@ def test_rungs_are_whole_numbers(capsys, rungs):
 
 def test_rungs_may_be_apart():
     assert sweep_parser().parse_args(["--rungs", "6, 18"]).rungs == [6, 18]
+
+
+def test_how_many_at_a_time_outlives_a_resume(stored, tmp_path, capsys):
+    stored("--trials 3 --max-concurrent 1")
+    resume = ["--resume", str(tmp_path / "stored"), "--plan"]
+    assert main(resume) == 0
+    assert "at once: 1 " in capsys.readouterr().out
+    assert main([*resume, "--max-concurrent", "7"]) == 0
+    assert "at once: 7 " in capsys.readouterr().out
+
+
+def test_a_resume_takes_no_repeats_away(stored, tmp_path, capsys):
+    stored("--trials 6 --repeats 3 --repeat-top 2")
+    resume = ["--resume", str(tmp_path / "stored"), "--plan"]
+    assert main([*resume, "--repeats", "4", "--repeat-top", "2"]) == 0
+    assert main([*resume, "--repeats", "2"]) == 2
+    assert main([*resume, "--repeat-top", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "--repeats 2 would take some away" in said
+    assert "--repeat-top 1 would take some away" in said
+
+
+def test_without_a_rung_it_is_said(make):
+    made = make("--scheduler brackets", "optimizer.warmup=0.99")
+    assert made.plan.rungs == ()
+    assert any("every trial is trained to its end" in note for note in made.notes)
 
 
 def test_the_plan_is_printed_and_nothing_starts(space, tmp_path, capsys):

@@ -95,15 +95,29 @@ def test_ill_health_is_not_told_as_a_missed_constraint(sweep):
     assert "keeps the constraints yet; trial 0 (stopped) misses them by 0.5" in told(sweep)
 
 
-@pytest.mark.parametrize(("cap", "said"), [(6.0, False), (9.0, True)])
-def test_an_ill_documented_point_misses_no_constraint_that_it_keeps(sweep, cap, said):
+@pytest.mark.parametrize(("state", "reason"), [("stopped", ILL), ("failed", "KeyError: 'x'")])
+def test_a_documented_point_without_a_result_is_no_measure(sweep, state, reason):
+    one(sweep, 0, 0.5, state=state, reason=reason, point="document")
+    one(sweep, 1, 0.4)
+    text = told(sweep)
+    assert "the documented point document has no result" in text
+    assert f"({state} at step " in text
+    assert "better" not in text
+
+
+def test_a_documented_point_may_miss_the_constraints(sweep):
     sweep.write_document(constraints=[f"{CAP}<=8"])
-    one(sweep, 0, 0.5, state="stopped", reason=ILL, point="document", **{CAP: cap})
+    one(sweep, 0, 0.5, point="document", **{CAP: 9.0})
     one(sweep, 1, 0.4)
     text = told(sweep)
     assert "better than the documented point document by 0.1" in text
-    assert ", of trials not both complete" in text
-    assert ("misses the constraints" in text) == said
+    assert "misses the constraints" in text
+
+
+def test_that_all_failed_is_said(sweep):
+    one(sweep, 0, 0.5, state="failed", reason="KeyError: 'x'")
+    said = "No trial is complete; trial 0 came to val.hole_log_rmse 0.5 before it failed."
+    assert told(sweep) == said
 
 
 def test_a_trial_that_waits_says_where(sweep):
@@ -178,6 +192,19 @@ def test_ties_are_said(repeated):
     assert "trial 2 ties with it" in told(repeated)
     ranks = [(row["trial"], row["rank"]) for row in rows_of(repeated)]
     assert ranks == [("1", "1"), ("2", "1"), ("0", "3"), ("3", "4")]
+
+
+def test_one_draw_each_decides_nothing(sweep):
+    sweep.write_document(repeats={"draws": 1, "top": 2})
+    for trial, value in enumerate((0.10, 0.20)):
+        one(sweep, trial, value)
+    one(sweep, 2, 0.30, repeat_of=0)
+    assert "of 1 fresh seed; no other configuration was repeated." in told(sweep)
+    one(sweep, 3, 0.21, repeat_of=1)
+    text = told(sweep)
+    assert text.startswith("Trial 1 is best")
+    assert "one draw has no standard error" in text
+    assert "within two" not in text
 
 
 def test_repeats_can_be_seen_one_by_one(repeated):

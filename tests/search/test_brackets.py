@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -171,7 +172,11 @@ def test_a_budget_ends_it_before(make):
 
 
 def test_shares_are_checked(make):
-    for shares, word in [((0.5, 0.5), "one share each"), ((0.5, 0.6, -0.1, 0.0), "sum to 1")]:
+    for shares, word in [
+        ((0.5, 0.5), "one share each"),
+        ((0.5, 0.6, -0.1, 0.0), "sum to 1"),
+        ((math.nan, 1.0, 0.0, 0.0), "sum to 1"),
+    ]:
         with pytest.raises(SettingsError, match=word):
             _ = make(shares=shares).rule
 

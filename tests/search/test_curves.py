@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -91,6 +92,18 @@ def test_the_order_is_drawn_and_repeatable(curves):
     assert values[0] == [c.values[90]["val.error"] for c in curves]
     assert values[1] == values[2] != values[3]
     assert sorted(values[1]) == sorted(values[0])
+
+
+def test_documented_points_come_first_and_run_to_their_end(curves):
+    """Trial 5 is one, and the worst but one at every rung; a rule may stop any other."""
+    made = workload([replace(c, point="document" if c.trial == 5 else "") for c in curves])
+    assert [c.trial for c in made.curves] == [5, 0, 1, 2, 3, 4, 6, 7, 8, 9]
+    for order in range(4):
+        state = made.run(made.plan("asha"), workers=1, order=order).state
+        first = state.trials[0]
+        assert (first.point, first.status, first.step) == ("document", "complete", 90)
+        assert first.value == made.curves[0].values[90]["val.error"]
+        assert sorted(t.sampled["curve"] for t in state.trials.values()) == list(range(10))
 
 
 def test_a_constraint_goes_before_the_value(curves):
