@@ -29,12 +29,9 @@ BUDGET = 60
 
 SYSTEMS: Mapping[str, Sequence[str]] = {
     "conditioner": ("train.steps=150", "train.report_every=15"),
-    "hdr_patch": (
-        *("train.steps=90", "train.report_every=10"),
-        *("data.crop=32", "data.stride=16", "data.height=64", "data.width=96"),
-    ),
+    "hdr_patch": ("train.steps=90", "train.report_every=10"),
 }
-"""The demos at half their length, with reports often enough for rungs; small frames."""
+"""The demos at half their length, with reports often enough for rungs."""
 
 ARMS: Mapping[str, Sequence[str]] = {
     "full": ("--scheduler", "none", "--trials", str(BUDGET)),
