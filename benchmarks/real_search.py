@@ -1,15 +1,17 @@
-"""The default search on real trainings against TPE at full length: what each finds, and for how
-many training steps.
+"""The default search on real trainings against TPE at full length: what each has found once it has
+cost a third of its trainings, and all.
 
     python -m benchmarks.real_search --json [--systems conditioner,hdr_patch] [--seeds 3]
 
-Both sweeps confirm their winner by three fresh seeds (`--repeats 3`), so no lucky draw counts. The
-sweeps stay below `--dir` and are not run again there.
+What counts is the mean over three fresh seeds, the sweep's own repeats at its end: the best draw
+of a search is lucky, and the more so the more trainings came to their end. Sweeps and trainings
+stay below `--dir` and are not run again there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import subprocess
@@ -24,8 +26,10 @@ from results.frame import load_sweep
 from results.store import read_events
 from search.log import SweepState
 
-BUDGET = 60
-"""Trainings of full length that each arm may cost."""
+EARLY, BUDGET = 20, 60
+"""Trainings of full length that each arm has cost."""
+
+FRESH_SEEDS = (1001, 1002, 1003)
 
 SYSTEMS: Mapping[str, Sequence[str]] = {
     "conditioner": ("train.steps=150", "train.report_every=15"),
@@ -55,23 +59,41 @@ def sweep(system: str, arm: str, seed: int, folder: Path) -> Path:
     return directory
 
 
-def trainings(directory: Path, at_most: float = -math.inf) -> float:
-    """Trainings of full length that the search has cost, repeats left out: until a complete trial
-    that was asked for had a value of `at_most`, or to its end (then infinite where it never had).
+def incumbent(directory: Path, spent: float) -> int:
+    """The best complete trial that was asked for, once the search has cost that many trainings of
+    full length; repeats left out.
     """
     full = read_sweep(directory).settings["train.steps"]
-    state, spent = SweepState(), 0.0
+    mode = read_sweep(directory).objective.mode
+    state, best = SweepState(), (math.inf, -1)
     for event in read_events(directory / "log.jsonl"):
         state.apply(event)
-        if event["event"] != "ended":
+        trial = state.trials.get(event.get("trial", -1))
+        if event["event"] != "ended" or trial is None or trial.repeat_of is not None:
             continue
-        trial = state.trials[event["trial"]]
-        if trial.repeat_of is not None:
-            continue
-        spent = sum(t.step for t in state.trials.values() if t.repeat_of is None) / full
-        if event["state"] == "complete" and trial.point is None and trial.value <= at_most:
-            return spent
-    return spent if at_most == -math.inf else math.inf
+        if sum(t.step for t in state.trials.values() if t.repeat_of is None) > spent * full:
+            break
+        if event["state"] == "complete" and trial.point is None:
+            value = trial.value if mode == "min" else -trial.value
+            best = min(best, (value, trial.number))
+    return best[1]
+
+
+def again(directory: Path, trial: int) -> float:
+    """The mean of a trial's objective over trainings with fresh seeds; each is run once."""
+    column = read_sweep(directory).objective.metric
+    values = []
+    for seed in FRESH_SEEDS:
+        run = directory.parent / f"{directory.name}-trial-{trial}-seed-{seed}"
+        line = [sys.executable, "-m", "ray_jobs.train", "--no-ray", "--dir", str(run)]
+        if (run / "reports.jsonl").exists():
+            line += ["--resume"]
+        else:
+            line += ["--from-sweep", str(directory), "--trial", str(trial), f"train.seed={seed}"]
+        with (run.parent / f"{run.name}.txt").open("a") as said:
+            subprocess.run(line, cwd=ROOT, check=True, stdout=said, stderr=said)
+        values.append(json.loads((run / "reports.jsonl").read_text().splitlines()[-1])[column])
+    return statistics.fmean(values)
 
 
 def confirmed(directory: Path) -> float:
@@ -82,33 +104,21 @@ def confirmed(directory: Path) -> float:
 
 
 def measure(systems: Sequence[str], seeds: int, folder: Path) -> Iterator[Row]:
+    peer = f"TPE, {BUDGET} trials of full length"
     for system in systems:
-        full, default, saved = [], [], []
+        found: dict[str, list[float]] = {}
         for seed in range(seeds):
-            one, other = (sweep(system, arm, seed, folder) for arm in ("full", "default"))
-            full.append(confirmed(one))
-            default.append(confirmed(other))
-            best = load_sweep(one)
-            goal = float(
-                best.loc[(best["state"] == "complete") & (best["point"] == ""), "value"].min()
-            )
-            saved.append((trainings(one, goal), trainings(other, goal)))
-        peer = f"TPE, {BUDGET} trials of full length"
-        yield row(
-            f"real_search/{system}/confirmed",
-            statistics.fmean(default),
-            "",
-            peer,
-            statistics.fmean(full),
-        )
-        for name, values in (("default", default), ("full", full)):
-            if (error := standard_error(values)) is not None:
-                yield row(f"real_search/{system}/{name}_standard_error", error, "", "", None)
-        reached = sorted(ours for _, ours in saved)[len(saved) // 2]
-        theirs = sorted(peer_cost for peer_cost, _ in saved)[len(saved) // 2]
-        yield row(
-            f"real_search/{system}/trainings_to_its_best", reached, "trainings", peer, theirs
-        )
+            for arm in ARMS:
+                directory = sweep(system, arm, seed, folder)
+                early = again(directory, incumbent(directory, EARLY))
+                found.setdefault(f"{arm}_{EARLY}", []).append(early)
+                found.setdefault(f"{arm}_{BUDGET}", []).append(confirmed(directory))
+        for spent in (EARLY, BUDGET):
+            ours, theirs = found[f"default_{spent}"], found[f"full_{spent}"]
+            name = f"real_search/{system}/{spent}_trainings"
+            yield row(name, statistics.fmean(ours), "", peer, statistics.fmean(theirs))
+            if (error := standard_error(ours)) is not None:
+                yield Row(f"{name}/standard_error", error, "", peer, standard_error(theirs), None)
 
 
 def main() -> None:

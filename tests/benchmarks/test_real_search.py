@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 
-from benchmarks.real_search import sweep, trainings
+from benchmarks.real_search import FRESH_SEEDS, again, incumbent, sweep
+from ray_jobs.train import main as train
 
-OBJECTIVE = {"metric": "val.error", "mode": "min"}
+OBJECTIVE = {"metric": "val.mse", "mode": "min"}
 
 
 @pytest.fixture
@@ -38,16 +38,32 @@ def directory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("at_most", "expected"),
+    ("spent", "expected"),
     [
-        (-math.inf, 3 + 1 / 3),  # to its end
-        (0.4, 2 + 1 / 3),
-        (0.3, 3 + 1 / 3),
-        (0.2, math.inf),  # the documented point was not found, and a repeat finds nothing
+        (2.0, -1),  # a documented point was not found, and a stopped trial is no result
+        (2.34, 2),
+        (3.0, 2),
+        (3.34, 3),
+        (60.0, 3),  # a repeat finds nothing
     ],
 )
-def test_trainings_until_a_value_leave_repeats_out(directory, at_most, expected):
-    assert trainings(directory, at_most) == pytest.approx(expected)
+def test_the_best_after_so_many_trainings(directory, spent, expected):
+    assert incumbent(directory, spent) == expected
+
+
+@pytest.mark.slow
+def test_fresh_trainings_that_are_done_are_only_read(directory):
+    reports = []
+    for seed in FRESH_SEEDS:
+        run = directory.parent / f"{directory.name}-trial-3-seed-{seed}"
+        line = ["benchmarks.toy:Toy", "train.steps=4", "train.tensorboard=false", "--no-ray"]
+        assert train([*line, f"train.seed={seed}", "--dir", str(run)]) == 0
+        reports.append(run / "reports.jsonl")
+    before = [path.read_text() for path in reports]
+    values = [json.loads(text.splitlines()[-1])["val.mse"] for text in before]
+    assert len(set(values)) == 3
+    assert again(directory, 3) == pytest.approx(sum(values) / 3)
+    assert [path.read_text() for path in reports] == before
 
 
 def test_a_finished_sweep_is_not_run_again(directory):
