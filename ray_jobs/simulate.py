@@ -121,6 +121,12 @@ def compare(
         options["grace"] = known.get("grace") or 0
         options["rung_steps"] = tuple(known.get("rung_steps") or ())
     print(_preamble(sweep, workload, workers, orders))
+    rungs = workload.plan("brackets", **options).rungs
+    if agreements := [f"{step}: {workload.agreement(step):.2f}" for step in rungs]:
+        print(
+            f"ranks at each rung against those at step {workload.steps} (Spearman; 1 says all, 0 "
+            f"nothing): {', '.join(agreements)}"
+        )
     rows = []
     for budget in budgets:
         for scheduler in schedulers:

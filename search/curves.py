@@ -16,6 +16,7 @@ from search.objectives import Goal, Values
 from search.plan import Plan
 from search.seeds import derive
 from search.simulator import Simulation, simulate
+from search.trust import rank_correlation
 from search_spaces.domains import Integer
 from search_spaces.space import Point, Space
 from settings.ends import HEALTH
@@ -165,6 +166,22 @@ class Workload:
             hours=simulation.seconds / 3600.0,
             regret=found - self.best,
         )
+
+    def agreement(self, step: int) -> float:
+        """How well the ranks at a step agree with those at the end: Spearman's correlation over
+        the curves that have both, documented points left out; nan for fewer than three.
+        """
+        both = [
+            (curve.values[step], curve.values[self.steps])
+            for curve in self.curves
+            if not curve.point and step in curve.values and self.steps in curve.values
+        ]
+        if len(both) < 3:
+            return math.nan
+        early, late = (
+            [cost for _, cost in self.goal.badness(side)] for side in zip(*both, strict=True)
+        )
+        return rank_correlation(early, late)
 
     @property
     def best(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -104,6 +105,28 @@ def test_documented_points_come_first_and_run_to_their_end(curves):
         assert (first.point, first.status, first.step) == ("document", "complete", 90)
         assert first.value == made.curves[0].values[90]["val.error"]
         assert sorted(t.sampled["curve"] for t in state.trials.values()) == list(range(10))
+
+
+def test_how_much_a_rung_tells_is_spearmans_correlation(curves):
+    from scipy.stats import spearmanr
+
+    draws = random.Random(0)
+    early = {c.trial: draws.random() for c in curves}
+    point = {3: "document"}
+    noisy = [
+        replace(
+            c,
+            values={**c.values, 30: {"val.error": early[c.trial]}},
+            point=point.get(c.trial, ""),
+        )
+        for c in curves
+    ]
+    made = workload([*noisy, curve(10, 0.2, steps=40, ended=(40, f"{PATIENCE}val.error"))])
+    late = [c.values[90]["val.error"] for c in curves if c.trial != 3]
+    known = spearmanr([early[c.trial] for c in curves if c.trial != 3], late).statistic
+    assert made.agreement(30) == pytest.approx(known)
+    assert made.agreement(40) == pytest.approx(1.0)
+    assert math.isnan(workload(curves[:2]).agreement(30))
 
 
 def test_a_constraint_goes_before_the_value(curves):
