@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def incumbent(directory: Path, spent: float) -> int:
 def again(directory: Path, trial: int) -> float:
     """The mean of a trial's objective over trainings with fresh seeds; each is run once."""
     column = read_sweep(directory).objective.metric
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as a trial with one CPU has
     values = []
     for seed in FRESH_SEEDS:
         run = directory.parent / f"{directory.name}-trial-{trial}-seed-{seed}"
@@ -91,7 +93,7 @@ def again(directory: Path, trial: int) -> float:
         else:
             line += ["--from-sweep", str(directory), "--trial", str(trial), f"train.seed={seed}"]
         with (run.parent / f"{run.name}.txt").open("a") as said:
-            subprocess.run(line, cwd=ROOT, check=True, stdout=said, stderr=said)
+            subprocess.run(line, cwd=ROOT, check=True, stdout=said, stderr=said, env=one_thread)
         values.append(json.loads((run / "reports.jsonl").read_text().splitlines()[-1])[column])
     return statistics.fmean(values)
 
