@@ -64,8 +64,8 @@ def incumbent(directory: Path, spent: float) -> int:
     """The best complete trial that was asked for, once the search has cost that many trainings of
     full length; repeats left out.
     """
-    full = read_sweep(directory).settings["train.steps"]
-    mode = read_sweep(directory).objective.mode
+    swept = read_sweep(directory)
+    full, mode = swept.settings["train.steps"], swept.objective.mode
     state, best = SweepState(), (math.inf, -1)
     for event in read_events(directory / "log.jsonl"):
         state.apply(event)

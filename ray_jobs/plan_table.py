@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from metrics.combined import Combined
 from ray_jobs.engine.cluster import Demand, workers_on
 from ray_jobs.planning import UNBOUNDED, SweepSetup
 from search.forecast import Forecast, forecast
@@ -55,11 +56,11 @@ def _lines(setup: SweepSetup) -> list[str]:
     plan, document = setup.plan, setup.document
     keys = len(plan.space.domains)
     lines = [f"system     {document['system']}, space {plan.space.name}, {keys} keys"]
-    sums = {f"val.{one['kind']}" for one in document["derived"]}
+    sums = {one.column: one for one in map(Combined.from_json, document["derived"])}
     for one in plan.goal.objectives:
         lines.append(f"objective  {one.metric} ({one.mode})")
         if one.metric in sums:
-            lines.append(f"           {document['metrics'][one.metric]['help']}")
+            lines.append(f"           {sums[one.metric]}")
     lines += [f"subject to {constraint}" for constraint in plan.goal.constraints]
     size = "as many as the budget holds"
     if plan.trials != UNBOUNDED:

@@ -114,12 +114,13 @@ def compare(
     _check_replayable(sweep, schedulers)
     workload, slots = read_workload(sweep)
     workers = workers or slots
-    options = {"eta": eta or known.get("eta") or 3, "pausing": known.get("pausing", True)}
-    if eta or grace:
-        options["grace"] = grace or 0
-    else:
-        options["grace"] = known.get("grace") or 0
-        options["rung_steps"] = tuple(known.get("rung_steps") or ())
+    own = {} if eta or grace else known  # its rungs, and the shares of its brackets
+    options = {
+        "eta": eta or known.get("eta") or 3,
+        "grace": grace or own.get("grace") or 0,
+        "rung_steps": tuple(own.get("rung_steps") or ()),
+        "pausing": known.get("pausing", True),
+    }
     print(_preamble(sweep, workload, workers, orders))
     rungs = workload.plan("brackets", **options).rungs
     if agreements := [f"{step}: {workload.agreement(step):.2f}" for step in rungs]:
@@ -130,8 +131,7 @@ def compare(
     rows = []
     for budget in budgets:
         for scheduler in schedulers:
-            same = scheduler == known.get("name") and not (eta or grace)
-            shares = tuple(known.get("shares") or ()) if same else ()
+            shares = tuple(own.get("shares") or ()) if scheduler == own.get("name") else ()
             plan = workload.plan(scheduler, budget, shares=shares, **options)
             outcomes = [
                 workload.outcome(workload.run(plan, workers, order)) for order in range(orders)

@@ -16,7 +16,7 @@ from search.objectives import Goal, Values
 from search.plan import Plan
 from search.seeds import derive
 from search.simulator import Simulation, simulate
-from search.trust import rank_correlation
+from search.trust import agreement
 from search_spaces.domains import Integer
 from search_spaces.space import Point, Space
 from settings.ends import HEALTH
@@ -73,6 +73,7 @@ class Workload:
     """The curves that can be replayed.
 
     Attributes:
+        curves: documented points first.
         start_seconds: what a segment took before its first step.
         left_out: trials that were stopped or wait before their end: nobody knows how they would
             have gone on.
@@ -137,11 +138,11 @@ class Workload:
             order: 0 takes the curves as they were logged; every other number shuffles them in its
                 own way, as if the sampler had drawn them so. Documented points stay the first.
         """
-        points = [curve for curve in self.curves if curve.point]
-        drawn = [curve for curve in self.curves if not curve.point]
+        count = len(plan.points)
+        drawn = list(self.curves[count:])
         if order:
             Random(derive(plan.seed, "order", order)).shuffle(drawn)
-        curves = points + drawn
+        curves = [*self.curves[:count], *drawn]
         return simulate(
             plan,
             lambda job, step: curves[job.sampled["curve"]].values.get(step, {}),
@@ -178,10 +179,7 @@ class Workload:
         ]
         if len(both) < 3:
             return math.nan
-        early, late = (
-            [cost for _, cost in self.goal.badness(side)] for side in zip(*both, strict=True)
-        )
-        return rank_correlation(early, late)
+        return agreement(self.goal, *zip(*both, strict=True))
 
     @property
     def best(self) -> float:

@@ -5,12 +5,14 @@ neither promote nor teach.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from search.log import STOPPED, SweepState
 from search.memory import kept
+from search.objectives import Goal, Values
 from search.plan import Plan
 
 PAIRS = 8
@@ -79,11 +81,8 @@ def _agrees(memory: _Memory, state: SweepState, index: int) -> bool:
 
 
 def _correlates(plan: Plan, state: SweepState, both: list[int], low: int, high: int) -> bool:
-    costs = [
-        [key[1] for key in plan.goal.badness([state.observed(n, step) for n in both])]
-        for step in (low, high)
-    ]
-    return rank_correlation(*costs) >= LEAST
+    early, late = ([state.observed(n, step) for n in both] for step in (low, high))
+    return agreement(plan.goal, early, late) >= LEAST
 
 
 def _passed(memory: _Memory, state: SweepState, later: int) -> list[int]:
@@ -94,6 +93,11 @@ def _passed(memory: _Memory, state: SweepState, later: int) -> list[int]:
     passed += [n for n in reversed(fresh) if state.trials[n].bracket >= later]
     memory.passed[later] = (passed, len(recorded))
     return passed
+
+
+def agreement(goal: Goal, early: Sequence[Values], late: Sequence[Values]) -> float:
+    """Spearman's correlation of what the same trials cost at two steps."""
+    return rank_correlation(*([cost for _, cost in goal.badness(side)] for side in (early, late)))
 
 
 def rank_correlation(one: list[float], other: list[float]) -> float:
