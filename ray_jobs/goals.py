@@ -42,6 +42,7 @@ def make_goal(
     directions = check_objective(objectives, *known)
     _check_modes(modes, directions)
     bounds = tuple(Constraint.parse(text) for text in constraints)
+    _check_bounds(bounds)
     check_constraints([bound.metric for bound in bounds], *known, derived=derived)
     goal = Goal(tuple(Objective(column, mode) for column, mode in directions.items()), bounds)
     return goal, derived
@@ -65,6 +66,26 @@ def _default(system: System, metrics: Sequence[Any]) -> list[str]:
             f"{system.name} declares no metric with a direction; name one with --metric."
         )
     return [f"val.{first.name}"]
+
+
+def _check_bounds(bounds: Sequence[Constraint]) -> None:
+    """Refuses two bounds on the same side of a column, for what is missed would count twice, and
+    bounds that leave it no value: every trial would be infeasible.
+    """
+    sides = [(bound.metric, bound.relation) for bound in bounds]
+    for bound, side in zip(bounds, sides, strict=True):
+        if sides.count(side) > 1:
+            raise SettingsError(
+                f"--subject-to bounds {bound.metric} by {bound.relation} twice: the tighter of "
+                "the two says both."
+            )
+    for low in (bound for bound in bounds if bound.relation == ">="):
+        for high in bounds:
+            if high.metric == low.metric and high.relation == "<=" and high.bound < low.bound:
+                raise SettingsError(
+                    f"no trial can keep --subject-to '{low}' and '{high}' at once: leave one out, "
+                    "or turn one round."
+                )
 
 
 def _check_modes(modes: Sequence[str], directions: dict[str, Any]) -> None:

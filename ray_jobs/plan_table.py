@@ -11,7 +11,11 @@ from rich.table import Table
 from metrics.combined import Combined
 from ray_jobs.engine.cluster import Demand, workers_on
 from ray_jobs.planning import UNBOUNDED, SweepSetup
+from results.directory import read_history, read_sweep
 from search.forecast import Forecast, forecast
+
+_WIDE = 8
+"""Columns that fit a line of 80; a table with more of them is turned round."""
 
 
 def print_plan(
@@ -36,6 +40,8 @@ def print_plan(
     )
     console.print(f"directory  {directory}")
     _print_forecast(console, forecast(setup.plan, at_once), resources, step_seconds)
+    if (directory / "sweep.json").exists():
+        _print_so_far(console, directory, setup.plan.steps)
     _print_domains(console, setup)
     _print_points(console, setup)
 
@@ -84,7 +90,10 @@ def _lines(setup: SweepSetup) -> list[str]:
 def _print_forecast(
     console: Console, expected: Forecast, resources: dict[str, float], seconds: float | None
 ) -> None:
-    head, *rows = expected.table()
+    lines = expected.table()
+    if len(lines[0]) > _WIDE:
+        lines = list(map(list, zip(*lines, strict=True)))
+    head, *rows = lines
     table = Table(title="expected trials that reach each step", title_justify="left")
     for column in head:
         table.add_column(column, justify="right" if column else "left")
@@ -106,6 +115,16 @@ def _print_forecast(
     else:
         cost += " (--step-seconds X for hours)"
     console.print(cost)
+
+
+def _print_so_far(console: Console, directory: Path, full: int) -> None:
+    """What a sweep that goes on has done of it."""
+    trials = read_history(read_sweep(directory)).trials
+    done = sum(trial.step for trial in trials)
+    console.print(
+        f"so far     {done} of these steps, {done / full:.1f} trainings of full length, "
+        f"{len(trials)} trials begun"
+    )
 
 
 def _print_domains(console: Console, setup: SweepSetup) -> None:

@@ -146,6 +146,12 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
         )
     _check_precision(settings, options.gpus)
     check_storage(options.storage)
+    for text in options.warm_start:
+        if "=" in text and not Path(text).exists():
+            raise SettingsError(
+                f"--warm-start takes every word after it, and {text} is a setting: write the "
+                "settings before it."
+            )
     warm, said = read_warm(options.warm_start, space, goal, flatten(settings), derived)
     plan, notes = _plan(options, system, space, tuple(points), goal, settings, warm)
     notes += said

@@ -71,12 +71,11 @@ class Progress:
             else:
                 repeats += trial.status == COMPLETE
         parts = [f"{count} {status}" for status, count in counts.items()]
-        best = self._best()
-        shown = (
-            f"; best {self.driver.plan.metric} {best.value:.5g} (trial {best.number})"
-            if best
-            else ""
-        )
+        shown = ""
+        if best := self._best():
+            shown = f"; best {self.driver.plan.metric} {best.value:.5g} (trial {best.number})"
+        elif self._ranked() and self.driver.plan.goal.constraints:
+            shown = "; none keeps the constraints yet"
         done = ", ".join(parts) or "none yet"
         plan = self.driver.plan
         size = f" of {plan.trials}"
@@ -108,8 +107,11 @@ class Progress:
         return self._ranks
 
     def _best(self) -> TrialRecord | None:
+        """The best that keeps the constraints: those that keep them are ranked first."""
         ranked = (self.driver.state.trials[number] for number in self._ranked())
-        return next((trial for trial in ranked if math.isfinite(trial.value)), None)
+        best = next((trial for trial in ranked if math.isfinite(trial.value)), None)
+        kept = best and self.driver.plan.goal.violation(best.values) == 0.0
+        return best if kept else None
 
     def _shown(self) -> list[TrialRecord]:
         """The best complete trials, and where there is room the best of the others that do not

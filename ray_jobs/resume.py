@@ -11,6 +11,7 @@ from metrics.combined import Combined, is_combined
 from ray_jobs.document import plain, points_document
 from ray_jobs.planning import SweepSetup, bound_space, documented_points
 from results.directory import FORMAT, Sweep, read_sweep
+from results.store import SweepError
 from search.objectives import Constraint
 from search.plan import Plan
 from search.warm import Warm
@@ -26,7 +27,7 @@ def stored_setup(directory: Path) -> SweepSetup:
 
     Raises:
         SettingsError: its settings or space no longer exist in this version.
-        SweepError: not a sweep directory.
+        SweepError: not a sweep directory, or a damaged one.
     """
     sweep = read_sweep(directory)
     document = sweep.document
@@ -38,11 +39,17 @@ def stored_setup(directory: Path) -> SweepSetup:
         )
     system = load_system(document["system"])
     settings = replace(system.Settings(), document["settings"])
-    space = space_from_json(document["space"])
-    plan = _stored_plan(sweep, space, settings)
-    return SweepSetup(
-        system=system, settings=settings, origins=document["origins"], plan=plan, document=document
-    )
+    try:
+        plan = _stored_plan(sweep, space_from_json(document["space"]), settings)
+        origins = document["origins"]
+        return SweepSetup(
+            system=system, settings=settings, origins=origins, plan=plan, document=document
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SweepError(
+            f"{directory}/sweep.json is damaged, missing or malformed: {error}. Restore it from a "
+            "copy."
+        ) from error
 
 
 def _stored_plan(sweep: Sweep, space: Space, settings: Any) -> Plan:

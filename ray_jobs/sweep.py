@@ -37,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sweep(arguments: Namespace) -> int:
     from ray_jobs.plan_table import print_plan
+    from settings.schema import SettingsError
 
+    for option in ("resume", "simulate", "dir"):
+        if getattr(arguments, option) == "":
+            raise SettingsError(f"--{option} names no directory: it is empty.")
     if arguments.simulate:
         return _simulate(arguments)
     setup, directory = _resumed(arguments) if arguments.resume else _new(arguments)
@@ -58,14 +62,15 @@ def _simulate(arguments: Namespace) -> int:
     from settings.schema import SettingsError
 
     unread = [
-        name.replace("_", "-")
+        "key=value" if name in ("system", "overrides") else f"--{name.replace('_', '-')}"
         for name, value in vars(arguments).items()
         if name not in _SIMULATED and value not in (None, False, [])
     ]
     if unread:
         raise SettingsError(
             "--simulate replays a logged sweep under --scheduler, --budget, --max-concurrent, "
-            f"--eta and --grace; it does not read {', '.join(unread)}: leave that out."
+            f"--eta and --grace; it does not read {', '.join(dict.fromkeys(unread))}: leave that "
+            "out."
         )
 
     return compare(
@@ -146,6 +151,7 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path]:
         )
     setup = stored_setup(directory)
     stored = setup.document
+    spent = _spent(directory)
     overrides = list(arguments.overrides)
     said = given(arguments)
     if arguments.system and "=" in arguments.system:
@@ -165,13 +171,14 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path]:
         if getattr(arguments, name) is not None
     }
     draws, top = stored["repeats"]["draws"], stored["repeats"]["top"]
-    before = {"trials": stored["trials"], "budget": stored["budget"], "repeats": draws}
+    budget = stored["budget"] or spent / setup.plan.steps
+    before = {"trials": stored["trials"], "budget": budget, "repeats": draws}
     before["repeat_top"] = top if draws else 0
     for name, had in before.items():
         if had and growth.get(name, had) < had:
             raise SettingsError(
                 f"--{name.replace('_', '-')} {growth[name]:g} would take some away: {directory} "
-                f"was started with {had:g}. A resume may only add some."
+                f"has {had:g} already. A resume may only add some."
             )
     if growth or arguments.max_concurrent:
         plan = replace(setup.plan, **growth)
@@ -182,6 +189,24 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path]:
             document["max_concurrent"] = arguments.max_concurrent
         setup = replace(setup, plan=plan, document=document)
     return setup, directory
+
+
+def _spent(directory: Path) -> int:
+    """The steps of a sweep's search so far, repeats left out.
+
+    Raises:
+        SweepError: it has trials of which its log knows nothing; they would be trained over.
+    """
+    from results.directory import read_history, read_sweep
+    from results.store import SweepError
+
+    trials = read_history(read_sweep(directory)).trials
+    if not trials and any(directory.glob("trials/*")):
+        raise SweepError(
+            f"{directory}/log.jsonl is missing or empty, but trials/ is not: restore the log from "
+            "a copy, or start a new sweep with --dir."
+        )
+    return sum(trial.step for trial in trials if trial.repeat_of is None)
 
 
 def _write_document(directory: Path, document: Any, fresh: bool) -> None:

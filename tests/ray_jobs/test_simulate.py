@@ -180,7 +180,8 @@ def test_what_the_simulation_would_not_read_is_refused(swept, capsys):
     capsys.readouterr()
     line = ["hdr_patch", "--simulate", directory, "--rungs", "10,20", "--metric", "val.mse"]
     assert sweep.main(line) == 2
-    assert "it does not read rungs, metric, system: leave that out" in capsys.readouterr().err
+    said = "it does not read --rungs, --metric, key=value: leave that out"
+    assert said in capsys.readouterr().err
 
 
 def test_what_was_stopped_is_left_out_in_words(swept, capsys):

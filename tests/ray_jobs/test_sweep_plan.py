@@ -106,6 +106,9 @@ def test_several_objectives_constraints_and_sums(make):
         ("--metric val.mse --mode min --mode min", "--mode is given 2 times for 1"),
         ("--subject-to val.mse<0.1", "write COLUMN<=NUMBER"),
         ("--subject-to val.nothing<=0.1", "val.nothing"),
+        ("--subject-to val.mse<=0.1 --subject-to val.mse>=0.2", "no trial can keep"),
+        ("--subject-to val.mse<=0.1 --subject-to val.mse<=0.2", "by <= twice"),
+        ("--warm-start sweeps/first train.steps=9", "train.steps=9 is a setting"),
         ("--metric log_ratio(val.mse)", "has no constant"),
         ("--trials 30 --rungs 3,9", "multiple of train.report_every"),
         ("--trials 30 --shares 0.5,0.5", "shares names 2 brackets"),
@@ -268,6 +271,62 @@ def test_the_plan_is_printed_and_nothing_starts(space, tmp_path, capsys):
     for word in ("bracket", "step 18", "trainings of full length", "CPU hours", "tpe"):
         assert word in said
     assert not directory.exists()
+
+
+def test_a_population_s_plan_fits_a_line(space, tmp_path, capsys):
+    line = [TOY, *LENGTH, "--space", space, "--dir", str(tmp_path / "sweep"), "--plan"]
+    assert main([*line, "--scheduler", "pbt", "--trials", "8"]) == 0
+    said = capsys.readouterr().out
+    assert [row.split()[:3] for row in said.splitlines() if "step 54" in row] == [
+        ["│", "step", "54"]
+    ]
+
+
+@pytest.fixture
+def begun(stored, tmp_path):
+    """A sweep of 30 trials, one of which has come to step 18 of 54."""
+    stored("--trials 30")
+    log = tmp_path / "stored" / "log.jsonl"
+    one = {"trial": 0, "segment": 0}
+    handed_out = {"event": "handed_out", "sampled": {}, "seed": 1, "stop_step": 18}
+    ended = {"event": "ended", "state": "stopped", "step": 18, "value": 1.0}
+    log.write_text("".join(json.dumps({**event, **one}) + "\n" for event in (handed_out, ended)))
+    (tmp_path / "stored" / "trials" / "0000").mkdir(parents=True)
+    return tmp_path / "stored"
+
+
+def test_the_plan_of_a_resume_says_what_is_done(begun, capsys):
+    assert main(["--resume", str(begun), "--plan"]) == 0
+    assert "so far     18 of these steps, 0.3 trainings" in capsys.readouterr().out
+
+
+def test_a_resume_may_not_set_a_budget_that_is_spent(begun, capsys):
+    assert main(["--resume", str(begun), "--plan", "--budget", "0.3"]) == 2
+    assert "--budget 0.3 would take some away" in capsys.readouterr().err
+    assert main(["--resume", str(begun), "--plan", "--budget", "20"]) == 0
+
+
+def test_trials_without_their_log_are_not_trained_over(begun, capsys):
+    (begun / "log.jsonl").unlink()
+    assert main(["--resume", str(begun), "--plan"]) == 2
+    assert "restore the log from a copy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("trials", None), ("scheduler", {"name": "asha"}), ("space", {}), ("warm", None)],
+)
+def test_a_damaged_document_is_no_traceback(begun, capsys, key, value):
+    document = json.loads((begun / "sweep.json").read_text())
+    (begun / "sweep.json").write_text(json.dumps({**document, key: value}))
+    assert main(["--resume", str(begun), "--plan"]) == 2
+    assert "sweep.json is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--resume", "--simulate", "--dir"])
+def test_an_empty_directory_is_not_another_sweep(option, capsys):
+    assert main([option, "", TOY, "--plan"]) == 2
+    assert f"{option} names no directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
