@@ -181,9 +181,10 @@ def finish(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if (ray := sys.modules.get("ray")) is not None:
+        started = _descendants()  # a worker on its way out looks for its lost cluster for a minute
         with contextlib.suppress(KeyboardInterrupt):  # of somebody who does not want to wait
             _leave_cluster(ray)
-        _end_processes()
+        _end_processes([*started, *_descendants(suspend=True)])  # or that starts still
     os._exit(status)
 
 
@@ -195,18 +196,25 @@ def _leave_cluster(ray: Any) -> None:
         leaving.join(_LEAVING_SECONDS)
 
 
-def _end_processes() -> None:
-    """Ends what this process has started: a cluster that nobody waited for is still starting."""
+def _descendants(suspend: bool = False) -> list[Any]:
+    """The processes below this one; its children, suspended, start no other meanwhile."""
     import psutil
 
     with contextlib.suppress(psutil.Error):
         own = psutil.Process()
-        for child in own.children():
+        for child in own.children() if suspend else ():
             with contextlib.suppress(psutil.Error):
-                child.suspend()  # it starts no other meanwhile
-        for process in own.children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+                child.suspend()
+        return own.children(recursive=True)
+    return []
+
+
+def _end_processes(processes: Sequence[Any]) -> None:
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()  # and no later process that has its number
 
 
 def data_lines(notes: Mapping[str, float], warnings: Sequence[str] = ()) -> list[str]:

@@ -30,6 +30,32 @@ class Late(Toy):
         raise ValueError("the data is not there")
 """
 
+# A command whose cluster has a process that hangs, with a child that ends with nobody.
+HANGING = """
+import os, signal, subprocess, time
+import psutil
+import ray
+from ray_jobs.engine.cluster import connect
+from ray_jobs.verb import PROJECT, finish
+
+@ray.remote
+class Hanging:
+    def pid(self):
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
+        return os.getpid()
+
+    def hang(self):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+connect("local", PROJECT)
+actor = Hanging.remote()
+process = psutil.Process(ray.get(actor.pid.remote()))
+actor.hang.remote()
+while process.status() != psutil.STATUS_STOPPED:
+    time.sleep(0.02)
+finish(0)
+"""
+
 SLOW = ("data.delay_seconds=0.02", "train.tensorboard=false")
 
 
@@ -53,6 +79,12 @@ def start(place, kit):
 
 def test_a_finished_sweep_leaves_no_process(place, kit):
     ran = place.run(kit.TOY, *kit.sequential_options(place, place / "sweep", trials=1))
+    assert ran.status == 0, ran.text
+    check_nothing_is_left(place, kit)
+
+
+def test_what_hangs_ends_with_its_cluster(place, kit):
+    ran = place.finish(place.popen([sys.executable, "-c", HANGING]))
     assert ran.status == 0, ran.text
     check_nothing_is_left(place, kit)
 
