@@ -89,6 +89,8 @@ class SweepSetup:
     document: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            raise SettingsError(f"--max-concurrent must be 1 or more, not {self.max_concurrent}.")
         _ = self.plan.rule  # a scheduler refuses what it cannot do, also when a sweep grows
 
     @property
@@ -177,7 +179,7 @@ def _plan(
     """The plan, and what was chosen for the user, in words."""
     trials = options.trials or (UNBOUNDED if options.budget else DEFAULT_TRIALS)
     scheduler, notes = _scheduler(options, trials)
-    _check_options(options, scheduler, settings.train.steps)
+    _check_options(options, scheduler, trials, settings.train.steps)
     last_change = settled(system, settings, space, points)
     if scheduler != "none" and (
         note := last_change.note(settings.train.steps, settings.train.report_every)
@@ -220,7 +222,7 @@ _UNREAD: Mapping[str, Sequence[str]] = {
 """Options that a scheduler does not read; `shares` for those that are not here."""
 
 
-def _check_options(options: SweepOptions, scheduler: str, steps: int) -> None:
+def _check_options(options: SweepOptions, scheduler: str, trials: int, steps: int) -> None:
     """Refuses options that would do nothing, and what a population cannot do without."""
     plain = SweepOptions(system=options.system)
     said = {"rung_steps": "rungs"}
@@ -234,6 +236,11 @@ def _check_options(options: SweepOptions, scheduler: str, steps: int) -> None:
         raise SettingsError(
             f"--grace {options.grace} is the first rung, and that lies below train.steps "
             f"({steps}): make it smaller, or take --scheduler none."
+        )
+    if options.eta != plain.eta and trials < options.eta:
+        raise SettingsError(
+            f"--eta {options.eta} lets one trial in {options.eta} pass a rung, and there are only "
+            f"{trials}: make it smaller, or take --scheduler none."
         )
     if options.rung_steps and options.grace:
         raise SettingsError("--rungs names every rung, so --grace says nothing: leave one out.")

@@ -73,7 +73,8 @@ class Progress:
         parts = [f"{count} {status}" for status, count in counts.items()]
         shown = ""
         if best := self._best():
-            shown = f"; best {self.driver.plan.metric} {best.value:.5g} (trial {best.number})"
+            draw = "best draw of" if self.driver.plan.repeats else "best"  # which repeats may undo
+            shown = f"; {draw} {self.driver.plan.metric} {best.value:.5g} (trial {best.number})"
         elif self._ranked() and self.driver.plan.goal.constraints:
             shown = "; none keeps the constraints yet"
         done = ", ".join(parts) or "none yet"

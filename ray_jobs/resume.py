@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
 from metrics.combined import Combined, is_combined
 from ray_jobs.document import plain, points_document
 from ray_jobs.planning import SweepSetup, bound_space, documented_points
-from results.directory import FORMAT, Sweep, read_sweep
+from results.directory import FORMAT, Sweep, read_history, read_sweep
 from results.store import SweepError
 from search.objectives import Constraint
 from search.plan import Plan
@@ -45,6 +46,8 @@ def stored_setup(directory: Path) -> SweepSetup:
         return SweepSetup(
             system=system, settings=settings, origins=origins, plan=plan, document=document
         )
+    except SettingsError as error:
+        raise SettingsError(f"{directory}/sweep.json: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise SweepError(
             f"{directory}/sweep.json is damaged, missing or malformed: {error}. Restore it from a "
@@ -212,3 +215,55 @@ def _differences(path: str, stored: Any, asked: Any) -> list[str]:
             for d in _differences(f"{path} {key}", stored.get(key), asked.get(key))
         ]
     return [] if stored == asked else [f"{path}: {stored} -> {asked}"]
+
+
+GROWING = ("trials", "budget", "max_failures", "repeats", "repeat_top")
+"""Options of which a resume may give more than the sweep has."""
+
+
+def grown(
+    setup: SweepSetup, directory: Path, growth: Mapping[str, Any], max_concurrent: int | None
+) -> SweepSetup:
+    """The setup with more of what `growth` names, and `max_concurrent` trials at a time.
+
+    Raises:
+        SettingsError: less than the sweep has, or has spent, already.
+        SweepError: it has trials of which its log knows nothing; they would be trained over.
+    """
+    stored = setup.document
+    draws, top = stored["repeats"]["draws"], stored["repeats"]["top"]
+    spent = _spent(directory)
+    before = {
+        "trials": stored["trials"],
+        "budget": stored["budget"] or spent / setup.plan.steps,
+        "repeats": draws,
+        "repeat_top": top if draws else 0,
+    }
+    for name, had in before.items():
+        if had and growth.get(name, had) < had:
+            raise SettingsError(
+                f"--{name.replace('_', '-')} {growth[name]:g} would take some away: {directory} "
+                f"has {had:g} already. A resume may only add some."
+            )
+    plan = with_fields(setup.plan, **growth)
+    repeats = {"draws": plan.repeats, "top": plan.repeat_top}
+    own = {name: value for name, value in growth.items() if name in stored}
+    document = {**stored, **own, "repeats": repeats}
+    if max_concurrent:
+        document["max_concurrent"] = max_concurrent
+    return with_fields(setup, plan=plan, document=document)
+
+
+def _spent(directory: Path) -> int:
+    """The steps of a sweep's search so far, repeats left out.
+
+    Raises:
+        SweepError: it has trials of which its log knows nothing; they would be trained over.
+    """
+    trials = read_history(read_sweep(directory)).trials
+    if not trials and any(directory.glob("trials/*")):
+        raise SweepError(
+            f"{directory}/log.jsonl is missing or empty, but trials/ is not: restore the log from "
+            "a copy, or start a new sweep with --dir."
+        )
+    return sum(trial.step for trial in trials if trial.repeat_of is None)

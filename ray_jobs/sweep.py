@@ -137,9 +137,7 @@ def _check_empty(directory: Path) -> None:
 
 def _resumed(arguments: Namespace) -> tuple[Any, Path]:
     """The stored sweep; options given again must not change what it is. `--trials` may grow it."""
-    from dataclasses import replace
-
-    from ray_jobs.resume import asked_document, stored_setup, what_changed
+    from ray_jobs.resume import GROWING, asked_document, grown, stored_setup, what_changed
     from settings.schema import SettingsError
 
     directory = Path(arguments.resume)
@@ -151,7 +149,6 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path]:
         )
     setup = stored_setup(directory)
     stored = setup.document
-    spent = _spent(directory)
     overrides = list(arguments.overrides)
     said = given(arguments)
     if arguments.system and "=" in arguments.system:
@@ -166,47 +163,9 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path]:
             + "\nResume by its path alone, or start a new sweep with --dir."
         )
     growth = {
-        name: getattr(arguments, name)
-        for name in ("trials", "budget", "max_failures", "repeats", "repeat_top")
-        if getattr(arguments, name) is not None
+        name: getattr(arguments, name) for name in GROWING if getattr(arguments, name) is not None
     }
-    draws, top = stored["repeats"]["draws"], stored["repeats"]["top"]
-    budget = stored["budget"] or spent / setup.plan.steps
-    before = {"trials": stored["trials"], "budget": budget, "repeats": draws}
-    before["repeat_top"] = top if draws else 0
-    for name, had in before.items():
-        if had and growth.get(name, had) < had:
-            raise SettingsError(
-                f"--{name.replace('_', '-')} {growth[name]:g} would take some away: {directory} "
-                f"has {had:g} already. A resume may only add some."
-            )
-    if growth or arguments.max_concurrent:
-        plan = replace(setup.plan, **growth)
-        repeats = {"draws": plan.repeats, "top": plan.repeat_top}
-        document = {**stored, **growth, "repeats": repeats}
-        document.pop("repeat_top", None)
-        if arguments.max_concurrent:
-            document["max_concurrent"] = arguments.max_concurrent
-        setup = replace(setup, plan=plan, document=document)
-    return setup, directory
-
-
-def _spent(directory: Path) -> int:
-    """The steps of a sweep's search so far, repeats left out.
-
-    Raises:
-        SweepError: it has trials of which its log knows nothing; they would be trained over.
-    """
-    from results.directory import read_history, read_sweep
-    from results.store import SweepError
-
-    trials = read_history(read_sweep(directory)).trials
-    if not trials and any(directory.glob("trials/*")):
-        raise SweepError(
-            f"{directory}/log.jsonl is missing or empty, but trials/ is not: restore the log from "
-            "a copy, or start a new sweep with --dir."
-        )
-    return sum(trial.step for trial in trials if trial.repeat_of is None)
+    return grown(setup, directory, growth, arguments.max_concurrent), directory
 
 
 def _write_document(directory: Path, document: Any, fresh: bool) -> None:

@@ -87,18 +87,22 @@ class Plan:
         _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("scheduler", self.scheduler, SCHEDULERS)
         for name, least in (
-            ("trials", 1),
-            ("steps", 1),
-            ("report_every", 1),
-            ("eta", 2),
-            ("max_failures", 0),
-            ("repeats", 0),
-            ("repeat_top", 1),
+            ("--trials", 1),
+            ("train.steps", 1),
+            ("train.report_every", 1),
+            ("--eta", 2),
+            ("--seed", 0),
+            ("--max-failures", 0),
+            ("--repeats", 0),
+            ("--repeat-top", 1),
         ):
-            if getattr(self, name) < least:
-                raise SettingsError(f"{name} must be {least} or more, not {getattr(self, name)}.")
+            value = getattr(self, name.removeprefix("train.").strip("-").replace("-", "_"))
+            if not isinstance(value, int) or value < least:
+                raise SettingsError(
+                    f"{name} must be a whole number from {least} on, not {value!r}."
+                )
         if self.budget is not None and not self.budget > 0:
-            raise SettingsError(f"budget must be above 0 trainings, not {self.budget}.")
+            raise SettingsError(f"--budget must be above 0 trainings, not {self.budget}.")
         check_sampler(self)
         self._check_rungs()
 
@@ -106,7 +110,7 @@ class Plan:
         if self.scheduler == "none":
             return
         if self.rung_steps and list(self.rung_steps) != sorted(set(self.rung_steps)):
-            raise SettingsError(f"rungs must ascend, not {self.rung_steps}.")
+            raise SettingsError(f"--rungs must ascend, not {self.rung_steps}.")
         for rung in self.rung_steps or (self.grace,) * bool(self.grace):
             if rung < 1 or rung % self.report_every:
                 raise SettingsError(

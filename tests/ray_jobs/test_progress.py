@@ -95,7 +95,9 @@ def test_repeats_are_steps_to_come_and_no_part_of_the_budget(make_driver):
     report(driver, 10, error=0.2)
     driver.ended("run", failed=False)
     line = progress._line()
-    assert line.startswith("trials: 2 complete, 2.0 of 2 trainings spent, 2 repeats; best ")
+    assert line.startswith(
+        "trials: 2 complete, 2.0 of 2 trainings spent, 2 repeats; best draw of "
+    )
     assert "left" not in line
 
 

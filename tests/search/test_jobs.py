@@ -190,8 +190,8 @@ def test_unknown_events_are_left_alone():
     [
         ({"sampler": "grid"}, "tpe, random"),
         ({"scheduler": "hyperband"}, "brackets, asha"),
-        ({"trials": 0}, "trials must be 1"),
-        ({"scheduler": "asha", "eta": 1}, "eta must be 2"),
+        ({"trials": 0}, "--trials must be a whole number from 1"),
+        ({"scheduler": "asha", "eta": 1}, "--eta must be a whole number from 2"),
         ({"scheduler": "asha", "grace": 15}, "multiple of train.report_every"),
         ({"grace": 20, "settled": 25, "scheduler": "asha"}, "step 25.*Begin at 30"),
         ({"rung_steps": (30, 10), "scheduler": "asha"}, "ascend"),

@@ -1,0 +1,48 @@
+"""Sweeps of the toy system that are planned and stored, but not run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ray_jobs.planning import SweepOptions, new_setup
+from ray_jobs.resume import stored_setup
+from ray_jobs.sweep_options import given, sweep_parser
+
+TOY = "benchmarks.toy:Toy"
+SPACE = "loss.squared.weight: {log_uniform: [0.01, 10]}\noptimizer.lr: {log_uniform: [0.001, 1]}\n"
+LENGTH = ("train.steps=54", "train.report_every=2")
+
+
+@pytest.fixture
+def space(tmp_path):
+    file = tmp_path / "space.yaml"
+    file.write_text(SPACE)
+    return str(file)
+
+
+@pytest.fixture
+def make(space):
+    def made(line="", *overrides):
+        arguments = sweep_parser().parse_args(line.split())
+        options = SweepOptions(
+            system=TOY, space=space, overrides=(*LENGTH, *overrides), **given(arguments)
+        )
+        return new_setup(options)
+
+    return made
+
+
+@pytest.fixture
+def stored(make, tmp_path):
+    """A setup, written and read again."""
+
+    def made(line):
+        setup = make(line)
+        directory = tmp_path / "stored"
+        directory.mkdir()
+        (directory / "sweep.json").write_text(json.dumps(setup.document))
+        return setup, stored_setup(directory)
+
+    return made
