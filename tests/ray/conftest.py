@@ -29,6 +29,11 @@ TOY = "benchmarks.toy:Toy"
 PATIENCE_SECONDS = 120.0
 """Limit of every wait for something that happens; no test passes or fails by being fast."""
 
+ENDING_SECONDS = 90.0
+"""Limit for what ends by itself: after a `kill -9` a worker may look for its lost cluster for a
+minute (RAY_gcs_rpc_server_reconnect_timeout_s). What a command leaves that ended in its own way is
+tested in test_leaving."""
+
 TIMING = ["seconds", "gpu_seconds"]
 
 # Two keys over wide ranges, so that trials differ and asha has somebody to stop; the anchor is
@@ -120,7 +125,7 @@ class Place:
 
     def close(self) -> None:
         """Waits for what is ending by itself, ends the rest, and says which that was."""
-        until(lambda: not self.survivors(), seconds=30, else_fail=False)
+        until(lambda: not self.survivors(), seconds=ENDING_SECONDS, else_fail=False)
         left = [(process, describe(process)) for process in self.survivors()]
         for process, _ in left:
             with contextlib.suppress(psutil.Error):
@@ -322,7 +327,7 @@ def new_cluster(
             address = str(until(lambda: current.read_text().strip()))
             yield SimpleNamespace(place=place, address=address, url=url, api_server=api_server)
         finally:
-            until(lambda: not training_processes(place), seconds=30, else_fail=False)
+            until(lambda: not training_processes(place), seconds=ENDING_SECONDS, else_fail=False)
             left = training_processes(place)
             for process in place.survivors():  # the cluster is ours; a gentle end takes it 30 s
                 with contextlib.suppress(psutil.Error):
