@@ -18,7 +18,7 @@ from search.plan import Plan
 from search.schedulers.base import Continuation, Scheduler, Start, Verdict
 from search.schedulers.waiting import last_promotion, recorded_before
 from search.standings import Judged, ranking
-from search.trust import trusted_from
+from search.trust import PAIRS, trusted_from
 from settings.schema import SettingsError
 
 RECENT = 20
@@ -31,10 +31,14 @@ class Brackets(Scheduler):
     """Bracket s judges at rungs s, s + 1, ...; the last bracket runs every trial to its end.
 
     A new trial goes to the highest bracket that has not used its share of the steps, or else to
-    the first. Where trials may pause (`Plan.pausing`), each ends at its next rung, and the best
-    that waits there goes on as soon as the quota has room; highest rung first. Otherwise a trial
-    that runs is stopped unless it is in the top 1 / eta of the last 20 of its bracket at the rung
-    and the quota, rounded up, has room.
+    the first. The first `PAIRS` of a sweep go to the highest whose rung they all reach for one
+    training of full length: so it shows early whether the rungs below tell anything
+    (`search/trust.py`), for steps that this bracket would be given later.
+
+    Where trials may pause (`Plan.pausing`), each ends at its next rung, and the best that waits
+    there goes on as soon as the quota has room; highest rung first. Otherwise a trial that runs
+    is stopped unless it is in the top 1 / eta of the last 20 of its bracket at the rung and the
+    quota, rounded up, has room.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -47,16 +51,19 @@ class Brackets(Scheduler):
             )
         if not (abs(sum(self.shares) - 1.0) <= 1e-6 and min(self.shares) >= 0.0):  # nan is neither
             raise SettingsError(f"shares must be 0 or more and sum to 1, not {self.shares}.")
+        cheap = (b for b, step in enumerate(plan.rungs) if PAIRS * step <= plan.steps)
+        self.early = max((b for b in cheap if self.shares[b]), default=0)
 
     def start(self, state: SweepState) -> Start:
         spent = [state.steps.get(s, 0) for s in range(len(self.plan.levels))]
         trusted = trusted_from(self.plan, state)
-        for bracket in range(len(spent) - 1, trusted, -1):
+        lowest = max(trusted, self.early) if len(state.trials) < PAIRS else trusted
+        for bracket in range(len(spent) - 1, lowest, -1):
             steps = self.plan.levels[bracket]
             if spent[bracket] + steps <= self.shares[bracket] * (sum(spent) + steps):
                 break
         else:
-            bracket = trusted
+            bracket = lowest
         stop = self.plan.levels[bracket] if self.plan.pausing else self.plan.steps
         return Start(stop, bracket)
 

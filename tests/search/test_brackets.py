@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from search.log import SweepState
 from search.simulator import simulate
+from search.trust import PAIRS
 from settings.schema import SettingsError
 
 METRIC = "val.error"
@@ -71,6 +72,23 @@ def test_a_better_trial_waits_while_the_quota_is_used(make):
     assert ends.index((2, 30)) < ends.index((3, 10))
     assert ends.index((5, 10)) < ends.index((4, 30))  # 3, 4 are better than 2, whose place it was
     assert (3, 30) not in ends
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "count"),
+    [
+        ({}, 1, PAIRS),  # eight to step 30 are less than one training of 270
+        ({"steps": 720}, 2, PAIRS),  # eight to step 90 just as many as one of 720
+        ({"rung_steps": (10, 40, 90), "grace": 0}, 0, 5),  # too dear; then the shares decide
+        ({"shares": (0.5, 0.0, 0.5, 0.0)}, 0, 5),  # no bracket that may spend nothing
+    ],
+)
+def test_the_first_trials_pass_the_lowest_rungs_unjudged(make, options, first, count):
+    """Whether these tell anything is known from eight trials on that they did not choose."""
+    _, jobs = play(make(trials=40, **options), noisy(0), workers=4)
+    begun = {trial: bracket for trial, bracket, _ in reversed(jobs)}
+    assert [begun[trial] for trial in range(count)] == [first] * count
+    assert 0 in begun.values()
 
 
 @given(seed=st.integers(0, 10**6), workers=st.integers(1, 8), trials=st.integers(1, 60))
