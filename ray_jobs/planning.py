@@ -148,12 +148,7 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
         )
     _check_precision(settings, options.gpus)
     check_storage(options.storage)
-    for text in options.warm_start:
-        if "=" in text and not Path(text).exists():
-            raise SettingsError(
-                f"--warm-start takes every word after it, and {text} is a setting: write the "
-                "settings before it."
-            )
+    _check_warm_start(options.warm_start)
     warm, said = read_warm(options.warm_start, space, goal, flatten(settings), derived)
     plan, notes = _plan(options, system, space, tuple(points), goal, settings, warm)
     notes += said
@@ -276,6 +271,15 @@ def _check_precision(settings: Any, gpus: float) -> None:
             "train.precision=fp16 needs a GPU, and the trials of this sweep have none: give them "
             "one with --gpus 1, or use train.precision=bf16."
         )
+
+
+def _check_warm_start(directories: Sequence[str]) -> None:
+    for text in directories:
+        if "=" in text and not Path(text).exists():
+            raise SettingsError(
+                f"--warm-start takes every word after it, and {text} is a setting: write the "
+                "settings before it."
+            )
 
 
 _OF_THE_SWEEP = ("train.steps", "train.report_every", "train.seed")

@@ -181,10 +181,10 @@ def finish(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if (ray := sys.modules.get("ray")) is not None:
-        started = _descendants()  # a worker on its way out looks for its lost cluster for a minute
+        started = _descendants()
         with contextlib.suppress(KeyboardInterrupt):  # of somebody who does not want to wait
             _leave_cluster(ray)
-        _end_processes([*started, *_descendants(suspend=True)])  # or that starts still
+        _end_processes(started)
     os._exit(status)
 
 
@@ -196,25 +196,28 @@ def _leave_cluster(ray: Any) -> None:
         leaving.join(_LEAVING_SECONDS)
 
 
-def _descendants(suspend: bool = False) -> list[Any]:
-    """The processes below this one; its children, suspended, start no other meanwhile."""
+def _descendants() -> list[Any]:
     import psutil
 
     with contextlib.suppress(psutil.Error):
-        own = psutil.Process()
-        for child in own.children() if suspend else ():
-            with contextlib.suppress(psutil.Error):
-                child.suspend()
-        return own.children(recursive=True)
+        return psutil.Process().children(recursive=True)
     return []
 
 
-def _end_processes(processes: Sequence[Any]) -> None:
+def _end_processes(started: Sequence[Any]) -> None:
+    """Ends what is below this process, for a cluster that nobody waited for is still starting, and
+    what of `started` is left: a worker that lost its cluster on its way out looks for it for a
+    minute, and is nobody's child by then.
+    """
     import psutil
 
-    for process in processes:
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                child.suspend()  # it starts no other meanwhile
+    for process in [*started, *_descendants()]:
         with contextlib.suppress(psutil.Error):
-            process.kill()  # and no later process that has its number
+            process.kill()  # psutil spares another process that has the number by now
 
 
 def data_lines(notes: Mapping[str, float], warnings: Sequence[str] = ()) -> list[str]:

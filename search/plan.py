@@ -86,17 +86,16 @@ class Plan:
 
         _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("scheduler", self.scheduler, SCHEDULERS)
-        for name, least in (
-            ("--trials", 1),
-            ("train.steps", 1),
-            ("train.report_every", 1),
-            ("--eta", 2),
-            ("--seed", 0),
-            ("--max-failures", 0),
-            ("--repeats", 0),
-            ("--repeat-top", 1),
+        for name, value, least in (
+            ("--trials", self.trials, 1),
+            ("train.steps", self.steps, 1),
+            ("train.report_every", self.report_every, 1),
+            ("--eta", self.eta, 2),
+            ("--seed", self.seed, 0),
+            ("--max-failures", self.max_failures, 0),
+            ("--repeats", self.repeats, 0),
+            ("--repeat-top", self.repeat_top, 1),
         ):
-            value = getattr(self, name.removeprefix("train.").strip("-").replace("-", "_"))
             if not isinstance(value, int) or value < least:
                 raise SettingsError(
                     f"{name} must be a whole number from {least} on, not {value!r}."

@@ -52,12 +52,12 @@ class Brackets(Scheduler):
         if not (abs(sum(self.shares) - 1.0) <= 1e-6 and min(self.shares) >= 0.0):  # nan is neither
             raise SettingsError(f"shares must be 0 or more and sum to 1, not {self.shares}.")
         cheap = (b for b, step in enumerate(plan.rungs) if PAIRS * step <= plan.steps)
-        self.early = max((b for b in cheap if self.shares[b]), default=0)
+        self.of_the_first = max((b for b in cheap if self.shares[b]), default=0)
 
     def start(self, state: SweepState) -> Start:
         spent = [state.steps.get(s, 0) for s in range(len(self.plan.levels))]
         trusted = trusted_from(self.plan, state)
-        lowest = max(trusted, self.early) if len(state.trials) < PAIRS else trusted
+        lowest = max(trusted, self.of_the_first) if len(state.trials) < PAIRS else trusted
         for bracket in range(len(spent) - 1, lowest, -1):
             steps = self.plan.levels[bracket]
             if spent[bracket] + steps <= self.shares[bracket] * (sum(spent) + steps):

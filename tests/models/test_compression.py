@@ -143,6 +143,7 @@ def test_the_state_dict_is_the_whole_model(kind: str, dims: int) -> None:
             torch.testing.assert_close(made[name], value)
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # said by mkldnn.flags
 @every_sort
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
@@ -154,9 +155,12 @@ def test_pure_weights(kind: str, dims: int, precision: str, dtype: torch.dtype) 
     assert set(dtypes.values()) == {dtype}
     held = {name: value.dtype for name, value in model.state_dict().items() if "quantizer" in name}
     assert set(held.values()) <= {torch.float32}
-    prediction = model(image_of(dims))
+    # In torch 2.13 oneDNN leaves parts of a bf16 Conv3d's gradient unwritten now and then: in 6 of
+    # 900 backward passes at 2 x 2 x 2 voxels without any of our code, in none without oneDNN.
+    with torch.backends.mkldnn.flags(enabled=False):
+        prediction = model(image_of(dims))
+        prediction["reconstruction"].square().mean().backward()
     assert {v.dtype for k, v in prediction.items() if k != "codes"} == {torch.float32}
-    prediction["reconstruction"].square().mean().backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     torch.optim.SGD(trained, lr=1e-2).step()
     assert all(bool(torch.isfinite(p).all()) for p in trained)

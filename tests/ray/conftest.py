@@ -327,7 +327,7 @@ def new_cluster(
             address = str(until(lambda: current.read_text().strip()))
             yield SimpleNamespace(place=place, address=address, url=url, api_server=api_server)
         finally:
-            until(lambda: not training_processes(place), seconds=ENDING_SECONDS, else_fail=False)
+            until(lambda: not training_processes(place), seconds=30, else_fail=False)
             left = training_processes(place)
             for process in place.survivors():  # the cluster is ours; a gentle end takes it 30 s
                 with contextlib.suppress(psutil.Error):
