@@ -1,30 +1,20 @@
 """What an autoencoder of images or volumes is: the settings of VAE, VQ-VAE and DC-AE, in 2-D and
-3-D, and the function that builds one.
+3-D.
 
-Shapes: B images, C channels, `*S` the space, (H, W) or (D, H, W); c and `*s` of the latent.
+Shapes: `*S` the space, (H, W) or (D, H, W); c and `*s` of the latent.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
 
 from models.structured_latent import StructuredSettings
 from settings.schema import Settings, SettingsError, setting
 
-if TYPE_CHECKING:
-    from models.autoencoder import Autoencoder
-
-KINDS: Mapping[str, str] = {
-    "vae": "models.vae:Vae",
-    "vqvae": "models.vqvae:Vqvae",
-    "dcae": "models.dcae:Dcae",
-}
-"""Every kind by name, as "module:class"; imported when built, for the libraries are heavy."""
+KINDS = ("vae", "vqvae", "dcae")
 
 PURE_WEIGHTS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Names of precisions in the settings -> in torch."""
@@ -184,7 +174,7 @@ class DcaeSettings(Settings):
 class ModelSettings(Settings):
     """The autoencoder; only the node of `kind` is read."""
 
-    kind: str = setting("vae", "which autoencoder", choices=tuple(KINDS))
+    kind: str = setting("vae", "which autoencoder", choices=KINDS)
     spatial_dims: int = setting(2, "of the images: 2 slices, 3 volumes", choices=(2, 3))
     checkpointing: bool = setting(
         False, "recompute activations in the backward pass: less memory, more time"
@@ -275,24 +265,3 @@ def _need_levels(key: str, widths: Sequence[int]) -> None:
 
 def _by(sides: Sequence[int]) -> str:
     return " x ".join(map(str, sides))
-
-
-def build_autoencoder(settings: ModelSettings, channels: int, *, load: bool = True) -> Autoencoder:
-    """Freshly initialised from torch's current random state.
-
-    Args:
-        channels: C of the images.
-        load: whether `pretrained` is looked up; not where a checkpoint's weights follow, which
-            must open without the network.
-
-    Raises:
-        SettingsError: `pretrained` is another network than the settings describe.
-        PretrainedError: it cannot be read, or not be fetched.
-    """
-    module, _, name = KINDS[settings.kind].partition(":")
-    made: Any = getattr(importlib.import_module(module), name)(settings, channels)
-    if settings.pretrained and load:  # a 2-D DC-AE: `ModelSettings.check`
-        from models.dcae_2d import load_published
-
-        load_published(settings.pretrained, made.encoder, made.decoder, settings.dcae, channels)
-    return made

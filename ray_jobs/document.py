@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from metrics.combined import Combined
+from ray_jobs.sweep_options import SweepOptions
 from results.directory import FORMAT
 from search.objectives import Goal
 from search.plan import Plan
@@ -17,7 +18,6 @@ from settings.schema import listed
 from settings.versions import versions
 
 if TYPE_CHECKING:
-    from ray_jobs.planning import SweepOptions
     from trainables.system import System
 
 _VERSIONED = ("torch", "ray", "optuna", "accelerate", "monai", "numpy", "weighbridge")

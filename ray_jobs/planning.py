@@ -12,10 +12,12 @@ from typing import Any
 from ray_jobs.document import make_document
 from ray_jobs.goals import make_goal
 from ray_jobs.settled import settled
+from ray_jobs.sweep_options import SweepOptions
 from results.warm import read_warm
-from search.mirror import JOURNAL, check_storage
+from search.mirror import check_storage
 from search.objectives import Goal
 from search.plan import POPULATIONS, Plan
+from search.rule import load_scheduler
 from search.warm import Warm
 from search_spaces.checks import check_space
 from search_spaces.space import Point, Space, load_space
@@ -40,39 +42,6 @@ UNBOUNDED = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions:
-    """What the command line says of a new sweep."""
-
-    system: str
-    overrides: tuple[str, ...] = ()
-    preset: str | None = None
-    file: str | None = None
-    space: str | None = None
-    metrics: tuple[str, ...] = ()
-    modes: tuple[str, ...] = ()
-    constraints: tuple[str, ...] = ()
-    trials: int | None = None
-    budget: float | None = None
-    sampler: str | None = None
-    scheduler: str | None = None
-    eta: int = 3
-    grace: int = 0
-    rung_steps: tuple[int, ...] = ()
-    shares: tuple[float, ...] = ()
-    warm_start: tuple[str, ...] = ()
-    storage: str = JOURNAL
-    reference: str | None = None
-    repeats: int = 0
-    repeat_top: int = 3
-    seed: int = 0
-    workers: int = 1
-    cpus: float = 1.0
-    gpus: float = 0.0
-    max_failures: int = 0
-    max_concurrent: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class SweepSetup:
     """A sweep that may start.
 
@@ -91,7 +60,7 @@ class SweepSetup:
     def __post_init__(self) -> None:
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise SettingsError(f"--max-concurrent must be 1 or more, not {self.max_concurrent}.")
-        _ = self.plan.rule  # a scheduler refuses what it cannot do, also when a sweep grows
+        load_scheduler(self.plan)  # a scheduler refuses what it cannot do, also when a sweep grows
 
     @property
     def notes(self) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.sweep_options import given, sweep_parser
+from ray_jobs.sweep_options import SweepOptions, given, sweep_parser
 from ray_jobs.verb import (
     ALL_FAILED,
     INTERRUPTED,
@@ -83,9 +83,9 @@ def _simulate(arguments: Namespace) -> int:
     )
 
 
-def _options(arguments: Namespace, system: str, overrides: Sequence[str]) -> Any:
-    from ray_jobs.planning import SweepOptions
-
+def _options(
+    arguments: Namespace, system: str, overrides: Sequence[str]
+) -> SweepOptions:
     return SweepOptions(system=system, overrides=tuple(overrides), **given(arguments))
 
 

@@ -1,9 +1,10 @@
-"""The command line of `ray_jobs.sweep`."""
+"""What a new sweep may be told, and the command line of `ray_jobs.sweep` that tells it."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ray_jobs.verb import (
@@ -14,7 +15,7 @@ from ray_jobs.verb import (
     positive_number,
     whole,
 )
-from search.plan import SAMPLERS, SCHEDULERS
+from search.plan import JOURNAL, SAMPLERS, SCHEDULERS
 
 _DESCRIPTION = """Search a system's settings with Ray Tune and Optuna.
 
@@ -26,6 +27,39 @@ _DESCRIPTION = """Search a system's settings with Ray Tune and Optuna.
 Objectives are weight-free: a metric that reads what the sweep searches is refused.
 Exit status: 0 no trial failed, 3 some, 1 all; 2 a request that cannot be carried out; 130
 stopped, resumable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What the command line says of a new sweep."""
+
+    system: str
+    overrides: tuple[str, ...] = ()
+    preset: str | None = None
+    file: str | None = None
+    space: str | None = None
+    metrics: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    trials: int | None = None
+    budget: float | None = None
+    sampler: str | None = None
+    scheduler: str | None = None
+    eta: int = 3
+    grace: int = 0
+    rung_steps: tuple[int, ...] = ()
+    shares: tuple[float, ...] = ()
+    warm_start: tuple[str, ...] = ()
+    storage: str = JOURNAL
+    reference: str | None = None
+    repeats: int = 0
+    repeat_top: int = 3
+    seed: int = 0
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    max_failures: int = 0
+    max_concurrent: int | None = None
 
 
 def sweep_parser() -> ArgumentParser:

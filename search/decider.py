@@ -11,6 +11,7 @@ from search.jobs import Ask, Done, Job, Wait, next_job
 from search.log import COMPLETE, PAUSED, STOPPED, Event, SweepState
 from search.objectives import Values
 from search.plan import Plan
+from search.rule import rule
 from search.sampler import ask
 from settings.ends import PATIENCE
 
@@ -72,7 +73,7 @@ class Decider:
         if step not in self.plan.rungs or job.repeat_of is not None:
             return ""
         trial = self.state.trials[job.trial]
-        verdict = self.plan.rule.verdict(self.state, trial, step, values)
+        verdict = rule(self.plan, self.state).verdict(self.state, trial, step, values)
         spared = trial.point is not None
         self.record(
             "rung",

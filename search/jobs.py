@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from search import repeats
-from search.log import COMPLETE, FAILED, INTERRUPTED, STOPPED, SweepState, TrialRecord
+from search.log import FAILED, INTERRUPTED, SweepState, TrialRecord
 from search.plan import Plan
+from search.rule import rule
 from search.sampler import ask
 from search.schedulers.base import Continuation, Start
 from search.seeds import derive
@@ -83,20 +84,13 @@ def next_job(plan: Plan, state: SweepState, draw: Ask = ask) -> Job | Wait | Don
 def _promoted_or_new(plan: Plan, state: SweepState, draw: Ask) -> Job | None:
     """What the budget still pays for; at the end the scheduler's last word, whatever it costs."""
     spent = plan.budget is not None and sum(state.steps.values()) >= plan.budget * plan.steps
-    promotion = None if spent else plan.rule.promotion(state)
+    promotion = None if spent else rule(plan, state).promotion(state)
     started = state.own_trials
     if promotion is None and not spent and started < plan.trials:
         return _new(plan, state, started, draw)
     if promotion is None and not state.live:
-        promotion = plan.rule.closing(state)
+        promotion = rule(plan, state).closing(state)
     return _promote(state.trials[promotion.trial], promotion) if promotion else None
-
-
-def is_final(plan: Plan, trial: TrialRecord) -> bool:
-    """Whether a trial will not run again. One that waits at a rung may."""
-    return trial.status in (COMPLETE, STOPPED) or (
-        trial.status == FAILED and trial.failures > plan.max_failures
-    )
 
 
 def _go_on(trial: TrialRecord) -> Job:
@@ -136,7 +130,7 @@ def _new(plan: Plan, state: SweepState, started: int, draw: Ask) -> Job:
     if point is not None:
         start = Start(plan.steps, len(plan.rungs))
     else:
-        start = plan.rule.start(state)
+        start = rule(plan, state).start(state)
     return Job(
         trial=number,
         segment=0,

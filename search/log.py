@@ -88,6 +88,14 @@ class TrialRecord:
         """Whether it was drawn: neither a documented point nor a repeat."""
         return self.point is None and self.repeat_of is None
 
+    def is_final(self, max_failures: int) -> bool:
+        """Whether it will not run again. One that waits at a rung may, and one that failed no more
+        than `max_failures` times (`Plan.max_failures`).
+        """
+        return self.status in (COMPLETE, STOPPED) or (
+            self.status == FAILED and self.failures > max_failures
+        )
+
     @property
     def infeasible(self) -> bool:
         """Whether a sign of ill health has stopped it: not a result, however good it looked."""

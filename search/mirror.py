@@ -18,16 +18,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from search.distributions import directions
-from search.jobs import is_final
 from search.log import PAUSED, Event, SweepState, TrialRecord
-from search.plan import Plan
+from search.plan import JOURNAL, Plan
 from search.portraits import Portraits
 from settings.schema import SettingsError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-JOURNAL = "journal"
 SCHEMES = ("sqlite", "mysql", "mariadb", "postgresql", "oracle", "mssql", "grpc")
 
 
@@ -179,7 +177,8 @@ class Mirror:
                 study.set_metric_names([o.metric for o in self.plan.goal.objectives])
 
     def _is_over(self, trial: TrialRecord) -> bool:
-        return is_final(self.plan, trial) or (self.state.finished and trial.status == PAUSED)
+        is_left = self.state.finished and trial.status == PAUSED
+        return is_left or trial.is_final(self.plan.max_failures)
 
     def _write(self, trial: TrialRecord) -> None:
         number = trial.number

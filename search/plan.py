@@ -4,30 +4,47 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from search_spaces.domains import Choice
 from settings.schema import SettingsError
 
 if TYPE_CHECKING:
     from search.objectives import Goal, Mode
-    from search.schedulers.base import Scheduler
     from search.warm import Warm
     from search_spaces.space import Point, Space
 
-SAMPLERS = ("tpe", "random", "cmaes", "gp", "nsga2", "qmc")
-SCHEDULERS = (
-    "brackets",
-    "asha",
-    "asha_promotion",
-    "pasha",
-    "halving",
-    "median",
-    "none",
-    "pbt",
-    "pb2",
-)
+SAMPLERS: Mapping[str, str] = {
+    "tpe": "search.samplers:ask_optuna",
+    "random": "search.samplers:ask_optuna",
+    "cmaes": "search.cma:ask_cma",
+    "gp": "search.gp:ask_gp",
+    "nsga2": "search.samplers:ask_optuna",
+    "qmc": "search.samplers:ask_qmc",
+}
+"""Every sampler by name, as "module:attribute": (plan, state, trial, bracket) -> values of the
+active keys.
+"""
+
+SCHEDULERS: Mapping[str, str] = {
+    "brackets": "search.schedulers.brackets:Brackets",
+    "asha": "search.schedulers.asha:Asha",
+    "asha_promotion": "search.schedulers.asha_promotion:AshaPromotion",
+    "pasha": "search.schedulers.pasha:Pasha",
+    "halving": "search.schedulers.halving:Halving",
+    "median": "search.schedulers.median:Median",
+    "none": "search.schedulers.none:NoScheduler",
+    "pbt": "search.schedulers.population:Pbt",
+    "pb2": "search.schedulers.pb2:Pb2",
+}
+"""Every scheduler by name, as "module:attribute" (`search.schedulers.base.Scheduler`)."""
+
+JOURNAL = "journal"
+"""The storage that mirrors a sweep unless another is named: a file in its directory."""
+
 POPULATIONS = ("pbt", "pb2")
 """Schedulers whose trials are all trained to the end and compared at equal intervals."""
 
@@ -82,8 +99,6 @@ class Plan:
     warm: tuple[Warm, ...] = ()
 
     def __post_init__(self) -> None:
-        from search.sampler import check_sampler
-
         _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("scheduler", self.scheduler, SCHEDULERS)
         for name, value, least in (
@@ -102,8 +117,23 @@ class Plan:
                 )
         if self.budget is not None and not self.budget > 0:
             raise SettingsError(f"--budget must be above 0 trainings, not {self.budget}.")
-        check_sampler(self)
+        self._check_sampler()
         self._check_rungs()
+
+    def _check_sampler(self) -> None:
+        if self.sampler != "cmaes":
+            return
+        if len(self.goal.objectives) > 1:
+            raise SettingsError(
+                f"sampler cmaes takes one objective, not {len(self.goal.objectives)}: it adapts "
+                "one distribution towards one best. Take nsga2, tpe or gp, or one objective and "
+                "constraints on the others."
+            )
+        if all(isinstance(domain, Choice) for domain in self.space.domains.values()):
+            raise SettingsError(
+                f"sampler cmaes adapts a covariance of numbers, and space {self.space.name!r} has "
+                "choices only. Take tpe, gp or nsga2."
+            )
 
     def _check_rungs(self) -> None:
         if self.scheduler == "none":
@@ -162,13 +192,6 @@ class Plan:
         """The rungs and the full length."""
         return (*self.rungs, self.steps)
 
-    @cached_property
-    def rule(self) -> Scheduler:
-        """The scheduler: who goes on, and who ends."""
-        from search.schedulers.base import load_scheduler
-
-        return load_scheduler(self)
-
     def first_rung(self, step: int) -> int:
         """The first report at or after a step."""
         return max(math.ceil(step / self.report_every), 1) * self.report_every
@@ -184,6 +207,6 @@ def default_interval(steps: int, report_every: int, intervals: int = 10) -> int:
     return max(round(steps / intervals / report_every), 1) * report_every
 
 
-def _one_of(name: str, value: str, legal: tuple[str, ...]) -> None:
+def _one_of(name: str, value: str, legal: Collection[str]) -> None:
     if value not in legal:
         raise SettingsError(f"{name} must be one of {', '.join(legal)}, not {value!r}.")

@@ -12,22 +12,10 @@ from typing import Any, NamedTuple
 from search.fresh import fresh
 from search.log import FAILED, INTERRUPTED, SweepState, TrialRecord
 from search.objectives import Values
-from search.plan import Plan
+from search.plan import SAMPLERS, Plan
+from search.rule import rule
 from search.standings import Ranking, View, ranking
-from search_spaces.domains import Choice
-from settings.schema import SettingsError, Value
-
-SAMPLERS: Mapping[str, str] = {
-    "tpe": "search.samplers:ask_optuna",
-    "random": "search.samplers:ask_optuna",
-    "cmaes": "search.cma:ask_cma",
-    "gp": "search.gp:ask_gp",
-    "nsga2": "search.samplers:ask_optuna",
-    "qmc": "search.samplers:ask_qmc",
-}
-"""Every sampler by name, as "module:attribute": (plan, state, trial, bracket) -> values of the
-active keys.
-"""
+from settings.schema import Value
 
 _LEARN = ("tpe", "cmaes", "gp", "nsga2")
 
@@ -77,27 +65,6 @@ def ask(plan: Plan, state: SweepState, trial: int, bracket: int = 0) -> dict[str
     return fresh(plan, state, trial, asked) if plan.sampler in _LEARN else asked
 
 
-def check_sampler(plan: Plan) -> None:
-    """Refuses what the plan's sampler cannot do.
-
-    Raises:
-        SettingsError: several objectives, or too few numbers, for `cmaes`.
-    """
-    if plan.sampler != "cmaes":
-        return
-    if len(plan.goal.objectives) > 1:
-        raise SettingsError(
-            f"sampler cmaes takes one objective, not {len(plan.goal.objectives)}: it adapts one "
-            "distribution towards one best. Take nsga2, tpe or gp, or one objective and "
-            "constraints on the others."
-        )
-    if all(isinstance(domain, Choice) for domain in plan.space.domains.values()):
-        raise SettingsError(
-            f"sampler cmaes adapts a covariance of numbers, and space {plan.space.name!r} has "
-            "choices only. Take tpe, gp or nsga2."
-        )
-
-
 def level_of(plan: Plan, state: SweepState, bracket: int, draw: Random) -> int:
     """The level (a step) whose values an ask learns from: values at different steps do not
     compare.
@@ -115,7 +82,7 @@ def level_of(plan: Plan, state: SweepState, bracket: int, draw: Random) -> int:
     if not enough:
         return plan.steps
     highest = max(enough)
-    lowest = min(plan.rule.asked_level(state, bracket), highest)
+    lowest = min(rule(plan, state).asked_level(state, bracket), highest)
     allowed = [index for index in enough if index >= lowest]
     index = highest if draw.random() < 0.5 else draw.choice(allowed)
     return plan.levels[index]

@@ -5,7 +5,6 @@ Every decision is a function of the plan and the log (`SweepState`): a scheduler
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,19 +13,6 @@ from typing import Any
 from search.log import SweepState, TrialRecord
 from search.objectives import Values
 from search.plan import Plan
-
-SCHEDULERS: Mapping[str, str] = {
-    "brackets": "search.schedulers.brackets:Brackets",
-    "asha": "search.schedulers.asha:Asha",
-    "asha_promotion": "search.schedulers.asha_promotion:AshaPromotion",
-    "pasha": "search.schedulers.pasha:Pasha",
-    "halving": "search.schedulers.halving:Halving",
-    "median": "search.schedulers.median:Median",
-    "none": "search.schedulers.none:NoScheduler",
-    "pbt": "search.schedulers.population:Pbt",
-    "pb2": "search.schedulers.pb2:Pb2",
-}
-"""Every scheduler by name, as "module:attribute"."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +99,3 @@ class Stopping(Scheduler):
 
     def promotion(self, state: SweepState) -> Continuation | None:
         return None
-
-
-def load_scheduler(plan: Plan) -> Scheduler:
-    """The plan's scheduler by its name."""
-    module, attribute = SCHEDULERS[plan.scheduler].split(":")
-    made: Scheduler = getattr(importlib.import_module(module), attribute)(plan)
-    return made

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from search.jobs import is_final
 from search.log import COMPLETE, SweepState
 from search.memory import kept
 from search.plan import Plan
@@ -74,7 +73,8 @@ class Halving(Promoting):
         for rung, step in enumerate(self.plan.rungs):
             there = [number for number in entrants if step in state.trials[number].rungs]
             missing = set(entrants).difference(there)
-            if not all(is_final(self.plan, state.trials[number]) for number in missing):
+            failures = self.plan.max_failures
+            if not all(state.trials[number].is_final(failures) for number in missing):
                 return None
             places = self._places(wave, rung)
             promoted = state.promoted.get((0, step), set()).intersection(wave)

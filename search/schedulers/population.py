@@ -22,7 +22,6 @@ from abc import abstractmethod
 from random import Random
 from typing import Any
 
-from search.jobs import is_final
 from search.log import COMPLETE, PAUSED, SweepState, TrialRecord
 from search.objectives import Values
 from search.plan import Plan
@@ -99,7 +98,7 @@ class Population(Scheduler):
 
     def _may_leave(self, members: list[TrialRecord], step: int) -> bool:
         """Whether every member has left the interval before the one that ends at `step`."""
-        return all(m.stop_step >= step or is_final(self.plan, m) for m in members)
+        return all(m.stop_step >= step or m.is_final(self.plan.max_failures) for m in members)
 
     def _decided(
         self, state: SweepState, members: list[TrialRecord], step: int, waiting: list[int]
@@ -167,4 +166,4 @@ def _left_early(plan: Plan, member: TrialRecord, step: int) -> bool:
     """
     if member.status == COMPLETE:
         return member.step < step
-    return is_final(plan, member)
+    return member.is_final(plan.max_failures)

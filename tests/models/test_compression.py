@@ -13,13 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.autoencoder import LARGEST_SYMBOL, Autoencoder, round_latent
-from models.compression import (
-    DcaeSettings,
-    ModelSettings,
-    VaeSettings,
-    VqvaeSettings,
-    build_autoencoder,
-)
+from models.build_autoencoder import build_autoencoder
+from models.compression import DcaeSettings, ModelSettings, VaeSettings, VqvaeSettings
 from settings.flat import replace
 from settings.schema import SettingsError
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from models.autoencoder import PretrainedError
-from models.compression import DcaeSettings, ModelSettings, build_autoencoder
+from models.build_autoencoder import build_autoencoder
+from models.compression import DcaeSettings, ModelSettings
 from models.dcae import Dcae
 from settings.flat import replace
 from settings.schema import SettingsError

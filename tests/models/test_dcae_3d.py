@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.compression import DcaeSettings, ModelSettings, build_autoencoder
+from models.build_autoencoder import build_autoencoder
+from models.compression import DcaeSettings, ModelSettings
 from models.dcae_3d import (
     ChannelNorm,
     Down,

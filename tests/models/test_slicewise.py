@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.compression import ModelSettings, VaeSettings, VqvaeSettings, build_autoencoder
+from models.build_autoencoder import build_autoencoder
+from models.compression import ModelSettings, VaeSettings, VqvaeSettings
 from models.slicewise import Slicewise
 
 SHAPE = VaeSettings(widths=(8, 8), norm_groups=4)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.compression import ModelSettings, VaeSettings, build_autoencoder
+from models.build_autoencoder import build_autoencoder
+from models.compression import ModelSettings, VaeSettings
 
 TINY = VaeSettings(widths=(8, 16), norm_groups=4)
 PLANE = ModelSettings(

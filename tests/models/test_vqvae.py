@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.compression import ModelSettings, VqvaeSettings, build_autoencoder
+from models.build_autoencoder import build_autoencoder
+from models.compression import ModelSettings, VqvaeSettings
 from models.vqvae import Vqvae
 
 CODES, WIDTH, DECAY = 20, 4, 0.9

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from models.compression import ModelSettings, VqvaeSettings, build_autoencoder
+from models.build_autoencoder import build_autoencoder
+from models.compression import ModelSettings, VqvaeSettings
 from ray_jobs import profile
 from settings.flat import replace
 from trainables.compression import Compression

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from ray_jobs.engine.cluster import Demand, workers_on
-from ray_jobs.planning import SweepOptions
 from ray_jobs.sweep import main
-from ray_jobs.sweep_options import given, sweep_parser
+from ray_jobs.sweep_options import SweepOptions, given, sweep_parser
 from results.store import SweepError
 from search.objectives import Constraint, Objective
 from settings.schema import SettingsError

@@ -11,7 +11,8 @@ import pytest
 
 from ray_jobs import analyze
 from ray_jobs.engine.trial import SweepContext, _fit
-from ray_jobs.planning import SweepOptions, new_setup
+from ray_jobs.planning import new_setup
+from ray_jobs.sweep_options import SweepOptions
 from ray_jobs.timeline import parts_of
 from ray_jobs.train import main
 from results.frame import load_sweep

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from ray_jobs import analyze, evaluate, sweep, train
-from ray_jobs.planning import SweepOptions, new_setup
+from ray_jobs.planning import new_setup
+from ray_jobs.sweep_options import SweepOptions
 from settings.schema import SettingsError
 from trainables.system import SYSTEMS
 

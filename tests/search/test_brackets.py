@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.log import SweepState
+from search.rule import load_scheduler
 from search.simulator import simulate
 from search.trust import PAIRS
 from settings.schema import SettingsError
@@ -196,7 +197,7 @@ def test_shares_are_checked(make):
         ((math.nan, 1.0, 0.0, 0.0), "sum to 1"),
     ]:
         with pytest.raises(SettingsError, match=word):
-            _ = make(shares=shares).rule
+            load_scheduler(make(shares=shares))
 
 
 def test_without_rungs_it_trains_everything_to_the_end(make):

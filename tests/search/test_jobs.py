@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.jobs import Done, Job, Wait, is_final, next_job
+from search.jobs import Done, Job, Wait, next_job
 from search.log import SweepState
 from search.seeds import derive
 from search_spaces.space import Point
@@ -141,7 +141,7 @@ def test_failures_are_retried_up_to_the_limit(make_plan, executor):
         run.end(0, "failed", 0, None, "out of memory")
     assert isinstance(next_job(plan, run.state), Done)
     assert run.state.trials[0].failures == 3
-    assert is_final(plan, run.state.trials[0])
+    assert run.state.trials[0].is_final(plan.max_failures)
     more = make_plan(trials=1, max_failures=3)
     assert next_job(more, run.state).segment == 3
 

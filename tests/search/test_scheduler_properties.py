@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.decider import Decider
-from search.jobs import Done, Job, is_final, next_job
+from search.jobs import Done, Job, next_job
 from search.log import SweepState
+from search.rule import load_scheduler
 from search_spaces.space import Point
 
 METRIC = "val.error"
@@ -108,7 +109,7 @@ def test_nothing_is_lost_or_run_twice_and_the_log_decides(make, name, options, s
     assert isinstance(chaos.decisions[-1][1], Done)
     assert sorted(state.trials) == list(range(trials))
     for trial in state.trials.values():
-        assert trial.status == "paused" or is_final(plan, trial)
+        assert trial.status == "paused" or trial.is_final(plan.max_failures)
         assert trial.status != "complete" or trial.step == plan.steps
     last = {}
     for event in chaos.log:
@@ -122,7 +123,7 @@ def test_nothing_is_lost_or_run_twice_and_the_log_decides(make, name, options, s
         event, before = chaos.log[index], SweepState(chaos.log[:index])
         values = {key: x for key, x in event["values"].items() if x is not None}
         trial = before.trials[event["trial"]]
-        verdict = plan.rule.verdict(before, trial, event["step"], values)
+        verdict = load_scheduler(plan).verdict(before, trial, event["step"], values)
         assert event["passed"] == (verdict.passed or trial.point is not None)
 
 
@@ -160,7 +161,7 @@ def test_no_wave_promotes_more_than_its_places(make, seed, trials, eta):
     plan = make("halving", trials=trials, eta=eta)
     chaos = Chaos(plan, seed)
     chaos.run()
-    for first, after in itertools.pairwise(plan.rule.bounds):
+    for first, after in itertools.pairwise(load_scheduler(plan).bounds):
         for rung, step in enumerate(
             plan.rungs[:-1]
         ):  # from the highest, others may go as the last

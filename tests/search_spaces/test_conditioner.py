@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from losses.balancers import BalancerSettings, make_balancer
-from ray_jobs.planning import SweepOptions, SweepSetup, new_setup
+from ray_jobs.planning import SweepSetup, new_setup
+from ray_jobs.sweep_options import SweepOptions
 from search.log import SweepState
 from search.sampler import ask
 from search_spaces.checks import check_anchor, check_space

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from ray_jobs.planning import SweepOptions, new_setup
+from ray_jobs.planning import new_setup
+from ray_jobs.sweep_options import SweepOptions
 from search.log import SweepState
 from search.sampler import ask
 from search_spaces.checks import check_anchor, check_space

@@ -1,0 +1,39 @@
+"""From the settings of an autoencoder to the network."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from models.autoencoder import Autoencoder
+from models.compression import ModelSettings
+
+CLASSES: Mapping[str, str] = {
+    "vae": "models.vae:Vae",
+    "vqvae": "models.vqvae:Vqvae",
+    "dcae": "models.dcae:Dcae",
+}
+"""Every kind by name, as "module:class"; imported when built, for the libraries are heavy."""
+
+
+def build_autoencoder(settings: ModelSettings, channels: int, *, load: bool = True) -> Autoencoder:
+    """Freshly initialised from torch's current random state.
+
+    Args:
+        channels: C of the images.
+        load: whether `pretrained` is looked up; not where a checkpoint's weights follow, which
+            must open without the network.
+
+    Raises:
+        SettingsError: `pretrained` is another network than the settings describe.
+        PretrainedError: it cannot be read, or not be fetched.
+    """
+    module, _, name = CLASSES[settings.kind].partition(":")
+    made: Any = getattr(importlib.import_module(module), name)(settings, channels)
+    if settings.pretrained and load:  # a 2-D DC-AE: `ModelSettings.check`
+        # diffusers, which only this kind needs
+        from models.dcae_2d import load_published
+
+        load_published(settings.pretrained, made.encoder, made.decoder, settings.dcae, channels)
+    return made
