@@ -67,10 +67,10 @@ bench: $(STAMP)  ## every benchmark, one JSON object a line
 real-data: real-hdr real-mri  ## real-hdr and real-mri, for trainings and slow tests
 
 real-hdr: $(STAMP)  ## renders training pairs from CC0 environment maps (downloads about 100 MB)
-	$(RUN) -m data.environment_maps --out .cache/real-data/hdr_maps $(ARGS)
+	$(RUN) -m data.hdr.environment_maps --out .cache/real-data/hdr_maps $(ARGS)
 
 real-mri: $(STAMP)  ## tumour MRI and CT with masks as NIfTI patients (downloads 34 MB)
-	$(RUN) -m data.mri_real --out .cache/real-data/mri
+	$(RUN) -m data.mri.real --out .cache/real-data/mri
 
 clean:  ## removes caches and build products; keeps .venv, sweeps and real data
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from benchmarks.rows import Row, main, row
-from data.augment import AugmentSettings
-from data.conditioner import Arrays, DataSettings, prepare_arrays
-from data.conditioner_samples import ConditionerData
+from data.fields.augment import AugmentSettings
+from data.fields.dataset import Arrays, DataSettings, prepare_arrays
+from data.fields.samples import ConditionerData
 from settings.flat import replace
 
 COUNT, BATCH, ROUNDS = 256, 64, 15

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
 from benchmarks.rows import Row, main, row
-from data.lesions import components, diameters_mm
+from data.mri.lesions import components, diameters_mm
 
 COUNT, ROUNDS = 40, 5
 SPACINGS = {2: (0.9375, 0.9375), 3: (1.0, 0.9375, 0.9375)}

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from benchmarks.rows import Row, main, row
-from data.mri import DataSettings, open_split, prepare
-from data.mri_store import MriSamples
+from data.mri.dataset import DataSettings, open_split, prepare
+from data.mri.store import MriSamples
 
 ROUNDS = 15
 

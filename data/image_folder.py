@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.hdr_files import DataError
+from data.files import DataError, natural_key
 
 ByteArray = NDArray[np.uint8]
 
@@ -49,14 +48,6 @@ class ImageCounts:
     with_transparency: int = 0
     blank: int = 0
     light_border: int = 0
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sorts digits as numbers: img2 before img10. A name is cut at its numbers and compared part
-    by part; where only leading zeros differ (1, 01), by its text.
-    """
-    parts = re.split(r"([0-9]+)", name)  # text, digits, text, ...
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
 def find_images(folder: Path) -> tuple[list[Path], int]:

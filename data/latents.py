@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.hdr_files import DataError, FloatArray
-from settings.whole_file import whole_file
+from data.files import DataError, Float32
+from settings.atomic_file import whole_file
 
 FORMAT = 1
 SUFFIX = ".arrow"
@@ -53,7 +53,7 @@ class LatentBatch:
     """latent float32 [B, c, *s]; modality, patient, slice int64 [B], all of one split."""
 
     split: str
-    latent: FloatArray
+    latent: Float32
     modality: NDArray[np.int64]
     patient: NDArray[np.int64]
     slice: NDArray[np.int64]
@@ -76,7 +76,7 @@ class Latents:
         return self.table.num_rows
 
     @cached_property
-    def blocks(self) -> list[FloatArray]:
+    def blocks(self) -> list[Float32]:
         """All latents in order, as read-only views [n, c, *s] of the file."""
         return [chunk.to_numpy_ndarray() for chunk in self.table["latent"].chunks]
 
@@ -84,7 +84,7 @@ class Latents:
     def _starts(self) -> NDArray[np.int64]:
         return np.cumsum([0, *map(len, self.blocks)])
 
-    def latent(self, row: int) -> FloatArray:
+    def latent(self, row: int) -> Float32:
         """[c, *s], a view of the file."""
         if not 0 <= row < len(self):
             raise IndexError(f"{self.path} has rows 0 .. {len(self) - 1}, not {row}")
@@ -95,7 +95,7 @@ class Latents:
         """`split`, `modality`, `patient` or `slice` of every row."""
         return self.table[name].to_numpy()
 
-    def standardised(self, latent: FloatArray) -> FloatArray:
+    def standardised(self, latent: Float32) -> Float32:
         """(latent - shift) x scale_factor: mean 0 and variance 1 over the training split."""
         scale = self.facts["scale_factor"]
         if scale is None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from metrics.health_signs import SIGNS, Columns, MeasuredSign, Reading, number
-from settings.ends import HealthStop
 from settings.schema import Settings, SettingsError, setting
+from settings.stop_reasons import HealthStop
 
 _WARN_KEYS = {"weight_collapse": "weight_share"}
 _STOP_KEYS = {**_WARN_KEYS, "gradient_norm_high": "gradient_norm_stop"}

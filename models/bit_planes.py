@@ -42,6 +42,6 @@ class BitPlaneReduction(nn.Module):
         if not torch.is_floating_point(planes):
             raise ValueError(
                 f"the planes are floating-point zeros and ones, not {planes.dtype}: the words of "
-                "data.mask_codec.encode are for storage, its bit_planes are for networks."
+                "data.mri.mask_codec.encode are for storage, its bit_planes are for networks."
             )
         return self.reduce(planes.movedim(-3, -1)).movedim(-1, -3)

@@ -110,7 +110,7 @@ def _output(arguments: Namespace) -> Path | None:
 
 
 def _splits(text: str) -> list[str]:
-    from data.mri import SPLITS
+    from data.mri.dataset import SPLITS
     from settings.schema import SettingsError
 
     named = [name.strip() for name in text.split(",") if name.strip()]

@@ -236,7 +236,7 @@ def read_workload(sweep: Sweep) -> tuple[Workload, int]:
 def _curve(sweep: Sweep, trial: TrialRecord, reports: pd.DataFrame | None, steps: int) -> Curve:
     from search.curves import Curve
     from search.log import COMPLETE, STOPPED
-    from settings.ends import HEALTH, PATIENCE
+    from settings.stop_reasons import HEALTH, PATIENCE
 
     values: dict[int, Mapping[str, float]] = {}
     step_seconds = 0.0

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from settings.atomic_file import whole_file
 from settings.schema import SettingsError, Value
-from settings.whole_file import whole_file
 
 FILE = "stages.json"
 FORMAT = 1
@@ -54,7 +54,7 @@ class Stage:
 
         One that fell ill has not finished: its weights are nothing to begin with.
         """
-        from settings.ends import PATIENCE, STOP_REASON
+        from settings.stop_reasons import PATIENCE, STOP_REASON
 
         reason = report.get(STOP_REASON)
         finished = reason is None or reason.startswith(PATIENCE)

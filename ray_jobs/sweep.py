@@ -26,7 +26,7 @@ from ray_jobs.verb import (
     finish,
     run_verb,
 )
-from settings.whole_file import whole_file
+from settings.atomic_file import whole_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -61,7 +61,7 @@ def train_parts(
             returns its last report.
         trained: the step from which a resumed training goes on; parts that end before are done.
     """
-    from settings.ends import STOP_REASON
+    from settings.stop_reasons import STOP_REASON
 
     done = sum(part.stop_step is not None and part.stop_step <= trained for part in parts)
     report: Any = {}

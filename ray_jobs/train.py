@@ -134,8 +134,8 @@ def _overridden(chain: stages.Chain, given: dict[str, Any]) -> tuple[stages.Chai
 
 def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> int:
     from ray_jobs import training
-    from settings.ends import STOP_REASON
     from settings.resolve import resolve
+    from settings.stop_reasons import STOP_REASON
     from trainables.system import load_system, refused
 
     system = load_system(name)

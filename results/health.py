@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from settings.ends import HealthStop
+from settings.stop_reasons import HealthStop
 
 
 def health_columns(reasons: Sequence[str]) -> dict[str, pd.Series]:

@@ -24,7 +24,7 @@ from results.leaderboard import (
     number,
     reference,
 )
-from settings.whole_file import whole_file
+from settings.atomic_file import whole_file
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -14,8 +14,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from results.reports import report_files
+from settings.atomic_file import whole_file
 from settings.schema import tupled
-from settings.whole_file import whole_file
 
 LAYOUT = 3
 """Of the columns; a file with another one is not read, the raw files are."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from settings.whole_file import whole_file
+from settings.atomic_file import whole_file
 
 RESERVED = ("time", "event")
 _BLOCK_BYTES = 1 << 16

@@ -19,8 +19,8 @@ from search.simulator import Simulation, simulate
 from search.trust import agreement
 from search_spaces.domains import Integer
 from search_spaces.space import Point, Space
-from settings.ends import HEALTH
 from settings.schema import SettingsError
+from settings.stop_reasons import HEALTH
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from search.objectives import Values
 from search.plan import Plan
 from search.rule import rule
 from search.sampler import ask
-from settings.ends import PATIENCE
+from settings.stop_reasons import PATIENCE
 
 LOSSES = 3
 """Nodes that may go under a trial without notice while it does not come further. The last of them

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from settings.ends import HEALTH
 from settings.schema import tupled
+from settings.stop_reasons import HEALTH
 
 Event = Mapping[str, Any]
 """One line of the log: `event` and its fields. Unknown events and fields are left alone."""

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 
 import yaml
 
+from settings.atomic_file import whole_file
 from settings.schema import SettingsError, Value
 from settings.timeline import TIMELINE, Stretch, plain_timeline, read_timeline
-from settings.whole_file import whole_file
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 """`<system>/<name>.yaml`: the documented points and recommendations of each system."""

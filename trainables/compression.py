@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.mri import DataSettings, Prepared, open_split, prepare
-from data.mri_augment import AugmentSettings
-from data.mri_batch_augment import BatchAugment, BatchAugmentSettings
+from data.mri.augment import AugmentSettings
+from data.mri.batch_augment import BatchAugment, BatchAugmentSettings
+from data.mri.dataset import DataSettings, Prepared, open_split, prepare
 from losses.adversarial import idle_critic
 from losses.composite import Composite
 from losses.compression import CriticSettings, LossSettings, critic_terms, terms

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.hdr_files import DataError, FloatArray
+from data.files import DataError, Float32
 from data.latents import LatentBatch, write_latents
-from data.mri import Prepared, open_split, prepare
-from data.mri_inputs import Scan, find_inputs, read_scans
-from data.nifti_write import write_nifti
+from data.mri.dataset import Prepared, open_split, prepare
+from data.mri.inputs import Scan, find_inputs, read_scans
+from data.mri.nifti_write import write_nifti
 from metrics.compression import dice, psnr
 from models.autoencoder import Autoencoder
 from models.slicewise import Slicewise
@@ -133,7 +133,7 @@ class Moments:
         self.sums: np.ndarray | float = 0.0
         self.squares: np.ndarray | float = 0.0
 
-    def add(self, latent: FloatArray) -> None:
+    def add(self, latent: Float32) -> None:
         by_channel = np.moveaxis(latent.astype(np.float64), 1, 0).reshape(latent.shape[1], -1)
         self.samples += len(latent)
         self.count += by_channel.shape[1]

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data.augment import AugmentSettings
 from data.cache import cache_key, file_states
-from data.conditioner import Arrays, DataSettings, prepare_arrays
-from data.conditioner_samples import ConditionerData, collate
+from data.fields.augment import AugmentSettings
+from data.fields.dataset import Arrays, DataSettings, prepare_arrays
+from data.fields.samples import ConditionerData, collate
 from data.image_folder import ImageRules, find_images, write_images
 from losses.composite import Composite
 from losses.conditioner import NEED_DECODER, TERMS, LossSettings

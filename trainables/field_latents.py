@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.cache import cache_key, cached_folder, file_states
-from data.fields import open_fields, split_fields
+from data.fields.vae_dataset import open_fields, split_fields
 from metrics.field_vae import relative_l2
 from models.field_vae import FrozenDecoder
 from models.range_scaler import RangeScaler

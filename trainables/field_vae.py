@@ -16,7 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.fields import DataSettings, FieldData, Fields, blocks_of, open_fields, prepare
+from data.fields.vae_dataset import (
+    DataSettings,
+    FieldData,
+    Fields,
+    blocks_of,
+    open_fields,
+    prepare,
+)
 from losses.composite import Composite
 from losses.field_vae import TERMS, LossSettings
 from losses.terms import Tensors

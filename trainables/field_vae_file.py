@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.field_vae import FieldVaeModel, FrozenDecoder, ModelSettings
+from settings.atomic_file import whole_file
 from settings.flat import flatten, replace
-from settings.whole_file import whole_file
 from trainables import checkpoint
 from trainables.field_vae import FieldVae
 from trainables.restore import fill, open_checkpoint

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.fields import split_fields
+from data.fields.vae_dataset import split_fields
 from losses.field_vae import LossSettings
 from losses.terms import TermSettings
 from models.field_vae import FieldVaeModel, ModelSettings
+from settings.atomic_file import whole_file
 from settings.flat import flatten, replace
 from settings.schema import SettingsError, setting
-from settings.whole_file import whole_file
 from trainables import checkpoint
 from trainables.field_vae import FieldVae, FieldVaeSettings
 from trainables.field_vae_file import load_vae, write_module

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.hdr import DataSettings, Prepared, open_split, prepare
+from data.hdr.dataset import DataSettings, Prepared, open_split, prepare
 from losses.adversarial import CriticSettings, critic_terms
 from losses.composite import Composite
 from losses.hdr import LossSettings, idle_terms, refused_keys, terms

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from settings.ends import STOP_REASON
 from settings.flat import flatten
+from settings.stop_reasons import STOP_REASON
 from trainables import begin, checkpoint, devices
 from trainables.average import averages
 from trainables.batches import Share, mix, train_loader, validation_loader

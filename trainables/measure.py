@@ -8,8 +8,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from settings.atomic_file import whole_file
 from settings.schema import SettingsError
-from settings.whole_file import whole_file
 from trainables import checkpoint, devices
 from trainables.batches import validation_loader
 from trainables.devices import make_accelerator

@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from settings.atomic_file import whole_file
 from settings.versions import versions
-from settings.whole_file import whole_file
 from trainables.system import Loaders
 
 NAME = "metadata.json"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from metrics.combined import Combined, combined_columns
-from settings.ends import STOP_REASON
+from settings.stop_reasons import STOP_REASON
 
 Report = Mapping[str, float | str | None]
 """Columns of one validation. All are numbers, None for no value, but for `stop_reason`."""

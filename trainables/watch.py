@@ -14,8 +14,8 @@ from losses.terms import TermSettings
 from metrics.health import health_columns, health_stop
 from metrics.health_signs import Watched, overfit_ratio, readings
 from metrics.metric import Metric
-from settings.ends import PATIENCE, STOP_REASON, HealthStop
 from settings.schema import SettingsError, listed
+from settings.stop_reasons import PATIENCE, STOP_REASON, HealthStop
 from trainables.run import Report, number
 from trainables.system import Phase
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.files import Float64
 from settings.schema import Settings, setting
 
-FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
@@ -124,12 +124,12 @@ class Draws:
 
     moved: BoolArray
     flip: BoolArray
-    angle_degrees: FloatArray
-    scale: FloatArray
-    shift_pixels: FloatArray
+    angle_degrees: Float64
+    scale: Float64
+    shift_pixels: Float64
     mixed: BoolArray
     partner: IntArray
-    own_share: FloatArray
+    own_share: Float64
     noise_seeds: IntArray
 
     @property
@@ -185,7 +185,7 @@ def draw(
     )
 
 
-def uniforms(seeds: Sequence[int], count: int) -> FloatArray:
+def uniforms(seeds: Sequence[int], count: int) -> Float64:
     """Numbers [B, count] in [0, 1): row b is a function of seed b alone, column c of c.
 
     Hashed counters (splitmix64) rather than a generator for each sample, which costs 20 µs each.
@@ -203,7 +203,7 @@ def _hash(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def _beta(alpha: float, u: FloatArray) -> FloatArray:
+def _beta(alpha: float, u: Float64) -> Float64:
     """Beta(alpha, alpha) at those quantiles."""
     from scipy.special import betaincinv
 
@@ -229,7 +229,7 @@ def warp(images: Tensor, draws: Draws) -> Tensor:
     return _replaced(images, rows, changed.clamp_(0.0, 1.0))  # weights add up to 1 + rounding
 
 
-def _maps(draws: Draws, side: int) -> FloatArray:
+def _maps(draws: Draws, side: int) -> Float64:
     """[B, 2, 3]: a pixel p of the result comes from q = F·R⁻¹·(p - t)/s, F the flip, R the turn, s
     the scale, t the shift; the middle of the image is 0, its outer edges are -1 and 1.
     """

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.cache import cache_key, cached_folder, file_states
-from data.conditioner_files import check_pairs, read_targets, target_files
-from data.hdr_files import DataError
+from data.fields.files import check_pairs, read_targets, target_files
+from data.fields.outlines import samples
+from data.files import DataError
 from data.image_folder import ImageCounts, ImageRules, find_images, write_images
-from data.outlines import samples
 from data.split import random_split
 from settings.schema import Settings, SettingsError, setting
 

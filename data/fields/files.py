@@ -24,9 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.hdr_files import DataError
-
-FloatArray = NDArray[np.float32]
+from data.files import DataError
 
 AXES: Mapping[str, str] = {
     "fields": "samples, time steps, nodes",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from data.files import Float64
 
 HARMONICS = (2, 3, 4, 5)
 """Waves around the outline; the first would only move it."""
@@ -64,7 +64,7 @@ class Outline:
             tuple(-((-1) ** k) * b for k, b in zip(HARMONICS, self.sines, strict=True)),
         )
 
-    def shape(self, angle: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def shape(self, angle: Float64) -> tuple[Float64, Float64]:
         """r(θ) / radius and its derivative."""
         value, slope = np.ones_like(angle), np.zeros_like(angle)
         for k, a, b in zip(HARMONICS, self.cosines, self.sines, strict=True):
@@ -73,7 +73,7 @@ class Outline:
             slope += k * (b * cosine - a * sine)
         return value, slope
 
-    def depth(self, x: FloatArray, y: FloatArray) -> FloatArray:
+    def depth(self, x: Float64, y: Float64) -> Float64:
         """Distance to the outline, positive inside; exact to first order near it."""
         dx, dy = x - self.centre[0], y - self.centre[1]
         value, slope = self.shape(np.arctan2(dy, dx))
@@ -82,7 +82,7 @@ class Outline:
 
 def samples(
     count: int, seed: int, side: int, times: int, probes_per_side: int, symmetric: bool
-) -> Iterator[tuple[FloatArray, FloatArray]]:
+) -> Iterator[tuple[Float64, Float64]]:
     """(image [S, S] in [0, 1], field [T, N] float64), sample by sample; one does not depend on
     the count.
     """
@@ -109,7 +109,7 @@ def random_outline(rng: np.random.Generator) -> Outline:
     return Outline((float(centre[0]), float(centre[1])), radius, cosines, sines)
 
 
-def image(outline: Outline, side: int) -> FloatArray:
+def image(outline: Outline, side: int) -> Float64:
     """White on black [S, S]: the covered share of each pixel, from its distance to the outline."""
     place = (np.arange(side) + 0.5) * 2.0 / side - 1.0
     depth = outline.depth(place[None, :], place[:, None])
@@ -118,7 +118,7 @@ def image(outline: Outline, side: int) -> FloatArray:
 
 def field(
     outline: Outline, times: int, probes_per_side: int, symmetric: bool = False
-) -> FloatArray:
+) -> Float64:
     """Temperatures [T, N] at t = END_TIME·(1 .. T)/T, probes in reading order.
 
     Where `symmetric`, the conductivity is 1 throughout, and a probe reads the mean of its place
@@ -131,12 +131,12 @@ def field(
     return (reader @ history @ reader.T).reshape(times, -1)
 
 
-def nodes() -> FloatArray:
+def nodes() -> Float64:
     """Coordinates [G] of the grid's nodes, on both axes."""
     return (np.arange(GRID) + 0.5) * 2.0 / GRID - 1.0
 
 
-def conduct(outline: Outline, times: int, slope: float) -> FloatArray:
+def conduct(outline: Outline, times: int, slope: float) -> Float64:
     """Temperatures [T, G, G] of ∂u/∂t = ∇·((1 + slope·x) ∇u), u = 0 outside and at first 1 inside.
 
     In space the five-point scheme with the outline where it cuts the grid's lines (Gibou, Fedkiw,
@@ -160,7 +160,7 @@ def conduct(outline: Outline, times: int, slope: float) -> FloatArray:
     return history
 
 
-def _stepper(operator: Any, step: float) -> Callable[[FloatArray], FloatArray]:
+def _stepper(operator: Any, step: float) -> Callable[[Float64], Float64]:
     """One step of time for du/dt = -A u; the matrix is factorised once."""
     from scipy.sparse import identity
     from scipy.sparse.linalg import splu
@@ -168,7 +168,7 @@ def _stepper(operator: Any, step: float) -> Callable[[FloatArray], FloatArray]:
     matrix = (identity(operator.shape[0]) + _GAMMA * step * operator).tocsc()
     factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
 
-    def advance(now: FloatArray) -> FloatArray:
+    def advance(now: Float64) -> Float64:
         half = factor.solve(now)
         return factor.solve((2.0 - 1.0 / _GAMMA) * now + (1.0 / _GAMMA - 1.0) * half)
 
@@ -210,7 +210,7 @@ def _operator(outline: Outline, slope: float) -> tuple[NDArray[np.bool_], Any]:
     return inside, coo_matrix((entries, at), shape=(count, count)).tocsr()
 
 
-def _reader(probes_per_side: int) -> FloatArray:
+def _reader(probes_per_side: int) -> Float64:
     """Linear interpolation [probes on a side, G] from the grid to the probes."""
     at = np.linspace(-PROBE_REACH, PROBE_REACH, probes_per_side) if probes_per_side > 1 else [0.0]
     return np.stack([np.interp(at, nodes(), unit) for unit in np.eye(GRID)], axis=1)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from data.augment import FIXED_VIEW, AugmentSettings, Draws, add_noise, draw, mix, warp
-from data.conditioner import Arrays
-from data.hdr_files import DataError
+from data.fields.augment import FIXED_VIEW, AugmentSettings, Draws, add_noise, draw, mix, warp
+from data.fields.dataset import Arrays
+from data.files import DataError, Float32
 
 DEVICE_SHARE = 0.25
 """Of the GPU's free memory that the samples of one split may take: the rest is for the model, and
@@ -37,7 +37,7 @@ class _Store:
     images: Tensor | NDArray[np.uint8]
     main: Tensor
     hier: Tensor
-    fields: NDArray[np.float32] | None
+    fields: Float32 | None
 
 
 class ConditionerData(Dataset[dict[str, Tensor]]):

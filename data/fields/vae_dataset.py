@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.cache import cache_key, cached_folder
-from data.outlines import field, random_outline
+from data.fields.outlines import field, random_outline
 from data.split import random_split
 from settings.schema import Settings, SettingsError, setting
 

@@ -1,7 +1,7 @@
 """Frames cut into crops, once: which are kept, the memory-mapped file that holds them, and reading
 them.
 
-A crop is one array [10, S, S]: the parts of a frame in the order of `data.hdr_files.CHANNELS`, S
+A crop is one array [10, S, S]: the parts of a frame in the order of `data.hdr.files.CHANNELS`, S
 the side. Occlusion and motion are zeros where a frame has none.
 """
 
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.hdr_files import CHANNELS, FloatArray, Frame
+from data.files import Float32
+from data.hdr.files import CHANNELS, Frame
 
 CROP_CHANNELS = sum(CHANNELS.values())
 
 
 def choose_crops(
-    hole: FloatArray, side: int, stride: int, min_hole_share: float, most: int
+    hole: Float32, side: int, stride: int, min_hole_share: float, most: int
 ) -> tuple[NDArray[np.int64], int]:
     """The crops of one frame to keep: (corners [N, 2] as (y, x) in reading order, how many were
     possible).
@@ -48,12 +49,12 @@ def choose_crops(
     return corners[np.sort(best)], len(corners)
 
 
-def cut_crops(frame: Frame, corners: NDArray[np.int64], side: int, scale: float) -> FloatArray:
+def cut_crops(frame: Frame, corners: NDArray[np.int64], side: int, scale: float) -> Float32:
     """The crops [N, 10, S, S] of a frame at those corners; radiance is divided by `scale`."""
     height, width = frame.hole.shape[-2:]
     planes = np.zeros((CROP_CHANNELS, height, width), np.float32)
     for part, place in part_slices().items():
-        plane: FloatArray | None = getattr(frame, part)
+        plane: Float32 | None = getattr(frame, part)
         if plane is not None:
             planes[place] = plane / np.float32(scale) if part in ("warped", "target") else plane
     crops = [planes[:, y : y + side, x : x + side] for y, x in corners]
@@ -74,11 +75,11 @@ class _Crops:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._crops: NDArray[np.float32] | None = None
+        self._crops: Float32 | None = None
         self.count = int(self.crops.shape[0])
 
     @property
-    def crops(self) -> NDArray[np.float32]:
+    def crops(self) -> Float32:
         if self._crops is None:
             self._crops = np.load(self.path, mmap_mode="r")
         return self._crops

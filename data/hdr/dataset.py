@@ -17,15 +17,10 @@ from torch.utils.data import Dataset
 
 from data.array_file import ArrayWriter
 from data.cache import cache_key, cached_folder, file_states
-from data.hdr_crops import (
-    CROP_CHANNELS,
-    FixedCrops,
-    TrainCrops,
-    choose_crops,
-    cut_crops,
-)
-from data.hdr_files import DataError, Frame, FrameFiles, Repairs, find_frames, read_frame
-from data.hdr_scenes import sequence
+from data.files import DataError
+from data.hdr.crops import CROP_CHANNELS, FixedCrops, TrainCrops, choose_crops, cut_crops
+from data.hdr.files import Frame, FrameFiles, Repairs, find_frames, read_frame
+from data.hdr.scenes import sequence
 from settings.schema import Settings, SettingsError, setting
 
 SPLITS = ("train", "validation", "test")

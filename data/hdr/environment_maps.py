@@ -1,7 +1,7 @@
 """Real HDR input: frame pairs rendered from photographed environment maps, with known camera
 motion.
 
-    python -m data.environment_maps --out DIR [--size PIXELS] [--frames PAIRS_PER_MAP]
+    python -m data.hdr.environment_maps --out DIR [--size PIXELS] [--frames PAIRS_PER_MAP]
 
 The maps are the eight CC0 panoramas (Greg Zaal, HDRI Haven) in Debian's package blender-data. A
 panorama has no depth, so a scene is made of it: concentric spheres around the start of the camera,
@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.hdr_files import DataError, FloatArray, Frame, read_image, write_frame
+from data.files import DataError, Float32, Float64
+from data.hdr.files import Frame, read_image, write_frame
 
 PACKAGE = "blender-data"
 VALIDATION_MAPS = ("interior", "sunset")
@@ -41,14 +42,13 @@ _SUPERSAMPLING = (
 _SAME_DEPTH = 0.05  # relative difference up to which two depths are one surface
 _FOCAL = 0.5  # in frame widths: a field of view of 90 degrees
 
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scene:
     """textures [L, h, w, 3] and masks [L, h, w] of the spheres, equirectangular, far to near."""
 
-    textures: FloatArray
+    textures: Float32
     masks: NDArray[np.bool_]
 
 
@@ -58,8 +58,8 @@ class Camera:
     world.
     """
 
-    position: Array
-    rotation: Array
+    position: Float64
+    rotation: Float64
 
 
 def fetch(cache: Path) -> list[Path]:
@@ -127,7 +127,7 @@ def split_maps(maps: Sequence[Path]) -> dict[str, list[Path]]:
     return {"train": [path for path in maps if path not in held_out], "validation": held_out}
 
 
-def make_scene(panorama: FloatArray, rng: np.random.Generator) -> Scene:
+def make_scene(panorama: Float32, rng: np.random.Generator) -> Scene:
     """Spheres textured with the panorama [h, w, 3], each turned by another angle."""
     height, width = panorama.shape[:2]
     turns = rng.permutation(len(RADII)) * width // len(RADII) + rng.integers(width)
@@ -139,7 +139,7 @@ def make_scene(panorama: FloatArray, rng: np.random.Generator) -> Scene:
     return Scene(textures, masks)
 
 
-def _smooth_field(height: int, width: int, rng: np.random.Generator) -> Array:
+def _smooth_field(height: int, width: int, rng: np.random.Generator) -> Float64:
     """Sum of random plane waves over the sphere [h, w], 2 to 7 periods across it: no seam and no
     pole.
     """
@@ -150,7 +150,7 @@ def _smooth_field(height: int, width: int, rng: np.random.Generator) -> Array:
     return np.cos(direction @ waves.T + phases).sum(axis=-1)
 
 
-def _directions_of_map(height: int, width: int) -> Array:
+def _directions_of_map(height: int, width: int) -> Float64:
     """Unit vectors [h, w, 3] of the pixels of an equirectangular map: x right, y down, z ahead."""
     latitude = (np.arange(height) + 0.5) / height * np.pi - 0.5 * np.pi
     longitude = (np.arange(width) + 0.5) / width * 2.0 * np.pi - np.pi
@@ -185,7 +185,7 @@ def camera_path(steps: int, rng: np.random.Generator) -> list[Camera]:
     return cameras
 
 
-def render(scene: Scene, camera: Camera, size: int, samples: int = 1) -> tuple[FloatArray, Array]:
+def render(scene: Scene, camera: Camera, size: int, samples: int = 1) -> tuple[Float32, Float64]:
     """What the camera sees: radiance [N, N, 3] and points [N, N, 3] in the world, N = size *
     samples.
     """
@@ -209,8 +209,8 @@ def render(scene: Scene, camera: Camera, size: int, samples: int = 1) -> tuple[F
 
 
 def _look_up(
-    texture: FloatArray, mask: NDArray[np.bool_], direction: Array
-) -> tuple[FloatArray, NDArray[np.bool_]]:
+    texture: Float32, mask: NDArray[np.bool_], direction: Float64
+) -> tuple[Float32, NDArray[np.bool_]]:
     """Bilinear radiance and nearest mask value of an equirectangular map in those directions."""
     height, width = mask.shape
     column = (np.arctan2(direction[..., 0], direction[..., 2]) / (2.0 * np.pi) + 0.5) * width - 0.5
@@ -276,7 +276,8 @@ def render_maps(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m data.environment_maps", description=__doc__)
+    command = "python -m data.hdr.environment_maps"
+    parser = argparse.ArgumentParser(prog=command, description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="gets train/ and validation/")
     parser.add_argument(
         "--size", type=int, default=256, help="height and width of a frame in pixels"

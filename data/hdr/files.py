@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.radiance_hdr import read_hdr, write_hdr
-
-FloatArray = NDArray[np.float32]
+from data.files import DataError, Float32
+from data.hdr.radiance import read_hdr, write_hdr
 
 SUFFIXES = (".exr", ".hdr", ".npy")
 REQUIRED = ("warped", "target", "hole")
@@ -45,23 +44,17 @@ _PLACES: Mapping[str, Sequence[tuple[str, str]]] = {
 _EXR_NAMES = {1: ("Y",), 2: ("RG", "XY", "UV"), 3: ("RGB",)}
 
 
-class DataError(ValueError):
-    """A file or folder that is not what the layout says: which one, what was expected, what was
-    found.
-    """
-
-
 @dataclass(frozen=True)
 class Frame:
     """One frame pair, all float32: warped, target [3, H, W] linear radiance >= 0; hole, occlusion
     [1, H, W] in {0, 1}; motion [2, H, W] in pixels. `warped` is exactly 0 where `hole` is 1.
     """
 
-    warped: FloatArray
-    hole: FloatArray
-    target: FloatArray
-    occlusion: FloatArray | None = None
-    motion: FloatArray | None = None
+    warped: Float32
+    hole: Float32
+    target: Float32
+    occlusion: Float32 | None = None
+    motion: Float32 | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +176,7 @@ def read_frame(frame: FrameFiles) -> tuple[Frame, Repairs]:
 def write_frame(root: Path, number: int, frame: Frame, suffix: str = ".exr") -> None:
     """Writes one frame in the layout above; parts that are None are not written."""
     for part in CHANNELS:
-        plane: FloatArray | None = getattr(frame, part)
+        plane: Float32 | None = getattr(frame, part)
         if plane is None:
             continue
         folder, prefix = _PLACES[part][0]
@@ -191,7 +184,7 @@ def write_frame(root: Path, number: int, frame: Frame, suffix: str = ".exr") -> 
         write_image(root / folder / f"{prefix}-{number}{suffix}", plane.transpose(1, 2, 0))
 
 
-def read_image(path: Path, channels: int) -> FloatArray:
+def read_image(path: Path, channels: int) -> Float32:
     """An image as [H, W, channels] float32. Alpha and further channels are left out."""
     readers: Mapping[str, Callable[[Path, int], NDArray[np.generic]]] = {
         ".exr": _read_exr, ".npy": _read_npy, ".hdr": lambda path, _: read_hdr(path)
@@ -219,7 +212,7 @@ def read_image(path: Path, channels: int) -> FloatArray:
     return np.ascontiguousarray(image[..., :channels], dtype=np.float32)
 
 
-def write_image(path: Path, image: FloatArray) -> None:
+def write_image(path: Path, image: Float32) -> None:
     """Writes [H, W, C] by the suffix: .exr in 32-bit float with zip compression, .npy, or .hdr (3
     channels).
     """
@@ -241,7 +234,7 @@ def write_image(path: Path, image: FloatArray) -> None:
         )
 
 
-def _padded(image: FloatArray) -> FloatArray:
+def _padded(image: Float32) -> Float32:
     if image.shape[-1] == 2 and image.min() < 0:
         raise DataError("motion has negative values, which .hdr cannot hold; write .exr or .npy.")
     missing = 3 - image.shape[-1]

@@ -14,11 +14,13 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from data.files import Float32
+
 _MIN_RLE_WIDTH, _MAX_RLE_WIDTH = 8, 0x7FFF
 _EXPONENT_BIAS = 128 + 8  # 128 of the format, 8 because a mantissa counts 1/256
 
 
-def read_hdr(path: Path) -> NDArray[np.float32]:
+def read_hdr(path: Path) -> Float32:
     """The picture as linear RGB [H, W, 3].
 
     Raises:
@@ -35,7 +37,7 @@ def read_hdr(path: Path) -> NDArray[np.float32]:
     return (rgb / np.float32(exposure)).astype(np.float32)
 
 
-def write_hdr(path: Path, image: NDArray[np.float32]) -> None:
+def write_hdr(path: Path, image: Float32) -> None:
     """Writes [H, W, 3] >= 0. Rounding changes a channel by at most 1/256 of the pixel's largest
     channel.
 

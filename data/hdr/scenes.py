@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.hdr_files import FloatArray, Frame, write_frame
+from data.files import Float32, Float64
+from data.hdr.files import Frame, write_frame
 
 LOWEST, HIGHEST = 1e-4, 1e3
 """The range of radiance, in the unit in which a white wall by daylight is about 1."""
@@ -41,7 +42,7 @@ class _Layer:
     nearest layer.
     """
 
-    radiance: FloatArray
+    radiance: Float32
     mask: NDArray[np.bool_]
     disparity: float
     phase: float
@@ -51,7 +52,7 @@ class _Layer:
 class View:
     """radiance [3, H, W]; layer [H, W], index of the layer seen, 0 the farthest."""
 
-    radiance: FloatArray
+    radiance: Float32
     layer: NDArray[np.int8]
 
 
@@ -65,7 +66,7 @@ def sequence(frames: int, height: int, width: int, seed: int) -> Iterator[Frame]
 def write_sequence(
     root: Path, frames: int, height: int, width: int, seed: int, suffix: str = ".exr"
 ) -> None:
-    """Writes the sequence in the layout that `data.hdr_files` reads, ids from 0."""
+    """Writes the sequence in the layout that `data.hdr.files` reads, ids from 0."""
     for number, frame in enumerate(sequence(frames, height, width, seed)):
         write_frame(root, number, frame, suffix)
 
@@ -167,7 +168,7 @@ def _make_layers(height: int, width: int, rng: np.random.Generator) -> list[_Lay
     return layers
 
 
-def _radiance(size: tuple[int, int], background: bool, rng: np.random.Generator) -> FloatArray:
+def _radiance(size: tuple[int, int], background: bool, rng: np.random.Generator) -> Float32:
     """Log-normal radiance [3, h, w]: a level per layer, texture, a slow tint, and point
     highlights.
     """
@@ -186,7 +187,7 @@ def _radiance(size: tuple[int, int], background: bool, rng: np.random.Generator)
     return np.clip(radiance, LOWEST, HIGHEST).astype(np.float32)
 
 
-def _noise(size: tuple[int, int], slope: float, rng: np.random.Generator) -> NDArray[np.float64]:
+def _noise(size: tuple[int, int], slope: float, rng: np.random.Generator) -> Float64:
     """Periodic noise [h, w], mean 0, deviation 1, whose amplitude falls as frequency^-slope."""
     frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1]))
     frequency[0, 0] = np.inf
@@ -194,7 +195,7 @@ def _noise(size: tuple[int, int], slope: float, rng: np.random.Generator) -> NDA
     return (noise - noise.mean()) / noise.std()
 
 
-def _highlights(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
+def _highlights(size: tuple[int, int], rng: np.random.Generator) -> Float64:
     """Lamps and glints [1, h, w]: Gaussian spots of a few pixels with peaks from 30 to 3000."""
     light = np.zeros(size)
     for _ in range(int(rng.integers(2, 6))):
@@ -221,7 +222,7 @@ def _shapes(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.bool_
 
 def _offsets(
     size: tuple[int, int], rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[Float64, Float64]:
     """Signed distances (rows [h], columns [w]) to a random centre on the periodic canvas."""
     centre = rng.uniform(0.0, 1.0, 2) * size
     dy, dx = (
@@ -232,7 +233,7 @@ def _offsets(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m data.hdr_scenes", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m data.hdr.scenes", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="gets warp_hole/, ref/ and hole/")
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--height", type=int, default=128, help="pixels")

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data.hdr_files import DataError
-from data.lesions import Lesions, lesions_of, size_classes
-from data.mri_files import PatientFiles, read_patient
-from data.mri_store import SplitWriter
-from data.mri_volumes import Cut, CutCounts, Rules, cut
+from data.files import DataError
+from data.mri.files import PatientFiles, read_patient
+from data.mri.lesions import Lesions, lesions_of, size_classes
+from data.mri.store import SplitWriter
+from data.mri.volumes import Cut, CutCounts, Rules, cut
 from settings.mri import GROUPS, MASK, SIZE_NAMES, channels_of
 
 _NAMED_PATIENTS = 5  # how many unusable patients a warning or an error names

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.cache import cache_key, cached_folder, file_states
-from data.mri_augment import AugmentSettings
-from data.mri_convert import Conversion
-from data.mri_files import find_patients
-from data.mri_store import FixedSamples, TrainSamples
-from data.mri_volumes import Rules
+from data.mri.augment import AugmentSettings
+from data.mri.convert import Conversion
+from data.mri.files import find_patients
+from data.mri.store import FixedSamples, TrainSamples
+from data.mri.volumes import Rules
 from settings.mri import GROUPS, channels_of
 from settings.schema import Settings, SettingsError, setting
 
@@ -144,7 +144,7 @@ class Prepared:
     """Where the samples lie and what was counted; small and picklable.
 
     Attributes:
-        folder: holds a folder for each split (`data.mri_store`) and index.json.
+        folder: holds a folder for each split (`data.mri.store`) and index.json.
         channels: of one sample.
         space: (H, W) or (D, H, W) of one sample.
         patients: names of the usable patients of each split; `patient` in a split's table is an
@@ -249,7 +249,7 @@ def _least(settings: DataSettings, dims: int) -> int:
 
 def _phantom(settings: DataSettings, cache: Path, dims: int) -> Path:
     """The folder of the embedded patients, written once: as large as the samples need them."""
-    from data.mri_phantom import write_patients
+    from data.mri.phantom import write_patients
 
     patients = dict(zip(("train", "val", "test"), settings.patients, strict=True))
     size = max(settings.space(dims)[-2:])

@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.hdr_files import DataError, FloatArray
-from data.image_folder import natural_key
+from data.files import DataError, Float32, Float64, natural_key
 from settings.mri import MASK, MODALITIES
 
 SPLIT_FOLDERS: Mapping[str, Sequence[str]] = {
@@ -61,8 +60,8 @@ class Volume:
     (right, anterior, superior).
     """
 
-    values: FloatArray
-    affine: NDArray[np.float64]
+    values: Float32
+    affine: Float64
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -78,9 +77,9 @@ class Patient:
     """
 
     files: Mapping[str, Path]
-    images: Mapping[str, FloatArray]
+    images: Mapping[str, Float32]
     mask: NDArray[np.bool_] | None
-    affine: NDArray[np.float64]
+    affine: Float64
     spacing: tuple[float, float, float]
     other_values: int
 
@@ -221,7 +220,7 @@ def read_volume(path: Path) -> Volume:
     return _oriented(path, values, affine)
 
 
-def _load(path: Path) -> tuple[FloatArray, NDArray[np.float64]]:
+def _load(path: Path) -> tuple[Float32, Float64]:
     """Values and affine as the file has them.
 
     Unpacked as a whole: nibabel stops reading after the last voxel, before the checksum of gzip,
@@ -249,7 +248,7 @@ def _load(path: Path) -> tuple[FloatArray, NDArray[np.float64]]:
     return values, affine
 
 
-def _oriented(path: Path, values: FloatArray, affine: NDArray[np.float64]) -> Volume:
+def _oriented(path: Path, values: Float32, affine: Float64) -> Volume:
     from nibabel import orientations
 
     usable = np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3

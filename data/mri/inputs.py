@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from data.hdr_files import DataError, FloatArray
-from data.image_folder import natural_key
-from data.mri import DataSettings
-from data.mri_files import SUFFIXES, PatientFiles, read_patient
-from data.mri_volumes import fit_depth, normalise, resize_image, resize_mask
+from data.files import DataError, Float32, Float64, natural_key
+from data.mri.dataset import DataSettings
+from data.mri.files import SUFFIXES, PatientFiles, read_patient
+from data.mri.volumes import fit_depth, normalise, resize_image, resize_mask
 from settings.mri import GROUPS, MASK, MODALITIES
 
 _DEEPEST = 3
@@ -37,9 +35,9 @@ class Scan:
     """
 
     names: tuple[str, ...]
-    image: FloatArray
+    image: Float32
     inside: slice
-    affine: NDArray[np.float64]
+    affine: Float64
     cropped: int
 
 
@@ -102,7 +100,7 @@ def read_scans(files: PatientFiles, data: DataSettings, dims: int) -> list[Scan]
     kept = {name: path for name, path in files.files.items() if masks or name != MASK}
     own = PatientFiles(files.folder, kept)
     patient = read_patient(own, [] if masks else names, require_seg=masks, require_lesions=False)
-    volumes: dict[str, FloatArray] = {}
+    volumes: dict[str, Float32] = {}
     for name in names:
         if masks:
             if patient.mask is None:
@@ -124,8 +122,8 @@ def read_scans(files: PatientFiles, data: DataSettings, dims: int) -> list[Scan]
 
 def _on_grid(
     names: tuple[str, ...],
-    volumes: Sequence[FloatArray],
-    affine: NDArray[np.float64],
+    volumes: Sequence[Float32],
+    affine: Float64,
     data: DataSettings,
     dims: int,
 ) -> Scan:
@@ -149,7 +147,7 @@ def _on_grid(
     return Scan(names, image, inside, placed, max(surplus, 0))
 
 
-def _index_change(first: int, old: Sequence[int], new: Sequence[int]) -> NDArray[np.float64]:
+def _index_change(first: int, old: Sequence[int], new: Sequence[int]) -> Float64:
     """[4, 4]: an index (d, h, w) of the grid -> that of the file. A pixel is where its middle is:
     the outer borders of both images are the same.
     """

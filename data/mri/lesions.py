@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.files import Float64
 from settings.mri import SIZE_EDGES_MM
 
 LEAST_PIXELS = {2: 5, 3: 10}
@@ -42,7 +43,7 @@ class Lesions:
 
     number: NDArray[np.uint8]
     region: NDArray[np.uint8]
-    diameters_mm: NDArray[np.float64]
+    diameters_mm: Float64
     ignored: int
 
 
@@ -84,7 +85,7 @@ def _labelled(mask: NDArray[Any], least: int | None) -> tuple[NDArray[np.int32],
     return numbers[labels], count - int(kept.sum())
 
 
-def diameters_mm(labels: NDArray[Any], spacing: Sequence[float]) -> NDArray[np.float64]:
+def diameters_mm(labels: NDArray[Any], spacing: Sequence[float]) -> Float64:
     """The longest diameter [n] of every component of `labels` [*S], in mm: the largest distance
     between two corners of its pixels, each `spacing` wide. Numbers that do not occur have 0.
 
@@ -106,19 +107,19 @@ def diameters_mm(labels: NDArray[Any], spacing: Sequence[float]) -> NDArray[np.f
     )
 
 
-def region_map(labels: NDArray[Any], diameters: NDArray[np.float64]) -> NDArray[np.uint8]:
+def region_map(labels: NDArray[Any], diameters: Float64) -> NDArray[np.uint8]:
     """The size class of the component that each pixel belongs to, uint8 [*S]: 0 background, 1 tiny
     below SIZE_EDGES_MM[0], then 2 small, 3 medium and 4 large, each from its edge on.
     """
     return np.concatenate([np.zeros(1, np.uint8), size_classes(diameters)])[labels]
 
 
-def size_classes(diameters: NDArray[np.float64]) -> NDArray[np.uint8]:
+def size_classes(diameters: Float64) -> NDArray[np.uint8]:
     """1 tiny, 2 small, 3 medium, 4 large."""
     return (1 + np.searchsorted(SIZE_EDGES_MM, diameters, side="right")).astype(np.uint8)
 
 
-def _longest_mm(inside: NDArray[np.bool_], step: NDArray[np.float64]) -> float:
+def _longest_mm(inside: NDArray[np.bool_], step: Float64) -> float:
     from scipy.spatial import ConvexHull
     from scipy.spatial.distance import pdist
 

@@ -6,14 +6,15 @@ import gzip
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
+
+from data.files import Float64
 
 _GZIP_LEVEL = 6  # zlib's own default: level 9 takes longer and saves next to nothing on noise
 
 
 def write_nifti(
-    path: Path, volume: NDArray[Any], affine: NDArray[np.float64], description: str
+    path: Path, volume: NDArray[Any], affine: Float64, description: str
 ) -> None:
     """Writes a volume [X, Y, Z] as .nii.gz in its own type.
 

@@ -3,7 +3,7 @@
 The anatomy is real, an average of 152 heads: the T1 image and the maps of grey and white matter
 that come inside the package nilearn. All else is synthetic, and every file says so in its header:
 
-- a patient is a smooth deformation of the template (data/mri_shapes.py);
+- a patient is a smooth deformation of the template (data/mri/shapes.py);
 - the four modalities are mixtures of the tissues in the order of brightness that the field sees,
   with what the template's T1 has beyond a mixture as texture;
 - up to five lesions a patient, whose masks are exact: a voxel is a lesion in the image where the
@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.mri_shapes import (
+from data.files import Float32, Float64
+from data.mri.nifti_write import write_nifti
+from data.mri.shapes import (
     OEDEMA_FROM_MM,
-    Array,
     Mask,
     Planted,
     control_count,
@@ -34,10 +35,7 @@ from data.mri_shapes import (
     draw_deformation,
     plant,
 )
-from data.nifti_write import write_nifti
 from settings.mri import MASK, MODALITIES
-
-FloatArray = NDArray[np.float32]
 
 FIELD_OF_VIEW_MM = (240.0, 240.0, 150.0)
 SPLITS = ("train", "val", "test")
@@ -98,9 +96,9 @@ class Template:
         middle: [3], voxel in the middle of the brain; a voxel is 1 mm.
     """
 
-    maps: FloatArray
-    tissue_values: Array
-    middle: Array
+    maps: Float32
+    tissue_values: Float64
+    middle: Float64
 
 
 def write_patients(
@@ -204,7 +202,7 @@ def _box_of(volume: NDArray[Any]) -> tuple[slice, slice, slice]:
     return sides[0], sides[1], sides[2]
 
 
-def _tissue_values(maps: FloatArray) -> Array:
+def _tissue_values(maps: Float32) -> Float64:
     """[3]: the values of fluid, grey and white matter whose mixture is closest to the T1 image."""
     brain = maps[1] > 0
     tissues = _tissues(maps[1:])[:, brain].astype(np.float64)
@@ -212,7 +210,7 @@ def _tissue_values(maps: FloatArray) -> Array:
     return values
 
 
-def _tissues(shares: FloatArray) -> FloatArray:
+def _tissues(shares: Float32) -> Float32:
     """Shares of brain, grey, white -> of fluid, grey, white; fluid is the rest of the brain."""
     brain, grey, white = shares
     return np.stack([np.clip(brain - grey - white, 0.0, None), grey, white])
@@ -221,7 +219,7 @@ def _tissues(shares: FloatArray) -> FloatArray:
 def _write_patient(
     folder: Path,
     template: Template,
-    axes: Sequence[Array],
+    axes: Sequence[Float64],
     fewest_lesions: int,
     rng: np.random.Generator,
 ) -> None:
@@ -250,8 +248,8 @@ def _write_patient(
 
 
 def _anatomy(
-    template: Template, axes: Sequence[Array], rng: np.random.Generator
-) -> tuple[Mask, FloatArray, FloatArray]:
+    template: Template, axes: Sequence[Float64], rng: np.random.Generator
+) -> tuple[Mask, Float32, Float32]:
     """Brain [X, Y, Z], shares of fluid, grey and white [3, X, Y, Z], texture [X, Y, Z]."""
     from scipy.ndimage import map_coordinates
 
@@ -267,13 +265,13 @@ def _anatomy(
     return brain, tissues, texture.astype(np.float32)
 
 
-def _mix(tissues: FloatArray, texture: FloatArray, contrast: Contrast) -> Array:
+def _mix(tissues: Float32, texture: Float32, contrast: Contrast) -> Float64:
     values = np.array([contrast.csf, contrast.grey, contrast.white])
     return np.tensordot(values, tissues, 1) + contrast.texture * texture
 
 
 def _draw_lesions(
-    image: Array, white: FloatArray, planted: Sequence[Planted], contrast: Contrast
+    image: Float64, white: Float32, planted: Sequence[Planted], contrast: Contrast
 ) -> None:
     """Oedema first, so that no lesion is changed by that of another."""
     for one in planted:
@@ -288,7 +286,7 @@ def _draw_lesions(
         image[one.box][one.inside] = value[one.inside]
 
 
-def _disturb(image: Array, axes: Sequence[Array], rng: np.random.Generator) -> Array:
+def _disturb(image: Float64, axes: Sequence[Float64], rng: np.random.Generator) -> Float64:
     """Gain, bias field and Rician noise (the modulus of a complex signal) of one acquisition."""
     counts = [control_count(extent) for extent in FIELD_OF_VIEW_MM]
     bases = [cubic_basis(axis, count) for axis, count in zip(axes, counts, strict=True)]

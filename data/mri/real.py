@@ -1,6 +1,6 @@
 """Real tumour images in the layout of patients, for trainings that are to see more than phantoms.
 
-    python -m data.mri_real --out DIR
+    python -m data.mri.real --out DIR
 
 The source package of pyradiomics 3.0.1 has five cases for its own tests, each with the mask of a
 tumour: contrast-enhanced MRI of two brains and a breast, CT of two lungs. Each becomes a patient
@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.nifti_write import write_nifti
+from data.files import Float64
+from data.mri.nifti_write import write_nifti
 from settings.mri import MASK
 
 PACKAGE, VERSION = "pyradiomics", "3.0.1"
@@ -179,7 +180,7 @@ def convert(image_path: Path, label_path: Path, folder: Path, case: Case) -> Con
     return Converted(volume.shape, spacing, int(mask.sum()), int(below.sum()))
 
 
-def read_nrrd(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def read_nrrd(path: Path) -> tuple[NDArray[Any], Float64]:
     """Volume [X, Y, Z] and the affine from voxel indices to mm (right, anterior, superior)."""
     try:
         import nrrd
@@ -212,7 +213,7 @@ def read_nrrd(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m data.mri_real", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m data.mri.real", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="gets train/, val/ and test/")
     options = parser.parse_args(arguments)
     try:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from data.files import Float64
+
 Mask = NDArray[np.bool_]
 
 CONTROL_MM = 40.0
@@ -39,11 +40,11 @@ class Deformation:
     at control points around the origin.
     """
 
-    matrix: Array
-    shift: Array
-    coefficients: Array
+    matrix: Float64
+    shift: Float64
+    coefficients: Float64
 
-    def positions(self, axes: Sequence[Array]) -> Array:
+    def positions(self, axes: Sequence[Float64]) -> Float64:
         """Where the points of a grid go, [3, X, Y, Z], from the coordinates along its axes."""
         counts = self.coefficients.shape[1:]
         bases = [cubic_basis(axis, count) for axis, count in zip(axes, counts, strict=True)]
@@ -52,7 +53,7 @@ class Deformation:
         return np.tensordot(self.matrix, points, 1) + self.shift[:, None, None, None]
 
 
-def cubic_basis(points: Array, count: int, spacing: float = CONTROL_MM) -> Array:
+def cubic_basis(points: Float64, count: int, spacing: float = CONTROL_MM) -> Float64:
     """[N] -> [N, count]: uniform cubic B-splines at `count` control points, centred on 0."""
     knots = (np.arange(count) - 0.5 * (count - 1)) * spacing
     t = np.abs(points[:, None] - knots) / spacing
@@ -76,7 +77,7 @@ def control_count(extent_mm: float) -> int:
     return int(np.ceil(extent_mm / CONTROL_MM)) + 3
 
 
-def rotation(angles: Array) -> Array:
+def rotation(angles: Float64) -> Float64:
     """[3, 3]: about the first axis, then the second, then the third, in radians."""
     matrix = np.eye(3)
     for axis, angle in enumerate(angles):
@@ -105,15 +106,15 @@ class Lesion:
         enhancement: how bright it becomes, relative to others.
     """
 
-    centre: Array
+    centre: Float64
     diameter: float
-    directions: Array
-    radii: Array
-    wave: Array
+    directions: Float64
+    radii: Float64
+    wave: Float64
     phase: float
     enhancement: float
 
-    def level(self, points: Array) -> Array:
+    def level(self, points: Float64) -> Float64:
         """[..]: 0 at the centre, 1 on the surface, growing linearly along each ray from the
         centre.
         """
@@ -124,7 +125,7 @@ class Lesion:
         return distance / (1.0 - _DEEPEST_DENT * dent)
 
 
-def draw_lesion(rng: np.random.Generator, centre: Array, diameter: float) -> Lesion:
+def draw_lesion(rng: np.random.Generator, centre: Float64, diameter: float) -> Lesion:
     shares = np.array([1.0, *np.sort(rng.uniform(0.6, 0.95, 2))[::-1]])
     directions, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     return Lesion(
@@ -138,7 +139,7 @@ def draw_lesion(rng: np.random.Generator, centre: Array, diameter: float) -> Les
     )
 
 
-def draw_diameters(rng: np.random.Generator, count: int) -> Array:
+def draw_diameters(rng: np.random.Generator, count: int) -> Float64:
     """[count], log-uniform, the largest first: it is hardest to place."""
     low, high = np.log(DIAMETERS_MM)
     return np.sort(np.exp(rng.uniform(low, high, count)))[::-1]
@@ -150,7 +151,7 @@ class Planted:
 
     lesion: Lesion
     box: tuple[slice, slice, slice]
-    level: Array
+    level: Float64
 
     @property
     def inside(self) -> Mask:
@@ -159,7 +160,7 @@ class Planted:
 
 
 def plant(
-    brain: Mask, allowed: Mask, axes: Sequence[Array], count: int, rng: np.random.Generator
+    brain: Mask, allowed: Mask, axes: Sequence[Float64], count: int, rng: np.random.Generator
 ) -> list[Planted]:
     """Up to `count` lesions inside of `brain` [X, Y, Z], centred on voxels of `allowed`, none next
     to another.
@@ -189,7 +190,7 @@ def plant(
     return planted
 
 
-def _on_grid(lesion: Lesion, axes: Sequence[Array]) -> Planted:
+def _on_grid(lesion: Lesion, axes: Sequence[Float64]) -> Planted:
     reach = _REACH * 0.5 * lesion.diameter
     ranges = [
         np.flatnonzero(np.abs(axis - middle) <= reach)

@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.array_file import ArrayWriter
-from data.lesions import Lesions, lesions_of
-from data.mri_augment import augment
-from data.mri_volumes import Cut
+from data.mri.augment import augment
+from data.mri.lesions import Lesions, lesions_of
+from data.mri.volumes import Cut
 
 Sample = dict[str, Tensor]
 

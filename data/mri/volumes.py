@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from data.hdr_files import DataError, FloatArray
-from data.mri_files import Patient
+from data.files import DataError, Float32
+from data.mri.files import Patient
 from settings.mri import GROUPS, MASK, MODALITIES
 
 BoolArray = NDArray[np.bool_]
@@ -56,7 +56,7 @@ class Cut:
         slice: which slice of the patient it is, -1 for a volume.
     """
 
-    image: FloatArray | None
+    image: Float32 | None
     mask: BoolArray
     modality: int
     spacing: tuple[float, ...]
@@ -105,7 +105,7 @@ class _Stack:
     [D, H, W].
     """
 
-    image: FloatArray | None
+    image: Float32 | None
     mask: BoolArray
     before: BoolArray
     modality: int
@@ -159,7 +159,7 @@ def _volume(stack: _Stack, rules: Rules, counts: CutCounts) -> Iterator[Cut]:
     yield Cut(image, mask, stack.modality, stack.spacing, -1)
 
 
-def scaled(patient: Patient, name: str, rules: Rules, counts: CutCounts) -> FloatArray:
+def scaled(patient: Patient, name: str, rules: Rules, counts: CutCounts) -> Float32:
     """One modality in [0, 1]."""
     values = patient.images[name]
     counts.negative += int(values.min() < 0)
@@ -169,7 +169,7 @@ def scaled(patient: Patient, name: str, rules: Rules, counts: CutCounts) -> Floa
         raise DataError(f"{patient.files[name]}: {error}") from error
 
 
-def normalise(values: FloatArray, kind: str, low: float, high: float) -> FloatArray:
+def normalise(values: Float32, kind: str, low: float, high: float) -> Float32:
     """A volume in [0, 1]: `percentile` maps those of the voxels above 0 to 0 and 1 and clips what
     lies outside, `min_max` maps the least and the greatest value.
 
@@ -195,7 +195,7 @@ def normalise(values: FloatArray, kind: str, low: float, high: float) -> FloatAr
     return np.clip(unit, 0.0, 1.0).astype(np.float32)
 
 
-def resize_image(volume: FloatArray, height: int, width: int) -> FloatArray:
+def resize_image(volume: Float32, height: int, width: int) -> Float32:
     """[D, H, W] -> [D, h, w], linear; where the image shrinks, averaged over what a pixel
     covers.
     """

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from ray_jobs.engine.driver import Driver
 from search.jobs import Done, Job
-from settings.ends import STOP_REASON
+from settings.stop_reasons import STOP_REASON
 
 _VALUES = "values/"
 """Before the name of each value of a report: Tune joins the names of what is nested."""

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import ipc
 
-from data.hdr_files import DataError
+from data.files import DataError
 from data.latents import FACTS, LatentBatch, read_latents, write_latents
 
 SHAPE = (3, 4, 5)

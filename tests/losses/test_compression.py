@@ -10,7 +10,7 @@ import scipy.ndimage
 import scipy.special
 import torch
 
-from data.mri_batch_augment import BatchAugment, BatchAugmentSettings
+from data.mri.batch_augment import BatchAugment, BatchAugmentSettings
 from losses.composite import Composite
 from losses.compression import TERMS, critic_terms, terms
 from losses.compression_terms import edge_map

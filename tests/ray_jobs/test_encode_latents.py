@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data.latents import read_latents
-from data.nifti_write import write_nifti
+from data.mri.nifti_write import write_nifti
 from ray_jobs import encode_latents, generate
 from settings.flat import flatten, replace
 from trainables import checkpoint

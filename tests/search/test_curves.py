@@ -10,8 +10,8 @@ import pytest
 
 from search.curves import Curve, Workload
 from search.objectives import Constraint, Goal, Objective
-from settings.ends import HEALTH, PATIENCE
 from settings.schema import SettingsError
+from settings.stop_reasons import HEALTH, PATIENCE
 
 GOAL = Goal((Objective("val.error", "min"),))
 

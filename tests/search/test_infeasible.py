@@ -10,7 +10,7 @@ from search import repeats
 from search.log import SweepState
 from search.simulator import simulate
 from search_spaces.space import Point
-from settings.ends import HealthStop
+from settings.stop_reasons import HealthStop
 
 SCHEDULED = {"scheduler": "brackets", "grace": 10, "eta": 3, "trials": 24}
 BEST = {"x": 0.3, "y": -0.2}

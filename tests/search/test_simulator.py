@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from search.jobs import Done, next_job
 from search.simulator import simulate
-from settings.ends import HEALTH, PATIENCE
+from settings.stop_reasons import HEALTH, PATIENCE
 
 
 def observe(job, step):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from settings.whole_file import whole_file
+from settings.atomic_file import whole_file
 
 KILLED = """
 import os, signal, sys

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from settings.ends import HEALTH, PATIENCE, HealthStop
+from settings.stop_reasons import HEALTH, PATIENCE, HealthStop
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 names = st.from_regex(r"([a-z]{1,8}\.)?[a-z_]{1,20}", fullmatch=True)

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import default_collate
 
 from benchmarks.tiny import SHORT, TINY
-from data.mri import open_split
+from data.mri.dataset import open_split
 from models.compression import PURE_WEIGHTS
 from settings.flat import replace
 from settings.schema import SettingsError

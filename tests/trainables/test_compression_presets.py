@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data.lesions import LEAST_PIXELS
+from data.mri.lesions import LEAST_PIXELS
 from settings.files import list_presets
 from settings.flat import flatten
 from settings.resolve import resolve

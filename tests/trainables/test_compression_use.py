@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from data.hdr_files import DataError
+from data.files import DataError
 from data.latents import read_latents
-from data.nifti_write import write_nifti
+from data.mri.nifti_write import write_nifti
 from settings.flat import replace
 from settings.mri import MODALITIES
 from settings.schema import SettingsError
@@ -65,7 +65,7 @@ def generate(settings, built, source, target):
 def read(path):
     """[D, H, W] in the order of the samples."""
     image = nibabel.as_closest_canonical(nibabel.load(path))
-    # From right, anterior, superior to what data.mri_files has.
+    # From right, anterior, superior to what data.mri.files has.
     return np.asarray(image.dataobj).transpose(2, 1, 0)[:, ::-1, ::-1]
 
 

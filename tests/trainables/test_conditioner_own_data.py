@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from data.outlines import samples
+from data.fields.outlines import samples
 from ray_jobs import generate, train
 from trainables import checkpoint
 from trainables.restore import open_checkpoint

@@ -9,8 +9,8 @@ import pytest
 from benchmarks.toy import Toy
 from metrics.metric import Metric
 from results.store import ReportWriter
-from settings.ends import STOP_REASON, HealthStop
 from settings.schema import SettingsError
+from settings.stop_reasons import STOP_REASON, HealthStop
 from trainables import checkpoint
 from trainables.loop import fit
 from trainables.run import LocalRun, WorkerRun, decision_part

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.outlines import field, random_outline
+from data.fields.outlines import field, random_outline
 from settings.flat import replace
 from settings.schema import SettingsError
 from trainables.checkpoint import CheckpointError

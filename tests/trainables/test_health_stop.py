@@ -11,9 +11,9 @@ from benchmarks.toy import Toy, ToyGan, ToySettings
 from losses.balancers_base import FixedWeights
 from losses.composite import Composite
 from metrics.health import SIGNS, HealthSettings
-from settings.ends import HEALTH, PATIENCE, STOP_REASON, HealthStop
 from settings.flat import flatten, replace
 from settings.schema import SettingsError
+from settings.stop_reasons import HEALTH, PATIENCE, STOP_REASON, HealthStop
 from trainables.hdr_patch import HdrPatch
 from trainables.loop import fit
 from trainables.run import LocalRun

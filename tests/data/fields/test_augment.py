@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from data.augment import FIXED_VIEW, AugmentSettings, add_noise, draw, mix, uniforms, warp
+from data.fields.augment import FIXED_VIEW, AugmentSettings, add_noise, draw, mix, uniforms, warp
 from settings.flat import replace
 
 ALWAYS = AugmentSettings(

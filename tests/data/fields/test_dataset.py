@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, Subset, default_collate
 
-from data.augment import AugmentSettings
-from data.conditioner import Arrays, DataSettings, prepare_arrays
-from data.conditioner_samples import ConditionerData, collate
-from data.hdr_files import DataError
-from data.outlines import samples
+from data.fields.augment import AugmentSettings
+from data.fields.dataset import Arrays, DataSettings, prepare_arrays
+from data.fields.outlines import samples
+from data.fields.samples import ConditionerData, collate
+from data.files import DataError
 from settings.flat import leaves, replace
 from settings.schema import SettingsError
 

@@ -16,16 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.conditioner_files import check_pairs, read_targets
-from data.hdr_files import DataError
-from data.image_folder import (
-    ImageCounts,
-    ImageRules,
-    find_images,
-    natural_key,
-    read_image,
-    write_images,
-)
+from data.fields.files import check_pairs, read_targets
+from data.files import DataError, natural_key
+from data.image_folder import ImageCounts, ImageRules, find_images, read_image, write_images
 
 FIELDS = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
 MAIN = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import j0, j1, jn_zeros
 
-from data.outlines import (
+from data.fields.outlines import (
     CONDUCTIVITY_SLOPE,
     END_TIME,
     GRID,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.fields import (
+from data.fields.vae_dataset import (
     DataSettings,
     FieldData,
     blocks_of,

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from data.array_file import ArrayWriter
-from data.hdr import SPLITS, DataSettings, open_split, prepare, split_frames
-from data.hdr_crops import choose_crops
-from data.hdr_files import DataError, find_frames, read_image, write_image
-from data.hdr_scenes import sequence, write_sequence
+from data.files import DataError
+from data.hdr.crops import choose_crops
+from data.hdr.dataset import SPLITS, DataSettings, open_split, prepare, split_frames
+from data.hdr.files import find_frames, read_image, write_image
+from data.hdr.scenes import sequence, write_sequence
 from settings.flat import leaves, replace
 from settings.schema import SettingsError
 

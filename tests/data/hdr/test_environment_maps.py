@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.environment_maps import (
+from data.files import DataError
+from data.hdr.dataset import DataSettings, open_split, prepare
+from data.hdr.environment_maps import (
     RADII,
     Camera,
     Scene,
@@ -20,8 +22,7 @@ from data.environment_maps import (
     render,
     split_maps,
 )
-from data.hdr import DataSettings, open_split, prepare
-from data.hdr_files import DataError, find_frames, read_frame, write_image
+from data.hdr.files import find_frames, read_frame, write_image
 
 SIZE = 48
 AHEAD = Camera(np.zeros(3), np.eye(3))

@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from data.hdr_files import (
-    DataError,
-    Frame,
-    find_frames,
-    read_frame,
-    read_image,
-    write_frame,
-    write_image,
-)
+from data.files import DataError
+from data.hdr.files import Frame, find_frames, read_frame, read_image, write_frame, write_image
 
 
 def a_frame(height: int = 20, width: int = 24, seed: int = 0) -> Frame:

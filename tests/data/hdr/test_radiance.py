@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from data.radiance_hdr import read_hdr, write_hdr
+from data.hdr.radiance import read_hdr, write_hdr
 
 
 def header(height: int, width: int, extra: str = "") -> bytes:

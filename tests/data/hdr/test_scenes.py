@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.hdr_files import find_frames, read_frame
-from data.hdr_scenes import (
+from data.hdr.files import find_frames, read_frame
+from data.hdr.scenes import (
     FRAMES_PER_SHOT,
     HIGHEST,
     LIGHT_DRIFT,

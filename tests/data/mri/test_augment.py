@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import interpolate, ndimage, stats
 
-from data.mri_augment import (
+from data.mri.augment import (
     AugmentSettings,
     GeometrySettings,
     VaeAugmentSettings,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from data.mri_batch_augment import (
+from data.mri.batch_augment import (
     BatchAugment,
     BatchAugmentSettings,
     add_box,

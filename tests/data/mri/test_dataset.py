@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from data.hdr_files import DataError
-from data.lesions import lesions_of
-from data.mri import SPLITS, DataSettings, open_split, prepare
-from data.mri_augment import AugmentSettings
-from data.mri_files import find_patients, read_volume
+from data.files import DataError
+from data.mri.augment import AugmentSettings
+from data.mri.dataset import SPLITS, DataSettings, open_split, prepare
+from data.mri.files import find_patients, read_volume
+from data.mri.lesions import lesions_of
 from settings.flat import leaves, replace
 from settings.mri import GROUPS, MODALITIES, channels_of
 from settings.schema import SettingsError

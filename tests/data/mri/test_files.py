@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from nibabel import orientations
 
-from data.hdr_files import DataError
-from data.mri_files import PatientFiles, find_patients, read_patient, read_volume
+from data.files import DataError
+from data.mri.files import PatientFiles, find_patients, read_patient, read_volume
 from settings.mri import MODALITIES
 
 AFFINE = np.array([[0.9, 0, 0, -10], [0, 1.1, 0, 5], [0, 0, 3.0, 7], [0, 0, 0, 1]])

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.hdr_files import DataError
-from data.mri import DataSettings
-from data.mri_files import PatientFiles
-from data.mri_inputs import find_inputs, read_scans
-from data.nifti_write import write_nifti
+from data.files import DataError
+from data.mri.dataset import DataSettings
+from data.mri.files import PatientFiles
+from data.mri.inputs import find_inputs, read_scans
+from data.mri.nifti_write import write_nifti
 
 AFFINE = np.array([[-1.5, 0, 0, 40], [0, 1.25, 0, -30], [0, 0, 3.0, 7], [0, 0, 0, 1.0]])
 SHAPE = (24, 16, 10)  # X, Y, Z

@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.spatial.distance import pdist
 from skimage import measure
 
-from data.lesions import (
+from data.mri.lesions import (
     LEAST_PIXELS,
     MOST_LESIONS,
     components,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.mask_codec import LAYOUTS, bit_planes, channels_of, decode, encode
+from data.mri.mask_codec import LAYOUTS, bit_planes, channels_of, decode, encode
 
 SIZE = 256
 

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from data.nifti_write import write_nifti
+from data.mri.nifti_write import write_nifti
 
 AFFINE = np.array([[-0.9, 0, 0, 12], [0, 0, 2.5, -3], [0, 1.1, 0, 7.5], [0, 0, 0, 1]])
 

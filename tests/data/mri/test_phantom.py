@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, label
 
-from data import mri_phantom
-from data.mri_phantom import (
+from data.mri import phantom as mri_phantom
+from data.mri.phantom import (
     CONTRASTS,
     FIELD_OF_VIEW_MM,
     MOST_LESIONS,

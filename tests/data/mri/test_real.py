@@ -11,10 +11,10 @@ import nrrd
 import numpy as np
 import pytest
 
-from data import mri_real
-from data.lesions import components, diameters_mm
-from data.mri import DataSettings, open_split, prepare
-from data.mri_real import CASES, Case, RealDataError, convert, fetch, main, read_nrrd
+from data.mri import real as mri_real
+from data.mri.dataset import DataSettings, open_split, prepare
+from data.mri.lesions import components, diameters_mm
+from data.mri.real import CASES, Case, RealDataError, convert, fetch, main, read_nrrd
 
 SHAPE = (6, 5, 4)
 DIRECTIONS = np.diag([0.8, 0.9, 6.5])

@@ -10,7 +10,7 @@ from scipy.interpolate import BSpline
 from scipy.ndimage import label
 from scipy.spatial.distance import pdist
 
-from data.mri_shapes import (
+from data.mri.shapes import (
     CONTROL_MM,
     DIAMETERS_MM,
     LARGEST_CONTROL_SHIFT_MM,

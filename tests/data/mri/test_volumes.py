@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.hdr_files import DataError
-from data.mri_files import Patient
-from data.mri_volumes import (
+from data.files import DataError
+from data.mri.files import Patient
+from data.mri.volumes import (
     CutCounts,
     Rules,
     cut,
