@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.claims import table
 from metrics.compression import psnr
-from models.structured_latent import keep_leading
+from models.autoencoders.structured_latent import keep_leading
 from ray_jobs.verb import cache_directory
 from results.frame import load_sweep
 from trainables.batches import validation_loader

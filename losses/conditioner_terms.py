@@ -17,7 +17,7 @@ from torch import Tensor
 
 from losses import counts
 from losses.terms import Tensors
-from models.latent_projection import LatentProjections
+from models.fields.latent_projection import LatentProjections
 
 NORM_FLOOR = 1e-6
 """Least norm of a vector whose direction is looked at."""

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from losses import counts
 from losses.terms import Tensors
-from models import hdr_head
-from models.exposure import mu_law
+from models.hdr import head
+from models.hdr.exposure import mu_law
+from models.hdr.prefill import prefill
 from models.perceptual import frozen_features
-from models.prefill import prefill
 
 STD_FLOOR = 1e-8
 """Added to a variance before its root, whose slope at 0 is infinite (a hole of one pixel)."""
@@ -34,12 +34,12 @@ LUMA = (0.2126, 0.7152, 0.0722)
 
 def ring(batch: Tensors, settings: Any) -> Tensor:
     """The rim of valid pixels around the holes, as the head has it. [B, 1, H, W]"""
-    return hdr_head.ring(batch["hole"], settings.hdr.ring_kernel)
+    return head.ring(batch["hole"], settings.hdr.ring_kernel)
 
 
 def residual_weight(batch: Tensors, settings: Any) -> Tensor:
     """The head's mask as a weight: hole + ring_scale * ring, or 1 when `hdr.mask` is off."""
-    return hdr_head.residual_mask(settings.hdr, batch["hole"])
+    return head.residual_mask(settings.hdr, batch["hole"])
 
 
 def needed_delta(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:

@@ -16,10 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrics.image import PU_RANGE, mu_encoded, over_images, pu_encoded
+from metrics.image import over_images
 from metrics.metric import Tensors
-from models.hdr_cap import clamp_active
-from models.hdr_head import needed_cap, ring
+from models.hdr.cap import clamp_active
+from models.hdr.exposure import mu_law, pu21
+from models.hdr.head import needed_cap, ring
+
+PU_RANGE = 256.0
+"""PU21 puts 100 cd/m2, an ordinary display's white, at 256: decibels compare to 8-bit images."""
 
 Measured = tuple[Tensor, Tensor]
 
@@ -44,6 +48,20 @@ def _hole_and_ring(batch: Tensors, settings: Any) -> Tensor:
 def _share(found: Tensor, region: Tensor) -> Measured:
     """(how often `found` is true inside a region of the same shape, size of the region)"""
     return (found & region).sum().double(), region.sum().double()
+
+
+# Encodings of radiance
+
+
+def mu_encoded(radiance: Tensor, mu: float, exposure: float, limit: float) -> Tensor:
+    """mu-law of radiance clipped to 0 .. limit, over its value at the limit: [0, 1], float64."""
+    white = float(mu_law(torch.tensor(limit, dtype=torch.float64), mu, exposure))
+    return mu_law(radiance.double().clamp(0.0, limit), mu, exposure) / white
+
+
+def pu_encoded(radiance: Tensor, peak_cd_m2: float, limit: float) -> Tensor:
+    """PU21 of radiance clipped to 0 .. limit and shown with the limit at `peak_cd_m2`; float64."""
+    return pu21(radiance.double().clamp(0.0, limit), cd_m2_per_unit=peak_cd_m2 / limit)
 
 
 # Error in the logarithm, PSNR, SSIM, seam

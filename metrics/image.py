@@ -1,4 +1,4 @@
-"""PSNR and SSIM of HDR images under a fixed encoding, over the image or inside a mask.
+"""PSNR and SSIM of images with a fixed range, over the image or inside a mask.
 
 SSIM is our own: MONAI's takes 2 to 3 seconds to import, computes in float32 and gives no map at
 full size, which a mask needs. It equals scikit-image's (Gaussian window, population covariance) to
@@ -13,27 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.exposure import mu_law, pu21
-
 PSNR_LIMIT_DB = 100.0
 """PSNR of identical images: the MSE counts as at least 1e-10 of the squared range."""
 
-PU_RANGE = 256.0
-"""PU21 puts 100 cd/m2, an ordinary display's white, at 256: decibels compare to 8-bit images."""
-
 SSIM_TAPS = 11
 SSIM_SIGMA = 1.5
-
-
-def mu_encoded(radiance: Tensor, mu: float, exposure: float, limit: float) -> Tensor:
-    """mu-law of radiance clipped to 0 .. limit, over its value at the limit: [0, 1], float64."""
-    white = float(mu_law(torch.tensor(limit, dtype=torch.float64), mu, exposure))
-    return mu_law(radiance.double().clamp(0.0, limit), mu, exposure) / white
-
-
-def pu_encoded(radiance: Tensor, peak_cd_m2: float, limit: float) -> Tensor:
-    """PU21 of radiance clipped to 0 .. limit and shown with the limit at `peak_cd_m2`; float64."""
-    return pu21(radiance.double().clamp(0.0, limit), cd_m2_per_unit=peak_cd_m2 / limit)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from metrics.codebook import entropy_bits, histogram
 from metrics.metric import Metric, Tensors
-from models.autoencoder import LARGEST_SYMBOL
+from models.autoencoders.interface import LARGEST_SYMBOL
 
 SCALE_BITS = 32
 """Of the rms of an image's latent, a float32."""

@@ -24,8 +24,8 @@ from metrics.health import HealthSettings
 from metrics.metric import Metric
 from metrics.ms_ssim import check_sides
 from metrics.perceptual import missing
-from models.build_autoencoder import build_autoencoder
-from models.compression import PURE_WEIGHTS, ModelSettings
+from models.autoencoders.build import build_autoencoder
+from models.autoencoders.settings import PURE_WEIGHTS, ModelSettings
 from models.discriminator import (
     DiscriminatorSettings,
     build_discriminator,

@@ -17,8 +17,8 @@ from data.mri.dataset import Prepared, open_split, prepare
 from data.mri.inputs import Scan, find_inputs, read_scans
 from data.mri.nifti_write import write_nifti
 from metrics.compression import dice, psnr
-from models.autoencoder import Autoencoder
-from models.slicewise import Slicewise
+from models.autoencoders.interface import Autoencoder
+from models.autoencoders.slicewise import Slicewise
 from settings.flat import flatten, replace
 from settings.mri import MASK
 from settings.schema import SettingsError

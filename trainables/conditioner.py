@@ -23,9 +23,9 @@ from losses.terms import Tensors
 from metrics.conditioner import MetricSettings, conditioner_metrics
 from metrics.health import HealthSettings
 from metrics.metric import Metric
-from models.conditioner import ConditionerModel, ModelSettings, plain_model, shared_parameters
-from models.field_vae import FrozenDecoder
-from models.range_scaler import RangeScaler
+from models.fields.field_vae import FrozenDecoder
+from models.fields.network import ConditionerModel, ModelSettings, plain_model, shared_parameters
+from models.fields.range_scaler import RangeScaler
 from settings.flat import flatten
 from settings.schema import Settings, SettingsError
 from trainables.field_latents import (

@@ -17,8 +17,8 @@ from torch import Tensor
 from data.cache import cache_key, cached_folder, file_states
 from data.fields.vae_dataset import open_fields, split_fields
 from metrics.field_vae import relative_l2
-from models.field_vae import FrozenDecoder
-from models.range_scaler import RangeScaler
+from models.fields.field_vae import FrozenDecoder
+from models.fields.range_scaler import RangeScaler
 from trainables import field_vae_file
 from trainables.field_vae import batches_of, decode_on, encode_fields
 from trainables.field_vae_file import load_vae, source_files, write_module

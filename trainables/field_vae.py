@@ -29,7 +29,7 @@ from losses.field_vae import TERMS, LossSettings
 from losses.terms import Tensors
 from metrics.field_vae import MetricSettings, field_vae_metrics, relative_l2
 from metrics.metric import Metric
-from models.field_vae import FieldVaeModel, ModelSettings
+from models.fields.field_vae import FieldVaeModel, ModelSettings
 from settings.schema import Settings
 from trainables.optimizer import OptimizerSettings
 from trainables.system import Built, Finding, Loaders, Phase

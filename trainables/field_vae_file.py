@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.field_vae import FieldVaeModel, FrozenDecoder, ModelSettings
+from models.fields.field_vae import FieldVaeModel, FrozenDecoder, ModelSettings
 from settings.atomic_file import whole_file
 from settings.flat import flatten, replace
 from trainables import checkpoint

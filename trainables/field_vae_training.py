@@ -21,7 +21,7 @@ import torch
 from data.fields.vae_dataset import split_fields
 from losses.field_vae import LossSettings
 from losses.terms import TermSettings
-from models.field_vae import FieldVaeModel, ModelSettings
+from models.fields.field_vae import FieldVaeModel, ModelSettings
 from settings.atomic_file import whole_file
 from settings.flat import flatten, replace
 from settings.schema import SettingsError, setting

@@ -25,9 +25,9 @@ from models.discriminator import (
     judge_both,
     least_side,
 )
-from models.hdr_head import HeadSettings, largest_cap, needed_cap
-from models.hdr_head import prepare as prepare_head
-from models.hdr_patch import HdrPatchModel, ModelSettings
+from models.hdr.head import HeadSettings, largest_cap, needed_cap
+from models.hdr.head import prepare as prepare_head
+from models.hdr.network import HdrPatchModel, ModelSettings
 from settings.schema import Settings, SettingsError
 from trainables.optimizer import OptimizerSettings
 from trainables.system import Built, Finding, Loaders, Phase

@@ -72,7 +72,8 @@ def decode(words: Tensor, layout: str = "f32") -> Tensor:
 
 def bit_planes(mask: Tensor, block: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Mask [.., H, W] bool -> planes [.., block², h, w] of 0 and 1 by space-to-depth: plane
-    block·y + x holds pixel (y, x) of every block. `models/bit_planes.py` reduces them.
+    block·y + x holds pixel (y, x) of every block. `models/autoencoders/bit_planes.py` reduces
+    them.
 
     Raises:
         ValueError: the mask is not bool, or its sides are no multiples of the block.

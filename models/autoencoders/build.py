@@ -6,13 +6,13 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from models.autoencoder import Autoencoder
-from models.compression import ModelSettings
+from models.autoencoders.interface import Autoencoder
+from models.autoencoders.settings import ModelSettings
 
 CLASSES: Mapping[str, str] = {
-    "vae": "models.vae:Vae",
-    "vqvae": "models.vqvae:Vqvae",
-    "dcae": "models.dcae:Dcae",
+    "vae": "models.autoencoders.vae:Vae",
+    "vqvae": "models.autoencoders.vqvae:Vqvae",
+    "dcae": "models.autoencoders.dcae:Dcae",
 }
 """Every kind by name, as "module:class"; imported when built, for the libraries are heavy."""
 
@@ -33,7 +33,7 @@ def build_autoencoder(settings: ModelSettings, channels: int, *, load: bool = Tr
     made: Any = getattr(importlib.import_module(module), name)(settings, channels)
     if settings.pretrained and load:  # a 2-D DC-AE: `ModelSettings.check`
         # diffusers, which only this kind needs
-        from models.dcae_2d import load_published
+        from models.autoencoders.dcae_2d import load_published
 
         load_published(settings.pretrained, made.encoder, made.decoder, settings.dcae, channels)
     return made

@@ -1,5 +1,5 @@
-"""Deep compression autoencoder behind our interface: the network of `models.dcae_2d` or
-`models.dcae_3d`, with phases of training and structured latents.
+"""Deep compression autoencoder behind our interface: the network of `dcae_2d` or `dcae_3d`, with
+phases of training and structured latents.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import dcae_2d, dcae_3d
-from models.autoencoder import Autoencoder, checkpoint_stages
-from models.compression import ModelSettings
-from models.structured_latent import draw, keep_leading, project_in, project_out
+from models.autoencoders import dcae_2d, dcae_3d
+from models.autoencoders.interface import Autoencoder, checkpoint_stages
+from models.autoencoders.settings import ModelSettings
+from models.autoencoders.structured_latent import draw, keep_leading, project_in, project_out
 
 
 class Dcae(Autoencoder):

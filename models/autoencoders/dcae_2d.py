@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.autoencoder import PretrainedError
-from models.compression import HEAD_WIDTH, DcaeSettings
+from models.autoencoders.interface import PretrainedError
+from models.autoencoders.settings import HEAD_WIDTH, DcaeSettings
 from settings.schema import SettingsError
 
 MULTISCALE_SIZE = 5

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.compression import DcaeSettings
+from models.autoencoders.settings import DcaeSettings
 
 Factors = tuple[int, int, int]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.compression import PURE_WEIGHTS, ModelSettings
+from models.autoencoders.settings import PURE_WEIGHTS, ModelSettings
 
 LARGEST_SYMBOL = 64
 """Latents are rounded to whole steps within +- this many; `symbols` of that size are the count of

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from models.structured_latent import StructuredSettings
+from models.autoencoders.structured_latent import StructuredSettings
 from settings.schema import Settings, SettingsError, setting
 
 KINDS = ("vae", "vqvae", "dcae")

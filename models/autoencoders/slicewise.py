@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import Autoencoder
+from models.autoencoders.interface import Autoencoder
 
 
 class Slicewise(nn.Module):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import Autoencoder
-from models.compression import ModelSettings
+from models.autoencoders.interface import Autoencoder
+from models.autoencoders.settings import ModelSettings
 
 
 class Vae(Autoencoder):

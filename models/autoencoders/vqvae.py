@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import Autoencoder, plain_autocast_off
-from models.compression import ModelSettings
+from models.autoencoders.interface import Autoencoder, plain_autocast_off
+from models.autoencoders.settings import ModelSettings
 
 DOWN = (2, 4, 1, 1)
 """Stride, size, dilation and padding of a stage's convolution: it halves every side exactly."""

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.components import Components
-from models.range_scaler import RangeScaler
+from models.fields.components import Components
+from models.fields.range_scaler import RangeScaler
 from settings.schema import Settings, SettingsError, setting
 
 LOG_VARIANCE_LIMIT = 30.0

@@ -188,7 +188,7 @@ class CapScale(nn.Module):
         return frozenset(names.get(self.settings.mode, ()))
 
     def forward(self, denom: Tensor, statistics: Tensor) -> Tensor:
-        """denom [B, 1, 1, 1], statistics [B, 5] of `models.hdr_head.prepare` -> [B, C, 1, 1]."""
+        """denom [B, 1, 1, 1], statistics [B, 5] of `models.hdr.head.prepare` -> [B, C, 1, 1]."""
         cap = self.settings
         if cap.mode == "absolute":
             return torch.full_like(denom, cap.alpha * cap.log_delta_max)

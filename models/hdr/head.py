@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.hdr_cap import (
+from models.hdr.cap import (
     CapScale,
     CapSettings,
     ClampSettings,
@@ -28,7 +28,7 @@ from models.hdr_cap import (
     safety_clamp,
     squash,
 )
-from models.prefill import PREFILLS, prefill
+from models.hdr.prefill import PREFILLS, prefill
 from settings.schema import Settings, SettingsError, setting
 
 DENOM_MIN = 0.1

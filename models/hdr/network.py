@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.hdr_head import HeadSettings, LogDomainHead
+from models.hdr.head import HeadSettings, LogDomainHead
 from settings.schema import Settings, setting
 
 WIDTH_FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0)

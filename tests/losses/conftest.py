@@ -23,9 +23,9 @@ from losses.hdr import LossSettings
 from losses.terms import Term
 from metrics import conditioner as conditioner_metrics
 from metrics.hdr import MetricSettings
-from models.conditioner import ModelSettings
 from models.discriminator import DiscriminatorSettings
-from models.hdr_head import HeadSettings, LogDomainHead
+from models.fields.network import ModelSettings
+from models.hdr.head import HeadSettings, LogDomainHead
 from settings.flat import replace
 from settings.schema import Settings, setting
 
@@ -184,7 +184,7 @@ LOGIT_SCALE = 12.0
 
 @dataclass(frozen=True, kw_only=True)
 class KindSettings(Settings):
-    """What the loss reads of `models.compression.ModelSettings`."""
+    """What the loss reads of `models.autoencoders.settings.ModelSettings`."""
 
     kind: str = setting("vae", "of autoencoder", choices=("vae", "vqvae", "dcae"))
     seg_mode: bool = setting(False, "masks instead of images")

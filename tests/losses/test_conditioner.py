@@ -15,7 +15,7 @@ from torchmetrics.functional.regression import mean_absolute_error, mean_squared
 from losses.composite import Composite
 from losses.conditioner import NEED_DECODER, TERMS, LossSettings
 from losses.conditioner_terms import linear_cka, projections, top_share
-from models.latent_projection import LatentProjections
+from models.fields.latent_projection import LatentProjections
 from settings.schema import SettingsError
 
 KINDS = ("main", "hier")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from metrics.codebook import codebook_metrics, entropy_bits, histogram
-from models.compression import ModelSettings, VqvaeSettings
+from models.autoencoders.settings import ModelSettings, VqvaeSettings
 from settings.schema import Settings
 
 CODES = 16

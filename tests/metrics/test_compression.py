@@ -15,7 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from metrics.compression import MetricSettings, compression_metrics, dice, iou
 from metrics.ms_ssim import ms_ssim, ms_ssim_of_slices
 from metrics.perceptual import LpipsSettings, MedicalNetSettings
-from models.compression import ModelSettings, VqvaeSettings
+from models.autoencoders.settings import ModelSettings, VqvaeSettings
 from settings.flat import leaves
 from settings.mri import GROUPS, MODALITIES, channels_of
 from settings.schema import Settings, SettingsError, setting

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio
 
 from metrics.hdr import METRICS, MetricSettings, hdr_metrics
-from models.hdr_head import HeadSettings
+from models.hdr.head import HeadSettings
 from settings.flat import flatten, leaves, replace
 from settings.schema import Settings, SettingsError
 

@@ -21,7 +21,7 @@ from metrics.perceptual import (
     extra_distance,
     missing,
 )
-from models.compression import ModelSettings
+from models.autoencoders.settings import ModelSettings
 from models.efficientnet import FeatureWeightsError
 from settings.schema import Settings, SettingsError
 

@@ -15,7 +15,7 @@ from scipy.stats import entropy, norm
 
 from metrics.codebook import entropy_bits
 from metrics.rate import corrected_entropy_bits, rate_metrics
-from models.compression import ModelSettings, VqvaeSettings
+from models.autoencoders.settings import ModelSettings, VqvaeSettings
 from settings.schema import Settings
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.conditioner import ConditionerModel, ModelSettings
-from models.hdr_head import HeadSettings, LogDomainHead
+from models.fields.network import ConditionerModel, ModelSettings
+from models.hdr.head import HeadSettings, LogDomainHead
 from settings.flat import replace
 
 

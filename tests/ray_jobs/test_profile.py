@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from models.build_autoencoder import build_autoencoder
-from models.compression import ModelSettings, VqvaeSettings
+from models.autoencoders.build import build_autoencoder
+from models.autoencoders.settings import ModelSettings, VqvaeSettings
 from ray_jobs import profile
 from settings.flat import replace
 from trainables.compression import Compression

@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 
 from benchmarks.tiny import SHORT, TINY
 from data.mri.dataset import open_split
-from models.compression import PURE_WEIGHTS
+from models.autoencoders.settings import PURE_WEIGHTS
 from settings.flat import replace
 from settings.schema import SettingsError
 from trainables import checkpoint

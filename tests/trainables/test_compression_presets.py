@@ -65,7 +65,7 @@ def test_every_documented_configuration_is_there():
 )
 def test_a_documented_network_is_built(preset):
     """Without its numbers: on the meta device. Nothing is fetched."""
-    from models.build_autoencoder import build_autoencoder
+    from models.autoencoders.build import build_autoencoder
 
     settings, (latent, millions, _) = read(preset), DOCUMENTED[preset]
     with torch.device("meta"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.bit_planes import BitPlaneReduction
+from models.autoencoders.bit_planes import BitPlaneReduction
 
 BLOCK, WIDTH = 8, 12
 

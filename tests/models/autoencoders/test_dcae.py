@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import PretrainedError
-from models.build_autoencoder import build_autoencoder
-from models.compression import DcaeSettings, ModelSettings
-from models.dcae import Dcae
+from models.autoencoders.build import build_autoencoder
+from models.autoencoders.dcae import Dcae
+from models.autoencoders.interface import PretrainedError
+from models.autoencoders.settings import DcaeSettings, ModelSettings
 from settings.flat import replace
 from settings.schema import SettingsError
 
@@ -154,7 +154,7 @@ def published(folder: Path, shape: ModelSettings, channels: int = 3) -> Any:
     """A network of the library's with random weights, saved as published ones are."""
     from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 
-    from models.dcae_2d import configuration
+    from models.autoencoders.dcae_2d import configuration
 
     torch.manual_seed(7)
     made = AutoencoderDC(**configuration(shape.dcae, channels)).eval()

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.build_autoencoder import build_autoencoder
-from models.compression import DcaeSettings, ModelSettings
-from models.dcae_3d import (
+from models.autoencoders.build import build_autoencoder
+from models.autoencoders.dcae_3d import (
     ChannelNorm,
     Down,
     Up,
@@ -22,6 +21,7 @@ from models.dcae_3d import (
     pixel_shuffle,
     pixel_unshuffle,
 )
+from models.autoencoders.settings import DcaeSettings, ModelSettings
 
 DOCUMENTED = DcaeSettings(
     latent_channels=32,

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.autoencoder import LARGEST_SYMBOL, Autoencoder, round_latent
-from models.build_autoencoder import build_autoencoder
-from models.compression import DcaeSettings, ModelSettings, VaeSettings, VqvaeSettings
+from models.autoencoders.build import build_autoencoder
+from models.autoencoders.interface import LARGEST_SYMBOL, Autoencoder, round_latent
+from models.autoencoders.settings import DcaeSettings, ModelSettings, VaeSettings, VqvaeSettings
 from settings.flat import replace
 from settings.schema import SettingsError
 

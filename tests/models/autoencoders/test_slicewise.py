@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.build_autoencoder import build_autoencoder
-from models.compression import ModelSettings, VaeSettings, VqvaeSettings
-from models.slicewise import Slicewise
+from models.autoencoders.build import build_autoencoder
+from models.autoencoders.settings import ModelSettings, VaeSettings, VqvaeSettings
+from models.autoencoders.slicewise import Slicewise
 
 SHAPE = VaeSettings(widths=(8, 8), norm_groups=4)
 DEPTH = 5

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from models.structured_latent import (
+from models.autoencoders.structured_latent import (
     StructuredSettings,
     draw,
     keep_leading,

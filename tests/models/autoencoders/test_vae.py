@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.build_autoencoder import build_autoencoder
-from models.compression import ModelSettings, VaeSettings
+from models.autoencoders.build import build_autoencoder
+from models.autoencoders.settings import ModelSettings, VaeSettings
 
 TINY = VaeSettings(widths=(8, 16), norm_groups=4)
 PLANE = ModelSettings(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.build_autoencoder import build_autoencoder
-from models.compression import ModelSettings, VqvaeSettings
-from models.vqvae import Vqvae
+from models.autoencoders.build import build_autoencoder
+from models.autoencoders.settings import ModelSettings, VqvaeSettings
+from models.autoencoders.vqvae import Vqvae
 
 CODES, WIDTH, DECAY = 20, 4, 0.9
 SHAPE = VqvaeSettings(widths=(8,), codes=CODES, code_width=WIDTH, decay=DECAY)

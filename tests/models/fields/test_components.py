@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.components import Components
+from models.fields.components import Components
 
 COUNT, LENGTH, NODES = 30, 6, 10
 

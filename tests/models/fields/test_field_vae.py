@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from models.field_vae import FieldVaeModel, FrozenDecoder, ModelSettings
+from models.fields.field_vae import FieldVaeModel, FrozenDecoder, ModelSettings
 from settings.schema import SettingsError
 
 LENGTH, NODES = 12, 20

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.conditioner import (
+from models.fields.network import (
     ConditionerModel,
     ModelSettings,
     SqueezeExcite,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from models.range_scaler import RangeScaler
+from models.fields.range_scaler import RangeScaler
 
 VALUES = arrays.arrays(
     np.float32, (9, 3), elements=st.floats(-1e3, 1e3, width=32, allow_subnormal=False)

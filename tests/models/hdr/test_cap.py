@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.hdr_cap import (
+from models.hdr.cap import (
     SQUASH_LIMIT,
     CapSettings,
     ClampSettings,
@@ -21,11 +21,7 @@ from models.hdr_cap import (
     safety_clamp,
     squash,
 )
-from models.hdr_head import (
-    HeadSettings,
-    LogDomainHead,
-    prepare,
-)
+from models.hdr.head import HeadSettings, LogDomainHead, prepare
 from settings.flat import replace
 from settings.schema import SettingsError
 

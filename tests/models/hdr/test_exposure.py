@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.exposure import PU21_BANDING_GLARE, PU21_RANGE_CD_M2, mu_law, pu21
+from models.hdr.exposure import PU21_BANDING_GLARE, PU21_RANGE_CD_M2, mu_law, pu21
 
 
 def test_mu_law_fixed_points() -> None:

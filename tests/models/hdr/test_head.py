@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.hdr_head import (
+from models.hdr.head import (
     DENOM_MIN,
     HeadSettings,
     LogDomainHead,

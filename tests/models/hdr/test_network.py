@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
-from models.hdr_head import HeadSettings
-from models.hdr_patch import (
+from models.hdr.head import HeadSettings
+from models.hdr.network import (
     GatedConv,
     GatedUNet,
     HdrPatchModel,

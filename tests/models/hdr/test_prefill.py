@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
-from models.prefill import PREFILLS, nearest_valid, prefill
+from models.hdr.prefill import PREFILLS, nearest_valid, prefill
 
 EPS = 1e-6
 
@@ -62,7 +62,7 @@ def test_nearest_takes_the_pixel_that_scipy_takes_where_it_is_the_only_one() -> 
 def test_nearest_in_small_portions_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     warped, hole = random_patch(5, 0.5)
     whole = prefill("nearest", warped, hole, EPS)
-    monkeypatch.setattr("models.prefill._COSTS_AT_ONCE", 24 * 7)
+    monkeypatch.setattr("models.hdr.prefill._COSTS_AT_ONCE", 24 * 7)
     assert torch.equal(prefill("nearest", warped, hole, EPS), whole)
 
 
