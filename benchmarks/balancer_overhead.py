@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.rows import Row, main, row
 from benchmarks.steps import loop_steps
-from losses.balancers import KINDS, BalancerSettings
+from losses.balancers.settings import KINDS, BalancerSettings
 from trainables.hdr_patch import HdrPatch
 from trainables.system import Phase
 

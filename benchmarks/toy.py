@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from losses.balancers import BalancerSettings
+from losses.balancers.settings import BalancerSettings
 from losses.composite import Composite
 from losses.terms import Tensors, Term, TermSettings
 from metrics.metric import Metric, per_sample

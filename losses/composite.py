@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losses.balancers import BalancerSettings, make_balancer
-from losses.balancers_base import Balancer, FixedWeights
+from losses.balancers.base import Balancer, FixedWeights
+from losses.balancers.settings import BalancerSettings, make_balancer
 from losses.schedules import schedule_factor, settled_step
 from losses.terms import RESERVED_NAMES, Tensors, Term, TermSettings
 from settings.schema import SettingsError

@@ -13,7 +13,7 @@ from typing import Any
 from losses import compression_terms, counts
 from losses.adversarial import CriticSettings, adversarial_term
 from losses.adversarial import critic_terms as patch_terms
-from losses.balancers import BalancerSettings
+from losses.balancers.settings import BalancerSettings
 from losses.terms import Term, TermSettings
 from models.efficientnet import BACKBONES
 from settings.schema import Settings, setting

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from losses import conditioner_terms as terms
 from losses import counts
-from losses.balancers import BalancerSettings
+from losses.balancers.settings import BalancerSettings
 from losses.terms import Term, TermSettings
 from settings.schema import Settings, SettingsError, setting
 

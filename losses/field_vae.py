@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losses.balancers import BalancerSettings
+from losses.balancers.settings import BalancerSettings
 from losses.schedules import ScheduleSettings
 from losses.terms import Tensors, Term, TermSettings
 from settings.schema import Settings

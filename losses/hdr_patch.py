@@ -1,4 +1,5 @@
-"""The loss of HDR hole filling: settings and terms by name. `losses.hdr_terms` has the formulas.
+"""The loss of HDR hole filling: settings and terms by name; `losses.hdr_patch_terms` has the
+formulas.
 
 The weights are for means over each term's own count (pixels of the hole, images with a hole); the
 document's 1, 5, 6, 8, 20 and 10 are in the presets.
@@ -10,9 +11,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from losses import counts, hdr_terms
+from losses import counts
+from losses import hdr_patch_terms as terms
 from losses.adversarial import adversarial_term, idle_critic
-from losses.balancers import BalancerSettings
+from losses.balancers.settings import BalancerSettings
 from losses.terms import Term, TermSettings
 from models.efficientnet import BACKBONES
 from settings.schema import Settings, setting
@@ -82,25 +84,25 @@ _WEIGHT = ("hdr.mask", "hdr.ring_scale", _RING)
 
 TERMS: dict[str, Term] = {
     "log": Term(
-        hdr_terms.log_residual,
-        hdr_terms.log_residual_count,
+        terms.log_residual,
+        terms.log_residual_count,
         reads=("loss.log.kind", "loss.log.beta", *_NEEDED, *_WEIGHT),
     ),
-    "l1": Term(hdr_terms.mu_l1, counts.values, reads=_MU_LAW),
-    "edge": Term(hdr_terms.edge, counts.differences, reads=_MU_LAW),
-    "boundary": Term(hdr_terms.boundary_l1, hdr_terms.boundary_count, reads=(*_MU_LAW, _RING)),
-    "hole": Term(hdr_terms.hole_l1, counts.hole_values, reads=_MU_LAW),
-    "context": Term(hdr_terms.context_l1, hdr_terms.context_count, reads=(*_MU_LAW, _RING)),
-    "sparsity": Term(hdr_terms.sparsity, counts.hole_values, reads=_NEEDED),
+    "l1": Term(terms.mu_l1, counts.values, reads=_MU_LAW),
+    "edge": Term(terms.edge, counts.differences, reads=_MU_LAW),
+    "boundary": Term(terms.boundary_l1, terms.boundary_count, reads=(*_MU_LAW, _RING)),
+    "hole": Term(terms.hole_l1, counts.hole_values, reads=_MU_LAW),
+    "context": Term(terms.context_l1, terms.context_count, reads=(*_MU_LAW, _RING)),
+    "sparsity": Term(terms.sparsity, counts.hole_values, reads=_NEEDED),
     "range": Term(
-        hdr_terms.range_penalty,
-        hdr_terms.range_count,
+        terms.range_penalty,
+        terms.range_count,
         reads=("loss.range.safe_range", "hdr.cap.*", _RING),
     ),
-    "wasserstein": Term(hdr_terms.wasserstein, counts.images_with_hole, reads=_NEEDED),
-    "moments": Term(hdr_terms.moments, counts.images_with_hole, reads=_NEEDED),
-    "perceptual": Term(hdr_terms.perceptual, counts.images, reads=(*_MU_LAW, "loss.perceptual.*")),
-    "color": Term(hdr_terms.color, counts.images_with_hole, reads=(*_MU_LAW, _RING)),
+    "wasserstein": Term(terms.wasserstein, counts.images_with_hole, reads=_NEEDED),
+    "moments": Term(terms.moments, counts.images_with_hole, reads=_NEEDED),
+    "perceptual": Term(terms.perceptual, counts.images, reads=(*_MU_LAW, "loss.perceptual.*")),
+    "color": Term(terms.color, counts.images_with_hole, reads=(*_MU_LAW, _RING)),
 }
 """All but the adversarial term, which depends on the critic."""
 

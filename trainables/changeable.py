@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from losses.balancers_base import FixedWeights
+from losses.balancers.base import FixedWeights
 from settings.match import matches
 from settings.schema import SettingsError
 from trainables.system import Phase, System

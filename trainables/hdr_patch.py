@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from data.hdr.dataset import DataSettings, Prepared, open_split, prepare
 from losses.adversarial import CriticSettings, critic_terms
 from losses.composite import Composite
-from losses.hdr import LossSettings, idle_terms, refused_keys, terms
-from losses.hdr_terms import mu_images
+from losses.hdr_patch import LossSettings, idle_terms, refused_keys, terms
+from losses.hdr_patch_terms import mu_images
 from losses.terms import Tensors
 from metrics.hdr import MetricSettings, hdr_metrics
 from metrics.health import CapHealthSettings

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from losses.balancers_base import Observed
+from losses.balancers.base import Observed
 from losses.terms import Tensors
 from trainables.batches import mix
 from trainables.gradients import IdleParameters, TermGradients

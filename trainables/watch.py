@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from losses.balancers_base import FixedWeights
+from losses.balancers.base import FixedWeights
 from losses.terms import TermSettings
 from metrics.health import health_columns, health_stop
 from metrics.health_signs import Watched, overfit_ratio, readings

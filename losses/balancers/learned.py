@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from losses.balancers_base import Needs, Observed, TermBalancer, mean, normalised
-from losses.balancers_ratio import growth, softmax_weights
+from losses.balancers.base import Needs, Observed, TermBalancer, mean, normalised
+from losses.balancers.ratio import growth, softmax_weights
 
 LOG_VARIANCE_LIMIT = 15.0
 """Bound on |s|: a loss of exactly 0 would drive exp(-s) out of float32 until it wakes up."""

@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from losses.balancers_base import TINY, Needs, Observed, TermBalancer, mean, normalised
+from losses.balancers.base import TINY, Needs, Observed, TermBalancer, mean, normalised
 
 RATIO_LIMIT = 10.0
 """Growth of a loss that is believed: a hinge that wakes from 0 would take all the weight."""

@@ -1,6 +1,6 @@
 """The balancers by name, with their settings; for every Composite whose settings have the node.
 
-The kinds are in `losses.balancers_ratio` and `losses.balancers_learned`.
+The kinds are in `losses.balancers.ratio` and `losses.balancers.learned`.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from losses.balancers_base import Balancer, FixedWeights
-from losses.balancers_learned import GradNorm, Softmax, Uncertainty
-from losses.balancers_ratio import (
+from losses.balancers.base import Balancer, FixedWeights
+from losses.balancers.learned import GradNorm, Softmax, Uncertainty
+from losses.balancers.ratio import (
     DynamicWeightAverage,
     InverseGradient,
     MagnitudeRatio,

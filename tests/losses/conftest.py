@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from losses import compression as compression_loss
 from losses import conditioner as conditioner_loss
 from losses.adversarial import CriticSettings
-from losses.balancers import BalancerSettings, make_balancer
-from losses.balancers_base import Observed
-from losses.hdr import LossSettings
+from losses.balancers.base import Observed
+from losses.balancers.settings import BalancerSettings, make_balancer
+from losses.hdr_patch import LossSettings
 from losses.terms import Term
 from metrics import conditioner as conditioner_metrics
 from metrics.hdr import MetricSettings

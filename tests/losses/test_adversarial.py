@@ -18,7 +18,7 @@ from losses.adversarial import (
     generator_sum,
     idle_critic,
 )
-from losses.balancers import BalancerSettings, make_balancer
+from losses.balancers.settings import BalancerSettings, make_balancer
 from losses.composite import Composite
 from losses.terms import TermSettings
 from models.discriminator import OBJECTIVES, DiscriminatorSettings

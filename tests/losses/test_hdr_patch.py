@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from losses.hdr import REFUSED, TERMS, idle_terms, refused_keys, terms
-from losses.hdr_terms import frozen_features, masked_moments
+from losses.hdr_patch import REFUSED, TERMS, idle_terms, refused_keys, terms
+from losses.hdr_patch_terms import frozen_features, masked_moments
 from settings.flat import leaves
 
 

@@ -22,7 +22,7 @@ from losses.adversarial import adversarial_term
 from losses.composite import Composite
 from losses.compression import TERMS as COMPRESSION_TERMS
 from losses.conditioner import TERMS as CONDITIONER_TERMS
-from losses.hdr import TERMS as HDR_TERMS
+from losses.hdr_patch import TERMS as HDR_TERMS
 from losses.terms import TermSettings
 from settings.flat import flatten, leaves, replace
 from settings.schema import SettingsError, child_nodes, own_leaves

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from losses.balancers import BalancerSettings, make_balancer
+from losses.balancers.settings import BalancerSettings, make_balancer
 from ray_jobs.planning import SweepSetup, new_setup
 from ray_jobs.sweep_options import SweepOptions
 from search.log import SweepState

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from benchmarks.toy import Linear, Toy
-from losses.balancers import KINDS
-from losses.balancers_base import FixedWeights
+from losses.balancers.base import FixedWeights
+from losses.balancers.settings import KINDS
 from losses.composite import Composite
 from losses.terms import Term
 from search.guard import check_objective

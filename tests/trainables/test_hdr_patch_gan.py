@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import default_collate
 
 from benchmarks.tiny import SHORT, TINY
-from losses.hdr import TERMS
-from losses.hdr_terms import mu_images
+from losses.hdr_patch import TERMS
+from losses.hdr_patch_terms import mu_images
 from models.discriminator import NORMS
 from settings.flat import flatten, replace
 from settings.schema import SettingsError

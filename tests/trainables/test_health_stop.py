@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.tiny import SHORT, TINY
 from benchmarks.toy import Toy, ToyGan, ToySettings
-from losses.balancers_base import FixedWeights
+from losses.balancers.base import FixedWeights
 from losses.composite import Composite
 from metrics.health import SIGNS, HealthSettings
 from settings.flat import flatten, replace

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from losses.balancers import KINDS, BalancerSettings
-from losses.balancers_base import FixedWeights, Observed
+from losses.balancers.base import FixedWeights, Observed
+from losses.balancers.settings import KINDS, BalancerSettings
 from losses.composite import Composite
 from losses.terms import TermSettings
 from settings.flat import replace
