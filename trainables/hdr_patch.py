@@ -16,7 +16,7 @@ from losses.composite import Composite
 from losses.hdr_patch import LossSettings, idle_terms, refused_keys, terms
 from losses.hdr_patch_terms import mu_images
 from losses.terms import Tensors
-from metrics.hdr import MetricSettings, hdr_metrics
+from metrics.hdr_patch import MetricSettings, hdr_metrics
 from metrics.health import CapHealthSettings
 from metrics.metric import Metric
 from models.discriminator import (

@@ -22,7 +22,7 @@ from losses.balancers.settings import BalancerSettings, make_balancer
 from losses.hdr_patch import LossSettings
 from losses.terms import Term
 from metrics import conditioner as conditioner_metrics
-from metrics.hdr import MetricSettings
+from metrics.hdr_patch import MetricSettings
 from models.discriminator import DiscriminatorSettings
 from models.fields.network import ModelSettings
 from models.hdr.head import HeadSettings, LogDomainHead

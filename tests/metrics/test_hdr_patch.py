@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio
 
-from metrics.hdr import METRICS, MetricSettings, hdr_metrics
+from metrics.hdr_patch import METRICS, MetricSettings, hdr_metrics
 from models.hdr.head import HeadSettings
 from settings.flat import flatten, leaves, replace
 from settings.schema import Settings, SettingsError

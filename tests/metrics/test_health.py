@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.hdr import METRICS
+from metrics.hdr_patch import METRICS
 from metrics.health import (
     CapHealthSettings,
     HealthSettings,
