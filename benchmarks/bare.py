@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.steps import batches_of, prepared_settings, timed_steps
-from trainables.optimizer import make_optimizer, parameter_groups
+from trainables.stepping.optimizer import make_optimizer, parameter_groups
 
 
 def bare_steps(system: Any, changes: Mapping[str, Any], steps: int) -> Callable[[], float]:

@@ -21,8 +21,8 @@ from metrics.compression import psnr
 from models.autoencoders.structured_latent import keep_leading
 from ray_jobs.verb import cache_directory
 from results.frame import load_sweep
-from trainables.batches import validation_loader
-from trainables.restore import open_checkpoint
+from trainables.checkpoints.restore import open_checkpoint
+from trainables.stepping.batches import validation_loader
 
 KEPT = (8, 16, 24, 32, 40, 48, 56, 64)
 

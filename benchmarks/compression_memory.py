@@ -186,7 +186,7 @@ def _alone(measured: Callable[[dict[str, Any]], Step], values: dict[str, Any]) -
 def profiled(values: dict[str, Any]) -> Step:
     import torch
 
-    from trainables.compression_profile import profile_step
+    from trainables.compression.profile import profile_step
 
     torch.set_num_threads(1)
     return profile_step(values, steps=1)

@@ -9,9 +9,9 @@ from typing import Any
 
 from ray_jobs.verb import cache_directory
 from settings.flat import replace
-from trainables.batches import Share, train_loader
 from trainables.loop import Training
 from trainables.run import LocalRun
+from trainables.stepping.batches import Share, train_loader
 
 MANY = 10_000
 """Steps of the training that blocks are cut from."""

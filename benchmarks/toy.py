@@ -21,9 +21,9 @@ from losses.composite import Composite
 from losses.terms import Tensors, Term, TermSettings
 from metrics.metric import Metric, per_sample
 from settings.schema import Settings, setting
-from trainables.optimizer import OptimizerSettings
+from trainables.stepping.optimizer import OptimizerSettings
+from trainables.stepping.train_settings import TrainSettings
 from trainables.system import Built, Finding, Loaders, Phase
-from trainables.train_settings import TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from losses import counts
-from losses import hdr_patch_terms as terms
+from losses import hdr_patch_terms as hdr
 from losses.adversarial import adversarial_term, idle_critic
 from losses.balancers.settings import BalancerSettings
 from losses.terms import Term, TermSettings
@@ -84,25 +84,25 @@ _WEIGHT = ("hdr.mask", "hdr.ring_scale", _RING)
 
 TERMS: dict[str, Term] = {
     "log": Term(
-        terms.log_residual,
-        terms.log_residual_count,
+        hdr.log_residual,
+        hdr.log_residual_count,
         reads=("loss.log.kind", "loss.log.beta", *_NEEDED, *_WEIGHT),
     ),
-    "l1": Term(terms.mu_l1, counts.values, reads=_MU_LAW),
-    "edge": Term(terms.edge, counts.differences, reads=_MU_LAW),
-    "boundary": Term(terms.boundary_l1, terms.boundary_count, reads=(*_MU_LAW, _RING)),
-    "hole": Term(terms.hole_l1, counts.hole_values, reads=_MU_LAW),
-    "context": Term(terms.context_l1, terms.context_count, reads=(*_MU_LAW, _RING)),
-    "sparsity": Term(terms.sparsity, counts.hole_values, reads=_NEEDED),
+    "l1": Term(hdr.mu_l1, counts.values, reads=_MU_LAW),
+    "edge": Term(hdr.edge, counts.differences, reads=_MU_LAW),
+    "boundary": Term(hdr.boundary_l1, hdr.boundary_count, reads=(*_MU_LAW, _RING)),
+    "hole": Term(hdr.hole_l1, counts.hole_values, reads=_MU_LAW),
+    "context": Term(hdr.context_l1, hdr.context_count, reads=(*_MU_LAW, _RING)),
+    "sparsity": Term(hdr.sparsity, counts.hole_values, reads=_NEEDED),
     "range": Term(
-        terms.range_penalty,
-        terms.range_count,
+        hdr.range_penalty,
+        hdr.range_count,
         reads=("loss.range.safe_range", "hdr.cap.*", _RING),
     ),
-    "wasserstein": Term(terms.wasserstein, counts.images_with_hole, reads=_NEEDED),
-    "moments": Term(terms.moments, counts.images_with_hole, reads=_NEEDED),
-    "perceptual": Term(terms.perceptual, counts.images, reads=(*_MU_LAW, "loss.perceptual.*")),
-    "color": Term(terms.color, counts.images_with_hole, reads=(*_MU_LAW, _RING)),
+    "wasserstein": Term(hdr.wasserstein, counts.images_with_hole, reads=_NEEDED),
+    "moments": Term(hdr.moments, counts.images_with_hole, reads=_NEEDED),
+    "perceptual": Term(hdr.perceptual, counts.images, reads=(*_MU_LAW, "loss.perceptual.*")),
+    "color": Term(hdr.color, counts.images_with_hole, reads=(*_MU_LAW, _RING)),
 }
 """All but the adversarial term, which depends on the critic."""
 

@@ -67,9 +67,9 @@ def _encode(arguments: Namespace) -> int:
 
     from settings.flat import replace
     from settings.schema import SettingsError
-    from trainables import checkpoint
-    from trainables.compression_use import encode_data, prepare_volumes
-    from trainables.restore import open_checkpoint
+    from trainables.checkpoints import checkpoint
+    from trainables.checkpoints.restore import open_checkpoint
+    from trainables.compression.use import encode_data, prepare_volumes
 
     output, splits = _output(arguments), _splits(arguments.split)
     overrides = _overrides(arguments.overrides)
@@ -132,7 +132,7 @@ def _overrides(given: Sequence[str]) -> Mapping[str, Any]:
 
 def _source(path: Path, step: int) -> dict[str, Any]:
     """Where the weights are; `fingerprint` is size in bytes and CRC-32 of their file."""
-    from trainables.checkpoint import read_meta
+    from trainables.checkpoints.checkpoint import read_meta
 
     size, crc = read_meta(path)["files"]["modules.safetensors"]
     return {"path": str(path.resolve()), "step": step, "fingerprint": f"{size}-{crc:08x}"}

@@ -43,8 +43,8 @@ def _evaluate(arguments: Namespace) -> int:
     from settings.match import matches
     from settings.resolve import parse_overrides
     from settings.schema import SettingsError
-    from trainables import checkpoint
-    from trainables.measure import evaluate_checkpoint
+    from trainables.checkpoints import checkpoint
+    from trainables.reporting.measure import evaluate_checkpoint
     from trainables.system import load_system
 
     path = checkpoint.find(Path(arguments.checkpoint))

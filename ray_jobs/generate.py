@@ -49,8 +49,8 @@ def _generate(arguments: Namespace) -> int:
     import torch
 
     from settings.schema import SettingsError
-    from trainables import checkpoint
-    from trainables.restore import open_checkpoint
+    from trainables.checkpoints import checkpoint
+    from trainables.checkpoints.restore import open_checkpoint
     from trainables.system import load_system
 
     if arguments.trial is not None and not arguments.from_sweep:

@@ -25,7 +25,7 @@ from settings.files import PRESETS, preset_file, read_settings_file
 from settings.flat import flatten, leaves, replace
 from settings.resolve import parse_overrides, resolve
 from settings.schema import Settings, SettingsError, conform
-from trainables.changeable import check_changeable
+from trainables.checkpoints.changeable import check_changeable
 from trainables.system import System, load_system, refused
 
 KEPT_BY_POINTS = ("train.*", "data.*", "optimizer.warmup*")

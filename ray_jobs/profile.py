@@ -121,7 +121,7 @@ def _alone(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    from trainables.compression_profile import profile_step
+    from trainables.compression.profile import profile_step
 
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:

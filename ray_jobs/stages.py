@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from settings.atomic_file import whole_file
+from settings.renamed import current_name
 from settings.schema import SettingsError, Value
 
 FILE = "stages.json"
@@ -140,7 +141,7 @@ def resolved(
         SettingsError: it names the stage.
     """
     from settings.resolve import parse_overrides, resolve
-    from trainables.checkpoint import at_stage
+    from trainables.checkpoints.checkpoint import at_stage
 
     overrides, own = list(given.get("overrides", ())), dict(stage.settings)
     if twice := parse_overrides(overrides).keys() & own.keys():
@@ -188,8 +189,8 @@ def shapes(system: Any, settings: Any, prepared: Any) -> Shapes:
 def check_fit(chain: Sequence[Stage], found: Sequence[Shapes]) -> None:
     """Refuses a stage whose network cannot take the weights of the stage before it.
 
-    By the rule of `trainables.begin.initial_weights`, before any training: names and shapes are
-    equal; a module that only one of them has is no obstacle.
+    By the rule of `trainables.checkpoints.begin.initial_weights`, before any training: names and
+    shapes are equal; a module that only one of them has is no obstacle.
     """
     for stage, before, now in zip(chain[1:], found, found[1:], strict=False):
         for module in sorted(before.keys() & now.keys()):
@@ -231,7 +232,7 @@ def why(stage: Stage) -> str:
 
 def best(folder: Path, column: str) -> dict[str, Any] | None:
     """Where a training was best, by the column that its checkpoints are judged by."""
-    from trainables import checkpoint
+    from trainables.checkpoints import checkpoint
 
     noted = checkpoint.read_meta(checkpoint.find(folder)).get("best")
     return {"column": column, "step": noted[0], "value": noted[1]} if noted else None
@@ -251,7 +252,8 @@ def read(directory: Path) -> Chain | None:
         if (version := found["format"]) <= FORMAT:
             for row in found["stages"]:
                 del row["folder"]  # for people
-            return Chain(found["system"], tuple(Stage(**row) for row in found["stages"]))
+            stages = tuple(Stage(**row) for row in found["stages"])
+            return Chain(current_name(found["system"]), stages)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
             f"{path} cannot be read ({error!r}). Its stages are ordinary trainings: go on with "
@@ -265,7 +267,7 @@ def read(directory: Path) -> Chain | None:
 
 def write(directory: Path, chain: Chain) -> None:
     """The file appears whole or not at all."""
-    from trainables.checkpoint import at_stage
+    from trainables.checkpoints.checkpoint import at_stage
 
     rows = [
         {"folder": at_stage(directory, stage.number).name, **asdict(stage)}

@@ -31,7 +31,7 @@ def parts_of(system: Any, resolved: Any) -> list[Part]:
     """
     from settings.flat import replace
     from settings.schema import SettingsError
-    from trainables.changeable import check_changeable
+    from trainables.checkpoints.changeable import check_changeable
 
     if not resolved.timeline:
         return [Part(resolved.settings)]
@@ -75,7 +75,7 @@ def train_parts(
 
 def trained_step(directory: Path, system: str) -> int:
     """The step of the newest readable checkpoint of a training; 0 where there is none."""
-    from trainables import checkpoint
+    from trainables.checkpoints import checkpoint
 
     found = checkpoint.newest_good(directory / "checkpoints", system, lambda message: None)
     return found.step if found else 0

@@ -190,7 +190,7 @@ def _run_chain(
     arguments: Namespace, chain: stages.Chain, ready: Sequence[Any], directory: Path
 ) -> int:
     from ray_jobs import training
-    from trainables.checkpoint import at_stage
+    from trainables.checkpoints.checkpoint import at_stage
 
     report: Any = {}
     for stage, one in zip(chain.waiting, ready, strict=True):
@@ -274,7 +274,7 @@ def _resumed_system(directory: Path, named: str | None, chain: stages.Chain | No
     there is none.
     """
     from settings.schema import SettingsError
-    from trainables import checkpoint
+    from trainables.checkpoints import checkpoint
 
     own = chain.system if chain else None
     for path in reversed(checkpoint.available(directory / "checkpoints")):
@@ -312,7 +312,7 @@ def _trial_settings(arguments: Namespace) -> tuple[str, str]:
 
 def _check_directory(directory: Path, resume: bool) -> None:
     from settings.schema import SettingsError
-    from trainables import checkpoint
+    from trainables.checkpoints import checkpoint
 
     folder, chained = directory / "checkpoints", (directory / stages.FILE).exists()
     started = chained or folder.exists() or (directory / "reports.jsonl").exists()

@@ -75,7 +75,9 @@ def add_settings_arguments(made: ArgumentParser, system_required: bool = True) -
 
     nargs = None if system_required else "?"
     help_text = f"{', '.join(SPACES)}, or your own as module:attribute"
-    made.add_argument("system", metavar="SYSTEM", nargs=nargs, help=help_text)
+    made.add_argument(
+        "system", metavar="SYSTEM", nargs=nargs, type=current_name, help=help_text
+    )
     made.add_argument("overrides", metavar="key=value", nargs="*", help="settings, by dotted key")
     made.add_argument(
         "--preset", metavar="NAME", help="start from settings/presets/SYSTEM/NAME.yaml"
@@ -103,7 +105,7 @@ def run_verb(main: Callable[[Any], int], arguments: Any) -> int:
     from results.lock import LockHeldError
     from results.store import SweepError
     from settings.schema import SettingsError
-    from trainables.checkpoint import CheckpointError
+    from trainables.checkpoints.checkpoint import CheckpointError
 
     with lasting_output():
         try:

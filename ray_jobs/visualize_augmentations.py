@@ -107,7 +107,7 @@ def _batch(loaders: Any, indices: Sequence[int], seed: int) -> list[dict[str, An
     """`image` and `mask` of each sample after the loader's own collation."""
     from torch.utils.data import default_collate
 
-    from trainables.batches import mix
+    from trainables.stepping.batches import mix
 
     samples = [loaders.train[(index, mix(seed, index))] for index in indices]
     batch = (loaders.collate or default_collate)(samples)

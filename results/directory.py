@@ -17,6 +17,7 @@ from results.store import SweepError, read_events
 from search.log import INTERRUPTED, RUNNING, SweepState, TrialRecord
 from search.objectives import Constraint, Goal, Objective
 from search_spaces.space import Point
+from settings.renamed import current_name
 from settings.schema import SettingsError, tupled
 
 FORMAT = 2
@@ -125,6 +126,7 @@ def read_sweep(path: str | os.PathLike[str]) -> Sweep:
             "Read it with the version that wrote it, or a newer one."
         )
     try:
+        document = {**document, "system": current_name(document["system"])}
         return _sweep(directory, document)
     except (KeyError, TypeError, AttributeError, SettingsError) as error:
         raise SweepError(

@@ -15,6 +15,7 @@ from typing import Any
 from search_spaces.domains import Domain, domain_from_json, domain_from_yaml, same_value
 from settings.files import read_pairs
 from settings.flat import nearest_names, unknown_key
+from settings.renamed import current_name
 from settings.schema import SettingsError, Value, listed, tupled
 
 SPACES: Mapping[str, str] = {
@@ -185,7 +186,8 @@ def space_from_json(node: Mapping[str, Any]) -> Space:
     """The space that `to_json` wrote."""
     domains = {key: domain_from_json(domain) for key, domain in node["domains"].items()}
     fixed = {key: tupled(value) for key, value in node.get("fixed", {}).items()}
-    return Space(node["name"], node["system"], domains, tuple(node.get("points", ())), fixed)
+    system, points = current_name(node["system"]), tuple(node.get("points", ()))
+    return Space(node["name"], system, domains, points, fixed)
 
 
 def load_space(system: str, name: str | None = None) -> Space:

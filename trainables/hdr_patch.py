@@ -29,9 +29,9 @@ from models.hdr.head import HeadSettings, largest_cap, needed_cap
 from models.hdr.head import prepare as prepare_head
 from models.hdr.network import HdrPatchModel, ModelSettings
 from settings.schema import Settings, SettingsError
-from trainables.optimizer import OptimizerSettings
+from trainables.stepping.optimizer import OptimizerSettings
+from trainables.stepping.train_settings import TrainSettings
 from trainables.system import Built, Finding, Loaders, Phase
-from trainables.train_settings import TrainSettings
 
 _SAMPLE_CROPS = 64
 """Crops that the pre-flight looks at."""

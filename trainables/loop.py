@@ -14,22 +14,23 @@ from torch import Tensor, nn
 
 from settings.flat import flatten
 from settings.stop_reasons import STOP_REASON
-from trainables import begin, checkpoint, devices
-from trainables.average import averages
-from trainables.batches import Share, mix, train_loader, validation_loader
-from trainables.devices import make_accelerator
-from trainables.evaluate import Worst, evaluate
-from trainables.measure import check_splits, final_test
-from trainables.metadata import write_metadata
-from trainables.optimizer import make_optimizer, parameter_groups
-from trainables.resources import Resources
-from trainables.restore import built_for, fill, stripped
+from trainables.checkpoints import begin, checkpoint
+from trainables.checkpoints.restore import built_for, fill, stripped
+from trainables.reporting.evaluate import Worst, evaluate
+from trainables.reporting.measure import check_splits, final_test
+from trainables.reporting.metadata import write_metadata
+from trainables.reporting.tensorboard import open_board
+from trainables.reporting.watch import Watch, goes_on
 from trainables.run import LocalRun, Report, number
+from trainables.stepping import devices
+from trainables.stepping.average import averages
+from trainables.stepping.batches import Share, mix, train_loader, validation_loader
+from trainables.stepping.devices import make_accelerator
+from trainables.stepping.optimizer import make_optimizer, parameter_groups
+from trainables.stepping.resources import Resources
+from trainables.stepping.train_settings import TrainSettings
+from trainables.stepping.update import PhaseUpdate
 from trainables.system import Phase, System
-from trainables.tensorboard import open_board
-from trainables.train_settings import TrainSettings
-from trainables.update import PhaseUpdate
-from trainables.watch import Watch, goes_on
 
 LENT = 3
 """Checkpoints at the ends of segments that a trial keeps for others to begin from: who waits for

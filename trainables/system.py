@@ -14,12 +14,14 @@ from torch.utils.data import Dataset
 from losses.composite import Composite
 from losses.terms import Tensors
 from metrics.metric import Metric
+from settings.renamed import current_name
 from settings.schema import Settings, SettingsError
 
 SYSTEMS: Mapping[str, str] = {
     "hdr_patch": "trainables.hdr_patch:HdrPatch",
-    "conditioner": "trainables.conditioner:Conditioner",
-    "compression": "trainables.compression:Compression",
+    "conditioner": "trainables.conditioner.system:Conditioner",
+    "compression": "trainables.compression.system:Compression",
+    "field_vae": "trainables.conditioner.field_vae:FieldVae",
 }
 """Every system by name, as "module:attribute". A new system is one line here."""
 
@@ -128,10 +130,11 @@ class System(Protocol):
 
     - `refused`: settings key -> why it does not exist, for what is left out on purpose.
     - `changeable`: further settings (patterns) that may change while a training goes on from a
-      checkpoint, beside those of the loss and the optimizer (`trainables.changeable`).
+      checkpoint, beside those of the loss and the optimizer (`trainables.checkpoints.changeable`).
     - `tensorboard_names(settings)`: column -> the tag (or tags) that the source document has for
       it, written beside the column's own name; one `*` stands for any text
-      (`trainables.tensorboard.TensorBoard`). `tensorboard_figures(settings)`: the same of figures.
+      (`trainables.reporting.tensorboard.TensorBoard`). `tensorboard_figures(settings)`: the same
+      of figures.
     - `picture(prediction, batch) -> image` [3, H, W] in [0, 1]: what a batch looks like, for the
       figures `val.worst_batch`, `test_best.worst_batch` and `test_latest.worst_batch`.
     - `rebuild(settings, meta) -> Built`: as `build`, from the `Built.meta` of a checkpoint instead
@@ -192,12 +195,14 @@ def refused(system: System) -> Any:
 
 
 def load_system(name: str) -> System:
-    """The system of that name, or one of your own spelled "module:attribute".
+    """The system of that name (or of one that it had), or one of your own spelled
+    "module:attribute".
 
     Raises:
         SettingsError: the name is unknown (the known ones are listed), there is no such module or
             attribute, or the system calls itself otherwise.
     """
+    name = current_name(name)
     if name not in SYSTEMS and ":" not in name:
         raise SettingsError(
             f"there is no system {name!r}. Systems: {', '.join(sorted(SYSTEMS))}, or your own as "

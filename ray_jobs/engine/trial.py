@@ -54,7 +54,7 @@ class SweepContext:
 
     def checkpoint(self, trial: int, step: int) -> Path:
         """Where a trial's checkpoint of a step is."""
-        from trainables.checkpoint import at_step
+        from trainables.checkpoints.checkpoint import at_step
 
         return at_step(self.trial_directory(trial) / "checkpoints", step)
 
@@ -210,7 +210,7 @@ class _ReportTail:
 
     def __init__(self, context: SweepContext, job: Mapping[str, Any]) -> None:
         from results.store import report_path
-        from trainables import checkpoint
+        from trainables.checkpoints import checkpoint
 
         self.path = report_path(context.root, job["trial"])
         self.context, self.segment = context, job["segment"]

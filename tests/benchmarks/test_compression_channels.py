@@ -6,7 +6,7 @@ import torch
 from benchmarks.compression_channels import psnr_of_leading
 from benchmarks.tiny import SHORT, TINY
 from settings.flat import replace
-from trainables import checkpoint
+from trainables.checkpoints import checkpoint
 from trainables.loop import fit
 from trainables.run import LocalRun
 from trainables.system import load_system

@@ -13,9 +13,9 @@ from torch.utils.data import default_collate
 from metrics.combined import Combined
 from settings.files import settings_hash
 from settings.flat import flatten, leaves, replace
-from trainables.batches import validation_loader
-from trainables.devices import make_accelerator
-from trainables.evaluate import evaluate
+from trainables.reporting.evaluate import evaluate
+from trainables.stepping.batches import validation_loader
+from trainables.stepping.devices import make_accelerator
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import pytest
 
 from metrics.combined import Combined
 from settings.flat import replace
-from trainables import checkpoint
+from trainables.checkpoints import checkpoint
 from trainables.loop import fit
 from trainables.run import LocalRun
 

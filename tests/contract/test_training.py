@@ -8,12 +8,12 @@ from torch.utils.data import Dataset, Subset
 
 from metrics.health import SIGNS
 from settings.flat import replace
-from trainables import checkpoint
+from trainables.checkpoints import checkpoint
 from trainables.loop import fit
-from trainables.measure import evaluate_checkpoint
+from trainables.reporting.measure import evaluate_checkpoint
+from trainables.reporting.watch import watched
 from trainables.run import LocalRun
 from trainables.system import Loaders
-from trainables.watch import watched
 
 
 class Repeated(Dataset):

@@ -17,8 +17,8 @@ from data.latents import read_latents
 from data.mri.nifti_write import write_nifti
 from ray_jobs import encode_latents, generate
 from settings.flat import flatten, replace
-from trainables import checkpoint
-from trainables.compression import Compression
+from trainables.checkpoints import checkpoint
+from trainables.compression.system import Compression
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ray_jobs import generate, train
-from trainables import checkpoint
+from trainables.checkpoints import checkpoint
 
-SYSTEM = "trainables.field_vae:FieldVae"
+SYSTEM = "field_vae"
 SMALL = (
     "model.filters=12,10,8",
     "model.main_size=6",

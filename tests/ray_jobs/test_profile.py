@@ -11,8 +11,8 @@ from models.autoencoders.build import build_autoencoder
 from models.autoencoders.settings import ModelSettings, VqvaeSettings
 from ray_jobs import profile
 from settings.flat import replace
-from trainables.compression import Compression
-from trainables.compression_profile import profile_step, random_batch
+from trainables.compression.profile import profile_step, random_batch
+from trainables.compression.system import Compression
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from benchmarks.tiny import TINY
 from ray_jobs import encode_latents, evaluate, stages
 from ray_jobs.train import main
 from settings.schema import SettingsError
-from trainables import checkpoint
+from trainables.checkpoints import checkpoint
 
 pytestmark = pytest.mark.usefixtures("module_on_one_thread")
 

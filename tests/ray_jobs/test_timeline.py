@@ -25,8 +25,8 @@ from settings.flat import flatten
 from settings.resolve import resolve
 from settings.schema import SettingsError
 from settings.timeline import Stretch
-from trainables.changeable import check_changeable
-from trainables.conditioner import Conditioner
+from trainables.checkpoints.changeable import check_changeable
+from trainables.conditioner.system import Conditioner
 from trainables.hdr_patch import HdrPatch
 from trainables.loop import fit
 from trainables.run import LocalRun

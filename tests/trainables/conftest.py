@@ -16,11 +16,11 @@ from benchmarks.toy import Line, Toy, ToyGan
 from losses.composite import Composite
 from losses.terms import Term
 from settings.flat import replace
-from trainables import checkpoint
-from trainables.batches import Share, StepSampler
-from trainables.conditioner import Conditioner
+from trainables.checkpoints import checkpoint
+from trainables.conditioner.system import Conditioner
 from trainables.loop import fit
 from trainables.run import LocalRun
+from trainables.stepping.batches import Share, StepSampler
 from trainables.system import Loaders, Phase
 
 SMALL = {"train.steps": 12, "train.report_every": 4, "train.tensorboard": False}

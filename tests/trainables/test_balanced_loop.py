@@ -23,13 +23,13 @@ from search_spaces.checks import check_space
 from search_spaces.domains import Choice, LogUniform
 from search_spaces.space import Space
 from settings.flat import flatten, leaves
-from trainables import checkpoint
-from trainables.batches import Share, StepSampler
-from trainables.gradients import TermGradients
+from trainables.checkpoints import checkpoint
 from trainables.loop import Training
 from trainables.run import LocalRun
+from trainables.stepping.batches import Share, StepSampler
+from trainables.stepping.gradients import TermGradients
+from trainables.stepping.update import NonFiniteError
 from trainables.system import Built, Phase
-from trainables.update import NonFiniteError
 
 pytestmark = pytest.mark.slow
 

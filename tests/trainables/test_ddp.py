@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from benchmarks.tiny import TINY
-from trainables import checkpoint
-from trainables.batches import Share, StepSampler
+from trainables.checkpoints import checkpoint
+from trainables.stepping.batches import Share, StepSampler
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("ddp_rank.py")

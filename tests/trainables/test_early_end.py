@@ -11,7 +11,7 @@ from metrics.metric import Metric
 from results.store import ReportWriter
 from settings.schema import SettingsError
 from settings.stop_reasons import STOP_REASON, HealthStop
-from trainables import checkpoint
+from trainables.checkpoints import checkpoint
 from trainables.loop import fit
 from trainables.run import LocalRun, WorkerRun, decision_part
 

@@ -12,10 +12,10 @@ from losses.hdr_patch_terms import mu_images
 from models.discriminator import NORMS
 from settings.flat import flatten, replace
 from settings.schema import SettingsError
-from trainables import checkpoint
+from trainables.checkpoints import checkpoint
 from trainables.hdr_patch import HdrPatch
 from trainables.loop import fit
-from trainables.measure import evaluate_checkpoint
+from trainables.reporting.measure import evaluate_checkpoint
 from trainables.run import LocalRun
 
 pytestmark = pytest.mark.slow

@@ -9,10 +9,10 @@ import torch
 
 from results.store import ReportWriter
 from settings.schema import SettingsError
-from trainables import checkpoint
-from trainables.batches import Share, StepSampler
+from trainables.checkpoints import checkpoint
 from trainables.loop import Training, fit
 from trainables.run import LocalRun
+from trainables.stepping.batches import Share, StepSampler
 
 RESUMED = {
     "plain": ("Toy", {}),

@@ -7,8 +7,8 @@ import torch
 
 from losses.composite import Composite
 from losses.terms import Term
-from trainables import checkpoint
-from trainables.update import NonFiniteError
+from trainables.checkpoints import checkpoint
+from trainables.stepping.update import NonFiniteError
 
 pytestmark = pytest.mark.gpu
 

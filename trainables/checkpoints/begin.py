@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from settings.schema import SettingsError
-from trainables import checkpoint
-from trainables.checkpoint import Checkpoint, CheckpointError
-from trainables.restore import load_validated
+from trainables.checkpoints import checkpoint
+from trainables.checkpoints.checkpoint import Checkpoint, CheckpointError
+from trainables.checkpoints.restore import load_validated
 from trainables.run import LocalRun
 
 

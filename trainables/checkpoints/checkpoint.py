@@ -23,6 +23,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from settings.renamed import current_name
+
 FORMAT = 1
 _PREFIX = "step-"
 STAGE = "stage-"
@@ -101,7 +103,7 @@ def read_meta(path: Path) -> dict[str, Any]:
             f"{path} has format {meta['format']}, and this version reads up to {FORMAT}. Read it "
             "with the version that wrote it, or a newer one."
         )
-    return meta
+    return {**meta, "system": current_name(meta["system"])}
 
 
 def load(path: Path, system: str) -> Checkpoint:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from settings.flat import replace
-from trainables import checkpoint
+from trainables.checkpoints import checkpoint
 from trainables.system import Built, System, load_system
 
 

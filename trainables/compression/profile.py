@@ -16,7 +16,7 @@ from torch import Tensor
 
 from settings.flat import replace
 from settings.mri import MASK, channels_of
-from trainables.compression import Compression
+from trainables.compression.system import Compression
 from trainables.loop import Training
 from trainables.run import LocalRun
 from trainables.system import Loaders

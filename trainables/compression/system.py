@@ -35,11 +35,11 @@ from models.discriminator import (
 from models.efficientnet import SHORTEST_SIDE
 from settings.mri import channels_of
 from settings.schema import Settings, SettingsError
-from trainables.compression_tags import LoggingSettings, figure_tags, tags
-from trainables.compression_use import reconstruct
-from trainables.optimizer import OptimizerSettings, check_eps
+from trainables.compression.tags import LoggingSettings, figure_tags, tags
+from trainables.compression.use import reconstruct
+from trainables.stepping.optimizer import OptimizerSettings, check_eps
+from trainables.stepping.train_settings import TrainSettings
 from trainables.system import Built, Finding, Loaders, Phase
-from trainables.train_settings import TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ class Compression:
         target: Path,
     ) -> dict[str, float]:
         """Reconstructs the scans at `source`, a NIfTI file or folders of patients; see
-        `trainables.compression_use.reconstruct`.
+        `trainables.compression.use.reconstruct`.
         """
         model: Any = modules["autoencoder"]
         return reconstruct(settings, model, source, target, side_by_side)

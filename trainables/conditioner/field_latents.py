@@ -19,10 +19,10 @@ from data.fields.vae_dataset import open_fields, split_fields
 from metrics.field_vae import relative_l2
 from models.fields.field_vae import FrozenDecoder
 from models.fields.range_scaler import RangeScaler
-from trainables import field_vae_file
-from trainables.field_vae import batches_of, decode_on, encode_fields
-from trainables.field_vae_file import load_vae, source_files, write_module
-from trainables.field_vae_training import VaeSettings, hash_of_indices, train_or_load
+from trainables.conditioner import field_vae_file
+from trainables.conditioner.field_vae import batches_of, decode_on, encode_fields
+from trainables.conditioner.field_vae_file import load_vae, source_files, write_module
+from trainables.conditioner.field_vae_training import VaeSettings, hash_of_indices, train_or_load
 
 __all__ = [
     "SCALERS_FILE",

@@ -1,8 +1,8 @@
 """System `FieldVae`: the simulation VAE that other systems condition.
 
 It is trained by the one loop, usually within the `prepare` of the system that needs it
-(`trainables.field_latents`), and as well by itself:
-`python -m ray_jobs.train trainables.field_vae:FieldVae data.fields=fields.npy --dir DIR`.
+(`trainables.conditioner.field_latents`), and as well by itself:
+`python -m ray_jobs.train field_vae data.fields=fields.npy --dir DIR`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from metrics.field_vae import MetricSettings, field_vae_metrics, relative_l2
 from metrics.metric import Metric
 from models.fields.field_vae import FieldVaeModel, ModelSettings
 from settings.schema import Settings
-from trainables.optimizer import OptimizerSettings
+from trainables.stepping.optimizer import OptimizerSettings
+from trainables.stepping.train_settings import TrainSettings
 from trainables.system import Built, Finding, Loaders, Phase
-from trainables.train_settings import TrainSettings
 
 ENCODE_BATCH = 64
 """Fields that are encoded together."""
@@ -60,7 +60,7 @@ class FieldVaeSettings(Settings):
 class FieldVae:
     """The members of `trainables.system.System`, with `rebuild` and `generate`."""
 
-    name = "trainables.field_vae:FieldVae"
+    name = "field_vae"
     Settings = FieldVaeSettings
     prepare_reads = ("data.*",)
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from models.fields.field_vae import FieldVaeModel, FrozenDecoder, ModelSettings
 from settings.atomic_file import whole_file
 from settings.flat import flatten, replace
-from trainables import checkpoint
-from trainables.field_vae import FieldVae
-from trainables.restore import fill, open_checkpoint
+from trainables.checkpoints import checkpoint
+from trainables.checkpoints.restore import fill, open_checkpoint
+from trainables.conditioner.field_vae import FieldVae
 
 _KEY = "weighbridge"
 

@@ -25,12 +25,12 @@ from models.fields.field_vae import FieldVaeModel, ModelSettings
 from settings.atomic_file import whole_file
 from settings.flat import flatten, replace
 from settings.schema import SettingsError, setting
-from trainables import checkpoint
-from trainables.field_vae import FieldVae, FieldVaeSettings
-from trainables.field_vae_file import load_vae, write_module
+from trainables.checkpoints import checkpoint
+from trainables.conditioner.field_vae import FieldVae, FieldVaeSettings
+from trainables.conditioner.field_vae_file import load_vae, write_module
 from trainables.loop import fit
-from trainables.optimizer import OptimizerSettings
 from trainables.run import LocalRun, Report
+from trainables.stepping.optimizer import OptimizerSettings
 
 VAE_FILE, REQUEST_FILE = "vae.safetensors", "request.json"
 
@@ -49,7 +49,7 @@ class VaeSettings(ModelSettings):
     checkpoint: str = setting(
         "",
         "take this VAE instead of training one: a vae.safetensors, or the folder of a training or "
-        "checkpoint of trainables.field_vae:FieldVae",
+        "checkpoint of field_vae",
     )
 
     @property

@@ -28,7 +28,7 @@ from models.fields.network import ConditionerModel, ModelSettings, plain_model, 
 from models.fields.range_scaler import RangeScaler
 from settings.flat import flatten
 from settings.schema import Settings, SettingsError
-from trainables.field_latents import (
+from trainables.conditioner.field_latents import (
     SCALERS_FILE,
     Latents,
     VaeSettings,
@@ -37,9 +37,9 @@ from trainables.field_latents import (
     scale_given,
     train_or_load,
 )
-from trainables.optimizer import OptimizerSettings
+from trainables.stepping.optimizer import OptimizerSettings
+from trainables.stepping.train_settings import TrainSettings
 from trainables.system import Built, Finding, Loaders, Phase
-from trainables.train_settings import TrainSettings
 
 GENERATE_BATCH = 32
 """Images that are predicted together by `generate`."""

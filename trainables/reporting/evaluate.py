@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from metrics.metric import Metric
-from trainables.devices import to_device
+from trainables.stepping.devices import to_device
 from trainables.system import Phase
 
 

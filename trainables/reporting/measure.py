@@ -10,14 +10,15 @@ from accelerate import Accelerator
 
 from settings.atomic_file import whole_file
 from settings.schema import SettingsError
-from trainables import checkpoint, devices
-from trainables.batches import validation_loader
-from trainables.devices import make_accelerator
-from trainables.evaluate import Worst, evaluate
-from trainables.restore import built_for, load_validated
+from trainables.checkpoints import checkpoint
+from trainables.checkpoints.restore import built_for, load_validated
+from trainables.reporting.evaluate import Worst, evaluate
+from trainables.reporting.tensorboard import open_board
 from trainables.run import LocalRun
+from trainables.stepping import devices
+from trainables.stepping.batches import validation_loader
+from trainables.stepping.devices import make_accelerator
 from trainables.system import Loaders, System
-from trainables.tensorboard import open_board
 
 
 def check_splits(system: str, loaders: Loaders, test: bool, accelerator: Accelerator) -> None:

@@ -12,7 +12,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from settings.schema import SettingsError
-from trainables.train_settings import TrainSettings
+from trainables.stepping.train_settings import TrainSettings
 
 _COMPILER_MODULES = ("torch._dynamo", "torch._inductor", "torch._functorch")
 

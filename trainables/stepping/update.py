@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from losses.balancers.base import Observed
 from losses.terms import Tensors
-from trainables.batches import mix
-from trainables.gradients import IdleParameters, TermGradients
-from trainables.optimizer import OptimizerSettings, learning_rate
+from trainables.stepping.batches import mix
+from trainables.stepping.gradients import IdleParameters, TermGradients
+from trainables.stepping.optimizer import OptimizerSettings, learning_rate
 from trainables.system import Phase
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainables import checkpoint
-from trainables.checkpoint import CheckpointError
-from trainables.restore import fill
+from trainables.checkpoints import checkpoint
+from trainables.checkpoints.checkpoint import CheckpointError
+from trainables.checkpoints.restore import fill
 
 SYSTEM = "tests:system"
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.toy import Toy, ToyGan
 from results.store import ReportWriter
-from trainables import checkpoint
+from trainables.checkpoints import checkpoint
 from trainables.loop import LENT, Training, fit
 from trainables.run import LocalRun
 

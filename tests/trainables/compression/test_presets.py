@@ -9,8 +9,8 @@ from data.mri.lesions import LEAST_PIXELS
 from settings.files import list_presets
 from settings.flat import flatten
 from settings.resolve import resolve
-from trainables.compression import Compression, CompressionSettings
-from trainables.optimizer import learning_rate
+from trainables.compression.system import Compression, CompressionSettings
+from trainables.stepping.optimizer import learning_rate
 
 SYSTEM = Compression()
 

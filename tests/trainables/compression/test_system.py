@@ -14,12 +14,12 @@ from data.mri.dataset import open_split
 from models.autoencoders.settings import PURE_WEIGHTS
 from settings.flat import replace
 from settings.schema import SettingsError
-from trainables import checkpoint
-from trainables.compression import Compression, side_by_side
-from trainables.compression_tags import figure_tags, tags
+from trainables.checkpoints import checkpoint
+from trainables.compression.system import Compression, side_by_side
+from trainables.compression.tags import figure_tags, tags
 from trainables.loop import Training, fit
-from trainables.optimizer import OptimizerSettings, make_optimizer
 from trainables.run import LocalRun
+from trainables.stepping.optimizer import OptimizerSettings, make_optimizer
 
 SYSTEM = Compression()
 PLAIN = {

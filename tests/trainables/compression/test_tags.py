@@ -11,8 +11,8 @@ import pytest
 
 from settings.flat import replace
 from settings.mri import GROUPS
-from trainables.compression import Compression, CompressionSettings
-from trainables.compression_tags import FIGURES, TABLE, LoggingSettings, figure_tags, tags
+from trainables.compression.system import Compression, CompressionSettings
+from trainables.compression.tags import FIGURES, TABLE, LoggingSettings, figure_tags, tags
 
 SIZES = ("tiny", "small", "medium", "large")
 MODALITIES = {

@@ -17,8 +17,8 @@ from data.mri.nifti_write import write_nifti
 from settings.flat import replace
 from settings.mri import MODALITIES
 from settings.schema import SettingsError
-from trainables.compression import Compression
-from trainables.compression_use import FIGURE, LEFT_OUT, encode_data, prepare_volumes
+from trainables.compression.system import Compression
+from trainables.compression.use import FIGURE, LEFT_OUT, encode_data, prepare_volumes
 
 SHAPE = (16, 16, 6)
 SMALL = {

@@ -18,21 +18,21 @@ from safetensors.torch import load_file
 from data.fields.outlines import field, random_outline
 from settings.flat import replace
 from settings.schema import SettingsError
-from trainables.checkpoint import CheckpointError
-from trainables.field_latents import (
+from trainables.checkpoints.checkpoint import CheckpointError
+from trainables.conditioner.field_latents import (
     VaeSettings,
     encode_all,
     load_decoder,
     scale_given,
     train_or_load,
 )
-from trainables.field_vae import FieldVae
-from trainables.field_vae_file import load_vae, write_module
+from trainables.conditioner.field_vae import FieldVae
+from trainables.conditioner.field_vae_file import load_vae, write_module
 from trainables.loop import fit
 from trainables.run import LocalRun
 
 SMALL = VaeSettings(filters=(12, 10, 8), main_size=6, hier_size=4, steps=6, batch_size=4)
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TRAIN = np.arange(0, 20)
 
 

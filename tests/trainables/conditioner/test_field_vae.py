@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from settings.flat import replace
-from trainables import checkpoint
-from trainables.field_vae import FieldVae
+from trainables.checkpoints import checkpoint
+from trainables.checkpoints.restore import open_checkpoint
+from trainables.conditioner.field_vae import FieldVae
 from trainables.loop import fit
-from trainables.measure import evaluate_checkpoint
-from trainables.restore import open_checkpoint
+from trainables.reporting.measure import evaluate_checkpoint
 from trainables.run import LocalRun
 from trainables.system import load_system
 
@@ -67,7 +67,7 @@ def trained(tmp_path_factory, make):
 
 def test_it_is_found_by_its_name_and_keeps_the_contract(make):
     system, settings, prepared = make()
-    assert system.name == "trainables.field_vae:FieldVae"
+    assert system.name == "field_vae"
     assert system.prepare_reads == ("data.*",)
     assert system.metrics(settings, None)[0].name == "reconstruction_error"
     assert not system.preflight(settings, prepared)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from data.fields.outlines import samples
 from ray_jobs import generate, train
-from trainables import checkpoint
-from trainables.restore import open_checkpoint
+from trainables.checkpoints import checkpoint
+from trainables.checkpoints.restore import open_checkpoint
 
 COUNT, SIDE, TIMES = 24, 16, 8
 SMALL = (

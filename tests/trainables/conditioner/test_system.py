@@ -15,8 +15,13 @@ from ray_jobs.sweep_options import SweepOptions
 from settings.flat import leaves
 from settings.resolve import resolve
 from settings.schema import SettingsError
-from trainables.conditioner import Conditioner, ConditionerSettings, condition, contradictions
-from trainables.field_vae import FieldVae
+from trainables.conditioner.field_vae import FieldVae
+from trainables.conditioner.system import (
+    Conditioner,
+    ConditionerSettings,
+    condition,
+    contradictions,
+)
 from trainables.loop import fit
 from trainables.run import LocalRun
 

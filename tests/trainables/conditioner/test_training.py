@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from losses.conditioner import TERMS
-from trainables.conditioner import Conditioner
-from trainables.watch import watched
+from trainables.conditioner.system import Conditioner
+from trainables.reporting.watch import watched
 
 pytestmark = pytest.mark.slow
 

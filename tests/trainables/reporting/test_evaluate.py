@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 
 from metrics.metric import Metric, per_sample
-from trainables import checkpoint
-from trainables.evaluate import evaluate
-from trainables.measure import evaluate_checkpoint
+from trainables.checkpoints import checkpoint
+from trainables.reporting.evaluate import evaluate
+from trainables.reporting.measure import evaluate_checkpoint
 
 
 def squares(prediction, batch, settings):

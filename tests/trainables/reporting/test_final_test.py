@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.toy import Line, Toy
 from settings.schema import SettingsError
-from trainables import checkpoint
+from trainables.checkpoints import checkpoint
 from trainables.loop import fit
-from trainables.measure import evaluate_checkpoint
+from trainables.reporting.measure import evaluate_checkpoint
 from trainables.run import LocalRun
 from trainables.system import Built, Loaders
 

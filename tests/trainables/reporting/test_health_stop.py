@@ -16,8 +16,8 @@ from settings.schema import SettingsError
 from settings.stop_reasons import HEALTH, PATIENCE, STOP_REASON, HealthStop
 from trainables.hdr_patch import HdrPatch
 from trainables.loop import fit
+from trainables.reporting.watch import Watch, goes_on
 from trainables.run import LocalRun
-from trainables.watch import Watch, goes_on
 
 DIVERGING = {
     "optimizer__kind": "sgd",

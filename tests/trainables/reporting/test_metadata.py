@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from trainables.metadata import data, parameters
+from trainables.reporting.metadata import data, parameters
 from trainables.system import Loaders
 
 

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.toy import Toy
 from trainables.loop import Training
+from trainables.reporting.tensorboard import further_tags
 from trainables.run import LocalRun
-from trainables.tensorboard import further_tags
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from trainables.batches import Share, StepSampler, mix, train_loader, validation_loader
+from trainables.stepping.batches import Share, StepSampler, mix, train_loader, validation_loader
 from trainables.system import Loaders
 
 U64 = (1 << 64) - 1

@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from benchmarks.toy import Toy
-from trainables.devices import lay_out, to_device
+from trainables.stepping.devices import lay_out, to_device
 from trainables.system import Built, Loaders, Phase
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Images(Dataset):

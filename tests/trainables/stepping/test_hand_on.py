@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from benchmarks.toy import ToyGan
-from trainables.batches import Share, mix, train_loader
+from trainables.stepping.batches import Share, mix, train_loader
 
 FORWARDS: list[str] = []
 

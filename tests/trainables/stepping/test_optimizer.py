@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainables.optimizer import (
+from trainables.stepping.optimizer import (
     OptimizerSettings,
     learning_rate,
     make_optimizer,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from settings.schema import SettingsError
-from trainables import checkpoint
-from trainables.checkpoint import CheckpointError
+from trainables.checkpoints import checkpoint
+from trainables.checkpoints.checkpoint import CheckpointError
 
 
 def test_the_operations_of_a_step_are_counted_and_change_nothing(toys, tmp_path):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainables import checkpoint
+from trainables.checkpoints import checkpoint
 from trainables.loop import Training, fit
 from trainables.run import LocalRun
-from trainables.update import NonFiniteError
+from trainables.stepping.update import NonFiniteError
 
 PREFIXES = {"Toy": {"loss": ["squared", "absolute"]}}
 PREFIXES["ToyGan"] = {"loss": ["squared", "absolute", "adversarial"], "critic": ["hinge"]}
