@@ -18,7 +18,7 @@ loss.squared.weight: {log_uniform: [0.01, 10]}
 optimizer.lr: {log_uniform: [0.001, 1]}
 """
 TRIVIAL = (
-    "benchmarks.toy:Toy",
+    "trainables.toy:Toy",
     "train.steps=5",
     "train.report_every=1",
     "train.tensorboard=false",

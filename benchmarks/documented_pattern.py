@@ -1,7 +1,7 @@
 """The peer: Ray's documented way to tune a `TorchTrainer`. A Tune function starts a trainer of
 one worker per trial.
 
-The trial is the trivial one of `benchmarks.toy`: y = 2x + 3, five epochs, Accelerate, a
+The trial is the trivial one of `trainables.toy`: y = 2x + 3, five epochs, Accelerate, a
 `torch.save` each epoch.
 """
 

@@ -42,8 +42,8 @@ TINY: dict[str, dict[str, Any]] = {
         "train.batch_size": 2,
         "train.validation_batch_size": 4,
     },
-    "benchmarks.toy:Toy": {},
-    "benchmarks.toy:ToyGan": {},
+    "trainables.toy:Toy": {},
+    "trainables.toy:ToyGan": {},
 }
 """Per system what makes it small, its length aside; a new system adds a line. The stored curves
 of tests/golden depend on it.

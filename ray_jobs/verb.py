@@ -72,6 +72,7 @@ def _number(text: str) -> float:
 def add_settings_arguments(made: ArgumentParser, system_required: bool = True) -> None:
     """SYSTEM, key=value overrides, --preset and --settings."""
     from search_spaces.space import SPACES  # the names; the systems themselves import torch
+    from settings.renamed import current_name
 
     nargs = None if system_required else "?"
     help_text = f"{', '.join(SPACES)}, or your own as module:attribute"

@@ -140,7 +140,7 @@ def squared_error(prediction: Tensors, batch: Tensors, settings: Any) -> tuple[T
 class Toy:
     """One phase, two terms."""
 
-    name = "benchmarks.toy:Toy"
+    name = "trainables.toy:Toy"
     Settings = ToySettings
     prepare_reads: tuple[str, ...] = ()
 
@@ -183,7 +183,7 @@ class Toy:
 class ToyGan(Toy):
     """Two phases with an optimizer and a Composite each."""
 
-    name = "benchmarks.toy:ToyGan"
+    name = "trainables.toy:ToyGan"
 
     def build(self, settings: Any, prepared: Any) -> Built:
         return Built(modules={"model": Linear(settings.model), "critic": nn.Linear(2, 1)})

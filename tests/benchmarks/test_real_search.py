@@ -56,7 +56,7 @@ def test_fresh_trainings_that_are_done_are_only_read(directory):
     reports = []
     for seed in FRESH_SEEDS:
         run = directory.parent / f"{directory.name}-trial-3-seed-{seed}"
-        line = ["benchmarks.toy:Toy", "train.steps=4", "train.tensorboard=false", "--no-ray"]
+        line = ["trainables.toy:Toy", "train.steps=4", "train.tensorboard=false", "--no-ray"]
         assert train([*line, f"train.seed={seed}", "--dir", str(run)]) == 0
         reports.append(run / "reports.jsonl")
     before = [path.read_text() for path in reports]

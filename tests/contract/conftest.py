@@ -14,7 +14,7 @@ from benchmarks.tiny import SHORT, TINY
 from settings.flat import replace
 from trainables.system import SYSTEMS, load_system
 
-OWN = ("benchmarks.toy:Toy", "benchmarks.toy:ToyGan")
+OWN = ("trainables.toy:Toy", "trainables.toy:ToyGan")
 """Systems that are spelled as a user's own."""
 
 AUDIT: dict[str, dict[str, Any]] = {

@@ -27,9 +27,9 @@ ELSEWHERE = 1e-4
 
 EVERY = {"train.report_every": 4, "train.tensorboard": False}
 CURVES = {
-    "toy": ("benchmarks.toy:Toy", {"train.steps": 60, "model.dropout": 0.1}),
+    "toy": ("trainables.toy:Toy", {"train.steps": 60, "model.dropout": 0.1}),
     "toy_gan": (
-        "benchmarks.toy:ToyGan",
+        "trainables.toy:ToyGan",
         {"train.steps": 60, "train.ema_decay": 0.9, "train.accumulate": 2, "optimizer.lr": 0.1},
     ),
     "hdr_patch": (

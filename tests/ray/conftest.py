@@ -25,7 +25,7 @@ import pytest
 from results.frame import load_reports, load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
-TOY = "benchmarks.toy:Toy"
+TOY = "trainables.toy:Toy"
 PATIENCE_SECONDS = 120.0
 """Limit of every wait for something that happens; no test passes or fails by being fast."""
 

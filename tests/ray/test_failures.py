@@ -17,7 +17,7 @@ FAILING = """
 import resource
 from pathlib import Path
 
-from benchmarks.toy import Line, Toy
+from trainables.toy import Line, Toy
 from trainables.system import Loaders
 
 HERE = Path(__file__).parent

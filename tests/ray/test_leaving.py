@@ -17,7 +17,7 @@ from results.frame import load_sweep
 LATE = """
 import time
 import psutil
-from benchmarks.toy import Toy
+from trainables.toy import Toy
 
 class Late(Toy):
     name = "late:Late"

@@ -10,7 +10,7 @@ from ray_jobs.planning import new_setup
 from ray_jobs.resume import stored_setup
 from ray_jobs.sweep_options import SweepOptions, given, sweep_parser
 
-TOY = "benchmarks.toy:Toy"
+TOY = "trainables.toy:Toy"
 SPACE = "loss.squared.weight: {log_uniform: [0.01, 10]}\noptimizer.lr: {log_uniform: [0.001, 1]}\n"
 LENGTH = ("train.steps=54", "train.report_every=2")
 

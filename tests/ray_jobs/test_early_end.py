@@ -6,7 +6,7 @@ import json
 
 from ray_jobs.train import main
 
-TOY = "benchmarks.toy:Toy"
+TOY = "trainables.toy:Toy"
 ENDING = ["optimizer.kind=sgd", "optimizer.lr=0.3", "data.noise=1.0", "train.steps=40"]
 ENDING += ["train.report_every=1", "train.patience=3", "train.tensorboard=false"]
 

@@ -126,7 +126,7 @@ def test_what_cannot_work_is_refused_in_words(run, tmp_path, capsys):
 
 
 def test_a_system_without_an_autoencoder_is_refused(tmp_path, capsys):
-    from benchmarks.toy import Toy
+    from trainables.toy import Toy
 
     toy = Toy()
     settings = toy.Settings()

@@ -125,7 +125,7 @@ def test_what_cannot_work_is_refused_in_words(trained, tmp_path, capsys):
 
 
 def test_a_system_that_generates_nothing_is_refused(tmp_path, capsys):
-    toy = ("benchmarks.toy:Toy", "train.steps=1", "--no-ray", "--dir", str(tmp_path / "run"))
+    toy = ("trainables.toy:Toy", "train.steps=1", "--no-ray", "--dir", str(tmp_path / "run"))
     assert train.main(list(toy)) == 0
     made = ("--input", tmp_path, "--output", tmp_path / "out")
     assert run("--checkpoint", tmp_path / "run", *made) == 2

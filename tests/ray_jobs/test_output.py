@@ -13,7 +13,7 @@ import pytest
 
 from ray_jobs.verb import lasting_output
 
-TOY = "benchmarks.toy:Toy"
+TOY = "trainables.toy:Toy"
 
 
 def start(verb, *arguments, **streams):

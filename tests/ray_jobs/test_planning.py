@@ -11,7 +11,7 @@ from ray_jobs.sweep_options import SweepOptions
 from search_spaces.space import space_from_json
 from settings.schema import SettingsError
 
-TOY = "benchmarks.toy:Toy"
+TOY = "trainables.toy:Toy"
 POSITIONS = "loss.absolute.schedule.positions"
 LR = "optimizer.lr: {uniform: [0.1, 0.2]}\n"
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.toy import Toy, ToyGan
 from ray_jobs.settled import Settled, extremes, settled
 from search_spaces.domains import Choice, LogUniform, Uniform
 from search_spaces.space import SPACES, Point, Space
 from settings.flat import flatten, replace
 from trainables.system import load_system
+from trainables.toy import Toy, ToyGan
 
 LR = {"optimizer.lr": LogUniform(1e-3, 1.0)}
 

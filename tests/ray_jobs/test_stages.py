@@ -22,7 +22,7 @@ from trainables.checkpoints import checkpoint
 
 pytestmark = pytest.mark.usefixtures("module_on_one_thread")
 
-TOY = "benchmarks.toy:Toy"
+TOY = "trainables.toy:Toy"
 SETTINGS = ("optimizer.kind=sgd", "data.noise=1.0", "train.steps=12", "train.report_every=2")
 SETTINGS += ("train.tensorboard=false", "train.patience=2", "--no-ray")
 STAGES = ("--stages", "optimizer.lr=0.45,0.01,1e-9", "--stages", "data.samples=32,64,64")
@@ -220,7 +220,7 @@ def test_killed_in_the_second_stage_it_gives_the_numbers_of_an_undisturbed_one(t
 SIZED = """
 from torch import nn
 
-from benchmarks.toy import Toy
+from trainables.toy import Toy
 from trainables.system import Built
 
 class Sized(Toy):

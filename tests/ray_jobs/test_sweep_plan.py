@@ -16,7 +16,7 @@ from results.store import SweepError
 from search.objectives import Constraint, Objective
 from settings.schema import SettingsError
 
-TOY = "benchmarks.toy:Toy"
+TOY = "trainables.toy:Toy"
 LENGTH = ("train.steps=54", "train.report_every=2")
 
 

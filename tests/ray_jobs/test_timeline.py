@@ -34,7 +34,7 @@ from trainables.system import load_system
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("module_on_one_thread")]
 
-TOY = "benchmarks.toy:Toy"
+TOY = "trainables.toy:Toy"
 SPACE = """
 optimizer.lr: {log_uniform: [0.01, 1.0]}
 loss.absolute.weight: {log_uniform: [0.01, 10.0]}
@@ -343,7 +343,7 @@ class TestChangeable:
         [
             (HdrPatch(), ["loss.hole.weight", "optimizer.lr", "loss.l1.enabled"], "hdr.mask"),
             (Conditioner(), ["augment.noise_sigma", "optimizer.beta1"], "model.dropout"),
-            (load_system("benchmarks.toy:ToyGan"), ["critic.hinge.weight"], "optimizer.kind"),
+            (load_system("trainables.toy:ToyGan"), ["critic.hinge.weight"], "optimizer.kind"),
         ],
     )
     def test_by_system(self, system, allowed, refused):

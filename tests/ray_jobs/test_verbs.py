@@ -15,10 +15,10 @@ from ray_jobs.sweep_options import SweepOptions
 from settings.schema import SettingsError
 from trainables.system import SYSTEMS
 
-TOY = "benchmarks.toy:Toy"
+TOY = "trainables.toy:Toy"
 
 NOTED = """
-from benchmarks.toy import Toy
+from trainables.toy import Toy
 from trainables.system import Loaders
 
 class Noted(Toy):

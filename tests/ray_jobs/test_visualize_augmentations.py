@@ -144,7 +144,7 @@ def test_a_system_without_a_mask(tmp_path, monkeypatch):
 def test_what_cannot_be_drawn_is_refused(own, tmp_path, capsys):
     assert verb.main(["drawn_by_a_test:Flat", "--output", str(tmp_path / "views.jpg")]) == 2
     assert "a .png file, not" in capsys.readouterr().err
-    assert draw(tmp_path, "benchmarks.toy:Toy")[0] == 2
+    assert draw(tmp_path, "trainables.toy:Toy")[0] == 2
     assert "only samples with an `image`" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 

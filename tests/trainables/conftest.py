@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import Dataset
 
 from benchmarks.tiny import SHORT, TINY
-from benchmarks.toy import Line, Toy, ToyGan
 from losses.composite import Composite
 from losses.terms import Term
 from settings.flat import replace
@@ -22,6 +21,7 @@ from trainables.loop import fit
 from trainables.run import LocalRun
 from trainables.stepping.batches import Share, StepSampler
 from trainables.system import Loaders, Phase
+from trainables.toy import Line, Toy, ToyGan
 
 SMALL = {"train.steps": 12, "train.report_every": 4, "train.tensorboard": False}
 

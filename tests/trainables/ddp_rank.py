@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from benchmarks.toy import Line, Toy, ToyGan
 from losses.composite import Composite
 from losses.terms import Term
 from settings.flat import replace
 from trainables.loop import fit
 from trainables.run import LocalRun, WorkerRun
 from trainables.system import Built, Loaders, Phase, load_system
+from trainables.toy import Line, Toy, ToyGan
 
 
 @dataclass

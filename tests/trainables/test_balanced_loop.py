@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.toy import Linear, Toy
 from losses.balancers.base import FixedWeights
 from losses.balancers.settings import KINDS
 from losses.composite import Composite
@@ -30,6 +29,7 @@ from trainables.stepping.batches import Share, StepSampler
 from trainables.stepping.gradients import TermGradients
 from trainables.stepping.update import NonFiniteError
 from trainables.system import Built, Phase
+from trainables.toy import Linear, Toy
 
 pytestmark = pytest.mark.slow
 
@@ -264,7 +264,7 @@ def test_a_space_may_search_the_balancer():
     kind = f"{node}.kind"
     space = Space(
         "balancers",
-        "benchmarks.toy:Toy",
+        "trainables.toy:Toy",
         {
             kind: Choice(("fixed", "gradnorm", "dwa")),
             f"{node}.alpha": LogUniform(0.1, 3.0, when={kind: ("gradnorm",)}),

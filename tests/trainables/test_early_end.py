@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from benchmarks.toy import Toy
 from metrics.metric import Metric
 from results.store import ReportWriter
 from settings.schema import SettingsError
@@ -14,6 +13,7 @@ from settings.stop_reasons import STOP_REASON, HealthStop
 from trainables.checkpoints import checkpoint
 from trainables.loop import fit
 from trainables.run import LocalRun, WorkerRun, decision_part
+from trainables.toy import Toy
 
 WORSE = {
     "optimizer__kind": "sgd",

@@ -13,7 +13,7 @@ def module(tmp_path, monkeypatch):
     """A module of a user's own, `mine`."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine_of_a_test.py").write_text(
-        "from benchmarks.toy import Toy\n"
+        "from trainables.toy import Toy\n"
         "class Right(Toy):\n    name = 'mine_of_a_test:Right'\n"
         "class Copied(Toy):\n    pass\n"
         "class Nameless:\n    pass\n"
@@ -26,7 +26,7 @@ def test_a_system_of_ones_own(module):
 
 
 @pytest.mark.parametrize(
-    ("attribute", "own"), [("Copied", "'benchmarks.toy:Toy'"), ("Nameless", "None")]
+    ("attribute", "own"), [("Copied", "'trainables.toy:Toy'"), ("Nameless", "None")]
 )
 def test_a_system_that_calls_itself_otherwise_is_refused(module, attribute, own):
     spelled = f"{module}:{attribute}"
@@ -40,7 +40,7 @@ def test_a_system_that_calls_itself_otherwise_is_refused(module, attribute, own)
     [
         ("hdr_path", "there is no system 'hdr_path'. Systems: compression, conditioner"),
         ("nowhere:Mine", "cannot be loaded"),
-        ("benchmarks.toy:Tory", "cannot be loaded"),
+        ("trainables.toy:Tory", "cannot be loaded"),
     ],
 )
 def test_a_name_that_is_nothing_is_refused(name, says):

@@ -8,11 +8,11 @@ import shutil
 import pytest
 import torch
 
-from benchmarks.toy import Toy, ToyGan
 from results.store import ReportWriter
 from trainables.checkpoints import checkpoint
 from trainables.loop import LENT, Training, fit
 from trainables.run import LocalRun
+from trainables.toy import Toy, ToyGan
 
 pytestmark = pytest.mark.slow
 

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from benchmarks.toy import Line, Toy
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
 from trainables.loop import fit
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.run import LocalRun
 from trainables.system import Built, Loaders
+from trainables.toy import Line, Toy
 
 
 class Loading(Toy):

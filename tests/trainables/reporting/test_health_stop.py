@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import pytest
 
 from benchmarks.tiny import SHORT, TINY
-from benchmarks.toy import Toy, ToyGan, ToySettings
 from losses.balancers.base import FixedWeights
 from losses.composite import Composite
 from metrics.health import SIGNS, HealthSettings
@@ -18,6 +17,7 @@ from trainables.hdr_patch import HdrPatch
 from trainables.loop import fit
 from trainables.reporting.watch import Watch, goes_on
 from trainables.run import LocalRun
+from trainables.toy import Toy, ToyGan, ToySettings
 
 DIVERGING = {
     "optimizer__kind": "sgd",

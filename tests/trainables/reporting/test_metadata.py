@@ -16,7 +16,7 @@ from trainables.system import Loaders
 def test_a_training_says_what_it_ran_with_and_on(toys, tmp_path):
     toys.train(toys.ToyGan(), tmp_path)
     found = json.loads((tmp_path / "metadata.json").read_text())
-    assert found["system"] == "benchmarks.toy:ToyGan"
+    assert found["system"] == "trainables.toy:ToyGan"
     assert found["versions"]["torch"] == torch.__version__
     assert found["versions"]["python"] == platform.python_version()
     assert (found["workers"], found["precision"]) == (1, "no")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.toy import Toy
 from trainables.loop import Training
 from trainables.reporting.tensorboard import further_tags
 from trainables.run import LocalRun
+from trainables.toy import Toy
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks.toy import Toy
 from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import stripped
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.stepping.average import MovingAverage
 from trainables.system import Built, Phase
+from trainables.toy import Toy
 
 
 def same(one, two):

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from benchmarks.toy import Toy
 from trainables.stepping.devices import lay_out, to_device
 from trainables.system import Built, Loaders, Phase
+from trainables.toy import Toy
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -162,7 +162,7 @@ def test_a_compiled_training_can_compare_gradients(toys, tmp_path):
 NO_COMPILER = """
 import sys
 from pathlib import Path
-from benchmarks.toy import Toy
+from trainables.toy import Toy
 from settings.flat import replace
 from settings.schema import SettingsError
 from trainables.loop import fit

@@ -6,8 +6,8 @@ import dataclasses
 
 import torch
 
-from benchmarks.toy import ToyGan
 from trainables.stepping.batches import Share, mix, train_loader
+from trainables.toy import ToyGan
 
 FORWARDS: list[str] = []
 
