@@ -158,7 +158,7 @@ def _sweep(folder: Path, segments: int, meter: _Meter) -> None:
     from ray_jobs.engine import execute
     from ray_jobs.engine.beside import MirrorBeside
     from ray_jobs.engine.driver import Driver, open_log
-    from search.mirror import Mirror
+    from search.optuna_mirror import Mirror
 
     plan, directory = _plan(trials=10 * segments), folder / "sweep"
     directory.mkdir()

@@ -14,8 +14,8 @@ from ray_jobs.goals import make_goal
 from ray_jobs.settled import settled
 from ray_jobs.sweep_options import SweepOptions
 from results.warm import read_warm
-from search.mirror import check_storage
 from search.objectives import Goal
+from search.optuna_mirror import check_storage
 from search.plan import POPULATIONS, Plan
 from search.rule import load_scheduler
 from search.warm import Warm

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from results.directory import History, Sweep
-from results.standing import violations
+from results.verdict_columns import violations
 from search.log import COMPLETE, INTERRUPTED, PAUSED, RUNNING, TrialRecord
 from search.pareto import hypervolume, non_dominated
 

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from results.directory import History, Sweep
-from search.distributions import distribution, encode
 from search.log import COMPLETE, TrialRecord
+from search.optuna_distributions import distribution, encode
 from search_spaces.domains import Domain, domain_from_json
 from search_spaces.space import Space
 from settings.schema import Value

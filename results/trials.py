@@ -16,7 +16,7 @@ import pandas as pd
 from results.directory import History, Sweep
 from results.health import health_columns
 from results.reports import KEYS
-from results.standing import standing
+from results.verdict_columns import standing
 from search.log import PAUSED, TrialRecord
 
 _CHECKPOINT = re.compile(r"step-(\d{8,})")

@@ -14,9 +14,9 @@ from random import Random
 from search.log import COMPLETE
 from search.objectives import Goal, Values
 from search.plan import Plan
+from search.rung_agreement import agreement
 from search.seeds import derive
 from search.simulator import Simulation, simulate
-from search.trust import agreement
 from search_spaces.domains import Integer
 from search_spaces.space import Point, Space
 from settings.schema import SettingsError

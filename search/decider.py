@@ -12,7 +12,7 @@ from search.log import COMPLETE, PAUSED, STOPPED, Event, SweepState
 from search.objectives import Values
 from search.plan import Plan
 from search.rule import rule
-from search.sampler import ask
+from search.samplers.ask import ask
 from settings.stop_reasons import PATIENCE
 
 LOSSES = 3

@@ -12,7 +12,7 @@ from search import repeats
 from search.log import FAILED, INTERRUPTED, SweepState, TrialRecord
 from search.plan import Plan
 from search.rule import rule
-from search.sampler import ask
+from search.samplers.ask import ask
 from search.schedulers.base import Continuation, Start
 from search.seeds import derive
 

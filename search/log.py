@@ -116,7 +116,7 @@ class SweepState:
         asked_for: those that were drawn, in the order of the log.
         next_number: the number of the next new trial.
         changes: the trials that the events were about, in their order. Who keeps an order of
-            trials reads on from where it was (`search.standings`).
+            trials reads on from where it was (`search.rankings`).
         replaced: how often a trial has reported a rung again, with other values.
     """
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from search.distributions import directions
 from search.log import PAUSED, Event, SweepState, TrialRecord
+from search.optuna_distributions import directions
+from search.optuna_trials import Portraits
 from search.plan import JOURNAL, Plan
-from search.portraits import Portraits
 from settings.schema import SettingsError
 
 if TYPE_CHECKING:

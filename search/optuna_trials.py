@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from search.distributions import distribution, encode
 from search.log import COMPLETE, INTERRUPTED, PAUSED, STOPPED, TrialRecord
+from search.optuna_distributions import distribution, encode
 from search.plan import Plan
 from settings.schema import listed
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.exclusive import exclusive_in_three
+from search.hypervolume_shares import exclusive_in_three
 
 MARGIN = 0.1
 """How far the reference of `crowded_ranks` lies beyond the worst values of a front, in parts of

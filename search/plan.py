@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from search_spaces.space import Point, Space
 
 SAMPLERS: Mapping[str, str] = {
-    "tpe": "search.samplers:ask_optuna",
-    "random": "search.samplers:ask_optuna",
-    "cmaes": "search.cma:ask_cma",
-    "gp": "search.gp:ask_gp",
-    "nsga2": "search.samplers:ask_optuna",
-    "qmc": "search.samplers:ask_qmc",
+    "tpe": "search.samplers.optuna_samplers:ask_optuna",
+    "random": "search.samplers.optuna_samplers:ask_optuna",
+    "cmaes": "search.samplers.cma:ask_cma",
+    "gp": "search.samplers.gp:ask_gp",
+    "nsga2": "search.samplers.optuna_samplers:ask_optuna",
+    "qmc": "search.samplers.optuna_samplers:ask_qmc",
 }
 """Every sampler by name, as "module:attribute": (plan, state, trial, bracket) -> values of the
 active keys.

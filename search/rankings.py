@@ -15,8 +15,8 @@ from search.log import PAUSED, SweepState, TrialRecord
 from search.memory import kept
 from search.objectives import Goal, Values
 from search.pareto import crowded_ranks
+from search.pareto_band import Skyband
 from search.plan import Plan
-from search.skyband import Skyband
 
 _SPARE = 25
 """So many trials may leave before the order of several objectives is made anew."""

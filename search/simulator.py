@@ -14,7 +14,7 @@ from search.jobs import Ask, Job
 from search.log import INTERRUPTED, Event, SweepState, TrialRecord
 from search.objectives import Values
 from search.plan import Plan
-from search.sampler import ask
+from search.samplers.ask import ask
 
 Observe = Callable[[Job, int], Values]
 """What a job's trial measures at a step; a function of the two alone."""

@@ -22,7 +22,7 @@ from ray_jobs.planning import SweepSetup
 from ray_jobs.verb import data_lines
 from results.lock import HEARTBEAT_SECONDS, release_lock, take_lock, touch_lock
 from search.log import SweepState
-from search.mirror import Mirror
+from search.optuna_mirror import Mirror
 from search.plan import JOURNAL, POPULATIONS
 from trainables.run import owner_check
 

@@ -9,12 +9,12 @@ from operator import attrgetter
 from random import Random
 from typing import Any, NamedTuple
 
-from search.fresh import fresh
 from search.log import FAILED, INTERRUPTED, SweepState, TrialRecord
 from search.objectives import Values
 from search.plan import SAMPLERS, Plan
+from search.rankings import Ranking, View, ranking
 from search.rule import rule
-from search.standings import Ranking, View, ranking
+from search.samplers.no_repeats import fresh
 from settings.schema import Value
 
 _LEARN = ("tpe", "cmaes", "gp", "nsga2")

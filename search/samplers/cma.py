@@ -18,12 +18,12 @@ import cmaes
 import numpy as np
 from numpy.typing import NDArray
 
-from search.distributions import from_unit, to_unit
 from search.log import SweepState
 from search.memory import kept
 from search.objectives import Goal, Values
+from search.optuna_distributions import from_unit, to_unit
 from search.plan import Plan
-from search.sampler import Row, active_of, known_at, level_of
+from search.samplers.ask import Row, active_of, known_at, level_of
 from search.seeds import derive
 from search_spaces.domains import Choice, same_value
 from settings.schema import Value

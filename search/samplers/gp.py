@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.distributions import from_unit, to_unit
 from search.gp_model import Array, Data, Model
 from search.log import SweepState
+from search.optuna_distributions import from_unit, to_unit
 from search.plan import Plan
-from search.sampler import Row, active_of, fewest, known_at, unknown_at
+from search.samplers.ask import Row, active_of, fewest, known_at, unknown_at
 from search.seeds import derive
 from search_spaces.domains import Choice, Domain
 from settings.schema import Value
@@ -45,7 +45,7 @@ def ask_gp(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str,
     it.
     """
     if not plan.rungs or len(plan.goal.objectives) > 1 or plan.goal.constraints:
-        from search.samplers import ask_optuna
+        from search.samplers.optuna_samplers import ask_optuna
 
         return ask_optuna(plan, state, trial, bracket)
     draw = np.random.default_rng(derive(plan.seed, "sampler", trial))

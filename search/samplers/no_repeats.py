@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from itertools import islice
 from random import Random
 
-from search.distributions import from_unit
 from search.log import SweepState
 from search.memory import kept
+from search.optuna_distributions import from_unit
 from search.plan import Plan
 from search.seeds import derive
 from search_spaces.space import Space

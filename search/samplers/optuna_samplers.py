@@ -22,13 +22,13 @@ from optuna.storages import InMemoryStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search.distributions import directions, distribution, encode, from_unit, suggest
 from search.log import SweepState
 from search.memory import kept
 from search.objectives import Values
+from search.optuna_distributions import directions, distribution, encode, from_unit, suggest
+from search.optuna_trials import HEALTH
 from search.plan import Plan
-from search.portraits import HEALTH
-from search.sampler import Row, active_of, level_of, rows_at
+from search.samplers.ask import Row, active_of, level_of, rows_at
 from search.seeds import derive
 
 _KEPT = 1 << 14

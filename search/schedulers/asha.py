@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from search.log import SweepState, TrialRecord
 from search.objectives import Values
+from search.rankings import Recorded, ranking
 from search.schedulers.base import Stopping, Verdict
 from search.schedulers.waiting import recorded_before
-from search.standings import Recorded, ranking
 
 
 class Asha(Stopping):

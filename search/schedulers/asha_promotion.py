@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from search.log import SweepState
+from search.rankings import Measured, Waiting, ranking
 from search.schedulers.base import Continuation
 from search.schedulers.waiting import Promoting, best_waiting, last_promotion
-from search.standings import Measured, Waiting, ranking
 
 
 class AshaPromotion(Promoting):

@@ -15,10 +15,10 @@ import math
 from search.log import SweepState, TrialRecord
 from search.objectives import Values
 from search.plan import Plan
+from search.rankings import Judged, ranking
+from search.rung_agreement import PAIRS, trusted_from
 from search.schedulers.base import Continuation, Scheduler, Start, Verdict
 from search.schedulers.waiting import last_promotion, recorded_before
-from search.standings import Judged, ranking
-from search.trust import PAIRS, trusted_from
 from settings.schema import SettingsError
 
 RECENT = 20
@@ -33,7 +33,7 @@ class Brackets(Scheduler):
     A new trial goes to the highest bracket that has not used its share of the steps, or else to
     the first. The first `PAIRS` of a sweep go to the highest whose rung they all reach for one
     training of full length: so it shows early whether the rungs below tell anything
-    (`search/trust.py`), for steps that this bracket would be given later.
+    (`search/rung_agreement.py`), for steps that this bracket would be given later.
 
     Where trials may pause (`Plan.pausing`), each ends at its next rung, and the best that waits
     there goes on as soon as the quota has room; highest rung first. Otherwise a trial that runs

@@ -7,9 +7,9 @@ import math
 from search.log import SweepState, TrialRecord
 from search.objectives import Values
 from search.plan import Plan
+from search.rankings import View, observed, ranking
 from search.schedulers.base import Stopping, Verdict
 from search.schedulers.waiting import recorded_before
-from search.standings import View, observed, ranking
 
 FEWEST = 3
 """Trials with a value at a rung before it stops any: the median of fewer is one trial's luck."""

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from search.distributions import from_unit, to_unit
 from search.log import SweepState
+from search.optuna_distributions import from_unit, to_unit
 from search.plan import Plan
 from search.schedulers.explore import explored, perturbed
 from search.schedulers.population import Population

@@ -13,7 +13,7 @@ from results.frame import compact, load_sweep
 from results.headline import headline
 from results.leaderboard import leaderboard_rows, ranked
 from results.page import render
-from results.standing import _tied_ranks
+from results.verdict_columns import _tied_ranks
 
 OBJECTIVE = "val.hole_log_rmse"
 CAP = "val.cap_mean"

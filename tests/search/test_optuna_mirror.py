@@ -10,8 +10,8 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from search.mirror import Mirror, check_storage
 from search.objectives import Constraint, Goal, Objective
+from search.optuna_mirror import Mirror, check_storage
 from search_spaces.domains import Choice, LogUniform
 from search_spaces.space import Point, Space
 from settings.schema import SettingsError

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.exclusive import exclusive_in_three
+from search.hypervolume_shares import exclusive_in_three
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
 from search.pareto import crowded_ranks, hypervolume, non_dominated
-from search.sampler import Told, rows_at
+from search.pareto_band import Skyband
+from search.rankings import Judged, Measured, Ranking, Recorded, View, Waiting, ranking
+from search.samplers.ask import Told, rows_at
 from search.schedulers.median import Averaged
-from search.skyband import Skyband
-from search.standings import Judged, Measured, Ranking, Recorded, View, Waiting, ranking
 
 LEVELS = (10, 30, 90)
 GOALS = [

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from search.objectives import Goal, Objective
+from search.rung_agreement import PAIRS, rank_correlation, trusted_from
 from search.simulator import simulate
-from search.trust import PAIRS, rank_correlation, trusted_from
 
 RUNGS = (10, 30, 90)
 

@@ -11,7 +11,7 @@ from losses.balancers.settings import BalancerSettings, make_balancer
 from ray_jobs.planning import SweepSetup, new_setup
 from ray_jobs.sweep_options import SweepOptions
 from search.log import SweepState
-from search.sampler import ask
+from search.samplers.ask import ask
 from search_spaces.checks import check_anchor, check_space
 from search_spaces.conditioner import BALANCERS, FULL, POINTS, SPACES, TRAINING, WEIGHTS
 from search_spaces.domains import Choice

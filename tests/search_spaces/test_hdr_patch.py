@@ -7,7 +7,7 @@ import pytest
 from ray_jobs.planning import new_setup
 from ray_jobs.sweep_options import SweepOptions
 from search.log import SweepState
-from search.sampler import ask
+from search.samplers.ask import ask
 from search_spaces.checks import check_anchor, check_space
 from search_spaces.domains import Choice
 from search_spaces.hdr_patch import CAPS, FULL, GAN, SPACES

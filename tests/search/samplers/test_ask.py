@@ -16,19 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
-from search.distributions import distribution, from_unit, to_unit
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
+from search.optuna_distributions import distribution, from_unit, to_unit
 from search.plan import SAMPLERS
-from search.sampler import ask, known_at, level_of, rows_at
-from search.samplers import HEALTH, history
+from search.samplers.ask import ask, known_at, level_of, rows_at
+from search.samplers.optuna_samplers import HEALTH, history
 from search.seeds import derive
 from search.warm import Warm
 from search_spaces.domains import Choice, Integer, LogUniform, Uniform
 from search_spaces.space import Point, Space
 from settings.schema import SettingsError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 CONDITIONAL = Space(
     "conditional",

@@ -9,10 +9,10 @@ import pytest
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
-from search.gp import Encoder, collect
 from search.gp_model import Data, Likelihood, Model
 from search.log import SweepState
-from search.sampler import ask
+from search.samplers.ask import ask
+from search.samplers.gp import Encoder, collect
 from search.simulator import simulate
 from search_spaces.domains import Choice, Integer, LogUniform, Uniform
 from search_spaces.space import Space

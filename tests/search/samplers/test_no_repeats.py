@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from search.log import SweepState
-from search.sampler import ask
+from search.samplers.ask import ask
 from search_spaces.domains import Choice, Integer, Uniform
 from search_spaces.space import Point, Space
 

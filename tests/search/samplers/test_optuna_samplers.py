@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.stats import qmc
 
-from search.cma import Replay
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
-from search.sampler import Row, ask, known_at
+from search.samplers.ask import Row, ask, known_at
+from search.samplers.cma import Replay
 from search.seeds import derive
 from search.warm import Warm
 from search_spaces.domains import Choice, Integer, Uniform

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from search.log import SweepState
 from search.rule import load_scheduler
+from search.rung_agreement import PAIRS
 from search.simulator import simulate
-from search.trust import PAIRS
 from settings.schema import SettingsError
 
 METRIC = "val.error"

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.distributions import from_unit, to_unit
 from search.jobs import Job, next_job
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
+from search.optuna_distributions import from_unit, to_unit
 from search.plan import Plan
 from search.rule import load_scheduler
 from search.schedulers.explore import nudged, perturbed
