@@ -156,8 +156,8 @@ def _bare(folder: Path, trials: int, meter: _Meter) -> None:
 def _sweep(folder: Path, segments: int, meter: _Meter) -> None:
     """Our own driver with the default scheduler and sampler, log and mirror included."""
     from ray_jobs.engine import execute
-    from ray_jobs.engine.beside import MirrorBeside
     from ray_jobs.engine.driver import Driver, open_log
+    from ray_jobs.engine.mirror_thread import MirrorBeside
     from search.optuna_mirror import Mirror
 
     plan, directory = _plan(trials=10 * segments), folder / "sweep"

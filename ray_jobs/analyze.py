@@ -145,7 +145,7 @@ def _print_leaderboard(sweep: Sweep, history: History, frame: pd.DataFrame, top:
 
 
 def _export_schedule(sweep: Sweep, trial: str, file: str) -> None:
-    from ray_jobs.checkpoints import trial_number
+    from ray_jobs.which_trial import trial_number
     from results.lineage import export_schedule
 
     number = trial_number(sweep.path, trial)

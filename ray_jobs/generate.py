@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.checkpoints import trial_directory, trial_number
 from ray_jobs.verb import OK, finish, parser, run_verb
+from ray_jobs.which_trial import trial_directory, trial_number
 
 _DESCRIPTION = """Apply a checkpoint to inputs of your own.
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from metrics.combined import Combined
 from ray_jobs.engine.cluster import Demand, workers_on
-from ray_jobs.planning import UNBOUNDED, SweepSetup
+from ray_jobs.sweeping.planning import UNBOUNDED, SweepSetup
 from results.directory import read_history, read_sweep
 from search.forecast import Forecast, forecast
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_jobs.sweep_options import add_rungs
+from ray_jobs.sweeping.options import add_rungs
 from ray_jobs.verb import OK, finish, parser, positive, positive_number, run_verb
 from search.plan import POPULATIONS, SCHEDULERS
 

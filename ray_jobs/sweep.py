@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.sweep_options import SweepOptions, given, sweep_parser
+from ray_jobs.sweeping.options import SweepOptions, given, sweep_parser
 from ray_jobs.verb import (
     ALL_FAILED,
     INTERRUPTED,
@@ -90,7 +90,7 @@ def _options(
 
 
 def _new(arguments: Namespace) -> tuple[Any, Path]:
-    from ray_jobs.planning import new_setup
+    from ray_jobs.sweeping.planning import new_setup
     from settings.schema import SettingsError
 
     if not arguments.system:
@@ -137,7 +137,7 @@ def _check_empty(directory: Path) -> None:
 
 def _resumed(arguments: Namespace) -> tuple[Any, Path]:
     """The stored sweep; options given again must not change what it is. `--trials` may grow it."""
-    from ray_jobs.resume import GROWING, asked_document, grown, stored_setup, what_changed
+    from ray_jobs.sweeping.resume import GROWING, asked_document, grown, stored_setup, what_changed
     from settings.schema import SettingsError
 
     directory = Path(arguments.resume)

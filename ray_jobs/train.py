@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs import stages
+from ray_jobs.training import stages
 from ray_jobs.verb import (
     OK,
     SOME_FAILED,
@@ -133,7 +133,7 @@ def _overridden(chain: stages.Chain, given: dict[str, Any]) -> tuple[stages.Chai
 
 
 def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> int:
-    from ray_jobs import training
+    from ray_jobs.training import run as training
     from settings.resolve import resolve
     from settings.stop_reasons import STOP_REASON
     from trainables.system import load_system, refused
@@ -155,7 +155,7 @@ def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> in
 
 def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, Any]) -> int:
     """All stages that have not ended are looked at before the first of them begins."""
-    from ray_jobs import training
+    from ray_jobs.training import run as training
     from settings.files import write_settings
     from settings.flat import flatten
     from trainables.system import load_system, refused
@@ -189,7 +189,7 @@ def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, 
 def _run_chain(
     arguments: Namespace, chain: stages.Chain, ready: Sequence[Any], directory: Path
 ) -> int:
-    from ray_jobs import training
+    from ray_jobs.training import run as training
     from trainables.checkpoints.checkpoint import at_stage
 
     report: Any = {}
@@ -211,7 +211,7 @@ def _run_chain(
 
 
 def _show(resolved: Any) -> None:
-    from ray_jobs import timeline
+    from ray_jobs.training import timeline
     from settings.show import print_settings
 
     print_settings(resolved, type(resolved.settings))
@@ -286,7 +286,7 @@ def _resumed_system(directory: Path, named: str | None, chain: stages.Chain | No
 
 
 def _trial_settings(arguments: Namespace) -> tuple[str, str]:
-    from ray_jobs.checkpoints import trial_directory, trial_number
+    from ray_jobs.which_trial import trial_directory, trial_number
     from results.directory import read_sweep
     from results.lineage import lineage
     from settings.schema import SettingsError

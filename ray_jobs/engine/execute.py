@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.engine import cluster, nodes
-from ray_jobs.engine.ahead import ClusterAhead
-from ray_jobs.engine.beside import MirrorBeside
+from ray_jobs.engine.cluster_thread import ClusterAhead
 from ray_jobs.engine.driver import Driver, open_log
+from ray_jobs.engine.mirror_thread import MirrorBeside
 from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
-from ray_jobs.planning import SweepSetup
+from ray_jobs.sweeping.planning import SweepSetup
 from ray_jobs.verb import data_lines
 from results.lock import HEARTBEAT_SECONDS, release_lock, take_lock, touch_lock
 from search.log import SweepState

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from metrics.combined import Combined
-from ray_jobs.sweep_options import SweepOptions
+from ray_jobs.sweeping.options import SweepOptions
 from results.directory import FORMAT
 from search.objectives import Goal
 from search.plan import Plan

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.document import make_document
-from ray_jobs.goals import make_goal
-from ray_jobs.settled import settled
-from ray_jobs.sweep_options import SweepOptions
+from ray_jobs.sweeping.document import make_document
+from ray_jobs.sweeping.goals import make_goal
+from ray_jobs.sweeping.last_change import settled
+from ray_jobs.sweeping.options import SweepOptions
 from results.warm import read_warm
 from search.objectives import Goal
 from search.optuna_mirror import check_storage

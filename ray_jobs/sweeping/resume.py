@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from metrics.combined import Combined, is_combined
-from ray_jobs.document import plain, points_document
-from ray_jobs.planning import SweepSetup, bound_space, documented_points
+from ray_jobs.sweeping.document import plain, points_document
+from ray_jobs.sweeping.planning import SweepSetup, bound_space, documented_points
 from results.directory import FORMAT, Sweep, read_history, read_sweep
 from results.store import SweepError
 from search.objectives import Constraint

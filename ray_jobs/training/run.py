@@ -18,7 +18,7 @@ class Ready:
     """A training that nothing speaks against.
 
     Attributes:
-        parts: its stretches, one without a timeline (`ray_jobs.timeline`).
+        parts: its stretches, one without a timeline (`ray_jobs.training.timeline`).
         prepared: what the system's `prepare` has made.
     """
 
@@ -34,7 +34,7 @@ def made_ready(system: Any, resolved: Any, force: bool) -> Ready:
     Raises:
         SettingsError: the pre-flight finds the training hopeless, and `force` is not set.
     """
-    from ray_jobs import timeline
+    from ray_jobs.training import timeline
 
     parts = timeline.parts_of(system, resolved)
     prepared = system.prepare(resolved.settings, cache_directory())
@@ -98,7 +98,7 @@ def _preflight(system: Any, settings: Sequence[Any], prepared: Any, force: bool)
 
 
 def _run(arguments: Namespace, ready: Ready, directory: Path, resume: bool) -> Any:
-    from ray_jobs.timeline import train_parts, trained_step
+    from ray_jobs.training.timeline import train_parts, trained_step
     from trainables.loop import fit
 
     system, parts = ready.system, ready.parts

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.claims import COLUMNS, SYSTEMS, table
 from benchmarks.commands import ROOT
-from ray_jobs.planning import new_setup
-from ray_jobs.sweep_options import SweepOptions
+from ray_jobs.sweeping.options import SweepOptions
+from ray_jobs.sweeping.planning import new_setup
 from trainables.system import load_system
 
 ARMS = ROOT / "benchmarks/arms"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ray_jobs.resume import stored_setup
+from ray_jobs.sweeping.resume import stored_setup
 from results.frame import load_reports
 from search.jobs import Job, next_job
 from search.log import SweepState

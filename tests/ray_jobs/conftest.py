@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from ray_jobs.planning import new_setup
-from ray_jobs.resume import stored_setup
-from ray_jobs.sweep_options import SweepOptions, given, sweep_parser
+from ray_jobs.sweeping.options import SweepOptions, given, sweep_parser
+from ray_jobs.sweeping.planning import new_setup
+from ray_jobs.sweeping.resume import stored_setup
 
 TOY = "trainables.toy:Toy"
 SPACE = "loss.squared.weight: {log_uniform: [0.01, 10]}\noptimizer.lr: {log_uniform: [0.001, 1]}\n"

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from ray_jobs import analyze, evaluate, sweep, train
-from ray_jobs.planning import new_setup
-from ray_jobs.sweep_options import SweepOptions
+from ray_jobs.sweeping.options import SweepOptions
+from ray_jobs.sweeping.planning import new_setup
 from settings.schema import SettingsError
 from trainables.system import SYSTEMS
 

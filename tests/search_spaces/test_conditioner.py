@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from losses.balancers.settings import BalancerSettings, make_balancer
-from ray_jobs.planning import SweepSetup, new_setup
-from ray_jobs.sweep_options import SweepOptions
+from ray_jobs.sweeping.options import SweepOptions
+from ray_jobs.sweeping.planning import SweepSetup, new_setup
 from search.log import SweepState
 from search.samplers.ask import ask
 from search_spaces.checks import check_anchor, check_space

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from ray_jobs.planning import new_setup
-from ray_jobs.sweep_options import SweepOptions
+from ray_jobs.sweeping.options import SweepOptions
+from ray_jobs.sweeping.planning import new_setup
 from search.log import SweepState
 from search.samplers.ask import ask
 from search_spaces.checks import check_anchor, check_space

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_jobs.settled import Settled, extremes, settled
+from ray_jobs.sweeping.last_change import Settled, extremes, settled
 from search_spaces.domains import Choice, LogUniform, Uniform
 from search_spaces.space import SPACES, Point, Space
 from settings.flat import flatten, replace

@@ -11,7 +11,7 @@ import torch
 
 from ray_jobs.engine.cluster import Demand, workers_on
 from ray_jobs.sweep import main
-from ray_jobs.sweep_options import SweepOptions, given, sweep_parser
+from ray_jobs.sweeping.options import SweepOptions, given, sweep_parser
 from results.store import SweepError
 from search.objectives import Constraint, Objective
 from settings.schema import SettingsError

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from ray_jobs.planning import new_setup
-from ray_jobs.sweep_options import SweepOptions
+from ray_jobs.sweeping.options import SweepOptions
+from ray_jobs.sweeping.planning import new_setup
 from search_spaces.space import space_from_json
 from settings.schema import SettingsError
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from ray_jobs.resume import asked_document, what_changed
 from ray_jobs.sweep import main
-from ray_jobs.sweep_options import given, sweep_parser
+from ray_jobs.sweeping.options import given, sweep_parser
+from ray_jobs.sweeping.resume import asked_document, what_changed
 from settings.schema import SettingsError
 
 

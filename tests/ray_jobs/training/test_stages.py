@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.tiny import TINY
-from ray_jobs import encode_latents, evaluate, stages
+from ray_jobs import encode_latents, evaluate
 from ray_jobs.train import main
+from ray_jobs.training import stages
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
 

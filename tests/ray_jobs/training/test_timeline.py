@@ -11,10 +11,10 @@ import pytest
 
 from ray_jobs import analyze
 from ray_jobs.engine.trial import SweepContext, _fit
-from ray_jobs.planning import new_setup
-from ray_jobs.sweep_options import SweepOptions
-from ray_jobs.timeline import parts_of
+from ray_jobs.sweeping.options import SweepOptions
+from ray_jobs.sweeping.planning import new_setup
 from ray_jobs.train import main
+from ray_jobs.training.timeline import parts_of
 from results.frame import load_sweep
 from results.lineage import export_schedule, lineage
 from results.store import EventLog, ReportWriter, SweepError
