@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.files import DataError, Float32
-from settings.atomic_file import whole_file
+from settings.atomic_file import atomic_file
 
 FORMAT = 1
 SUFFIX = ".arrow"
@@ -116,7 +116,7 @@ def write_latents(
     from pyarrow import ipc
 
     with (
-        whole_file(path) as whole,
+        atomic_file(path) as whole,
         tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as rows,
     ):
         with pa.OSFile(rows.name, "wb") as file:

@@ -26,7 +26,7 @@ from ray_jobs.verb import (
     finish,
     run_verb,
 )
-from settings.atomic_file import whole_file
+from settings.atomic_file import atomic_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,7 +172,7 @@ def _write_document(directory: Path, document: Any, fresh: bool) -> None:
     """Puts `sweep.json` in its place, whole and on disk; the lock is ours by now."""
     if fresh:
         _check_empty(directory)
-    with whole_file(directory / "sweep.json", on_disk=True) as scratch:
+    with atomic_file(directory / "sweep.json", on_disk=True) as scratch:
         scratch.write_text(json.dumps(document, indent=1))
 
 

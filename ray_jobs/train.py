@@ -133,7 +133,7 @@ def _overridden(chain: stages.Chain, given: dict[str, Any]) -> tuple[stages.Chai
 
 
 def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> int:
-    from ray_jobs.training import run as training
+    from ray_jobs.training import run
     from settings.resolve import resolve
     from settings.stop_reasons import STOP_REASON
     from trainables.system import load_system, refused
@@ -144,9 +144,9 @@ def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> in
         _show(resolved)
         return OK
     directory = _directory(arguments)
-    ready = training.made_ready(system, resolved, arguments.force)
-    report = training.train(arguments, ready, directory, arguments.resume)
-    training.print_report(report)
+    ready = run.made_ready(system, resolved, arguments.force)
+    report = run.train(arguments, ready, directory, arguments.resume)
+    run.print_report(report)
     if report.get(STOP_REASON):
         print(f"\nended by itself at step {report['step']}: {report[STOP_REASON]}")
     print(f"\ncheckpoints, reports and TensorBoard files are in {directory}")
@@ -155,7 +155,7 @@ def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> in
 
 def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, Any]) -> int:
     """All stages that have not ended are looked at before the first of them begins."""
-    from ray_jobs.training import run as training
+    from ray_jobs.training import run
     from settings.files import write_settings
     from settings.flat import flatten
     from trainables.system import load_system, refused
@@ -175,7 +175,7 @@ def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, 
     ready, shapes = [], []
     for line, resolved in zip(stages.lines(chain, trees), plan, strict=True):
         print(line, flush=True)
-        ready.append(training.made_ready(system, resolved, arguments.force))
+        ready.append(run.made_ready(system, resolved, arguments.force))
         if not arguments.resume:  # what began has been looked at
             shapes.append(stages.shapes(system, resolved.settings, ready[-1].prepared))
     stages.check_fit(chain.waiting, shapes)
@@ -189,15 +189,15 @@ def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, 
 def _run_chain(
     arguments: Namespace, chain: stages.Chain, ready: Sequence[Any], directory: Path
 ) -> int:
-    from ray_jobs.training import run as training
+    from ray_jobs.training import run
     from trainables.checkpoints.checkpoint import at_stage
 
     report: Any = {}
     for stage, one in zip(chain.waiting, ready, strict=True):
         print(f"\nstage {stage.number} of {len(chain.stages)}: {stage.line}", flush=True)
         folder = at_stage(directory, stage.number)
-        report = training.train(arguments, one, folder, resume=True)
-        column = training.objective_of(one.system, one.resolved.settings)[0]
+        report = run.train(arguments, one, folder, resume=True)
+        column = run.objective_of(one.system, one.resolved.settings)[0]
         stage = stage.ended(report, stages.best(folder, column))
         chain = chain.with_stage(stage)
         stages.write(directory, chain)
@@ -205,7 +205,7 @@ def _run_chain(
         if not stage.finished and stage.number < len(chain.stages):
             print("The later stages have not begun.")
             return SOME_FAILED
-    training.print_report(report)
+    run.print_report(report)
     print(f"\neach stage is a training of its own in {directory}; {stages.FILE} has their ends")
     return OK
 

@@ -24,7 +24,7 @@ from results.leaderboard import (
     number,
     reference,
 )
-from settings.atomic_file import whole_file
+from settings.atomic_file import atomic_file
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -50,7 +50,7 @@ def write_page(
     `frame` with all settings shows every difference between the winner and the document's point.
     """
     path = sweep.path / PAGE_FILE
-    with whole_file(path) as scratch:
+    with atomic_file(path) as scratch:
         scratch.write_text(render(sweep, history, frame, reports, top), encoding="utf-8")
     return path
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from results.reports import report_files
-from settings.atomic_file import whole_file
+from settings.atomic_file import atomic_file
 from settings.schema import tupled
 
 LAYOUT = 3
@@ -64,7 +64,7 @@ def write(frame: pd.DataFrame, path: Path, sources: Sources, held: bool) -> None
         _META: json.dumps(facts).encode(),
         _AS_JSON: json.dumps(encoded).encode(),
     }
-    with whole_file(path) as scratch:
+    with atomic_file(path) as scratch:
         parquet.write_table(table.replace_schema_metadata(metadata), scratch, compression="zstd")
 
 

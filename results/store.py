@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from settings.atomic_file import whole_file
+from settings.atomic_file import atomic_file
 
 RESERVED = ("time", "event")
 _BLOCK_BYTES = 1 << 16
@@ -230,7 +230,7 @@ class ReportWriter(_Appender):
         lost = own is not None and (not kept or _step(kept[-1]) < step)
         if lost or len(kept) < len(lines) or torn:
             whole = b"".join(line + b"\n" for line in kept)
-            with whole_file(self.path) as scratch:
+            with atomic_file(self.path) as scratch:
                 scratch.write_bytes(whole + (to_line(own) if lost and own else b""))
         return len(lines) - len(kept)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path, on_disk: bool = False) -> Iterator[Path]:
+def atomic_file(path: Path, on_disk: bool = False) -> Iterator[Path]:
     """A path beside `path` to write to. At the end of the block it becomes `path`; after an error
     it is gone, and `path` is what it was.
 

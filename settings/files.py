@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from settings.atomic_file import whole_file
+from settings.atomic_file import atomic_file
 from settings.schema import SettingsError, Value
 from settings.timeline import TIMELINE, Stretch, plain_timeline, read_timeline
 
@@ -128,7 +128,7 @@ def write_settings(
         text = yaml.dump(
             content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf")
         )
-    with whole_file(path) as scratch:
+    with atomic_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
 
 

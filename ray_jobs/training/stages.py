@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from settings.atomic_file import whole_file
+from settings.atomic_file import atomic_file
 from settings.renamed import current_name
 from settings.schema import SettingsError, Value
 
@@ -274,7 +274,7 @@ def write(directory: Path, chain: Chain) -> None:
         for stage in chain.stages
     ]
     content = {"format": FORMAT, "system": chain.system, "stages": rows}
-    with whole_file(directory / FILE) as scratch:
+    with atomic_file(directory / FILE) as scratch:
         scratch.write_text(json.dumps(content, indent=2) + "\n")
 
 

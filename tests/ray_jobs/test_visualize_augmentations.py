@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from data.mri_augment import AugmentSettings, augment
-from data.mri_batch_augment import BatchAugment, BatchAugmentSettings
+from data.mri.augment import AugmentSettings, augment
+from data.mri.batch_augment import BatchAugment, BatchAugmentSettings
 from settings.schema import Settings
 from trainables.system import Loaders
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.fields.field_vae import FieldVaeModel, FrozenDecoder, ModelSettings
-from settings.atomic_file import whole_file
+from settings.atomic_file import atomic_file
 from settings.flat import flatten, replace
 from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import fill, open_checkpoint
@@ -30,7 +30,7 @@ def write_module(path: Path, module: FieldVaeModel | FrozenDecoder) -> None:
     }
     tensors = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
     described = {_KEY: json.dumps(kind)}
-    with whole_file(path, on_disk=True) as scratch:
+    with atomic_file(path, on_disk=True) as scratch:
         save_file(tensors, scratch, metadata=described)
 
 

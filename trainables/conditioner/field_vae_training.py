@@ -22,7 +22,7 @@ from data.fields.vae_dataset import split_fields
 from losses.field_vae import LossSettings
 from losses.terms import TermSettings
 from models.fields.field_vae import FieldVaeModel, ModelSettings
-from settings.atomic_file import whole_file
+from settings.atomic_file import atomic_file
 from settings.flat import flatten, replace
 from settings.schema import SettingsError, setting
 from trainables.checkpoints import checkpoint
@@ -163,7 +163,7 @@ def _claim(folder: Path, request: Mapping[str, Any]) -> None:
     """Makes the folder this request's, or refuses."""
     path, own = folder / REQUEST_FILE, json.loads(json.dumps(request))
     if not path.exists():
-        with whole_file(path, on_disk=True) as scratch:
+        with atomic_file(path, on_disk=True) as scratch:
             scratch.write_text(json.dumps(own, indent=1))
         return
     found = json.loads(path.read_text())

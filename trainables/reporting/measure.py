@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from settings.atomic_file import whole_file
+from settings.atomic_file import atomic_file
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import built_for, load_validated
@@ -98,5 +98,5 @@ def final_test(system: System, settings: Any, prepared: Any, run: LocalRun) -> N
     if not run.is_main:
         return
     merged = {key: value for columns in found.values() for key, value in columns.items()}
-    with whole_file(run.directory / "test.json") as scratch:
+    with atomic_file(run.directory / "test.json") as scratch:
         scratch.write_text(json.dumps(merged, indent=1) + "\n")

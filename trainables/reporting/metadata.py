@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from settings.atomic_file import whole_file
+from settings.atomic_file import atomic_file
 from settings.versions import versions
 from trainables.system import Loaders
 
@@ -40,7 +40,7 @@ def write_metadata(
         "parameters": {name: parameters(module) for name, module in modules.items()},
         "data": data(loaders, prepared),
     }
-    with whole_file(directory / NAME) as scratch:
+    with atomic_file(directory / NAME) as scratch:
         scratch.write_text(json.dumps(found, indent=1) + "\n")
 
 

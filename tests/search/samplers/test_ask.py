@@ -108,7 +108,7 @@ def module(name):
     sys.modules[name] = made
     spec.loader.exec_module(made)
     return made
-tools, here = module("conftest"), module("test_sampler")
+tools, here = module("conftest"), module("samplers/test_ask")
 plan = dataclasses.replace(tools.plane(trials=30, sampler="tpe"), space=here.CONDITIONAL)
 print(json.dumps(tools.Executor(plan, here.score).run(concurrent=3).log))
 """

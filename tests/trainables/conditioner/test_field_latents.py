@@ -89,8 +89,8 @@ from pathlib import Path
 import numpy as np
 import torch
 torch.set_num_threads(1)
-from trainables import field_vae_training
-from trainables.field_latents import VaeSettings, train_or_load
+from trainables.conditioner import field_vae_training
+from trainables.conditioner.field_latents import VaeSettings, train_or_load
 
 said = field_vae_training._say
 def say(text):
