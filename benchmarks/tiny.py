@@ -42,6 +42,18 @@ TINY: dict[str, dict[str, Any]] = {
         "train.batch_size": 2,
         "train.validation_batch_size": 4,
     },
+    "field_vae": {
+        "model.filters": (8, 6),
+        # Of so few fields the principal components leave nothing to learn.
+        "model.linear": False,
+        "model.main_size": 4,
+        "model.hier_size": 4,
+        "data.count": 24,
+        "data.length": 8,
+        "data.probes_per_side": 3,
+        "train.batch_size": 4,
+        "train.validation_batch_size": 4,
+    },
     "trainables.toy:Toy": {},
     "trainables.toy:ToyGan": {},
 }

@@ -83,8 +83,9 @@ def _training(arguments: Namespace) -> Path:
 
 def _refuse_without_generate(system: Any, path: Path) -> None:
     from settings.schema import SettingsError
+    from trainables.system import offers
 
-    if getattr(system, "generate", None) is None:
+    if not offers(system, "generate"):
         raise SettingsError(
             f"{path} is of system {system.name}, which generates nothing: it has no member "
             "`generate`. To measure it on data, use `python -m ray_jobs.evaluate`."

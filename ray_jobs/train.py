@@ -136,10 +136,10 @@ def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> in
     from ray_jobs.training import run
     from settings.resolve import resolve
     from settings.stop_reasons import STOP_REASON
-    from trainables.system import load_system, refused
+    from trainables.system import load_system
 
     system = load_system(name)
-    resolved = resolve(system.Settings, name, refused=refused(system), **given)
+    resolved = resolve(system.Settings, name, refused=system.refused, **given)
     if arguments.show:
         _show(resolved)
         return OK
@@ -158,11 +158,11 @@ def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, 
     from ray_jobs.training import run
     from settings.files import write_settings
     from settings.flat import flatten
-    from trainables.system import load_system, refused
+    from trainables.system import load_system
 
     system = load_system(chain.system)
     root = Path(arguments.dir or ".").resolve()
-    given = {**given, "refused": refused(system)}
+    given = {**given, "refused": system.refused}
     plan = [stages.resolved(system, chain, stage, root, given) for stage in chain.waiting]
     trees = [resolved.settings for resolved in plan]
     for stage, tree in zip(chain.waiting, trees, strict=True):

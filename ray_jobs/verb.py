@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from settings.systems import SYSTEMS, current_name
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 OK, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 2, 3, 1, 130
@@ -71,11 +73,9 @@ def _number(text: str) -> float:
 
 def add_settings_arguments(made: ArgumentParser, system_required: bool = True) -> None:
     """SYSTEM, key=value overrides, --preset and --settings."""
-    from search_spaces.space import SPACES  # the names; the systems themselves import torch
-    from settings.renamed import current_name
 
     nargs = None if system_required else "?"
-    help_text = f"{', '.join(SPACES)}, or your own as module:attribute"
+    help_text = f"{', '.join(SYSTEMS)}, or your own as module:attribute"
     made.add_argument(
         "system", metavar="SYSTEM", nargs=nargs, type=current_name, help=help_text
     )
@@ -89,7 +89,6 @@ def add_settings_arguments(made: ArgumentParser, system_required: bool = True) -
 def resolved_settings(arguments: Any, system: Any) -> Any:
     """The tree that the arguments of `add_settings_arguments` ask for."""
     from settings.resolve import resolve
-    from trainables.system import refused
 
     return resolve(
         system.Settings,
@@ -97,7 +96,7 @@ def resolved_settings(arguments: Any, system: Any) -> Any:
         preset=arguments.preset,
         file=arguments.settings,
         overrides=arguments.overrides,
-        refused=refused(system),
+        refused=system.refused,
     ).settings
 
 

@@ -17,8 +17,8 @@ from results.store import SweepError, read_events
 from search.log import INTERRUPTED, RUNNING, SweepState, TrialRecord
 from search.objectives import Constraint, Goal, Objective
 from search_spaces.space import Point
-from settings.renamed import current_name
 from settings.schema import SettingsError, tupled
+from settings.systems import current_name
 
 FORMAT = 2
 """1 had one objective and neither constraints nor repeats; it is read as such a sweep."""

@@ -15,15 +15,8 @@ from typing import Any
 from search_spaces.domains import Domain, domain_from_json, domain_from_yaml, same_value
 from settings.files import read_pairs
 from settings.flat import nearest_names, unknown_key
-from settings.renamed import current_name
 from settings.schema import SettingsError, Value, listed, tupled
-
-SPACES: Mapping[str, str] = {
-    "hdr_patch": "search_spaces.hdr_patch:SPACES",
-    "conditioner": "search_spaces.conditioner:SPACES",
-    "compression": "search_spaces.compression:SPACES",
-}
-"""Every system's spaces by name, as "module:attribute"; the first space is the default."""
+from settings.systems import SYSTEMS, current_name
 
 DOCUMENT = "document"
 """The point that holds the source document's own final recommendation."""
@@ -190,17 +183,26 @@ def space_from_json(node: Mapping[str, Any]) -> Space:
     return Space(node["name"], system, domains, points, fixed)
 
 
+def spaces_of(system: str) -> Mapping[str, Space]:
+    """The spaces of one of our systems, `search_spaces.<system>:SPACES`, the default first; none
+    of a system outside the repository.
+    """
+    if system not in SYSTEMS:
+        return {}
+    spaces: Mapping[str, Space] = importlib.import_module(f"search_spaces.{system}").SPACES
+    return spaces
+
+
 def load_space(system: str, name: str | None = None) -> Space:
     """A system's space by name (its first by default), or one from a YAML file."""
     if name is not None and name.endswith((".yaml", ".yml")):
         return _read_space(system, Path(name))
-    if system not in SPACES:
+    spaces = spaces_of(system)
+    if not spaces:
         raise SettingsError(
             f"system {system!r} has no search space of its own; write one as YAML and give its "
-            f"path. Systems with spaces: {', '.join(sorted(SPACES))}."
+            f"path. Systems with spaces: {', '.join(sorted(SYSTEMS))}."
         )
-    module, _, attribute = SPACES[system].partition(":")
-    spaces: Mapping[str, Space] = getattr(importlib.import_module(module), attribute)
     chosen = next(iter(spaces)) if name is None else name
     if chosen not in spaces:
         nearest = nearest_names(chosen, spaces) or list(spaces)

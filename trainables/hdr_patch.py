@@ -31,7 +31,7 @@ from models.hdr.network import HdrPatchModel, ModelSettings
 from settings.schema import Settings, SettingsError
 from trainables.stepping.optimizer import OptimizerSettings
 from trainables.stepping.train_settings import TrainSettings
-from trainables.system import Built, Finding, Loaders, Phase
+from trainables.system import Built, Finding, Loaders, Phase, SystemBase
 
 _SAMPLE_CROPS = 64
 """Crops that the pre-flight looks at."""
@@ -86,8 +86,8 @@ class HdrPatchSettings(Settings):
             )
 
 
-class HdrPatch:
-    """The system's seven members; see `trainables.system.System`."""
+class HdrPatch(SystemBase):
+    """See `trainables.system.System` for what each member is."""
 
     name = "hdr_patch"
     Settings = HdrPatchSettings

@@ -95,7 +95,9 @@ class Training:
         self.updates = [self._make_update(phase, built.no_decay) for phase in self.phases]
         self.step, self.last_report = 0, {}  # type: int, dict[str, float | str | None]
         self.seconds, self.best = 0.0, None  # type: float, tuple[int, float] | None
-        self.watch = Watch(settings, self.phases, self.metrics, run.objective, self._warn)
+        self.watch = Watch(
+            settings, self.phases, self.metrics, run.objective, system.health(settings), self._warn
+        )
         self.board = open_board(system, settings, run.directory / "tensorboard")
         self.resources = Resources(device, self.train.count_flops)
 
@@ -177,8 +179,8 @@ class Training:
         """Looks for the batch to draw, where somebody wants to see it."""
         if not (self.train.tensorboard and self.board.wants("val.worst_batch")):
             return None
-        system: Any = self.system
-        return Worst(self.phases[0].composite.weights(self.step, self.train.steps), system.picture)
+        weights = self.phases[0].composite.weights(self.step, self.train.steps)
+        return Worst(weights, self.system.picture)
 
     def validate(self, worst: Worst | None = None) -> dict[str, float | None]:
         """The validation columns of the model as it is now: its moving average where there is

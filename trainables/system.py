@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -13,17 +14,10 @@ from torch.utils.data import Dataset
 
 from losses.composite import Composite
 from losses.terms import Tensors
+from metrics.health import HealthSettings
 from metrics.metric import Metric
-from settings.renamed import current_name
 from settings.schema import Settings, SettingsError
-
-SYSTEMS: Mapping[str, str] = {
-    "hdr_patch": "trainables.hdr_patch:HdrPatch",
-    "conditioner": "trainables.conditioner.system:Conditioner",
-    "compression": "trainables.compression.system:Compression",
-    "field_vae": "trainables.conditioner.field_vae:FieldVae",
-}
-"""Every system by name, as "module:attribute". A new system is one line here."""
+from settings.systems import SYSTEMS, current_name
 
 Forward = Callable[[Mapping[str, nn.Module], Tensors, Any], Mapping[str, Tensor]]
 """`forward(modules, batch, settings) -> prediction`, named tensors."""
@@ -126,43 +120,30 @@ class Finding:
 class System(Protocol):
     """A model with its data, loss and measures. All members are pure but for `prepare`'s cache.
 
-    It may also have
+    Everybody writes `name`, `Settings`, `build`, `loaders`, `phases` and `metrics`; the others
+    have the defaults that stand here for a class derived from `SystemBase`.
 
-    - `refused`: settings key -> why it does not exist, for what is left out on purpose.
-    - `changeable`: further settings (patterns) that may change while a training goes on from a
-      checkpoint, beside those of the loss and the optimizer (`trainables.checkpoints.changeable`).
-    - `tensorboard_names(settings)`: column -> the tag (or tags) that the source document has for
-      it, written beside the column's own name; one `*` stands for any text
-      (`trainables.reporting.tensorboard.TensorBoard`). `tensorboard_figures(settings)`: the same
-      of figures.
-    - `picture(prediction, batch) -> image` [3, H, W] in [0, 1]: what a batch looks like, for the
-      figures `val.worst_batch`, `test_best.worst_batch` and `test_latest.worst_batch`.
-    - `rebuild(settings, meta) -> Built`: as `build`, from the `Built.meta` of a checkpoint instead
-      of data, and without files: the weights follow; without it a checkpoint is opened by
-      `build(settings, None)`.
-    - `generate(settings, modules, source, target) -> dict[str, float]`: what the trained model is
-      for. Reads the user's inputs at the path `source`, writes results into the existing, empty
-      folder `target`, and returns counts and measures by name. The modules are those of a
-      checkpoint, in eval mode on the device to use; there is no `prepared`: what the inputs need
-      is in the settings and the modules. The verb `generate` calls it.
+    Attributes:
+        name: by which `load_system` finds it, of `settings/systems.py` or "module:attribute".
+        Settings: its settings tree, with the nodes `optimizer` and `train`.
+        prepare_reads: settings keys (patterns) that `prepare` reads; a space that searches one of
+            them is refused.
+        refused: settings key -> why it does not exist, for what is left out on purpose.
+        changeable: further settings (patterns) that may change while a training goes on from a
+            checkpoint, beside those of the loss and the optimizer
+            (`trainables.checkpoints.changeable`).
+        small: settings that bring a training down to seconds, its length aside: for checks of the
+            system, and for what is measured of the platform around it.
+        originals: settings under which a training sample is as it was before augmentation.
     """
 
     name: str
     Settings: type[Settings]
-
-    def prepare(self, settings: Any, cache: Path) -> Any:
-        """What all trials share: converted data, statistics, frozen networks. Returns something
-        picklable.
-
-        Runs once per sweep before any trial and is cached by a hash of the settings in
-        `prepare_reads`.
-        """
-        ...
-
-    prepare_reads: tuple[str, ...]
-    """Settings keys (patterns) that `prepare` reads; a space that searches one of them is
-    refused.
-    """
+    prepare_reads: tuple[str, ...] = ()
+    refused: Mapping[str, str] = MappingProxyType({})
+    changeable: tuple[str, ...] = ()
+    small: Mapping[str, Any] = MappingProxyType({})
+    originals: Mapping[str, Any] = MappingProxyType({})
 
     def build(self, settings: Any, prepared: Any) -> Built:
         """The modules, freshly initialised from the current random state."""
@@ -182,16 +163,78 @@ class System(Protocol):
         """
         ...
 
+    def prepare(self, settings: Any, cache: Path) -> Any:
+        """What all trials share: converted data, statistics, frozen networks; something picklable.
+        By default nothing.
+
+        Runs once per sweep before any trial and is cached by a hash of the settings in
+        `prepare_reads`.
+        """
+        return None
+
     def preflight(self, settings: Any, prepared: Any) -> Sequence[Finding]:
         """What speaks against these settings, from a sample of the data; quick, for it runs
-        before every trial.
+        before every trial. By default nothing does.
         """
-        ...
+        return ()
+
+    def health(self, settings: Any) -> HealthSettings | None:
+        """The thresholds of the signs of ill health: the settings' node `health`; None for no
+        signs.
+        """
+        node: HealthSettings | None = getattr(settings, "health", None)
+        return node
+
+    def rebuild(self, settings: Any, meta: Mapping[str, Any]) -> Built:
+        """As `build`, from the `Built.meta` of a checkpoint instead of data, and without files:
+        the weights follow. Where it is left out, a checkpoint is opened by `build(settings,
+        None)`.
+        """
+        return self.build(settings, None)
+
+    def tensorboard_names(self, settings: Any) -> Mapping[str, str | tuple[str, ...]]:
+        """Column -> the tag (or tags) that the source document has for it, written beside the
+        column's own name; one `*` stands for any text
+        (`trainables.reporting.tensorboard.TensorBoard`).
+        """
+        return {}
+
+    def tensorboard_figures(self, settings: Any) -> Mapping[str, tuple[str, ...]]:
+        """The same of figures."""
+        return {}
+
+    def picture(self, prediction: Tensors, batch: Tensors) -> Tensor:
+        """[3, H, W] in [0, 1]: what a batch looks like, for the figures `val.worst_batch`,
+        `test_best.worst_batch` and `test_latest.worst_batch` (of `tensorboard_figures`).
+        """
+        raise SettingsError(f"system {self.name} has no member `picture`: nothing is drawn of it.")
+
+    def generate(
+        self, settings: Any, modules: Mapping[str, nn.Module], source: Path, target: Path
+    ) -> dict[str, float]:
+        """What the trained model is for; the verb `generate` calls it.
+
+        Args:
+            modules: those of a checkpoint, in eval mode on the device to use. There is no
+                `prepared`: what the inputs need is in the settings and the modules.
+            source: the path of the user's inputs.
+            target: an existing, empty folder for the results.
+
+        Returns:
+            counts and measures by name.
+        """
+        raise SettingsError(f"system {self.name} has no member `generate`.")
 
 
-def refused(system: System) -> Any:
-    """The system's `refused` as `settings.resolve.resolve` takes it, None where it has none."""
-    return getattr(system, "refused", None)
+class SystemBase(System):
+    """What the class of a system derives from. One that fulfils `System` by itself as far as it
+    must is given the rest by `load_system`.
+    """
+
+
+def offers(system: System, member: str) -> bool:
+    """Whether a system has a member of `SystemBase` as its own."""
+    return getattr(getattr(system, member), "__func__", None) is not getattr(SystemBase, member)
 
 
 def load_system(name: str) -> System:
@@ -210,9 +253,12 @@ def load_system(name: str) -> System:
         )
     module, _, attribute = SYSTEMS.get(name, name).partition(":")
     try:
-        system = getattr(importlib.import_module(module), attribute)()
+        kind = getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         raise SettingsError(f"system {name!r} cannot be loaded: {error}.") from error
+    if isinstance(kind, type) and not issubclass(kind, SystemBase):
+        kind = type(kind.__name__, (kind, SystemBase), {"__module__": kind.__module__})
+    system: System = kind()
     own = getattr(system, "name", None)
     if own != name:
         raise SettingsError(

@@ -23,7 +23,7 @@ from metrics.metric import Metric, per_sample
 from settings.schema import Settings, setting
 from trainables.stepping.optimizer import OptimizerSettings
 from trainables.stepping.train_settings import TrainSettings
-from trainables.system import Built, Finding, Loaders, Phase
+from trainables.system import Built, Finding, Loaders, Phase, SystemBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def squared_error(prediction: Tensors, batch: Tensors, settings: Any) -> tuple[T
     return per_sample((prediction["y"].float() - batch["y"]).square().flatten(1).mean(dim=1))
 
 
-class Toy:
+class Toy(SystemBase):
     """One phase, two terms."""
 
     name = "trainables.toy:Toy"

@@ -5,6 +5,7 @@ Fields lie in one .npy file that is read through a memory map, for they may be l
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ class DataSettings(Settings):
         "", "a .npy file of the samples to train on; empty draws validation_share at random"
     )
     validation_share: float = setting(0.2, "of the samples", low=0.01, high=0.9)
+    test_share: float = setting(
+        0.0, "of the samples, taken out of those to train on, for a test", low=0.0, high=0.9
+    )
     split_seed: int = setting(0, "of the random split", low=0)
     count: int = setting(400, "embedded samples", low=4, high=1_000_000)
     length: int = setting(32, "time steps of an embedded field", low=4, high=4096)
@@ -66,13 +70,15 @@ class Fields:
     validation: tuple[int, ...]
     low: float
     high: float
+    test: tuple[int, ...] = ()
 
     @property
     def notes(self) -> dict[str, float]:
-        return {
+        sizes = {
             "training fields": float(len(self.train)),
             "validation fields": float(len(self.validation)),
         }
+        return {**sizes, "test fields": float(len(self.test))} if self.test else sizes
 
 
 def prepare(settings: DataSettings, cache: Path) -> Fields:
@@ -85,9 +91,15 @@ def prepare(settings: DataSettings, cache: Path) -> Fields:
             if settings.train_indices
             else _draw_train(path, count, settings)
         )
-        return split_fields(path, train)
-    path = _embedded(settings, cache)
-    return split_fields(path, _draw_train(path, settings.count, settings))
+    else:
+        path = _embedded(settings, cache)
+        count, train = settings.count, _draw_train(path, settings.count, settings)
+    kept, test = _take_test(path, train, count, settings)
+    fields = split_fields(path, kept)
+    others = np.setdiff1d(np.array(fields.validation), test)
+    return dataclasses.replace(
+        fields, validation=tuple(others.tolist()), test=tuple(test.tolist())
+    )
 
 
 def open_fields(path: Path) -> np.ndarray:
@@ -170,6 +182,24 @@ def _draw_train(path: Path, count: int, settings: DataSettings) -> np.ndarray:
     if count < 2:
         raise ValueError(f"{path}: expected samples for training and validation, found {count}.")
     return random_split(count, settings.validation_share, settings.split_seed)[0]
+
+
+def _take_test(
+    path: Path, train: np.ndarray, count: int, settings: DataSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """The samples to train on, and those for a test, which are no longer among them: the
+    validation is the same with and without a test.
+    """
+    wanted = round(settings.test_share * count)
+    if not wanted:
+        return train, np.array([], dtype=np.int64)
+    if wanted >= len(train):
+        raise ValueError(
+            f"{path}: data.test_share={settings.test_share:g} takes {wanted} of the {len(train)} "
+            "samples to train on, and none is left. Lower it, or data.validation_share."
+        )
+    order = np.random.default_rng((settings.split_seed, 1)).permutation(np.unique(train))
+    return np.sort(order[wanted:]), np.sort(order[:wanted])
 
 
 def _embedded(settings: DataSettings, cache: Path) -> Path:

@@ -26,7 +26,7 @@ from settings.flat import flatten, leaves, replace
 from settings.resolve import parse_overrides, resolve
 from settings.schema import Settings, SettingsError, conform
 from trainables.checkpoints.changeable import check_changeable
-from trainables.system import System, load_system, refused
+from trainables.system import System, load_system
 
 KEPT_BY_POINTS = ("train.*", "data.*", "optimizer.warmup*")
 """A documented point is compared under the sweep's own length and data; these keys it does not
@@ -94,7 +94,7 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
         file=options.file,
         fixed=(f"space {space.name}", space.fixed),
         overrides=options.overrides,
-        refused=refused(system),
+        refused=system.refused,
     )
     settings, origins = resolved.settings, resolved.origins
     composite = system.phases(settings, None)[0].composite

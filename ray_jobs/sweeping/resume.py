@@ -20,7 +20,7 @@ from search_spaces.space import Space, load_space, space_from_json
 from settings.flat import flatten, replace
 from settings.resolve import parse_overrides, resolve
 from settings.schema import SettingsError
-from trainables.system import load_system, refused
+from trainables.system import load_system
 
 
 def stored_setup(directory: Path) -> SweepSetup:
@@ -157,7 +157,7 @@ def asked_document(
         preset=given.get("preset"),
         file=given.get("file"),
         overrides=overrides,
-        refused=refused(system),
+        refused=system.refused,
     )
     values = flatten(resolved.settings)
     whole = "preset" in given or "file" in given  # these say every key that nobody overrode

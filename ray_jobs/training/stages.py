@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from settings.atomic_file import atomic_file
-from settings.renamed import current_name
 from settings.schema import SettingsError, Value
+from settings.systems import current_name
 
 FILE = "stages.json"
 FORMAT = 1

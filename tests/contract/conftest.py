@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.tiny import SHORT, TINY
 from settings.flat import replace
-from trainables.system import SYSTEMS, load_system
+from settings.systems import SYSTEMS
+from trainables.system import load_system
 
 OWN = ("trainables.toy:Toy", "trainables.toy:ToyGan")
 """Systems that are spelled as a user's own."""

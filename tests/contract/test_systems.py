@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-import importlib
 import inspect
 import json
 import pickle
@@ -18,12 +17,13 @@ from losses.terms import TermSettings
 from metrics.metric import Metric
 from search.guard import check_objective
 from search_spaces.checks import check_space
-from search_spaces.space import SPACES
+from search_spaces.space import spaces_of
 from settings.files import list_presets, preset_file
 from settings.flat import flatten, leaves, replace
 from settings.resolve import resolve
 from settings.schema import SettingsError
-from trainables.system import SYSTEMS, Built, Finding, Loaders, load_system
+from settings.systems import SYSTEMS
+from trainables.system import Built, Finding, Loaders, load_system
 
 MEMBERS = ("prepare", "build", "loaders", "phases", "metrics", "preflight")
 
@@ -33,13 +33,6 @@ BESIDE_A_PRESET = {("hdr_patch", "paper"): ["data.source=folder", "data.root=fra
 
 def as_json(flat):
     return json.loads(json.dumps(flat))
-
-
-def spaces_of(name):
-    if name not in SPACES:
-        return {}
-    module, _, attribute = SPACES[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def same_sample(one, two):

@@ -13,7 +13,7 @@ from ray_jobs import analyze, evaluate, sweep, train
 from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.planning import new_setup
 from settings.schema import SettingsError
-from trainables.system import SYSTEMS
+from settings.systems import SYSTEMS
 
 TOY = "trainables.toy:Toy"
 

@@ -6,7 +6,8 @@ import pytest
 
 from settings.files import PRESETS, list_presets, preset_file
 from settings.resolve import resolve
-from trainables.system import SYSTEMS, load_system
+from settings.systems import SYSTEMS
+from trainables.system import load_system
 
 ALL = [(system, name) for system in SYSTEMS for name in list_presets(system)]
 

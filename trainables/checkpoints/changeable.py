@@ -28,7 +28,7 @@ def check_changeable(keys: Iterable[str], system: System, settings: Any, who: st
     """
     phases = list(system.phases(settings, None))
     allowed = [pattern for phase in phases for pattern in _read_anew(phase)]
-    allowed += getattr(system, "changeable", ())
+    allowed += system.changeable
     fixed = [pattern for phase in phases for pattern in _state_depends_on(phase)]
     wrong = [key for key in keys if not matches(key, allowed) or matches(key, fixed)]
     if wrong:

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from settings.renamed import current_name
+from settings.systems import current_name
 
 FORMAT = 1
 _PREFIX = "step-"

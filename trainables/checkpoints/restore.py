@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from settings.flat import replace
 from trainables.checkpoints import checkpoint
-from trainables.system import Built, System, load_system
+from trainables.system import Built, System, load_system, offers
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,13 @@ def built_for(system: System, settings: Any, prepared: Any, meta: Mapping[str, A
     to begin with that `build` may do (`model.pretrained`), where the system can tell the two
     apart; an empty meta is that of a training that begins.
     """
-    rebuild = getattr(system, "rebuild", None)
-    if rebuild is None or not meta.get("built"):
+    if not offers(system, "rebuild") or not meta.get("built"):
         return system.build(settings, prepared)
-    return dataclasses.replace(rebuild(settings, meta["built"]), meta=meta["built"])
+    return dataclasses.replace(system.rebuild(settings, meta["built"]), meta=meta["built"])
 
 
 def _built(system: System, settings: Any, meta: Mapping[str, Any], path: Path) -> Built:
-    if hasattr(system, "rebuild") and not meta.get("built"):
+    if offers(system, "rebuild") and not meta.get("built"):
         raise checkpoint.CheckpointError(
             f"{path} does not say what its modules were built from, for an earlier version wrote "
             "it. Train one step more with this version (train --resume), and take that."

@@ -39,7 +39,7 @@ from trainables.compression.tags import LoggingSettings, figure_tags, tags
 from trainables.compression.use import reconstruct
 from trainables.stepping.optimizer import OptimizerSettings, check_eps
 from trainables.stepping.train_settings import TrainSettings
-from trainables.system import Built, Finding, Loaders, Phase
+from trainables.system import Built, Finding, Loaders, Phase, SystemBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +113,8 @@ class CompressionSettings(Settings):
             )
 
 
-class Compression:
-    """The members of `trainables.system.System`, with `rebuild` and `generate`."""
+class Compression(SystemBase):
+    """See `trainables.system.System` for what each member is."""
 
     name = "compression"
     Settings = CompressionSettings

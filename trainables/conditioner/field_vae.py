@@ -33,7 +33,7 @@ from models.fields.field_vae import FieldVaeModel, ModelSettings
 from settings.schema import Settings
 from trainables.stepping.optimizer import OptimizerSettings
 from trainables.stepping.train_settings import TrainSettings
-from trainables.system import Built, Finding, Loaders, Phase
+from trainables.system import Built, Finding, Loaders, Phase, SystemBase
 
 ENCODE_BATCH = 64
 """Fields that are encoded together."""
@@ -57,8 +57,8 @@ class FieldVaeSettings(Settings):
     )
 
 
-class FieldVae:
-    """The members of `trainables.system.System`, with `rebuild` and `generate`."""
+class FieldVae(SystemBase):
+    """See `trainables.system.System` for what each member is."""
 
     name = "field_vae"
     Settings = FieldVaeSettings
@@ -84,6 +84,7 @@ class FieldVae:
             FieldData(prepared, prepared.train, *sizes),
             FieldData(prepared, prepared.validation, *sizes),
             notes=prepared.notes,
+            test=FieldData(prepared, prepared.test, *sizes) if prepared.test else None,
         )
 
     def phases(self, settings: FieldVaeSettings, prepared: Fields | None) -> Sequence[Phase]:

@@ -39,7 +39,7 @@ from trainables.conditioner.field_latents import (
 )
 from trainables.stepping.optimizer import OptimizerSettings
 from trainables.stepping.train_settings import TrainSettings
-from trainables.system import Built, Finding, Loaders, Phase
+from trainables.system import Built, Finding, Loaders, Phase, SystemBase
 
 GENERATE_BATCH = 32
 """Images that are predicted together by `generate`."""
@@ -110,8 +110,8 @@ class Prepared:
     decoded: Latents | None
 
 
-class Conditioner:
-    """The members of `trainables.system.System`, with `rebuild` and `generate`."""
+class Conditioner(SystemBase):
+    """See `trainables.system.System` for what each member is."""
 
     name = "conditioner"
     Settings = ConditionerSettings

@@ -87,7 +87,7 @@ def final_test(system: System, settings: Any, prepared: Any, run: LocalRun) -> N
             composite = system.phases(settings, prepared)[0].composite
             step = checkpoint.step_of(path)
             weights = composite.weights(step, settings.train.steps)
-            worst = Worst(weights, system.picture)  # type: ignore[attr-defined]  # optional member
+            worst = Worst(weights, system.picture)
         columns = evaluate_checkpoint(system, settings, prepared, path, "test", worst)
         found[name] = {f"{name}.{key.removeprefix('val.')}": v for key, v in columns.items()}
         if run.is_main and settings.train.tensorboard:

@@ -88,6 +88,5 @@ def further_tags(column: str, names: Mapping[str, str | tuple[str, ...]]) -> tup
 
 def open_board(system: System, settings: Any, folder: Path) -> TensorBoard:
     """TensorBoard with the tags of the system's document, where it has one."""
-    names: Any = getattr(system, "tensorboard_names", lambda settings: {})
-    figures: Any = getattr(system, "tensorboard_figures", lambda settings: {})
-    return TensorBoard(folder, names(settings), figures(settings))
+    names, figures = system.tensorboard_names(settings), system.tensorboard_figures(settings)
+    return TensorBoard(folder, names, figures)

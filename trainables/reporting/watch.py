@@ -11,7 +11,7 @@ from typing import Any
 
 from losses.balancers.base import FixedWeights
 from losses.terms import TermSettings
-from metrics.health import health_columns, health_stop
+from metrics.health import HealthSettings, health_columns, health_stop
 from metrics.health_signs import Watched, overfit_ratio, readings
 from metrics.metric import Metric
 from settings.schema import SettingsError, listed
@@ -35,10 +35,11 @@ class Watch:
         phases: Sequence[Phase],
         metrics: Sequence[Metric],
         objective: tuple[str, str] | None,
+        health: HealthSettings | None,
         warn: Callable[[str], None],
     ) -> None:
         self.train, self.warn = settings.train, warn
-        self.health = getattr(settings, "health", None)
+        self.health = health
         self.phases = [watched(phase) for phase in phases]
         self.objective = objective or _first_with_direction(metrics)
         if self.train.patience and self.objective is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 
 import pytest
@@ -11,8 +10,9 @@ from hypothesis import strategies as st
 
 from ray_jobs.sweeping.last_change import Settled, extremes, settled
 from search_spaces.domains import Choice, LogUniform, Uniform
-from search_spaces.space import SPACES, Point, Space
+from search_spaces.space import Point, Space, spaces_of
 from settings.flat import flatten, replace
+from settings.systems import SYSTEMS
 from trainables.system import load_system
 from trainables.toy import Toy, ToyGan
 
@@ -158,10 +158,10 @@ def test_extremes_are_the_ends_of_what_is_active():
     assert extremes(space, ["nothing"], {}) == [{}]
 
 
-@pytest.mark.parametrize("name", sorted(SPACES))
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
 def test_shipped_spaces_have_room_for_rungs(name):
-    system, (module, attribute) = load_system(name), SPACES[name].split(":")
-    for space in getattr(importlib.import_module(module), attribute).values():
+    system = load_system(name)
+    for space in spaces_of(name).values():
         tree = replace(system.Settings(), space.fixed)
         bound = space.bind(flatten(tree))
         # The start of a critic is searched; a report before it says nothing of the end.

@@ -212,7 +212,8 @@ def test_each_end_has_its_own_rule():
 
 def test_a_checkpoint_of_the_version_before_has_no_rows(toys, tmp_path):
     system, tree = Healthy(), toys.settings(Healthy)
-    watch = Watch(tree, system.phases(tree, None), system.metrics(tree, None), None, print)
+    declared = system.phases(tree, None), system.metrics(tree, None)
+    watch = Watch(tree, *declared, None, tree.health, print)
     watch.load({"best": 1.0, "best_step": 4, "waited": 2})
     assert watch.state() == {"best": 1.0, "best_step": 4, "waited": 2, "streaks": {}}
 

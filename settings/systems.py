@@ -1,0 +1,31 @@
+"""Every system by name: the one line that makes a new one known.
+
+Nothing is imported until a system is loaded
+(`trainables.system.load_system`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SYSTEMS: Mapping[str, str] = {
+    "hdr_patch": "trainables.hdr_patch:HdrPatch",
+    "conditioner": "trainables.conditioner.system:Conditioner",
+    "compression": "trainables.compression.system:Compression",
+    "field_vae": "trainables.conditioner.field_vae:FieldVae",
+}
+"""Name -> "module:attribute". The system's search spaces are `search_spaces.<name>:SPACES`, its
+presets `settings/presets/<name>/`.
+"""
+
+RENAMED: Mapping[str, str] = {
+    "trainables.field_vae:FieldVae": "field_vae",
+    "benchmarks.toy:Toy": "trainables.toy:Toy",
+    "benchmarks.toy:ToyGan": "trainables.toy:ToyGan",
+}
+"""Name that was -> name that is: sweeps and checkpoints keep the one that they were made under."""
+
+
+def current_name(system: str) -> str:
+    """The name by which a system is known today; whoever reads a stored name asks here."""
+    return RENAMED.get(system, system)
