@@ -93,6 +93,23 @@ class HdrPatch(SystemBase):
     Settings = HdrPatchSettings
     prepare_reads = ("data.*",)
     refused = refused_keys()
+    small: Mapping[str, Any] = {
+        "model.width": 4,
+        "data.frames": 6,
+        "data.height": 64,
+        "data.width": 96,
+        "data.crop": 32,
+        "data.validation_crops": 6,
+        "train.batch_size": 2,
+        "train.validation_batch_size": 4,
+    }
+    # With the mask on, valid pixels never change, so loss.context has no gradient (the pre-flight
+    # says it); and a small residual is inside the safe range.
+    audit: Mapping[str, Any] = {
+        "hdr.mask": False,
+        "hdr.prefill": "push_pull",
+        "loss.range.safe_range": 0.0,
+    }
 
     def prepare(self, settings: HdrPatchSettings, cache: Path) -> Prepared:
         return prepare(settings.data, cache)

@@ -134,6 +134,8 @@ class System(Protocol):
             (`trainables.checkpoints.changeable`).
         small: settings that bring a training down to seconds, its length aside: for checks of the
             system, and for what is measured of the platform around it.
+        audit: settings under which every term has something to do, where the defaults leave one
+            idle.
         originals: settings under which a training sample is as it was before augmentation.
     """
 
@@ -143,6 +145,7 @@ class System(Protocol):
     refused: Mapping[str, str] = MappingProxyType({})
     changeable: tuple[str, ...] = ()
     small: Mapping[str, Any] = MappingProxyType({})
+    audit: Mapping[str, Any] = MappingProxyType({})
     originals: Mapping[str, Any] = MappingProxyType({})
 
     def build(self, settings: Any, prepared: Any) -> Built:
@@ -191,6 +194,15 @@ class System(Protocol):
         None)`.
         """
         return self.build(settings, None)
+
+    def audit_tensors(
+        self, settings: Any, prepared: Any
+    ) -> Mapping[str, tuple[Tensors, Tensors]]:
+        """Phase -> (prediction, batch), of four samples or more, on which its terms are looked at
+        (`trainables.contract`); a phase that is left out takes the first training batch and the
+        forward of untrained modules.
+        """
+        return {}
 
     def tensorboard_names(self, settings: Any) -> Mapping[str, str | tuple[str, ...]]:
         """Column -> the tag (or tags) that the source document has for it, written beside the

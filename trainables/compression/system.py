@@ -120,6 +120,19 @@ class Compression(SystemBase):
     Settings = CompressionSettings
     prepare_reads = ("data.*", "model.spatial_dims")
     changeable = ("augment.*", "batch_augment.*")
+    small: Mapping[str, Any] = {
+        "model.vae.widths": (8, 8),
+        "discriminator.enabled": True,
+        "discriminator.width": 4,
+        "discriminator.layers": 1,
+        "loss.adversarial.enabled": True,
+        "data.image_size": 16,
+        "data.slices": 12,
+        "data.patients": (2, 1, 1),
+        "data.validation_samples": 6,
+        "train.batch_size": 2,
+        "train.validation_batch_size": 4,
+    }
 
     def prepare(self, settings: CompressionSettings, cache: Path) -> Prepared:
         return prepare(settings.data, cache, settings.model.spatial_dims)

@@ -63,6 +63,18 @@ class FieldVae(SystemBase):
     name = "field_vae"
     Settings = FieldVaeSettings
     prepare_reads = ("data.*",)
+    small: Mapping[str, Any] = {
+        "model.filters": (8, 6),
+        # Of so few fields the principal components leave nothing to learn.
+        "model.linear": False,
+        "model.main_size": 4,
+        "model.hier_size": 4,
+        "data.count": 24,
+        "data.length": 8,
+        "data.probes_per_side": 3,
+        "train.batch_size": 4,
+        "train.validation_batch_size": 4,
+    }
 
     def prepare(self, settings: FieldVaeSettings, cache: Path) -> Fields:
         return prepare(settings.data, cache)

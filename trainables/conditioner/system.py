@@ -117,6 +117,22 @@ class Conditioner(SystemBase):
     Settings = ConditionerSettings
     prepare_reads = ("data.*", "vae.*")
     changeable = ("augment.*",)
+    small: Mapping[str, Any] = {
+        "model.filters": (4, 8),
+        "data.count": 24,
+        "data.image_size": 16,
+        "data.times": 8,
+        "data.probes_per_side": 3,
+        "vae.filters": (8, 6),
+        "vae.main_size": 4,
+        "vae.hier_size": 4,
+        "vae.steps": 3,
+        "vae.batch_size": 4,
+        "train.batch_size": 4,
+        "train.validation_batch_size": 4,
+    }
+    # Every sample has a second view.
+    audit: Mapping[str, Any] = {"augment.outer_probability": 1.0, "augment.inner_probability": 1.0}
 
     def prepare(self, settings: ConditionerSettings, cache: Path) -> Prepared:
         """Converts the data, trains or loads the VAE, and scales the latents of all samples."""

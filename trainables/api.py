@@ -1,0 +1,77 @@
+"""What the author of a system imports, in one place. Everything behind it may move; these names
+stay.
+
+    from trainables.api import Built, Composite, Loaders, Metric, Phase, Settings, SystemBase, ...
+
+For systems, ours and those of other repositories. A term, a metric or a data set of this
+repository lives below the systems, and imports from its own room.
+"""
+
+from __future__ import annotations
+
+from data.cache import cached_folder
+from data.files import DataError
+from data.split import random_split
+from losses.adversarial import adversarial_term
+from losses.balancers.settings import BalancerSettings
+from losses.composite import Composite
+from losses.counts import (
+    differences,
+    hole_values,
+    images,
+    images_with_hole,
+    marked,
+    samples_of,
+    values,
+    values_of,
+    weighted_values,
+)
+from losses.schedules import ScheduleSettings
+from losses.terms import Tensors, Term, TermSettings
+from metrics.health import HealthSettings
+from metrics.metric import Metric, per_sample
+from settings.schema import Settings, SettingsError, setting
+from trainables.stepping.optimizer import OptimizerSettings
+from trainables.stepping.train_settings import TrainSettings
+from trainables.system import Built, Finding, Forward, Loaders, Phase, SystemBase
+
+__all__ = [
+    # settings
+    "Settings",
+    "setting",
+    "SettingsError",
+    "ScheduleSettings",
+    "TermSettings",
+    "BalancerSettings",
+    "HealthSettings",
+    "OptimizerSettings",
+    "TrainSettings",
+    # the loss: terms, and what their sums are divided by
+    "Term",
+    "Tensors",
+    "Composite",
+    "adversarial_term",
+    "samples_of",
+    "values_of",
+    "marked",
+    "images",
+    "values",
+    "differences",
+    "hole_values",
+    "images_with_hole",
+    "weighted_values",
+    # measures
+    "Metric",
+    "per_sample",
+    # the system
+    "SystemBase",
+    "Built",
+    "Phase",
+    "Forward",
+    "Loaders",
+    "Finding",
+    # data
+    "DataError",
+    "cached_folder",
+    "random_split",
+]

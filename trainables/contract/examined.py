@@ -1,0 +1,143 @@
+"""A system made ready to be looked at: its settings of seconds, data, modules, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from losses.terms import Tensors
+from settings.flat import replace
+from trainables.system import Loaders, Phase, System
+
+SHORT: Mapping[str, Any] = {
+    "train.steps": 4,
+    "train.report_every": 2,
+    "train.tensorboard": False,
+}
+"""A training of two reports."""
+
+SAMPLES = 4
+"""In a batch that is looked at: two halves of more than one sample."""
+
+_NUDGE = 0.02
+_FORWARD_SEED = 5
+
+
+@dataclass
+class Examined:
+    """A system with the settings under which it is looked at.
+
+    Attributes:
+        cache: a folder for what `prepare` makes.
+        changes: settings above the system's `small` and `SHORT`.
+    """
+
+    system: System
+    cache: Path = field(repr=False)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.system.name
+
+    @cached_property
+    def settings(self) -> Any:
+        values = {**SHORT, **self.system.small, **self.changes}
+        return replace(self.system.Settings(), values)
+
+    @cached_property
+    def prepared(self) -> Any:
+        return self.system.prepare(self.settings, self.cache)
+
+    @cached_property
+    def loaders(self) -> Loaders:
+        return self.system.loaders(self.settings, self.prepared)
+
+    @cached_property
+    def declared(self) -> list[Phase]:
+        """The phases as they are known without data."""
+        return list(self.system.phases(self.settings, None))
+
+    def nodes(self) -> Iterator[tuple[Phase, str, str]]:
+        """Every term: its phase, its name, its settings node (`loss.l1`)."""
+        for phase in self.declared:
+            for name in phase.composite.terms:
+                yield phase, name, f"{phase.composite.prefix}.{name}"
+
+    @cached_property
+    def audited(self) -> Any:
+        """The settings with every term on, and with something to do for each."""
+        switches = {f"{node}.enabled": True for _, _, node in self.nodes()}
+        return replace(self.settings, {**self.system.audit, **switches})
+
+    def modules(self, settings: Any, seed: int = 0) -> dict[str, nn.Module]:
+        """The modules a little off their start, where a residual or a score may be exactly 0; for
+        each seed a state of their own, as the models have that a sweep compares.
+        """
+        prepared = self.prepared  # made on first use, with random numbers of its own
+        torch.manual_seed(seed)
+        modules = self.system.build(settings, prepared).modules
+        with torch.no_grad():
+            for module in modules.values():
+                for parameter in module.parameters():
+                    if parameter.requires_grad:
+                        parameter.add_(_NUDGE * torch.randn_like(parameter))
+        return modules
+
+    def has_the_network(self, settings: Any) -> bool:
+        """Whether these settings build modules of the classes that `settings` builds: under those
+        of another network, a prediction means something else.
+        """
+        built = (self.system.build(tree, self.prepared) for tree in (self.settings, settings))
+        one, other = ({k: type(module) for k, module in b.modules.items()} for b in built)
+        return one == other
+
+    def batch(self, settings: Any, validation: bool = False) -> dict[str, Tensor]:
+        """The first `SAMPLES` samples."""
+        loaders = self.system.loaders(settings, self.prepared)
+        data: Any = loaders.validation if validation else loaders.train
+        keys = ((i % len(data), i) for i in range(SAMPLES))
+        samples = [data[index] if validation else data[(index, seed)] for index, seed in keys]
+        batch: dict[str, Tensor] = (loaders.collate or default_collate)(samples)
+        return batch
+
+    def predictions(
+        self, settings: Any, modules: Mapping[str, nn.Module]
+    ) -> Iterator[tuple[Phase, dict[str, Tensor], dict[str, Tensor]]]:
+        """Phase, prediction and batch, phase after phase as in a step: what the system has for
+        its audit, or else the first training batch and the modules' forward.
+        """
+        own = self.system.audit_tensors(settings, self.prepared)
+        batch = self.batch(settings)
+        for phase in self.system.phases(settings, self.prepared):
+            if phase.name in own:
+                prediction, batch = map(dict, own[phase.name])
+            else:
+                prediction = forward(phase, modules, batch, settings)
+            yield phase, prediction, batch
+            batch = {**batch, **phase.handed_on(prediction)}
+
+
+def forward(
+    phase: Phase, modules: Mapping[str, nn.Module], batch: Tensors, settings: Any
+) -> dict[str, Tensor]:
+    """A phase's prediction; dropout and noise of the forward are drawn anew each time alike."""
+    torch.manual_seed(_FORWARD_SEED)
+    return dict(phase.forward(modules, batch, settings))
+
+
+def same(one: Tensors, other: Tensors) -> bool:
+    """Whether two sets of named tensors are equal to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def cloned(tensors: Tensors) -> dict[str, Tensor]:
+    """Copies without a gradient."""
+    return {key: value.detach().clone() for key, value in tensors.items()}

@@ -1,0 +1,25 @@
+"""What a look at a system may find wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A broken rule.
+
+    Attributes:
+        subject: the term, metric, key or member that breaks it.
+        rule: what holds for every one of its kind.
+        value: what was seen instead.
+        way_out: what to change.
+    """
+
+    subject: str
+    rule: str
+    value: str
+    way_out: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.rule}; {self.value}. {self.way_out}."

@@ -1,0 +1,87 @@
+"""The rules of a metric, on a validation batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from losses.terms import Tensors
+from metrics.metric import Metric
+from settings.flat import leaves
+from trainables.contract.examined import SAMPLES, Examined, cloned, forward, same
+from trainables.contract.fault import Fault
+from trainables.contract.keys import declares, guilty
+
+
+def measures_by_sums(examined: Examined) -> Iterator[Fault]:
+    """Metrics are float64 sums with a count, add up over the parts of a batch, declare what they
+    read, and change nothing.
+    """
+    settings = examined.settings
+    modules = examined.modules(settings)
+    for module in modules.values():
+        module.eval()
+    phase = examined.system.phases(settings, examined.prepared)[0]
+    batch = examined.batch(settings, validation=True)
+    with torch.no_grad():
+        prediction = forward(phase, modules, batch, settings)
+        for metric in examined.system.metrics(settings, examined.prepared):
+            yield from _measures(examined, metric, prediction, batch)
+
+
+def _measures(
+    examined: Examined, metric: Metric, prediction: Tensors, batch: Tensors
+) -> Iterator[Fault]:
+    subject, settings = f"metric {metric.name}", examined.settings
+    kept = cloned(prediction)
+    sums, count = metric.measure(prediction, batch, settings)
+    if not same(cloned(prediction), kept):
+        yield Fault(subject, "it changes nothing", "the prediction is another one", "Copy first")
+    if sums.dtype != torch.float64 or sums.ndim > 1 or count.numel() != 1 or float(count) < 0:
+        yield Fault(
+            subject,
+            "it returns float64 sums (a scalar or a vector) and one count from 0 on",
+            f"sums {sums.dtype} {list(sums.shape)}, count {count.tolist()}",
+            "Sum in float64, and return sums and not a mean",
+        )
+        return
+    value = metric.finish(sums, float(count))
+    if not isinstance(value, float):
+        yield Fault(subject, "finish returns a float", f"it returns {value!r}", "Call float()")
+    half = SAMPLES // 2
+    parts = [
+        metric.measure(
+            {k: v[at] for k, v in prediction.items()},
+            {k: v[at] for k, v in batch.items()},
+            settings,
+        )
+        for at in (slice(None, half), slice(half, None))
+    ]
+    together = [sum(x[1:], x[0]) for x in zip(*parts, strict=True)]
+    for name, whole, added in zip(("sum", "count"), (sums, count), together, strict=True):
+        pair = whole.double(), added.double()
+        if not torch.allclose(*pair, rtol=1e-4, atol=1e-6, equal_nan=True):
+            yield Fault(
+                subject,
+                f"the {name} of a batch is that of its parts, added up",
+                f"{whole.tolist()} over the whole, {added.tolist()} over the parts together",
+                "Return sums over samples with their count; `finish` makes the mean",
+            )
+    before = [sums.tolist(), count.tolist()]
+
+    def measure(tree: Any) -> list[Any]:
+        return [x.tolist() for x in metric.measure(prediction, batch, tree)]
+
+    undeclared = [k for k in leaves(type(settings)) if not declares(metric.reads, k)]
+    for key in guilty(undeclared, settings, measure, before, examined.has_the_network):
+        yield Fault(
+            subject,
+            "`Metric.reads` lists every key that changes what it measures",
+            f"{key} does and is not in reads={metric.reads}",
+            f'Add "{key}": a search over it cannot be judged by this metric',
+        )
+
+
+RULES: tuple[Callable[[Examined], Iterator[Fault]], ...] = (measures_by_sums,)

@@ -1,0 +1,208 @@
+"""The rules of a system's data and modules, on a few samples."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainables.contract.examined import Examined, cloned, forward, same
+from trainables.contract.fault import Fault
+from trainables.system import Built
+
+_SEEDS = 8
+"""Draws of one sample that are compared: of few, a random flip may leave all as they are."""
+
+
+def prepares_the_same_again(examined: Examined) -> Iterator[Fault]:
+    """From the cache, in another cache, and through a pickle."""
+    once = examined.prepared
+    way_out = "Draw from a seed of the settings, and name every file by what it was made from"
+    rule = "preparing again gives the same"
+    if not _equal(examined.system.prepare(examined.settings, examined.cache), once):
+        yield Fault("member prepare", rule, "another value comes out of the cache", way_out)
+    with tempfile.TemporaryDirectory() as folder:
+        again = examined.system.prepare(examined.settings, Path(folder))
+        if not _equal(pickle.loads(pickle.dumps(again)), again):  # noqa: S301 - our own bytes
+            yield Fault(
+                "member prepare",
+                "it returns something picklable",
+                f"{type(again).__name__} comes back as another",
+                "Return plain values, arrays or a frozen dataclass of them",
+            )
+        other = examined.system.loaders(examined.settings, again)
+        pairs = zip(_some(examined.loaders), _some(other), strict=False)
+        if any(not same(one, two) for one, two in pairs):
+            yield Fault("member prepare", rule, "another cache gives other samples", way_out)
+
+
+def _some(loaders: Any) -> Iterator[dict[str, torch.Tensor]]:
+    for index in range(min(3, len(loaders.train))):
+        yield loaders.train[(index, 5)]
+    for index in range(min(3, len(loaders.validation))):
+        yield loaders.validation[index]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except (ValueError, RuntimeError):  # arrays: their bytes
+        return pickle.dumps(one) == pickle.dumps(other)
+
+
+def draws_samples_from_their_seed(examined: Examined) -> Iterator[Fault]:
+    """A training sample is a function of index and seed, a validation sample of its index."""
+    train: Any = examined.loaders.train
+    validation: Any = examined.loaders.validation
+    draws = {
+        "training sample": lambda: train[(min(1, len(train) - 1), 99)],
+        "validation sample": lambda: validation[0],
+    }
+    for subject, draw in draws.items():
+        seen = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
+            seen.append(draw())
+        if not all(isinstance(value, torch.Tensor) for value in seen[0].values()):
+            kinds = {key: type(value).__name__ for key, value in seen[0].items()}
+            yield Fault(subject, "it is a dict of tensors", f"it holds {kinds}", "Convert them")
+        elif not same(*seen):
+            yield Fault(
+                subject,
+                "all that is random about it comes from its seed",
+                "a global generator at another place gives another sample",
+                "Make a torch.Generator or numpy Generator of the seed in train[(index, seed)]",
+            )
+
+
+def builds_from_the_seed(examined: Examined) -> Iterator[Fault]:
+    """One seed gives one model, another one another; each module is updated by one phase, or
+    frozen.
+    """
+    states = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        built = examined.system.build(examined.settings, examined.prepared)
+        states.append({k: v for k, v in _state(built).items() if v.is_floating_point()})
+    if not same(states[0], states[1]):
+        yield Fault(
+            "member build",
+            "one state of torch's generator gives one model",
+            "two models of one seed differ",
+            "Initialise from torch's current generator and no other",
+        )
+    if same(states[0], states[2]) and any(p.requires_grad for p in _parameters(built)):
+        yield Fault(
+            "member build",
+            "another state of torch's generator gives another model",
+            "models of two seeds are equal",
+            "Initialise from torch's current generator, and seed nothing in build",
+        )
+    names = {f"{n}.{key}" for n, m in built.modules.items() for key, _ in m.named_parameters()}
+    for name in sorted(set(built.no_decay) - names):
+        yield Fault(f"no_decay {name}", "it names a parameter", "there is none", "Mend the name")
+    used = [name for phase in examined.declared for name in phase.modules]
+    for name, module in built.modules.items():
+        trained = any(parameter.requires_grad for parameter in module.parameters())
+        if used.count(name) != int(trained):
+            yield Fault(
+                f"module {name}",
+                "each module is updated by one phase, or frozen",
+                f"{used.count(name)} phases name it, and it "
+                + ("has parameters with a gradient" if trained else "has none with a gradient"),
+                "Name it in one phase's `modules`, or call requires_grad_(False)",
+            )
+
+
+def _state(built: Built) -> dict[str, torch.Tensor]:
+    return {f"{n}.{k}": v for n, m in built.modules.items() for k, v in m.state_dict().items()}
+
+
+def _parameters(built: Built) -> Iterator[torch.nn.Parameter]:
+    for module in built.modules.values():
+        yield from module.parameters()
+
+
+def finds_its_settings_trainable(examined: Examined) -> Iterator[Fault]:
+    """The pre-flight has nothing hopeless to say of the settings that are looked at."""
+    for finding in examined.system.preflight(examined.settings, examined.prepared):
+        if finding.hopeless or not finding.text:
+            yield Fault(
+                "member preflight",
+                "the settings looked at are trainable, and a finding has a text",
+                finding.text or "it is empty",
+                "Change `small`, or give settings by key=value",
+            )
+
+
+def moves_what_its_phase_trains(examined: Examined) -> Iterator[Fault]:
+    """Each term alone has a finite gradient that reaches what the term's own phase updates; every
+    tensor of a prediction has the samples on its first axis; a forward leaves the batch alone.
+    """
+    settings = examined.audited
+    modules = examined.modules(settings)
+    for phase, prediction, batch in examined.predictions(settings, modules):
+        size = len(next(iter(batch.values())))
+        for key, value in prediction.items():
+            if not value.ndim or value.shape[0] != size:
+                yield Fault(
+                    f"forward of phase {phase.name}",
+                    "every tensor of a prediction has the samples on its first axis",
+                    f"{key} is {list(value.shape)} for {size} samples",
+                    "Keep what is no sample's in the modules",
+                )
+                return
+        if phase.name in examined.system.audit_tensors(settings, examined.prepared):
+            continue
+        before = cloned(batch)
+        forward(phase, copy.deepcopy(modules), batch, settings)
+        if not same(before, cloned(batch)):
+            yield Fault(
+                f"forward of phase {phase.name}",
+                "a forward leaves the batch as it is",
+                "the batch is another one after it",
+                "Put what it makes into the prediction",
+            )
+        updated = [p for name in phase.modules for p in modules[name].parameters()]
+        updated = [p for p in updated if p.requires_grad]
+        for name, term in phase.composite.terms.items():
+            total, _ = term(prediction, batch, settings)
+            gradients = (
+                torch.autograd.grad(total, updated, retain_graph=True, allow_unused=True)
+                if total.requires_grad
+                else ()
+            )
+            found = [g for g in gradients if g is not None]
+            if not any(bool((g != 0).any()) for g in found):
+                yield Fault(
+                    f"term {name}",
+                    f"its gradient reaches what phase {phase.name} updates",
+                    "it is 0 for every parameter",
+                    "Let the forward keep its graph, and name settings in `audit` under which "
+                    "the term has something to do",
+                )
+            elif not all(bool(torch.isfinite(g).all()) for g in found):
+                yield Fault(
+                    f"term {name}",
+                    "its gradient is finite for every parameter",
+                    "one holds NaN or infinity",
+                    "Keep roots, logarithms and divisors away from 0 by an epsilon",
+                )
+
+
+RULES: tuple[Callable[[Examined], Iterator[Fault]], ...] = (
+    prepares_the_same_again,
+    draws_samples_from_their_seed,
+    builds_from_the_seed,
+    finds_its_settings_trainable,
+    moves_what_its_phase_trains,
+)

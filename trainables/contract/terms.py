@@ -1,0 +1,337 @@
+"""The rules of a loss term, each a function of a `TermCase` that yields what breaks it.
+
+They are asked on tensors: those of a system's first batch (`term_cases`), or those that a test
+makes up. `raw` [B, n] are the numbers that the prediction of B samples is made of.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from losses.terms import Tensors, Term, TermSettings
+from settings.flat import leaves
+from settings.schema import own_leaves
+from trainables.contract.examined import Examined, cloned, forward, same
+from trainables.contract.fault import Fault
+from trainables.contract.keys import changed, declares, guilty
+
+TOLERANCE = 2e-5, 1e-5
+"""Relative and absolute, of sums that are added in another order."""
+
+APPLIED = tuple(own_leaves(TermSettings))
+"""Keys of every term (`weight`, `enabled`) that say how it is applied, not what it measures."""
+
+
+@dataclass(frozen=True)
+class TermCase:
+    """A term with tensors to look at it.
+
+    Attributes:
+        node: its settings node, such as `loss.l1`; "" where the tree has none.
+        settings: the system's tree, with the term on.
+        predict: `predict(batch, settings, raw) -> prediction`.
+        others: further `raw`, at which the term must keep its lower bound.
+        compares: whether the prediction means the same under other settings.
+    """
+
+    name: str
+    node: str
+    term: Term
+    settings: Any
+    batch: Tensors
+    raw: Tensor
+    predict: Callable[[Tensors, Any, Tensor], Tensors]
+    others: tuple[Tensor, ...] = ()
+    compares: Callable[[Any], bool] = lambda settings: True
+
+    @property
+    def subject(self) -> str:
+        return f"term {self.name}"
+
+    def prediction(self, raw: Tensor | None = None, settings: Any = None) -> Tensors:
+        tree = self.settings if settings is None else settings
+        return self.predict(self.batch, tree, self.raw if raw is None else raw)
+
+    def measured(self, prediction: Tensors, settings: Any = None) -> list[float]:
+        """Sum and count."""
+        tree = self.settings if settings is None else settings
+        with torch.no_grad():
+            return [float(x) for x in self.term(prediction, self.batch, tree)]
+
+
+def is_finite_with_a_gradient(case: TermCase) -> Iterator[Fault]:
+    """A finite scalar that pulls at the prediction, over a count above 0 that does not."""
+    raw = case.raw.detach().clone().requires_grad_()
+    prediction = case.prediction(raw)
+    total, count = case.term(prediction, case.batch, case.settings)
+    if total.ndim or count.ndim:
+        shape = list(total.shape) if total.ndim else list(count.shape)
+        yield Fault(
+            case.subject,
+            "sum and count are scalars",
+            f"one has the shape {shape}",
+            "Sum over every axis, the samples' too",
+        )
+        return
+    if count.requires_grad:
+        yield _count_depends(case, "its count has a gradient")
+    if not float(count) > 0.0:
+        yield Fault(
+            case.subject,
+            "there is something to count",
+            f"the count is {float(count):g} on the samples looked at",
+            "Name settings in `audit` under which the term has something to do",
+        )
+    if not bool(torch.isfinite(total)):
+        yield Fault(
+            case.subject,
+            "it is finite wherever the prediction is",
+            f"the sum is {float(total.detach()):g}",
+            "Keep roots, logarithms and divisors away from 0 by an epsilon",
+        )
+        return
+    moves = total.requires_grad
+    gradient = torch.autograd.grad(total, raw, allow_unused=True)[0] if moves else None
+    if gradient is None or not bool((gradient != 0).any()):
+        yield Fault(
+            case.subject,
+            "it pulls at what the forward predicts",
+            "its gradient is 0 everywhere",
+            "Look for detach, argmax, round or a comparison, and for settings under which it is "
+            "idle (`audit` names others)",
+        )
+    elif not bool(torch.isfinite(gradient).all()):
+        yield Fault(
+            case.subject,
+            "its gradient is finite",
+            "the gradient holds NaN or infinity",
+            "The root of 0 has an infinite slope: add an epsilon below it",
+        )
+
+
+def is_bounded_below(case: TermCase) -> Iterator[Fault]:
+    """Never below 0, or `Term.unbounded` says why."""
+    if case.term.unbounded:
+        return
+    for raw in (case.raw, *case.others):
+        total, _ = case.measured(case.prediction(raw))
+        if total < 0.0:
+            yield Fault(
+                case.subject,
+                "it is never below 0, or its share and its ratios mean nothing",
+                f"the sum is {total:g}",
+                "Add its least value, or say in `Term.unbounded` why it has no lower bound",
+            )
+            return
+
+
+def is_a_sum_over_samples(case: TermCase, edges: Sequence[int] | None = None) -> Iterator[Fault]:
+    """Sum and count of a batch are those of its parts, cut at `edges` (in the middle by default),
+    added up.
+    """
+    size = len(case.raw)
+    edges = (0, size // 2, size) if edges is None else edges
+    prediction = case.prediction()
+    total, count = case.measured(prediction)
+    sums = counts = 0.0
+    for start, end in pairwise(edges):
+        part = replace(case, batch={k: v[start:end] for k, v in case.batch.items()})
+        own = part.measured({k: v[start:end] for k, v in prediction.items()})
+        sums, counts = sums + own[0], counts + own[1]
+    relative, absolute = TOLERANCE
+    if counts != count:
+        yield Fault(
+            case.subject,
+            "its count over a batch is the sum of the counts over the batch's parts",
+            f"{count:g} over the whole, {counts:g} over the parts together",
+            "Count samples, pixels or marks; a share or a mean is no count",
+        )
+    if abs(sums - total) > relative * abs(total) + absolute:
+        is_mean = abs(sums - (len(edges) - 1) * total) <= 0.5 * abs(total)
+        yield Fault(
+            case.subject,
+            "it returns a sum over samples, which the count makes a mean",
+            f"{total:g} over the whole batch and {sums:g} over its parts together"
+            + (", as a mean would be" if is_mean else ""),
+            "Return the sum; the loop divides by the count of all batches and workers",
+        )
+
+
+def declares_what_it_reads(case: TermCase) -> Iterator[Fault]:
+    """With the prediction fixed, no key outside of `Term.reads` changes sum or count."""
+    prediction = cloned(case.prediction())
+    before = case.measured(prediction)
+    keys = [key for key in leaves(type(case.settings)) if ".schedule." not in key]
+    undeclared = [key for key in keys if not declares(case.term.reads, key)]
+
+    def measure(tree: Any) -> list[float]:
+        return case.measured(prediction, tree)
+
+    for key in guilty(undeclared, case.settings, measure, before, case.compares):
+        yield Fault(
+            case.subject,
+            "`Term.reads` lists every key that changes what the term measures",
+            f"{key} does and is not in reads={case.term.reads}",
+            f'Add "{key}": a search over it cannot be judged by this term',
+        )
+
+
+def has_keys_that_do_something(case: TermCase) -> Iterator[Fault]:
+    """Every key of the term's own node changes the sum, the count or the prediction, or `reads`
+    says that it may.
+    """
+    if not case.node:
+        return
+    before = cloned(case.prediction())
+    values = case.measured(before)
+    for field in leaves(type(_node(case))):
+        key = f"{case.node}.{field}"
+        if field.startswith("schedule.") or field in APPLIED or declares(case.term.reads, key):
+            continue
+        tree = changed(case.settings, key)
+        if tree is None:
+            continue
+        after = case.prediction(settings=tree)
+        if same(cloned(after), before) and case.measured(before, tree) == values:
+            yield Fault(
+                case.subject,
+                "every key of a term changes something",
+                f"{key} changes neither the term nor the prediction",
+                "Remove the key, or read it",
+            )
+
+
+def draws_nothing(case: TermCase) -> Iterator[Fault]:
+    """Equal tensors give equal sums, whatever the global generators are at."""
+    prediction = case.prediction()
+    seen = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        seen.append(case.measured(prediction))
+    if seen[0] != seen[1]:
+        yield Fault(
+            case.subject,
+            "a term draws nothing: equal tensors give equal sums",
+            f"{seen[0][0]:g} under one global seed, {seen[1][0]:g} under another",
+            "Draw in the data set from the sample's seed, and pass the draw in the batch",
+        )
+
+
+def leaves_its_tensors_alone(case: TermCase) -> Iterator[Fault]:
+    """A term changes neither the batch nor the prediction in place."""
+    prediction = case.prediction()
+    before = cloned(case.batch), cloned(prediction)
+    case.measured(prediction)
+    after = case.batch, prediction
+    for name, was, now in zip(("batch", "prediction"), before, after, strict=True):
+        if not same(was, cloned(now)):
+            yield Fault(
+                case.subject,
+                f"a term changes nothing in place, for others read the same {name}",
+                f"the {name} is another one after it",
+                "Make a new tensor instead of one of the operations that end in `_`",
+            )
+
+
+RULES: tuple[Callable[[TermCase], Iterator[Fault]], ...] = (
+    is_finite_with_a_gradient,
+    is_bounded_below,
+    is_a_sum_over_samples,
+    declares_what_it_reads,
+    has_keys_that_do_something,
+    draws_nothing,
+    leaves_its_tensors_alone,
+)
+"""What holds for every term, in the order in which it is asked."""
+
+
+def term_cases(examined: Examined) -> Iterator[TermCase]:
+    """Every term of a system, on what `Examined.predictions` gives."""
+    settings = examined.audited
+    modules = examined.modules(settings)
+    for phase, prediction, batch in examined.predictions(settings, copy.deepcopy(modules)):
+        made = _Made(examined, phase.name, copy.deepcopy(modules), settings, cloned(prediction))
+        for name, term in phase.composite.terms.items():
+            node = f"{phase.composite.prefix}.{name}"
+            like = examined.has_the_network
+            yield TermCase(name, node, term, settings, batch, made.raw, made, compares=like)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The prediction of a phase, made of raw numbers; under other settings by its forward."""
+
+    examined: Examined
+    phase: str
+    modules: Mapping[str, nn.Module]
+    settings: Any
+    prediction: Tensors
+
+    @property
+    def moving(self) -> dict[str, Tensor]:
+        return {k: v for k, v in self.prediction.items() if v.is_floating_point()}
+
+    @property
+    def raw(self) -> Tensor:
+        return torch.cat([v.reshape(len(v), -1).float() for v in self.moving.values()], dim=1)
+
+    def __call__(self, batch: Tensors, settings: Any, raw: Tensor) -> Tensors:
+        if settings is not self.settings:
+            phases = self.examined.system.phases(settings, self.examined.prepared)
+            phase = next(phase for phase in phases if phase.name == self.phase)
+            with torch.no_grad():
+                return forward(phase, copy.deepcopy(self.modules), batch, settings)
+        sizes = [v[0].numel() for v in self.moving.values()]
+        parts = zip(self.moving.items(), raw.split(sizes, dim=1), strict=True)
+        return {**self.prediction, **{k: part.view_as(v).to(v.dtype) for (k, v), part in parts}}
+
+
+def _count_depends(case: TermCase, value: str) -> Fault:
+    return Fault(
+        case.subject,
+        "its count depends on the batch alone, so that a mean is exact however steps are cut",
+        value,
+        "Count in the batch: pixels, samples, marks that the data set has made",
+    )
+
+
+def counts_the_batch_alone(examined: Examined) -> Iterator[Fault]:
+    """Counts are the same before a forward, and after the forwards of two other models."""
+    settings = examined.audited
+    seen: dict[str, list[float]] = {}
+    cases: dict[str, TermCase] = {}
+    for seed in (0, 1):
+        modules = examined.modules(settings, seed)
+        for phase, prediction, batch in examined.predictions(settings, modules):
+            for name, term in phase.composite.terms.items():
+                node = f"{phase.composite.prefix}.{name}"
+                _, count = term(prediction, batch, settings)
+                seen.setdefault(node, []).append(float(count))
+                empty = torch.zeros(0)
+                cases[node] = TermCase(name, node, term, settings, batch, empty, _nothing)
+    for node, counts in seen.items():
+        if len(set(counts)) > 1:
+            value = f"{counts[0]:g} with one model, {counts[1]:g} with another"
+            yield _count_depends(cases[node], value)
+
+
+def _nothing(batch: Tensors, settings: Any, raw: Tensor) -> Tensors:
+    return {}
+
+
+def _node(case: TermCase) -> Any:
+    node = case.settings
+    for part in case.node.split("."):
+        node = getattr(node, part)
+    return node

@@ -1,0 +1,260 @@
+"""The rules of a system in the loop: it learns, resumes exactly, keeps its columns."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from metrics.health import SIGNS
+from settings.flat import replace
+from trainables.checkpoints import checkpoint
+from trainables.contract.examined import Examined, same
+from trainables.contract.fault import Fault
+from trainables.loop import fit
+from trainables.reporting.measure import evaluate_checkpoint
+from trainables.reporting.watch import watched
+from trainables.run import LocalRun, Report
+from trainables.system import Loaders, System
+
+_LEARN_STEPS = 10
+
+
+class _Repeated(Dataset):
+    """The first samples of a set, each always drawn with the same seed."""
+
+    def __init__(self, data: Any, size: int) -> None:
+        self.data, self.size = data, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        return self.data[(key[0] % len(self.data), 0)]
+
+
+class _OneBatch:
+    """A system whose every step is on one batch; little is validated."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._system, name)
+
+    def loaders(self, settings: Any, prepared: Any) -> Loaders:
+        loaders = self._system.loaders(settings, prepared)
+        train = _Repeated(loaders.train, settings.train.batch_size)
+        return Loaders(train, Subset(loaders.validation, [0, 1]), loaders.collate)
+
+
+class _Quiet(LocalRun):
+    """A run that keeps its warnings to itself: what is looked at here is not how ill it is."""
+
+    def warn(self, message: str) -> None:
+        return
+
+
+def trained(
+    examined: Examined,
+    directory: Path,
+    settings: Any = None,
+    *,
+    system: Any = None,
+    resume: bool = False,
+    stop: int | None = None,
+) -> list[Report]:
+    """The reports of a short training in a directory."""
+    run = _Quiet(directory, resume=resume, stop_step=stop)
+    tree = examined.settings if settings is None else settings
+    fit(system or examined.system, tree, run, examined.prepared)
+    return list(run.history)
+
+
+def newest(directory: Path) -> Path:
+    """The last checkpoint of a training."""
+    return checkpoint.available(directory / "checkpoints")[-1]
+
+
+def without_time(report: Report) -> dict[str, Any]:
+    """A report without what no two trainings share."""
+    return {column: value for column, value in report.items() if column != "seconds"}
+
+
+def learns_one_batch(examined: Examined) -> Iterator[Fault]:
+    """Ten steps on one batch bring the first phase's total down."""
+    changes = {
+        "train.steps": _LEARN_STEPS,
+        "train.report_every": 1,
+        "optimizer.schedule": "constant",
+        "optimizer.warmup": 0.0,
+    }
+    settings = replace(examined.settings, changes)
+    prefix = examined.declared[0].composite.prefix
+    with tempfile.TemporaryDirectory() as folder:
+        history = trained(examined, Path(folder), settings, system=_OneBatch(examined.system))
+    totals: Any = [report[f"train.{prefix}.total"] for report in history]
+    if min(totals[-3:]) >= totals[0] or sum(totals[-3:]) >= sum(totals[:3]):
+        yield Fault(
+            "training",
+            f"{_LEARN_STEPS} steps on one batch bring the total of the first phase down",
+            f"it goes from {totals[0]:.4g} to {totals[-1]:.4g}",
+            "Look at the learning rate, at what is detached, and at the sign of the terms",
+        )
+
+
+def resumes_exactly(
+    examined: Examined, changes: Mapping[str, Any] | None = None
+) -> Iterator[Fault]:
+    """Stopped half way and gone on, a training ends with the same tensors and the same report;
+    its last checkpoint evaluates to that report.
+    """
+    settings = replace(examined.settings, changes or {})
+    half = settings.train.report_every
+    with tempfile.TemporaryDirectory() as folder:
+        whole_at, part_at = Path(folder, "whole"), Path(folder, "part")
+        whole = trained(examined, whole_at, settings)[-1]
+        trained(examined, part_at, settings, stop=half)
+        part = trained(examined, part_at, settings, resume=True)[-1]
+        tensors = [_tensors(examined, path) for path in (whole_at, part_at)]
+        measured = evaluate_checkpoint(
+            examined.system, settings, examined.prepared, newest(part_at)
+        )
+    differ = [key for key in tensors[0] if not torch.equal(tensors[0][key], tensors[1][key])]
+    if not same(*tensors):
+        yield Fault(
+            "training",
+            "a resumed training equals an uninterrupted one to the bit",
+            f"{len(differ)} tensors of the last checkpoint differ, such as {differ[:1]}",
+            "Keep what changes over steps in buffers of a module, and draw from samples' seeds",
+        )
+    reports = without_time(whole), without_time(part)
+    if reports[0] != reports[1]:
+        columns = [key for key, value in reports[0].items() if reports[1].get(key) != value]
+        yield Fault(
+            "training",
+            "a resumed training reports what an uninterrupted one does",
+            f"{', '.join(columns[:3])} differ",
+            "Keep what changes over steps in buffers of a module",
+        )
+    reported = {key: value for key, value in part.items() if key.startswith("val.")}
+    if measured != reported:
+        columns = [key for key, value in reported.items() if measured.get(key) != value]
+        yield Fault(
+            "training",
+            "a checkpoint evaluates to what its training reported",
+            f"{', '.join(columns[:3])} differ",
+            "Keep all that a forward reads in the modules and the settings",
+        )
+
+
+def _tensors(examined: Examined, directory: Path) -> Mapping[str, Tensor]:
+    return checkpoint.load(newest(directory), examined.name).tensors
+
+
+def columns_of(examined: Examined) -> set[str]:
+    """The columns of every report, by the declarations alone."""
+    columns = {"step", "seconds"}
+    health = examined.system.health(examined.settings)
+    for phase in examined.declared:
+        prefix = phase.composite.prefix
+        own = "train" if phase.optimizer == "optimizer" else f"train.{phase.name}"
+        columns |= {
+            f"{own}.{name}" for name in ("grad_norm", "grad_norm_mean", "lr", "skipped_steps")
+        }
+        columns |= {f"train.{prefix}.total", f"train.{prefix}.validation_total"}
+        for name in phase.composite.terms:
+            column = f"train.{prefix}.{name}"
+            columns |= {f"val.{prefix}.{name}", column, f"{column}.weight", f"{column}.share"}
+        if health is not None:
+            signs = {f"health.{watched(phase).named(sign)}" for sign in SIGNS}
+            signs |= {f"health.{sign.name}" for sign in health.measured}
+            columns |= signs | {f"{sign}.warned" for sign in signs}
+    metrics = examined.system.metrics(examined.settings, None)
+    return columns | {f"val.{metric.name}" for metric in metrics}
+
+
+def keeps_every_column(examined: Examined) -> Iterator[Fault]:
+    """With every term on, and with the first of each phase only; a term that is off is still
+    validated.
+    """
+    for everything in (True, False):
+        switches = {
+            f"{node}.enabled": everything or name == next(iter(phase.composite.terms))
+            for phase, name, node in examined.nodes()
+        }
+        short = {"train.steps": 2, "train.report_every": 1}
+        settings = replace(examined.settings, {**examined.system.audit, **switches, **short})
+        with tempfile.TemporaryDirectory() as folder:
+            history = trained(examined, Path(folder), settings)
+        for report in history:
+            yield from _columns(examined, report, switches)
+
+
+def _columns(
+    examined: Examined, report: Report, switches: Mapping[str, bool]
+) -> Iterator[Fault]:
+    wrong = sorted(report.keys() ^ columns_of(examined))
+    for column in wrong:
+        there = column in report
+        yield Fault(
+            f"column {column}",
+            "reports have the columns of the declared phases, terms and metrics",
+            "it is there and not declared" if there else "it is missing",
+            "Let phases and metrics declare the same with and without `prepared`",
+        )
+    for key, on in switches.items():
+        term = key.removesuffix(".enabled")
+        if wrong or key in examined.system.audit:
+            continue
+        if report[f"val.{term}"] is None or (report[f"train.{term}"] is not None) != on:
+            yield Fault(
+                f"term {term}",
+                "validation measures every term, training those that are on",
+                f"val.{term} is {report[f'val.{term}']}, train.{term} {report[f'train.{term}']} "
+                f"with {key}={str(on).lower()}",
+                "Count something in every batch of the validation set",
+            )
+
+
+def validates_alike_in_any_batches(examined: Examined) -> Iterator[Fault]:
+    """A checkpoint's measures do not depend on the size of the validation's batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        trained(examined, Path(folder), stop=examined.settings.train.report_every)
+        one, other = (
+            evaluate_checkpoint(
+                examined.system,
+                replace(examined.settings, {"train.validation_batch_size": size}),
+                examined.prepared,
+                newest(Path(folder)),
+            )
+            for size in (1, 5)
+        )
+    for column, value in one.items():
+        if not _close(value, other[column]):
+            yield Fault(
+                f"column {column}",
+                "what validation measures does not depend on the size of its batches",
+                f"{value} in batches of 1, {other[column]} in batches of 5",
+                "Return sums and counts that add up, and use nothing of the other samples",
+            )
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    pair = torch.tensor([one, other], dtype=torch.float64)
+    return torch.allclose(pair[0], pair[1], rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+RULES: tuple[Callable[[Examined], Iterator[Fault]], ...] = (
+    learns_one_batch,
+    resumes_exactly,
+    keeps_every_column,
+    validates_alike_in_any_batches,
+)
