@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_jobs.verb import OK, cache_directory, data_lines, finish, parser, run_verb
+from settings.systems import current_name
 
 _DESCRIPTION = """Measure a checkpoint on its validation set, or on other data.
 
@@ -32,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "overrides", metavar="key=value", nargs="*", help="of data.* and metric.* only"
     )
     made.add_argument(
-        "--system", metavar="NAME", help="of the checkpoint (default: the one it names)"
+        "--system",
+        metavar="NAME",
+        type=current_name,
+        help="of the checkpoint (default: the one it names)",
     )
     made.add_argument("--json", action="store_true", help="print one JSON object")
     return run_verb(_evaluate, made.parse_intermixed_args(argv))

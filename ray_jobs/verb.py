@@ -73,12 +73,9 @@ def _number(text: str) -> float:
 
 def add_settings_arguments(made: ArgumentParser, system_required: bool = True) -> None:
     """SYSTEM, key=value overrides, --preset and --settings."""
-
     nargs = None if system_required else "?"
     help_text = f"{', '.join(SYSTEMS)}, or your own as module:attribute"
-    made.add_argument(
-        "system", metavar="SYSTEM", nargs=nargs, type=current_name, help=help_text
-    )
+    made.add_argument("system", metavar="SYSTEM", nargs=nargs, type=current_name, help=help_text)
     made.add_argument("overrides", metavar="key=value", nargs="*", help="settings, by dotted key")
     made.add_argument(
         "--preset", metavar="NAME", help="start from settings/presets/SYSTEM/NAME.yaml"

@@ -35,7 +35,7 @@ from trainables.stepping.optimizer import OptimizerSettings
 from trainables.stepping.train_settings import TrainSettings
 from trainables.system import Built, Finding, Forward, Loaders, Phase, SystemBase
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - by what they are for
     # settings
     "Settings",
     "setting",

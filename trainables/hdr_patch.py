@@ -12,13 +12,10 @@ from torch import Tensor, nn
 
 from data.hdr.dataset import DataSettings, Prepared, open_split, prepare
 from losses.adversarial import CriticSettings, critic_terms
-from losses.composite import Composite
 from losses.hdr_patch import LossSettings, idle_terms, refused_keys, terms
 from losses.hdr_patch_terms import mu_images
-from losses.terms import Tensors
 from metrics.hdr_patch import MetricSettings, hdr_metrics
 from metrics.health import CapHealthSettings
-from metrics.metric import Metric
 from models.discriminator import (
     DiscriminatorSettings,
     build_discriminator,
@@ -28,10 +25,20 @@ from models.discriminator import (
 from models.hdr.head import HeadSettings, largest_cap, needed_cap
 from models.hdr.head import prepare as prepare_head
 from models.hdr.network import HdrPatchModel, ModelSettings
-from settings.schema import Settings, SettingsError
-from trainables.stepping.optimizer import OptimizerSettings
-from trainables.stepping.train_settings import TrainSettings
-from trainables.system import Built, Finding, Loaders, Phase, SystemBase
+from trainables.api import (
+    Built,
+    Composite,
+    Finding,
+    Loaders,
+    Metric,
+    OptimizerSettings,
+    Phase,
+    Settings,
+    SettingsError,
+    SystemBase,
+    Tensors,
+    TrainSettings,
+)
 
 _SAMPLE_CROPS = 64
 """Crops that the pre-flight looks at."""

@@ -16,14 +16,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from losses.balancers.settings import BalancerSettings
-from losses.composite import Composite
-from losses.terms import Tensors, Term, TermSettings
-from metrics.metric import Metric, per_sample
-from settings.schema import Settings, setting
-from trainables.stepping.optimizer import OptimizerSettings
-from trainables.stepping.train_settings import TrainSettings
-from trainables.system import Built, Finding, Loaders, Phase, SystemBase
+from trainables.api import (
+    BalancerSettings,
+    Built,
+    Composite,
+    Finding,
+    Loaders,
+    Metric,
+    OptimizerSettings,
+    Phase,
+    Settings,
+    SystemBase,
+    Tensors,
+    Term,
+    TermSettings,
+    TrainSettings,
+    per_sample,
+    setting,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

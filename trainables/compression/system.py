@@ -16,12 +16,8 @@ from data.mri.augment import AugmentSettings
 from data.mri.batch_augment import BatchAugment, BatchAugmentSettings
 from data.mri.dataset import DataSettings, Prepared, open_split, prepare
 from losses.adversarial import idle_critic
-from losses.composite import Composite
 from losses.compression import CriticSettings, LossSettings, critic_terms, terms
-from losses.terms import Tensors
 from metrics.compression import MetricSettings, compression_metrics
-from metrics.health import HealthSettings
-from metrics.metric import Metric
 from metrics.ms_ssim import check_sides
 from metrics.perceptual import missing
 from models.autoencoders.build import build_autoencoder
@@ -34,12 +30,24 @@ from models.discriminator import (
 )
 from models.efficientnet import SHORTEST_SIDE
 from settings.mri import channels_of
-from settings.schema import Settings, SettingsError
+from trainables.api import (
+    Built,
+    Composite,
+    Finding,
+    HealthSettings,
+    Loaders,
+    Metric,
+    OptimizerSettings,
+    Phase,
+    Settings,
+    SettingsError,
+    SystemBase,
+    Tensors,
+    TrainSettings,
+)
 from trainables.compression.tags import LoggingSettings, figure_tags, tags
 from trainables.compression.use import reconstruct
-from trainables.stepping.optimizer import OptimizerSettings, check_eps
-from trainables.stepping.train_settings import TrainSettings
-from trainables.system import Built, Finding, Loaders, Phase, SystemBase
+from trainables.stepping.optimizer import check_eps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,16 +24,22 @@ from data.fields.vae_dataset import (
     open_fields,
     prepare,
 )
-from losses.composite import Composite
 from losses.field_vae import TERMS, LossSettings
-from losses.terms import Tensors
 from metrics.field_vae import MetricSettings, field_vae_metrics, relative_l2
-from metrics.metric import Metric
 from models.fields.field_vae import FieldVaeModel, ModelSettings
-from settings.schema import Settings
-from trainables.stepping.optimizer import OptimizerSettings
-from trainables.stepping.train_settings import TrainSettings
-from trainables.system import Built, Finding, Loaders, Phase, SystemBase
+from trainables.api import (
+    Built,
+    Composite,
+    Finding,
+    Loaders,
+    Metric,
+    OptimizerSettings,
+    Phase,
+    Settings,
+    SystemBase,
+    Tensors,
+    TrainSettings,
+)
 
 ENCODE_BATCH = 64
 """Fields that are encoded together."""

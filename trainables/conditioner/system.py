@@ -17,17 +17,27 @@ from data.fields.augment import AugmentSettings
 from data.fields.dataset import Arrays, DataSettings, prepare_arrays
 from data.fields.samples import ConditionerData, collate
 from data.image_folder import ImageRules, find_images, write_images
-from losses.composite import Composite
 from losses.conditioner import NEED_DECODER, TERMS, LossSettings
-from losses.terms import Tensors
 from metrics.conditioner import MetricSettings, conditioner_metrics
-from metrics.health import HealthSettings
-from metrics.metric import Metric
 from models.fields.field_vae import FrozenDecoder
 from models.fields.network import ConditionerModel, ModelSettings, plain_model, shared_parameters
 from models.fields.range_scaler import RangeScaler
 from settings.flat import flatten
-from settings.schema import Settings, SettingsError
+from trainables.api import (
+    Built,
+    Composite,
+    Finding,
+    HealthSettings,
+    Loaders,
+    Metric,
+    OptimizerSettings,
+    Phase,
+    Settings,
+    SettingsError,
+    SystemBase,
+    Tensors,
+    TrainSettings,
+)
 from trainables.conditioner.field_latents import (
     SCALERS_FILE,
     Latents,
@@ -37,9 +47,6 @@ from trainables.conditioner.field_latents import (
     scale_given,
     train_or_load,
 )
-from trainables.stepping.optimizer import OptimizerSettings
-from trainables.stepping.train_settings import TrainSettings
-from trainables.system import Built, Finding, Loaders, Phase, SystemBase
 
 GENERATE_BATCH = 32
 """Images that are predicted together by `generate`."""
