@@ -4,10 +4,14 @@ without a GPU.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 # Before torch is imported, and in the environment, so that processes that a test starts (Ray's
 # workers too) add floating point numbers in the same order as the test itself.
@@ -34,6 +38,46 @@ TIER_LIMITS_SECONDS = {"slow": 600, "ray": 300, "gpu": 600}
 """Limits where the 60 s of setup.cfg are too few; a test's own `timeout` mark wins."""
 
 IN_MEMORY, ROOM_BYTES = "/dev/shm", 2 * 2**30
+
+
+SYSTEMS = Path(__file__).parent / "systems"
+"""A file a system: what the suites over all systems need of it beside its own members."""
+
+
+@functools.cache
+def _describe(stem: str) -> ModuleType:
+    """The module tests/systems/<stem>.py; a test file cannot import another one."""
+    name = f"description_of_{stem}"
+    spec = importlib.util.spec_from_file_location(name, SYSTEMS / f"{stem}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`described` goes over the files of tests/systems, `audited` over their audits' terms."""
+    stems = sorted(path.stem for path in SYSTEMS.glob("*.py"))
+    if "described" in metafunc.fixturenames:
+        metafunc.parametrize("described", stems, indirect=True, scope="session")
+    if "audited" in metafunc.fixturenames:
+        audits = [getattr(_describe(stem), "audits", dict)() for stem in stems]
+        by_label = {label: audit for made in audits for label, audit in made.items()}
+        pairs = [(audit, name) for audit in by_label.values() for name in audit.terms]
+        ids = [f"{label}-{name}" for label, audit in by_label.items() for name in audit.terms]
+        metafunc.parametrize("audited", pairs, ids=ids)
+
+
+@pytest.fixture(scope="session")
+def describe() -> Callable[[str], ModuleType]:
+    """What the suites need of a system, by the name of its file in tests/systems."""
+    return _describe
+
+
+@pytest.fixture(scope="session")
+def described(request: pytest.FixtureRequest) -> ModuleType:
+    """Every file of tests/systems in turn."""
+    return _describe(request.param)
 
 
 def pytest_configure() -> None:

@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from benchmarks.compression_channels import psnr_of_leading
-from benchmarks.tiny import SHORT, TINY
 from settings.flat import replace
 from trainables.checkpoints import checkpoint
+from trainables.compression.system import Compression
+from trainables.contract.examined import SHORT
 from trainables.loop import fit
 from trainables.run import LocalRun
 from trainables.system import load_system
 
 CHANGES = {
-    **TINY["compression"],
+    **Compression.small,
     **SHORT,
     "discriminator.enabled": False,
     "loss.adversarial.enabled": False,

@@ -8,7 +8,6 @@ import math
 
 import pytest
 import torch
-from torch.utils.data import default_collate
 
 from metrics.combined import Combined
 from settings.files import settings_hash
@@ -39,16 +38,10 @@ def measured(case, settings, modules):
     return evaluate(accelerator, modules, phases, metrics, batches, settings)
 
 
-def training_batch(case, settings):
-    loaders = case.system.loaders(settings, case.prepared)
-    samples = [loaders.train[(index, index)] for index in range(4)]
-    return (loaders.collate or default_collate)(samples)
-
-
 def weigh(case, settings, modules, number):
     """The training loss of one phase on a batch, at the last step, and what it trains."""
     *before, phase = list(case.system.phases(settings, case.prepared))[: number + 1]
-    batch = training_batch(case, settings)
+    batch = case.batch(settings)
     for earlier in before:
         batch = {**batch, **earlier.handed_on(earlier.forward(modules, batch, settings))}
     torch.manual_seed(5)  # a phase may draw noise
@@ -143,7 +136,7 @@ def test_a_term_of_weight_0_has_no_gradient_at_all(case):
     for number, phase in enumerate(case.system.phases(case.settings, None)):
         for name in phase.composite.terms:
             own = f"{phase.composite.prefix}.{name}"
-            alone = {**case.audit, **switches, f"{own}.enabled": True}
+            alone = {**case.system.audit, **switches, f"{own}.enabled": True}
             for weight in (0.0, 1.0):
                 settings = replace(case.settings, {**alone, f"{own}.weight": weight})
                 found, parameters = weigh(case, settings, case.modules(settings), number)
@@ -157,7 +150,7 @@ def test_a_term_of_weight_0_has_no_gradient_at_all(case):
 
 def test_a_term_of_weight_0_leaves_the_others_as_if_it_were_off(case):
     """To the bit, among all the terms of its phase."""
-    on = {**case.audit, **dict.fromkeys(term_keys(case, "enabled"), True)}
+    on = {**case.system.audit, **dict.fromkeys(term_keys(case, "enabled"), True)}
     known = leaves(case.system.Settings)
     for number, phase in enumerate(case.system.phases(case.settings, None)):
         if len(phase.composite.terms) < 2:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.tiny import TINY
 from settings.flat import replace
 from trainables.loop import fit
 from trainables.run import LocalRun
@@ -26,59 +25,6 @@ ELSEWHERE = 1e-4
 """Relative (and absolute) tolerance on another torch or CPU."""
 
 EVERY = {"train.report_every": 4, "train.tensorboard": False}
-CURVES = {
-    "toy": ("trainables.toy:Toy", {"train.steps": 60, "model.dropout": 0.1}),
-    "toy_gan": (
-        "trainables.toy:ToyGan",
-        {"train.steps": 60, "train.ema_decay": 0.9, "train.accumulate": 2, "optimizer.lr": 0.1},
-    ),
-    "hdr_patch": (
-        "hdr_patch",
-        {
-            **TINY["hdr_patch"],
-            "train.steps": 24,
-            "hdr.prefill": "zero",
-            "hdr.cap.mode": "learnable",
-            "hdr.cap.scale_init": 12.0,
-            "optimizer.lr": 5e-3,
-            "loss.wasserstein.enabled": True,
-            "loss.range.enabled": True,
-        },
-    ),
-    "conditioner": (
-        "conditioner",
-        {
-            **TINY["conditioner"],
-            "train.steps": 24,
-            "model.dropout": 0.1,
-            "vae.hier_size": 2,
-            "vae.steps": 10,
-            "loss.balancer.kind": "gradnorm",
-            "loss.decoded.enabled": True,
-            "loss.consistency.enabled": True,
-            "loss.spectral.enabled": True,
-        },
-    ),
-    "compression": (
-        "compression",
-        {
-            **TINY["compression"],
-            "train.steps": 24,
-            "train.batch_size": 4,
-            "optimizer.lr": 5e-3,
-            "loss.l1.regional.enabled": True,
-            "batch_augment.enabled": True,
-        },
-    ),
-}
-
-
-LEARNS = {
-    "hdr_patch": "val.loss.log",
-    "conditioner": "train.loss.main_mse",
-    "compression": "val.loss.l1",
-}
-"""A column that falls by nature of the training."""
 
 
 def machine():
@@ -107,15 +53,18 @@ def is_kept(column):
     return column.startswith(("train.", "val.loss.", "val.critic."))
 
 
-def curve(name, directory):
+def curve(described, directory):
     """Column -> values, one a report."""
-    system_name, changes = CURVES[name]
-    system = load_system(system_name)
-    settings = replace(system.Settings(), {**EVERY, **changes})
+    system = load_system(described.NAME)
+    settings = replace(system.Settings(), {**EVERY, **system.small, **described.CURVE})
     run = LocalRun(directory / "trial")
     fit(system, settings, run, system.prepare(settings, directory / "cache"))
     columns = [column for column in run.history[-1] if is_kept(column)]
     return {column: [report[column] for report in run.history] for column in columns}
+
+
+def stored_at(described):
+    return HERE / f"{Path(described.__file__).stem}.txt"
 
 
 def write(path, values):
@@ -136,28 +85,26 @@ def read(path):
     return head.removeprefix("# ").partition(";")[0], values
 
 
-@pytest.mark.parametrize("name", CURVES)
-def test_the_curve_is_the_stored_one(name, tmp_path, one_thread):
-    path = HERE / f"{name}.txt"
-    found = curve(name, tmp_path)
+def test_the_curve_is_the_stored_one(described, tmp_path, one_thread):
+    path = stored_at(described)
+    measured = curve(described, tmp_path)
     if WRITE:
-        write(path, found)
+        write(path, measured)
     where, stored = read(path)
-    assert found.keys() == stored.keys()
+    assert measured.keys() == stored.keys()
     if where == machine():
-        assert found == stored
+        assert measured == stored
         return
     for column, numbers in stored.items():
-        for now, then in zip(found[column], numbers, strict=True):
+        for now, then in zip(measured[column], numbers, strict=True):
             if then is None:
                 assert now is None, column
             else:
                 assert now == pytest.approx(then, rel=ELSEWHERE, abs=ELSEWHERE), column
 
 
-@pytest.mark.parametrize("name", CURVES)
-def test_the_stored_curve_learns(name):
+def test_the_stored_curve_learns(described):
     """A curve that does not fall would guard nothing."""
-    _, stored = read(HERE / f"{name}.txt")
-    column = LEARNS.get(name, "val.loss.squared")
-    assert stored[column][-1] < 0.7 * stored[column][0]
+    _, stored = read(stored_at(described))
+    column = stored[described.LEARNS]
+    assert column[-1] < 0.7 * column[0]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.tiny import TINY
 from ray_jobs import visualize_augmentations as verb
+from trainables.conditioner.system import Conditioner
 
 OWN = """
 from dataclasses import dataclass, field
@@ -134,7 +134,7 @@ def test_a_system_without_a_mask(tmp_path, monkeypatch):
     monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path / "cache"))
     tiny = [
         f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for key, value in TINY["conditioner"].items()
+        for key, value in Conditioner.small.items()
     ]
     status, figure = draw(tmp_path, "conditioner", *tiny, "--count", "2")
     assert status == 0

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from benchmarks.tiny import SHORT, TINY
 from losses.composite import Composite
 from losses.terms import Term
 from settings.flat import replace
 from trainables.checkpoints import checkpoint
 from trainables.conditioner.system import Conditioner
+from trainables.contract.examined import SHORT
 from trainables.loop import fit
 from trainables.run import LocalRun
 from trainables.stepping.batches import Share, StepSampler
@@ -207,7 +207,7 @@ class TinyConditioner:
     """System `conditioner` in a size of seconds."""
 
     cache: Path
-    tiny: dict = field(default_factory=lambda: {**TINY["conditioner"], **SHORT})
+    tiny: dict = field(default_factory=lambda: {**Conditioner.small, **SHORT})
     system: Conditioner = field(default_factory=Conditioner)
 
     def settings(self, changes=None):

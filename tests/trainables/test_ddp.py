@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.tiny import TINY
 from trainables.checkpoints import checkpoint
+from trainables.compression.system import Compression
 from trainables.stepping.batches import Share, StepSampler
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +113,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, system, settings
 
 
 GENTLE = {
-    **TINY["compression"],
+    **Compression.small,
     "augment.kind": "none",
     "optimizer.lr": 1e-3,
     "optimizer.warmup": 0.0,

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from benchmarks.tiny import SHORT, TINY
 from losses.hdr_patch import TERMS
 from losses.hdr_patch_terms import mu_images
 from models.discriminator import NORMS
 from settings.flat import flatten, replace
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
+from trainables.contract.examined import SHORT
 from trainables.hdr_patch import HdrPatch
 from trainables.loop import fit
 from trainables.reporting.measure import evaluate_checkpoint
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 SYSTEM = HdrPatch()
 GAN = {
-    **TINY["hdr_patch"],
+    **HdrPatch.small,
     **SHORT,
     "hdr.prefill": "push_pull",
     "discriminator.enabled": True,
@@ -72,7 +72,7 @@ def moved(total, module):
 
 
 def test_there_is_no_critic_by_default(prepared):
-    settings = replace(SYSTEM.Settings(), TINY["hdr_patch"])
+    settings = replace(SYSTEM.Settings(), HdrPatch.small)
     assert list(SYSTEM.build(settings, prepared).modules) == ["model"]
     (phase,) = SYSTEM.phases(settings, None)
     assert list(phase.composite.terms) == list(TERMS) and not phase.keeps

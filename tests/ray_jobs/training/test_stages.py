@@ -14,12 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.tiny import TINY
 from ray_jobs import encode_latents, evaluate
 from ray_jobs.train import main
 from ray_jobs.training import stages
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
+from trainables.compression.system import Compression
 
 pytestmark = pytest.mark.usefixtures("module_on_one_thread")
 
@@ -306,7 +306,7 @@ def test_lists_are_values():
 
 @pytest.mark.slow
 def test_an_autoencoder_from_16_to_32_pixels(tmp_path, capsys):
-    tiny = {key: value for key, value in TINY["compression"].items() if key != "data.image_size"}
+    tiny = {key: value for key, value in Compression.small.items() if key != "data.image_size"}
     settings = [f"{key}={json.dumps(value)}" for key, value in tiny.items()]
     settings += ["train.steps=4", "train.report_every=2", "train.tensorboard=false", "--no-ray"]
     directory = tmp_path / "run"

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from benchmarks.tiny import SHORT, TINY
 from data.mri.dataset import open_split
 from models.autoencoders.settings import PURE_WEIGHTS
 from settings.flat import replace
@@ -17,13 +16,14 @@ from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
 from trainables.compression.system import Compression, side_by_side
 from trainables.compression.tags import figure_tags, tags
+from trainables.contract.examined import SHORT
 from trainables.loop import Training, fit
 from trainables.run import LocalRun
 from trainables.stepping.optimizer import OptimizerSettings, make_optimizer
 
 SYSTEM = Compression()
 PLAIN = {
-    **TINY["compression"],
+    **Compression.small,
     **SHORT,
     "discriminator.enabled": False,
     "loss.adversarial.enabled": False,

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from benchmarks.tiny import SHORT, TINY
 from losses.balancers.base import FixedWeights
 from losses.composite import Composite
 from metrics.health import SIGNS, HealthSettings
 from settings.flat import flatten, replace
 from settings.schema import SettingsError
 from settings.stop_reasons import HEALTH, PATIENCE, STOP_REASON, HealthStop
+from trainables.contract.examined import SHORT
 from trainables.hdr_patch import HdrPatch
 from trainables.loop import fit
 from trainables.reporting.watch import Watch, goes_on
@@ -248,7 +248,7 @@ def test_a_cap_that_cannot_fill_the_holes_ends_the_training(tmp_path):
     """004-M1: over zero-filled holes a cap of 6 reaches a radiance of 4e-4."""
     system, small = (
         HdrPatch(),
-        {**TINY["hdr_patch"], **SHORT, "train.report_every": 1, "train.steps": 3},
+        {**HdrPatch.small, **SHORT, "train.report_every": 1, "train.steps": 3},
     )
     rule = {"health.stop": ("cap_unreachable",), "health.stop_after": 2}
     endings = []
