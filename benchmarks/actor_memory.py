@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import scratch, timed
-from benchmarks.rows import Row, main, row
+from benchmarks.measuring.commands import scratch, timed
+from benchmarks.measuring.rows import Row, main, row
 from trainables.hdr_patch import HdrPatch
 from trainables.system import Built
 

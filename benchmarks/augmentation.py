@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.rows import Row, main, row
+from benchmarks.measuring.rows import Row, main, row
 from data.fields.augment import AugmentSettings
 from data.fields.dataset import Arrays, DataSettings, prepare_arrays
 from data.fields.samples import ConditionerData

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.rows import Row, main, row
-from benchmarks.steps import loop_steps
+from benchmarks.measuring.rows import Row, main, row
+from benchmarks.measuring.steps import loop_steps
 from losses.balancers.settings import KINDS, BalancerSettings
 from trainables.hdr_patch import HdrPatch
 from trainables.system import Phase

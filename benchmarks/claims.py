@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.commands import ROOT
+from benchmarks.measuring.commands import ROOT
 from results.frame import load_sweep
 from search_spaces.space import load_space
 

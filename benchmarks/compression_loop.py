@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import ROOT
-from benchmarks.rows import Row, main, row
+from benchmarks.measuring.commands import ROOT
+from benchmarks.measuring.rows import Row, main, row
 
 GAN = {"discriminator.enabled": True, "loss.adversarial.enabled": True}
 VOLUMES = {"model.spatial_dims": 3, "train.batch_size": 2}
@@ -63,8 +63,8 @@ def measure() -> Iterator[Row]:
 
 
 def _steps_of(side: str, name: str, folder: Path) -> Steps:
-    from benchmarks.bare import bare_steps
-    from benchmarks.steps import loop_steps
+    from benchmarks.measuring.bare import bare_steps
+    from benchmarks.measuring.steps import loop_steps
     from trainables.system import load_system
 
     system = load_system("compression")

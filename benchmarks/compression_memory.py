@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.rows import Row, main, row
+from benchmarks.measuring.rows import Row, main, row
 from settings.files import preset_file
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import Row, main, row
+from benchmarks.measuring.rows import Row, main, row
 from ray_jobs.engine.trial import SweepContext
 from search.decider import Decider
 from search.jobs import Job

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
-from benchmarks.rows import Row, main, row
+from benchmarks.measuring.rows import Row, main, row
 from data.mri.lesions import components, diameters_mm
 
 COUNT, ROUNDS = 40, 5

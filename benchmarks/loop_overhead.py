@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.bare import bare_steps
-from benchmarks.rows import Row, main, row
-from benchmarks.steps import DEMOS, loop_steps
+from benchmarks.measuring.bare import bare_steps
+from benchmarks.measuring.rows import Row, main, row
+from benchmarks.measuring.steps import DEMOS, loop_steps
 from trainables.system import load_system
 
 BLOCKS, STEPS = 30, 5

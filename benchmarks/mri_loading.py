@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from benchmarks.rows import Row, main, row
+from benchmarks.measuring.rows import Row, main, row
 from data.mri.dataset import DataSettings, open_split, prepare
 from data.mri.store import MriSamples
 

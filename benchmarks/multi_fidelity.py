@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.problems import make_problem
-from benchmarks.search_rows import Bench, main
+from benchmarks.regret.bench import Bench, main
+from benchmarks.regret.problems import make_problem
 
 PEERS = ("random", "tpe", "asha_random", "asha_tpe")
 HONEST = ("counting_ones", "hartmann3", "hartmann6", "branin")

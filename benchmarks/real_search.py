@@ -20,8 +20,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.commands import ROOT
-from benchmarks.rows import Row, row, show, standard_error
+from benchmarks.measuring.commands import ROOT
+from benchmarks.measuring.rows import Row, row, show, standard_error
 from results.directory import read_history, read_sweep
 from results.frame import load_sweep
 from results.store import read_events

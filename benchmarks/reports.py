@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import scratch
-from benchmarks.rows import Row, main, row
+from benchmarks.measuring.commands import scratch
+from benchmarks.measuring.rows import Row, main, row
 from results.store import ReportWriter, report_path
 
 TRIALS, REPORTS = 60, 500

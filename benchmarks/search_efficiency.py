@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks.problems import Biased, Problem, make_problem
-from benchmarks.search_rows import Bench, main
-from benchmarks.tables import NAMES, make_table
+from benchmarks.regret.bench import Bench, main
+from benchmarks.regret.problems import Biased, Problem, make_problem
+from benchmarks.regret.tables import NAMES, make_table
 
 PEERS = ("random", "tpe", "optuna_search")
 

@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.commands import ROOT, scratch, timed
-from benchmarks.rows import Row, main, row
+from benchmarks.measuring.commands import ROOT, scratch, timed
+from benchmarks.measuring.rows import Row, main, row
 
 RUNS = 5
 DEMO = ("hdr_patch", "train.report_every=10")

@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.commands import ROOT
-from benchmarks.rows import Row, main, row
+from benchmarks.measuring.commands import ROOT
+from benchmarks.measuring.rows import Row, main, row
 
 ARMS = ("multi_scale", "perceptual", "consistency", "spectral", "all_softmax", "all_gradnorm")
 SIZES = {
@@ -57,7 +57,7 @@ def measure() -> Iterator[Row]:
 def _one_arm(arm: str) -> None:
     import torch
 
-    from benchmarks.steps import loop_steps
+    from benchmarks.measuring.steps import loop_steps
     from settings.files import read_settings_file
     from trainables.system import load_system
 

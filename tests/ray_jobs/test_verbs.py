@@ -15,7 +15,7 @@ from ray_jobs.sweeping.planning import new_setup
 from settings.schema import SettingsError
 from settings.systems import SYSTEMS
 
-TOY = "trainables.toy:Toy"
+TOY, TOY_GAN = "trainables.toy:Toy", "trainables.toy:ToyGan"
 
 NOTED = """
 from trainables.toy import Toy
@@ -67,8 +67,8 @@ def test_evaluate_gives_the_last_report(trained, capsys):
 
 def test_a_resume_knows_the_system_of_the_training(trained, capsys):
     resume = ["--no-ray", "--resume", "--dir", str(trained)]
-    assert train.main(["hdr_patch", *resume]) == 2
-    assert f"{trained} is a training of {TOY}, not of hdr_patch." in capsys.readouterr().err
+    assert train.main([TOY_GAN, *resume]) == 2
+    assert f"{trained} is a training of {TOY}, not of {TOY_GAN}." in capsys.readouterr().err
     assert train.main(["train.steps=6", *resume]) == 0
     rows = [json.loads(line) for line in (trained / "reports.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 6]
@@ -129,8 +129,8 @@ def test_a_trial_of_a_sweep_without_trials_is_refused(tmp_path, capsys):
 def test_evaluate_refuses_what_was_trained_and_other_systems(trained, capsys):
     assert evaluate.main([str(trained), "model.dropout=0.5"]) == 2
     assert "model.dropout is part of what was trained" in capsys.readouterr().err
-    assert evaluate.main([str(trained), "--system", "hdr_patch"]) == 2
-    assert f"is a checkpoint of system '{TOY}', not of 'hdr_patch'" in capsys.readouterr().err
+    assert evaluate.main([str(trained), "--system", TOY_GAN]) == 2
+    assert f"is a checkpoint of system '{TOY}', not of '{TOY_GAN}'" in capsys.readouterr().err
 
 
 def test_a_training_that_is_hopeless_takes_force(tmp_path, capsys):

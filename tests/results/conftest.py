@@ -9,52 +9,52 @@ from pathlib import Path
 
 import pytest
 
-OBJECTIVE = "val.hole_log_rmse"
+OBJECTIVE = "val.mse"
 SWEEP = {
     "format": 1,
-    "system": "hdr_patch",
+    "system": "trainables.toy:Toy",
     "created": 1_700_000_000.0,
-    "command": ["python", "-m", "ray_jobs.sweep", "hdr_patch"],
+    "command": ["python", "-m", "ray_jobs.sweep", "trainables.toy:Toy"],
     "versions": {"torch": "2.13"},
     "settings": {
         "optimizer.lr": 5e-5,
-        "hdr.prefill": "zero",
-        "hdr.cap.mode": "absolute",
-        "hdr.cap.scale_init": 6.0,
-        "model.width": 24,
-        "hdr.mask": True,
+        "optimizer.kind": "adamw",
+        "loss.balancer.kind": "fixed",
+        "loss.balancer.alpha": 6.0,
+        "data.samples": 24,
+        "loss.absolute.enabled": True,
         "train.steps": 40,
     },
     "origins": {"optimizer.lr": "default"},
     "space": {
-        "name": "caps",
+        "name": "small",
         "domains": {
             "optimizer.lr": {"kind": "log_uniform", "low": 1e-5, "high": 1e-2},
-            "hdr.prefill": {"kind": "choice", "options": ["zero", "nearest", "push_pull"]},
-            "hdr.cap.mode": {"kind": "choice", "options": ["absolute", "learnable"]},
-            "hdr.cap.scale_init": {
+            "optimizer.kind": {"kind": "choice", "options": ["adamw", "adam", "sgd"]},
+            "loss.balancer.kind": {"kind": "choice", "options": ["fixed", "gradnorm"]},
+            "loss.balancer.alpha": {
                 "kind": "uniform",
                 "low": 2.0,
-                "high": 16.0,
-                "when": {"hdr.cap.mode": ["learnable"]},
+                "high": 10.0,
+                "when": {"loss.balancer.kind": ["gradnorm"]},
             },
         },
     },
     "points": [
         {
             "name": "document",
-            "settings": {"hdr.prefill": "zero", "hdr.mask": False},
+            "settings": {"optimizer.kind": "adamw", "loss.absolute.enabled": False},
             "outside": [],
         },
         {"name": "before", "settings": {"optimizer.lr": 1.0}, "outside": ["optimizer.lr"]},
     ],
     "objective": {"metric": OBJECTIVE, "mode": "min"},
     "metrics": {
-        OBJECTIVE: {"unit": "", "mode": "min", "help": "log error in holes"},
-        "val.hole_psnr_mu_db": {"unit": "dB", "mode": "max", "help": "PSNR in holes"},
-        "val.cap_mean": {"unit": "", "mode": None, "help": "the cap's trajectory"},
+        OBJECTIVE: {"unit": "", "mode": "min", "help": "mean squared error without noise"},
+        "val.snr_db": {"unit": "dB", "mode": "max", "help": "signal-to-noise ratio"},
+        "val.diagnostic": {"unit": "", "mode": None, "help": "no direction"},
     },
-    "terms": ["log", "l1"],
+    "terms": ["squared", "absolute"],
     "seed": 0,
     "trials": 20,
     "sampler": "tpe",
@@ -90,7 +90,7 @@ class Directory:
         defaults = {
             "point": None,
             "outside": [],
-            "sampled": {"optimizer.lr": 1e-4 * (trial + 1), "hdr.cap.mode": "absolute"},
+            "sampled": {"optimizer.lr": 1e-4 * (trial + 1), "loss.balancer.kind": "fixed"},
             "seed": 100 + trial,
             "start": None,
             "start_step": 0,
@@ -112,10 +112,10 @@ class Directory:
             "segment": segment,
             "seconds": step / 10,
             OBJECTIVE: value,
-            "val.hole_psnr_mu_db": None if value is None else 30 - value,
-            "val.cap_mean": 6.0,
+            "val.snr_db": None if value is None else 30 - value,
+            "val.diagnostic": 6.0,
         }
-        for index, term in enumerate(("log", "l1")):
+        for index, term in enumerate(("squared", "absolute")):
             row[f"train.loss.{term}"] = 1.0 / (step + 1 + index)
             row[f"train.loss.{term}.weight"] = 1.0
             row[f"train.loss.{term}.share"] = 0.5
@@ -161,13 +161,13 @@ def sweep(make_sweep):
 @pytest.fixture
 def finished(sweep):
     """A finished sweep with both documented points, a tie, a stopped and a failed trial."""
-    sweep.trial(0, [0.9, 0.5], point="document", sampled={"hdr.prefill": "zero"})
+    sweep.trial(0, [0.9, 0.5], point="document", sampled={"optimizer.kind": "adamw"})
     sweep.trial(
         1, [0.8, 0.6], point="before", outside=["optimizer.lr"], sampled={"optimizer.lr": 1.0}
     )
     sweep.trial(2, [0.2, 0.4])
-    learnable = {"optimizer.lr": 1e-3, "hdr.cap.mode": "learnable", "hdr.cap.scale_init": 8.0}
-    sweep.trial(3, [0.7, 0.4], sampled=learnable)
+    balanced = {"optimizer.lr": 1e-3, "loss.balancer.kind": "gradnorm", "loss.balancer.alpha": 8.0}
+    sweep.trial(3, [0.7, 0.4], sampled=balanced)
     sweep.trial(4, [0.1], state="stopped")
     sweep.trial(5, [], state="failed")
     sweep.event("finished")

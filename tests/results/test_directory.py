@@ -127,7 +127,7 @@ def test_a_log_of_format_1_has_no_values_by_column(sweep):
     sweep.end(0, step=40, value=0.5)
     (trial,) = read_history(read_sweep(sweep.path)).trials
     assert (trial.value, trial.values, trial.step) == (0.5, {}, 40)
-    assert read_sweep(sweep.path).goal.columns == ("val.hole_log_rmse",)
+    assert read_sweep(sweep.path).goal.columns == ("val.mse",)
 
 
 def test_ends_have_their_times_and_open_trials_are_known(sweep):

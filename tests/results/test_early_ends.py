@@ -10,7 +10,7 @@ from results.frame import compact, load_reports, load_sweep
 from results.leaderboard import leaderboard_rows
 from results.page import render
 
-REASON = "patience: val.hole_log_rmse was best with 0.3 at step 10, 2 validations ago"
+REASON = "patience: val.mse was best with 0.3 at step 10, 2 validations ago"
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_the_frame_tells_why_and_when(ended):
     row = load_sweep(ended.path).set_index("trial").loc[6]
     assert (row["state"], row["stop_reason"], row["steps"]) == ("stopped", REASON, 30)
     assert row["value"] == 0.45
-    assert row["best/val.hole_log_rmse"] == 0.3
+    assert row["best/val.mse"] == 0.3
     assert row["last/health.weight_collapse"] == pytest.approx(0.5 / 30)
     assert row["last/health.weight_collapse.warned"] == 1.0
     others = load_sweep(ended.path).set_index("trial").drop(index=6)
@@ -75,6 +75,6 @@ def test_leaderboard_and_page_show_the_reason(ended):
     sweep, frame = read_sweep(ended.path), load_sweep(ended.path, all_settings=True)
     headers, rows = leaderboard_rows(frame, sweep)
     (row,) = [row for row in rows if row[1] == "6"]
-    assert row[headers.index("stopped because")].startswith("patience: val.hole")
+    assert row[headers.index("stopped because")].startswith("patience: val.mse")
     page = render(sweep, read_history(sweep), frame, load_reports(ended.path))
-    assert "patience: val.hole" in page
+    assert "patience: val.mse" in page

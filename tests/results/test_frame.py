@@ -16,8 +16,8 @@ from results import reports as reports_module
 from results.frame import compact, load_reports, load_sweep
 from results.reports import without_superseded
 
-OBJECTIVE = "val.hole_log_rmse"
-PSNR = "val.hole_psnr_mu_db"
+OBJECTIVE = "val.mse"
+SNR = "val.snr_db"
 
 
 def test_a_report_file_that_goes_while_it_is_read(finished, monkeypatch):
@@ -38,10 +38,10 @@ def test_columns(finished):
     configs = [name for name in frame.columns if name.startswith("config/")]
     assert configs == [
         "config/optimizer.lr",
-        "config/hdr.prefill",
-        "config/hdr.cap.mode",
-        "config/hdr.cap.scale_init",
-        "config/hdr.mask",
+        "config/optimizer.kind",
+        "config/loss.balancer.kind",
+        "config/loss.balancer.alpha",
+        "config/loss.absolute.enabled",
     ]
     assert list(frame.columns[:6]) == ["trial", "state", "stop_reason", "point", "seed", "value"]
     assert list(frame.columns[-14:]) == [
@@ -49,10 +49,10 @@ def test_columns(finished):
         *("health/sign", "health/value", "health/threshold", "health/step"),
         *("feasible", "violation", "is_best", "is_pareto", "is_knee", "checkpoint"),
     ]
-    for metric in (OBJECTIVE, PSNR, "val.cap_mean"):
+    for metric in (OBJECTIVE, SNR, "val.diagnostic"):
         assert {f"last/{metric}", f"best/{metric}"} <= set(frame.columns)
-    assert "last/train.loss.log.share" in frame
-    assert "best/train.loss.log.share" not in frame  # it has no better direction
+    assert "last/train.loss.squared.share" in frame
+    assert "best/train.loss.squared.share" not in frame  # it has no better direction
     assert frame["trial"].tolist() == list(range(6))
     assert frame["seed"].tolist() == list(range(100, 106))
 
@@ -62,9 +62,9 @@ def test_value_is_the_last_report_and_best_is_by_the_metrics_own_mode(finished):
     assert frame.loc[2, "value"] == frame.loc[2, f"last/{OBJECTIVE}"] == 0.4
     assert frame.loc[2, f"best/{OBJECTIVE}"] == 0.2
     assert frame.loc[2, "best_step"] == 10
-    assert frame.loc[2, f"best/{PSNR}"] == 30 - 0.2
-    assert frame["best/val.cap_mean"].isna().all()
-    assert (frame.loc[:4, "last/val.cap_mean"] == 6.0).all()
+    assert frame.loc[2, f"best/{SNR}"] == 30 - 0.2
+    assert frame["best/val.diagnostic"].isna().all()
+    assert (frame.loc[:4, "last/val.diagnostic"] == 6.0).all()
 
 
 def test_is_best_among_complete_ones_and_ties_go_to_the_lower_number(finished):
@@ -74,20 +74,20 @@ def test_is_best_among_complete_ones_and_ties_go_to_the_lower_number(finished):
 
 
 def test_max_mode(finished):
-    finished.write_document(objective={"metric": PSNR, "mode": "max"})
+    finished.write_document(objective={"metric": SNR, "mode": "max"})
     frame = load_sweep(finished.path)
     assert frame.loc[frame["is_best"], "trial"].tolist() == [2]
     assert frame.loc[2, "best_step"] == 10
 
 
 def test_several_objectives_make_a_front(finished):
-    other = {"metric": "val.cap_mean", "mode": "min"}
+    other = {"metric": "val.diagnostic", "mode": "min"}
     finished.write_document(objectives=[{"metric": OBJECTIVE, "mode": "min"}, other])
     finished.hand_out(6)
-    finished.report(6, 10, 0.95, **{"val.cap_mean": 1.0})
+    finished.report(6, 10, 0.95, **{"val.diagnostic": 1.0})
     finished.end(6, step=10)
     frame = load_sweep(finished.path)
-    # 2 and 3 are equal in both and nothing dominates them; 6 has the lowest cap.
+    # 2 and 3 are equal in both and nothing dominates them; 6 has the lowest diagnostic.
     assert frame.loc[frame["is_pareto"], "trial"].tolist() == [2, 3, 6]
     assert frame.loc[frame["is_best"], "trial"].tolist() == [2]
 
@@ -95,14 +95,14 @@ def test_several_objectives_make_a_front(finished):
 def test_config_says_what_a_trial_ran_with(finished):
     frame = load_sweep(finished.path).set_index("trial")
     assert frame["config/optimizer.lr"].tolist()[:3] == [5e-5, 1.0, 1e-4 * 3]
-    assert frame["config/hdr.mask"].tolist() == [False, True, True, True, True, True]
-    assert frame["config/hdr.mask"].dtype == bool
+    assert frame["config/loss.absolute.enabled"].tolist() == [False, True, True, True, True, True]
+    assert frame["config/loss.absolute.enabled"].dtype == bool
     # Searched but not drawn: missing. In a documented point: what the sweep's base says.
-    assert frame.loc[3, "config/hdr.cap.scale_init"] == 8.0
-    assert np.isnan(frame.loc[2, "config/hdr.cap.scale_init"])
-    assert frame.loc[0, "config/hdr.cap.scale_init"] == 6.0
+    assert frame.loc[3, "config/loss.balancer.alpha"] == 8.0
+    assert np.isnan(frame.loc[2, "config/loss.balancer.alpha"])
+    assert frame.loc[0, "config/loss.balancer.alpha"] == 6.0
     full = load_sweep(finished.path, all_settings=True)
-    assert (full["config/model.width"] == 24).all()
+    assert (full["config/data.samples"] == 24).all()
 
 
 def test_states_reasons_time(finished):
@@ -134,7 +134,7 @@ def test_a_sweep_without_trials(sweep):
 
 def test_torn_lines_of_reports_and_log_are_left_out(finished):
     before = load_sweep(finished.path)
-    finished.append_report(2, '{"step": 30, "val.hole_')
+    finished.append_report(2, '{"step": 30, "val.m')
     finished.append_log('{"time": 1, "event": "hand')
     pd.testing.assert_frame_equal(load_sweep(finished.path), before)
 
@@ -188,7 +188,7 @@ def test_superseded_rows_against_a_stack(pairs):
     st.lists(
         st.lists(
             st.dictionaries(
-                st.sampled_from(["val.a", "val.b", "train.loss.l1"]),
+                st.sampled_from(["val.a", "val.b", "train.loss.absolute"]),
                 st.none() | st.integers(-3, 3) | st.floats(allow_nan=False, allow_infinity=False),
             ),
             max_size=4,

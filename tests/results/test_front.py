@@ -15,19 +15,19 @@ from results.leaderboard import leader, leaderboard_rows, ranked
 from results.page import render
 from results.store import SweepError
 
-OBJECTIVE, PSNR, CAP = "val.hole_log_rmse", "val.hole_psnr_mu_db", "val.cap_mean"
+OBJECTIVE, SNR, DIAGNOSTIC = "val.mse", "val.snr_db", "val.diagnostic"
 
 
-def one(directory, trial, error, psnr, cap=6.0, state="complete", **fields):
+def one(directory, trial, error, snr, diagnostic=6.0, state="complete", **fields):
     directory.hand_out(trial, **fields)
-    directory.report(trial, 40, error, **{PSNR: psnr, CAP: cap})
+    directory.report(trial, 40, error, **{SNR: snr, DIAGNOSTIC: diagnostic})
     directory.end(trial, state=state, value=error)
 
 
 @pytest.fixture
 def double(sweep):
-    """Error down, PSNR up: a document, a front of 1, 2, 3 with its knee at 2, dominated ones."""
-    objectives = [{"metric": OBJECTIVE, "mode": "min"}, {"metric": PSNR, "mode": "max"}]
+    """Error down, SNR up: a document, a front of 1, 2, 3 with its knee at 2, dominated ones."""
+    objectives = [{"metric": OBJECTIVE, "mode": "min"}, {"metric": SNR, "mode": "max"}]
     sweep.write_document(objectives=objectives)
     one(sweep, 0, 0.8, 21.0, point="document")
     one(sweep, 1, 0.1, 20.0)
@@ -58,8 +58,8 @@ def test_front_knee_and_best(double):
 
 
 def test_only_feasible_trials_make_the_front(double):
-    double.write_document(constraints=[f"{CAP}<=7"])
-    one(double, 6, 0.05, 31.0, cap=9.0)
+    double.write_document(constraints=[f"{DIAGNOSTIC}<=7"])
+    one(double, 6, 0.05, 31.0, diagnostic=9.0)
     frame = load_sweep(double.path)
     assert frame.loc[frame["is_pareto"], "trial"].tolist() == [1, 2, 3]
     double.write_document(constraints=[])
@@ -68,10 +68,10 @@ def test_only_feasible_trials_make_the_front(double):
 
 
 def test_repeated_configurations_count_with_their_means(double):
-    for trial, psnr in ((6, 25.0), (7, 27.0)):
-        one(double, trial, 0.61, psnr, repeat_of=2)
+    for trial, snr in ((6, 25.0), (7, 27.0)):
+        one(double, trial, 0.61, snr, repeat_of=2)
     frame = load_sweep(double.path)
-    assert frame.loc[2, f"repeats/mean/{PSNR}"] == 26.0
+    assert frame.loc[2, f"repeats/mean/{SNR}"] == 26.0
     # 0.61 and 26 dB: dominated by 4, which comes to the front.
     assert frame.loc[frame["is_pareto"], "trial"].tolist() == [1, 3, 4]
     assert frame.loc[frame["is_best"], "trial"].tolist() == [2]  # the only one repeated
@@ -84,10 +84,10 @@ def test_repeated_configurations_count_with_their_means(double):
 
 def test_of_equals_in_the_first_objective_the_best_is_on_the_front(sweep):
     """Not the lower number, which the other one dominates."""
-    objectives = [{"metric": OBJECTIVE, "mode": "min"}, {"metric": CAP, "mode": "min"}]
+    objectives = [{"metric": OBJECTIVE, "mode": "min"}, {"metric": DIAGNOSTIC, "mode": "min"}]
     sweep.write_document(objectives=objectives, points=[])
-    for trial, cap in enumerate((5.0, 3.0, 3.0)):
-        one(sweep, trial, 1.0, 20.0, cap=cap)
+    for trial, diagnostic in enumerate((5.0, 3.0, 3.0)):
+        one(sweep, trial, 1.0, 20.0, diagnostic=diagnostic)
     frame = load_sweep(sweep.path)
     assert frame.loc[frame["is_pareto"], "trial"].tolist() == [1, 2]
     assert frame.loc[frame["is_best"], "trial"].tolist() == [1]
@@ -96,8 +96,8 @@ def test_of_equals_in_the_first_objective_the_best_is_on_the_front(sweep):
 
 def test_the_log_stands_in_for_reports_that_were_deleted(double):
     """In every column that is judged by: table, front, knee, hypervolume and page agree."""
-    double.write_document(constraints=[f"{CAP}<=7"])
-    values = {OBJECTIVE: 0.15, PSNR: 29.5, CAP: 6.5}
+    double.write_document(constraints=[f"{DIAGNOSTIC}<=7"])
+    values = {OBJECTIVE: 0.15, SNR: 29.5, DIAGNOSTIC: 6.5}
     double.hand_out(6)
     double.report(6, 40, 0.15, **values)
     double.end(6, value=0.15, values=values)
@@ -120,17 +120,17 @@ def test_the_log_stands_in_for_reports_that_were_deleted(double):
 
 def test_the_reference_point_is_the_document(double):
     sweep, history, frame = everything(double)
-    assert reference_point(sweep, history, frame) == {OBJECTIVE: 0.8, PSNR: 21.0}
+    assert reference_point(sweep, history, frame) == {OBJECTIVE: 0.8, SNR: 21.0}
 
 
 def test_the_reference_point_is_the_worst_of_the_documented_points(double):
     one(double, 6, 0.4, 20.5, point="before")
     sweep, history, frame = everything(double)
-    assert reference_point(sweep, history, frame) == {OBJECTIVE: 0.8, PSNR: 20.5}
+    assert reference_point(sweep, history, frame) == {OBJECTIVE: 0.8, SNR: 20.5}
 
 
 def plain(directory):
-    objectives = [{"metric": OBJECTIVE, "mode": "min"}, {"metric": PSNR, "mode": "max"}]
+    objectives = [{"metric": OBJECTIVE, "mode": "min"}, {"metric": SNR, "mode": "max"}]
     directory.write_document(objectives=objectives, points=[])
 
 
@@ -143,9 +143,9 @@ def test_without_a_documented_point_the_first_ten_that_ended_hold_it(sweep):
         one(sweep, trial, 0.1 * trial, 20.0 + trial)
     assert reference_point(*everything(sweep)) == {}
     one(sweep, 10, 0.05, 19.0)
-    expected = {OBJECTIVE: pytest.approx(0.9), PSNR: 19.0}
+    expected = {OBJECTIVE: pytest.approx(0.9), SNR: 19.0}
     assert reference_point(*everything(sweep)) == expected
-    sweep.report(0, 40, 5.0, **{PSNR: 1.0})
+    sweep.report(0, 40, 5.0, **{SNR: 1.0})
     sweep.end(0, value=5.0)
     assert reference_point(*everything(sweep)) == expected
     (sweep.path / "lock").unlink()
@@ -159,16 +159,16 @@ def test_a_short_sweep_has_a_reference_point_once_it_is_over(sweep):
     one(sweep, 0, 0.5, 20.0)
     assert reference_point(*everything(sweep)) == {}
     (sweep.path / "lock").unlink()
-    assert reference_point(*everything(sweep)) == {OBJECTIVE: 0.5, PSNR: 20.0}
+    assert reference_point(*everything(sweep)) == {OBJECTIVE: 0.5, SNR: 20.0}
 
 
 def test_a_running_documented_point_is_waited_for(double):
     double.hold_lock()
     double.hand_out(6, point="before")
     assert reference_point(*everything(double)) == {}
-    double.report(6, 40, 0.9, **{PSNR: 22.0})
+    double.report(6, 40, 0.9, **{SNR: 22.0})
     double.end(6, value=0.9)
-    assert reference_point(*everything(double)) == {OBJECTIVE: 0.9, PSNR: 21.0}
+    assert reference_point(*everything(double)) == {OBJECTIVE: 0.9, SNR: 21.0}
 
 
 def test_values_that_are_not_finite_hold_no_reference_point(sweep):
@@ -193,15 +193,15 @@ def test_hypervolume_grows_in_the_order_of_the_ends(double):
     expected = [0.0, 0.0, only_two, only_two + 0.1 * 1.0, only_two + 0.1 * 1.0]
     assert volumes["hypervolume"].tolist() == pytest.approx(expected)
     assert volumes["ended_at"].is_monotonic_increasing
-    double.write_document(constraints=[f"{CAP}<=5"])
+    double.write_document(constraints=[f"{DIAGNOSTIC}<=5"])
     infeasible = hypervolume_history(*everything(double), corner)
     assert infeasible["hypervolume"].tolist() == [0.0] * 5
 
 
 def test_repeats_do_not_change_the_history(double):
-    before = hypervolume_history(*everything(double), {OBJECTIVE: 0.8, PSNR: 21.0})
+    before = hypervolume_history(*everything(double), {OBJECTIVE: 0.8, SNR: 21.0})
     one(double, 6, 0.05, 40.0, repeat_of=1)
-    after = hypervolume_history(*everything(double), {OBJECTIVE: 0.8, PSNR: 21.0})
+    after = hypervolume_history(*everything(double), {OBJECTIVE: 0.8, SNR: 21.0})
     pd.testing.assert_frame_equal(before, after)
 
 
@@ -211,7 +211,7 @@ def test_repeats_do_not_change_the_history(double):
 def test_the_headline_names_front_hypervolume_and_knee(double):
     text = told(double)
     assert text.startswith("3 trials make the front. Hypervolume 4.9 up to")
-    assert f"Knee: trial 2 ({OBJECTIVE} 0.2, {PSNR} 29)." in text
+    assert f"Knee: trial 2 ({OBJECTIVE} 0.2, {SNR} 29)." in text
     assert "2 of the front are at least as good as the documented point document in every" in text
     assert f"Trial 1 is best by the first objective: {OBJECTIVE} 0.1; " in text
 
@@ -228,7 +228,7 @@ def test_the_leaderboard_shows_every_objective_and_the_front_first(double):
         ("0", "-"),
         ("5", "-"),
     ]
-    assert [row[PSNR] for row in found[:2]] == ["20", "29"]
+    assert [row[SNR] for row in found[:2]] == ["20", "29"]
     assert ranked(frame, sweep)["trial"].tolist() == [1, 2, 3, 4, 0, 5]
 
 
@@ -236,7 +236,7 @@ def test_the_page_has_the_front_and_the_hypervolume(double):
     sweep, history, frame = everything(double)
     frame = load_sweep(double.path, all_settings=True)
     page = render(sweep, history, frame, load_reports(double.path))
-    for title in ("Pareto front", "Hypervolume", f"Importance for {PSNR}"):
+    for title in ("Pareto front", "Hypervolume", f"Importance for {SNR}"):
         assert f"<h2>{title}</h2>" in page
     figure = pareto_scatter(sweep, frame)
     groups = {trace.name: trace for trace in figure.data}
@@ -249,14 +249,14 @@ def test_the_page_has_the_front_and_the_hypervolume(double):
 
 
 def test_the_page_of_three_objectives_and_of_no_trial(sweep):
-    objectives = [{"metric": OBJECTIVE, "mode": "min"}, {"metric": PSNR, "mode": "max"}]
-    sweep.write_document(objectives=[*objectives, {"metric": CAP, "mode": "min"}])
+    objectives = [{"metric": OBJECTIVE, "mode": "min"}, {"metric": SNR, "mode": "max"}]
+    sweep.write_document(objectives=[*objectives, {"metric": DIAGNOSTIC, "mode": "min"}])
     read, history, frame = everything(sweep)
     page = render(read, history, frame, load_reports(sweep.path))
     assert "Nothing to draw: no complete trial." in page
     assert "Nothing to draw: no reference point yet." in page
     for trial in range(4):
-        one(sweep, trial, 0.1 * (trial + 1), 20.0 + trial, cap=5.0 - trial)
+        one(sweep, trial, 0.1 * (trial + 1), 20.0 + trial, diagnostic=5.0 - trial)
     read, history, frame = everything(sweep)
     front = next(t for t in pareto_scatter(read, frame).data if t.name == "front")
     assert list(front.marker.color) == [5.0, 4.0, 3.0, 2.0]
@@ -268,7 +268,7 @@ def test_analyze_prints_the_hypervolume_by_quarters(double, capsys):
     assert "Hypervolume by complete trials: 0 after 2, 4.8 after 3, 4.9 after 4, 4.9 after 5." in (
         printed
     )
-    assert f"Importance for {PSNR}" in printed
+    assert f"Importance for {SNR}" in printed
 
 
 def test_a_sweep_of_one_objective_has_none_of_it(finished, capsys):

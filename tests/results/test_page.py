@@ -52,15 +52,15 @@ def test_page_has_its_pieces_and_needs_no_network(finished):
     assert len(page) > 1_000_000  # plotly's own script
     assert len(page) < 12_000_000  # once
     assert parts(page)["Learning curves"].count('"name":"trial ') == 5
-    for term in ("log", "l1"):
+    for term in ("squared", "absolute"):
         assert f"{term}, trial 2" in parts(page)["Loss terms, unweighted"]
         assert (
             f"{term}, document (trial 0)" in parts(page)["Loss terms, share of the weighted sum"]
         )
     comparison = parts(page)["The winner against the documented point"]
-    assert "<td>hdr.mask</td><td>True</td><td>False</td>" in comparison
-    assert "model.width" not in comparison  # the same in both
-    assert "<td>val.hole_psnr_mu_db</td><td>dB</td><td>max</td>" in comparison
+    assert "<td>loss.absolute.enabled</td><td>True</td><td>False</td>" in comparison
+    assert "data.samples" not in comparison  # the same in both
+    assert "<td>val.snr_db</td><td>dB</td><td>max</td>" in comparison
     assert f"too few complete trials: 2 of the {MIN_TRIALS}" not in page
     assert "too few complete trials" in parts(page)["Importance"]
 
@@ -99,7 +99,7 @@ def test_parallel_coordinates_hold_words_logarithms_and_inactive_keys(finished):
     rate = axes["optimizer.lr"]
     assert sorted(rate["values"]) == pytest.approx(sorted(np.log10([5e-5, 1.0, 3e-4, 1e-3, 5e-4])))
     assert "1" in rate.ticktext
-    start = axes["hdr.cap.scale_init"]
+    start = axes["loss.balancer.alpha"]
     assert start.ticktext[0] == "-"
     assert list(start["values"]).count(start.tickvals[0]) == 2  # trials 2 and 4
     assert all(
@@ -142,10 +142,11 @@ def many_trials(directory, count, value_of) -> None:
     random = np.random.default_rng(0)
     for trial in range(count):
         rate = float(10 ** random.uniform(-5, -2))
-        prefill = str(random.choice(["zero", "nearest", "push_pull"]))
-        sampled = {"optimizer.lr": rate, "hdr.prefill": prefill, "hdr.cap.mode": "absolute"}
+        sampled = {"optimizer.lr": rate, "loss.balancer.kind": "fixed"}
+        sampled["optimizer.kind"] = str(random.choice(["adamw", "adam", "sgd"]))
         if random.random() < 0.5:
-            sampled |= {"hdr.cap.mode": "learnable", "hdr.cap.scale_init": random.uniform(2, 16)}
+            sampled["loss.balancer.kind"] = "gradnorm"
+            sampled["loss.balancer.alpha"] = random.uniform(2, 10)
         directory.trial(trial, [value_of(sampled)], sampled=sampled)
 
 
@@ -156,7 +157,7 @@ def importances(directory):
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_importance_finds_the_key_that_decides(sweep, mode):
-    sweep.write_document(objective={"metric": "val.hole_log_rmse", "mode": mode})
+    sweep.write_document(objective={"metric": "val.mse", "mode": mode})
     sign = 1 if mode == "min" else -1
     many_trials(sweep, 80, lambda s: sign * abs(np.log10(s["optimizer.lr"]) + 3))
     result = importances(sweep)
@@ -187,8 +188,8 @@ def test_importance_of_equal_trials(sweep):
 def test_importance_of_a_diagnostic_is_refused(sweep):
     many_trials(sweep, MIN_TRIALS, lambda s: 1.0)
     read = read_sweep(sweep.path)
-    with pytest.raises(ValueError, match=r"val\.cap_mean has no better direction"):
-        importance(read, read_history(read), load_sweep(sweep.path), metric="val.cap_mean")
+    with pytest.raises(ValueError, match=r"val\.diagnostic has no better direction"):
+        importance(read, read_history(read), load_sweep(sweep.path), metric="val.diagnostic")
 
 
 def test_analyze_prints_and_writes(finished, capsys):

@@ -9,7 +9,7 @@ from results.reference import reference_values, split_reference
 from results.store import SweepError
 from settings.schema import SettingsError
 
-OBJECTIVE, PSNR = "val.hole_log_rmse", "val.hole_psnr_mu_db"
+OBJECTIVE, SNR = "val.mse", "val.snr_db"
 
 
 def test_what_a_reference_names(tmp_path):
@@ -24,14 +24,14 @@ def test_what_a_reference_names(tmp_path):
 @pytest.mark.parametrize(("which", "value"), [("", 0.5), ("before", 0.6), ("2", 0.4), ("0", 0.5)])
 def test_the_last_report_of_the_trial(finished, which, value):
     """The document's own point where none is named."""
-    found = reference_values(finished.path, which, [OBJECTIVE, PSNR])
-    assert found == {OBJECTIVE: value, PSNR: 30 - value}
+    found = reference_values(finished.path, which, [OBJECTIVE, SNR])
+    assert found == {OBJECTIVE: value, SNR: 30 - value}
 
 
 def test_it_fills_the_constants_of_a_combination(finished):
-    text = f"log_ratio({OBJECTIVE},{PSNR}=20)"
+    text = f"log_ratio({OBJECTIVE},{SNR}=20)"
     found = Combined.parse(text, lambda columns: reference_values(finished.path, "2", columns))
-    assert found.of == {OBJECTIVE: 0.4, PSNR: 20.0}
+    assert found.of == {OBJECTIVE: 0.4, SNR: 20.0}
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from results.leaderboard import leaderboard_rows, ranked
 from results.page import render
 from results.verdict_columns import _tied_ranks
 
-OBJECTIVE = "val.hole_log_rmse"
-CAP = "val.cap_mean"
+OBJECTIVE = "val.mse"
+DIAGNOSTIC = "val.diagnostic"
 
 
 def told(directory) -> str:
@@ -43,10 +43,10 @@ def one(directory, trial, value, state="complete", reason="", **extra):
 @pytest.fixture
 def bounded(sweep):
     """Trial 0 is best and breaks a bound, 1 and 2 keep both, 3 breaks both, 4 has no value."""
-    sweep.write_document(constraints=[f"{CAP}<=8", f"{CAP}>=4.5"])
-    for trial, (value, cap) in enumerate([(0.1, 9.5), (0.3, 8.0), (0.2, 4.5), (0.05, 2.5)]):
-        one(sweep, trial, value, **{CAP: cap})
-    one(sweep, 4, 0.01, **{CAP: None})
+    sweep.write_document(constraints=[f"{DIAGNOSTIC}<=8", f"{DIAGNOSTIC}>=4.5"])
+    for trial, (value, diagnostic) in enumerate([(0.1, 9.5), (0.3, 8.0), (0.2, 4.5), (0.05, 2.5)]):
+        one(sweep, trial, value, **{DIAGNOSTIC: diagnostic})
+    one(sweep, 4, 0.01, **{DIAGNOSTIC: None})
     return sweep
 
 
@@ -68,7 +68,7 @@ def test_the_leaderboard_has_feasible_ones_first_and_then_by_violation(bounded):
 
 
 def test_no_trial_that_keeps_the_constraints_is_said(bounded):
-    bounded.write_document(constraints=[f"{CAP}<=1"])
+    bounded.write_document(constraints=[f"{DIAGNOSTIC}<=1"])
     assert not load_sweep(bounded.path)["is_best"].any()
     assert told(bounded).startswith("No complete trial keeps the constraints yet; trial 3")
 
@@ -89,9 +89,9 @@ def test_ill_health_is_not_told_as_a_missed_constraint(sweep):
     one(sweep, 0, 0.1, state="stopped", reason=ILL)
     expected = f"No trial is complete yet; trial 0 is no result: {ILL}."
     assert told(sweep) == expected
-    sweep.write_document(constraints=[f"{CAP}<=8"])  # which it keeps
+    sweep.write_document(constraints=[f"{DIAGNOSTIC}<=8"])  # which it keeps
     assert told(sweep) == expected
-    sweep.write_document(constraints=[f"{CAP}<=5.5"])
+    sweep.write_document(constraints=[f"{DIAGNOSTIC}<=5.5"])
     assert "keeps the constraints yet; trial 0 (stopped) misses them by 0.5" in told(sweep)
 
 
@@ -106,8 +106,8 @@ def test_a_documented_point_without_a_result_is_no_measure(sweep, state, reason)
 
 
 def test_a_documented_point_may_miss_the_constraints(sweep):
-    sweep.write_document(constraints=[f"{CAP}<=8"])
-    one(sweep, 0, 0.5, point="document", **{CAP: 9.0})
+    sweep.write_document(constraints=[f"{DIAGNOSTIC}<=8"])
+    one(sweep, 0, 0.5, point="document", **{DIAGNOSTIC: 9.0})
     one(sweep, 1, 0.4)
     text = told(sweep)
     assert "better than the documented point document by 0.1" in text
@@ -116,7 +116,7 @@ def test_a_documented_point_may_miss_the_constraints(sweep):
 
 def test_that_all_failed_is_said(sweep):
     one(sweep, 0, 0.5, state="failed", reason="KeyError: 'x'")
-    said = "No trial is complete; trial 0 came to val.hole_log_rmse 0.5 before it failed."
+    said = "No trial is complete; trial 0 came to val.mse 0.5 before it failed."
     assert told(sweep) == said
 
 
@@ -236,8 +236,8 @@ def test_failed_and_unfinished_repeats_do_not_count(repeated):
 
 
 def test_constraints_are_judged_by_means_over_repeats(repeated):
-    repeated.write_document(constraints=[f"{CAP}<=6.5"])  # every draw so far has 6
-    one(repeated, 12, 0.20, repeat_of=1, **{CAP: 9.0})
+    repeated.write_document(constraints=[f"{DIAGNOSTIC}<=6.5"])  # every draw so far has 6
+    one(repeated, 12, 0.20, repeat_of=1, **{DIAGNOSTIC: 9.0})
     frame = load_sweep(repeated.path)
     assert frame["violation"].tolist() == pytest.approx([0, 0.25, 0, 0])
     assert frame.loc[frame["is_best"], "trial"].tolist() == [0]

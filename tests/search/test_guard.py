@@ -23,23 +23,23 @@ def term(*reads):
 
 
 METRICS = (
-    metric("hole_log_rmse", "min", "metric.epsilon"),
-    metric("hole_psnr_mu_db", "max", "metric.*"),
-    metric("own_log_rmse", "min", "hdr.epsilon", "hdr.cap.*"),
-    metric("saturation_share", None),
+    metric("mse", "min", "metric.epsilon"),
+    metric("snr_db", "max", "metric.*"),
+    metric("noisy", "min", "data.noise", "model.*"),
+    metric("offset", None),
 )
-TERMS = {"l1": term(), "log": term("hdr.epsilon", "loss.log.kind")}
-SEARCHED = ("loss.l1.weight", "hdr.epsilon", "optimizer.lr")
+TERMS = {"absolute": term(), "squared": term("data.noise", "loss.squared.kind")}
+SEARCHED = ("loss.absolute.weight", "data.noise", "optimizer.lr")
 
 
 def test_weight_free_metrics_pass_with_their_direction():
-    objectives = ("val.hole_log_rmse", "val.hole_psnr_mu_db", "val.loss.l1")
+    objectives = ("val.mse", "val.snr_db", "val.loss.absolute")
     assert check_objective(objectives, METRICS, TERMS, SEARCHED) == {
-        "val.hole_log_rmse": "min",
-        "val.hole_psnr_mu_db": "max",
-        "val.loss.l1": "min",
+        "val.mse": "min",
+        "val.snr_db": "max",
+        "val.loss.absolute": "min",
     }
-    assert check_objective(["val.loss.log"], METRICS, TERMS, ["optimizer.lr"])
+    assert check_objective(["val.loss.squared"], METRICS, TERMS, ["optimizer.lr"])
 
 
 @pytest.mark.parametrize(
@@ -47,52 +47,52 @@ def test_weight_free_metrics_pass_with_their_direction():
     [
         ("train.loss.total", ["train.loss.total", "its own weights", "lower bounds"]),
         ("val.loss.total", ["val.loss.total", "its own weights"]),
-        ("val.loss.l1.weight", ["its own weights"]),
-        ("train.loss.l1.share", ["its own weights"]),
-        ("train.loss.l1", ["training data", "`val.`"]),
-        ("val.saturation_share", ["diagnostic", "direction"]),
-        ("val.hole_log_rms", ["no metric 'val.hole_log_rms'", "Nearest: val.hole_log_rmse"]),
-        ("hole_log_rmse", ["no metric", "val.hole_log_rmse"]),
-        ("val.own_log_rmse", ["val.own_log_rmse", "hdr.epsilon", "yardstick"]),
-        ("val.loss.log", ["val.loss.log", "hdr.epsilon", "yardstick"]),
+        ("val.loss.absolute.weight", ["its own weights"]),
+        ("train.loss.absolute.share", ["its own weights"]),
+        ("train.loss.absolute", ["training data", "`val.`"]),
+        ("val.offset", ["diagnostic", "direction"]),
+        ("val.mze", ["no metric 'val.mze'", "Nearest: val.mse"]),
+        ("mse", ["no metric", "val.mse"]),
+        ("val.noisy", ["val.noisy", "data.noise", "yardstick"]),
+        ("val.loss.squared", ["val.loss.squared", "data.noise", "yardstick"]),
     ],
 )
 def test_refusals_name_the_metric_the_reason_and_what_can_be_used(objective, words):
     with pytest.raises(SettingsError) as error:
         check_objective([objective], METRICS, TERMS, SEARCHED)
-    for word in [*words, "can be used here: val.hole_log_rmse, val.hole_psnr_mu_db, val.loss.l1."]:
+    for word in [*words, "can be used here: val.mse, val.snr_db, val.loss.absolute."]:
         assert word in str(error.value)
 
 
 def test_a_pattern_is_named_with_the_key_that_it_includes():
-    with pytest.raises(SettingsError, match=r"hdr\.cap\.\* \(which includes hdr\.cap\.alpha\)"):
-        check_objective(["val.own_log_rmse"], METRICS, TERMS, ["hdr.cap.alpha"])
+    with pytest.raises(SettingsError, match=r"model\.\* \(which includes model\.dropout\)"):
+        check_objective(["val.noisy"], METRICS, TERMS, ["model.dropout"])
 
 
 def test_one_bad_objective_of_several_is_enough():
     with pytest.raises(SettingsError, match="diagnostic"):
-        check_objective(["val.hole_log_rmse", "val.saturation_share"], METRICS, TERMS, SEARCHED)
+        check_objective(["val.mse", "val.offset"], METRICS, TERMS, SEARCHED)
     with pytest.raises(SettingsError, match="needs an objective"):
         check_objective([], METRICS, TERMS, SEARCHED)
 
 
 def test_another_loss_node():
-    assert check_objective(["val.critic.l1"], (), TERMS, (), prefix="critic")
+    assert check_objective(["val.critic.absolute"], (), TERMS, (), prefix="critic")
     with pytest.raises(SettingsError, match="none"):
-        check_objective(["val.loss.l1"], (), {}, ())
+        check_objective(["val.loss.absolute"], (), {}, ())
 
 
 # Combinations
 
 
 def test_a_combination_of_weight_free_columns_passes_as_smaller_is_better():
-    parts = {"val.hole_log_rmse": 0.5, "val.loss.l1": 0.1}
+    parts = {"val.mse": 0.5, "val.loss.absolute": 0.1}
     for kind in ("weighted", "log_ratio", "worst_ratio"):
         found = check_objective([Combined(kind, parts)], METRICS, TERMS, SEARCHED)
         assert found == {f"val.{kind}": "min"}
-    several = ["val.hole_psnr_mu_db", Combined("worst_ratio", parts)]
+    several = ["val.snr_db", Combined("worst_ratio", parts)]
     assert check_objective(several, METRICS, TERMS, SEARCHED) == {
-        "val.hole_psnr_mu_db": "max",
+        "val.snr_db": "max",
         "val.worst_ratio": "min",
     }
 
@@ -100,16 +100,16 @@ def test_a_combination_of_weight_free_columns_passes_as_smaller_is_better():
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        ("val.hole_psnr_mu_db", ["better the larger", "constraint"]),
-        ("val.saturation_share", ["diagnostic", "can be used here"]),
+        ("val.snr_db", ["better the larger", "constraint"]),
+        ("val.offset", ["diagnostic", "can be used here"]),
         ("val.loss.total", ["its own weights"]),
-        ("train.loss.l1", ["training data"]),
-        ("val.loss.log", ["hdr.epsilon", "yardstick"]),
+        ("train.loss.absolute", ["training data"]),
+        ("val.loss.squared", ["data.noise", "yardstick"]),
         ("val.nothing", ["no metric 'val.nothing'"]),
     ],
 )
 def test_every_ingredient_must_pass(column, words):
-    combined = Combined("log_ratio", {"val.loss.l1": 1.0, column: 1.0})
+    combined = Combined("log_ratio", {"val.loss.absolute": 1.0, column: 1.0})
     with pytest.raises(SettingsError, match=r"^log_ratio: ") as error:
         check_objective([combined], METRICS, TERMS, SEARCHED)
     for word in [*words, column]:
@@ -117,7 +117,7 @@ def test_every_ingredient_must_pass(column, words):
 
 
 def test_one_combination_of_each_kind():
-    one, two = (Combined("weighted", {"val.loss.l1": weight}) for weight in (1.0, 2.0))
+    one, two = (Combined("weighted", {"val.loss.absolute": weight}) for weight in (1.0, 2.0))
     with pytest.raises(SettingsError, match=r"val\.weighted is an objective twice"):
         check_objective([one, two], METRICS, TERMS, SEARCHED)
     taken = (*METRICS, metric("weighted", "min"))
@@ -129,16 +129,16 @@ def test_one_combination_of_each_kind():
 
 
 def test_a_constraint_may_bound_a_diagnostic_or_one_column_from_both_sides():
-    twice = ["val.saturation_share", "val.saturation_share"]
-    check_constraints([*twice, "val.loss.l1", "val.hole_psnr_mu_db"], METRICS, TERMS, SEARCHED)
+    twice = ["val.offset", "val.offset"]
+    check_constraints([*twice, "val.loss.absolute", "val.snr_db"], METRICS, TERMS, SEARCHED)
 
 
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        ("val.own_log_rmse", "yardstick"),
+        ("val.noisy", "yardstick"),
         ("val.loss.total", "its own weights"),
-        ("train.loss.l1", "training data"),
+        ("train.loss.absolute", "training data"),
         ("val.worst_ratio", "no metric"),
     ],
 )
@@ -148,5 +148,5 @@ def test_a_constraint_must_not_be_moved_by_the_trial(column, words):
 
 
 def test_a_constraint_may_bound_a_combination_that_is_an_objective():
-    combined = Combined("worst_ratio", {"val.loss.l1": 1.0})
+    combined = Combined("worst_ratio", {"val.loss.absolute": 1.0})
     check_constraints(["val.worst_ratio"], METRICS, TERMS, SEARCHED, derived=[combined])

@@ -139,8 +139,8 @@ def test_another_system_or_objective_is_refused():
         rows_of(earlier(trial(0), columns=("val.dice",), modes={"val.dice": "max"}))
     with pytest.raises(SettingsError, match=r"the other way round: val.error"):
         rows_of(earlier(trial(0), modes={"val.error": "max"}))
-    bound = Goal(GOAL.objectives, (Constraint.parse("val.seam<=1"),))
-    with pytest.raises(SettingsError, match=r"this sweep by val.error, val.seam"):
+    bound = Goal(GOAL.objectives, (Constraint.parse("val.size<=1"),))
+    with pytest.raises(SettingsError, match=r"this sweep by val.error, val.size"):
         rows_of(earlier(trial(0)), goal=bound)
 
 

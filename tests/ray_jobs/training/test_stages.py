@@ -23,7 +23,7 @@ from trainables.compression.system import Compression
 
 pytestmark = pytest.mark.usefixtures("module_on_one_thread")
 
-TOY = "trainables.toy:Toy"
+TOY, TOY_GAN = "trainables.toy:Toy", "trainables.toy:ToyGan"
 SETTINGS = ("optimizer.kind=sgd", "data.noise=1.0", "train.steps=12", "train.report_every=2")
 SETTINGS += ("train.tensorboard=false", "train.patience=2", "--no-ray")
 STAGES = ("--stages", "optimizer.lr=0.45,0.01,1e-9", "--stages", "data.samples=32,64,64")
@@ -188,8 +188,8 @@ class TestResume:
     def test_what_cannot_be_resumed(self, copied, capsys):
         resume = ("--resume", "--no-ray", "--dir")
         assert "leave out --stages" in refused(capsys, *resume, copied, *STAGES)
-        other = refused(capsys, "hdr_patch", *resume, copied)
-        assert other == f"{copied} is a training of {TOY}, not of hdr_patch."
+        other = refused(capsys, TOY_GAN, *resume, copied)
+        assert other == f"{copied} is a training of {TOY}, not of {TOY_GAN}."
         (copied / "stages.json").write_text('{"format": 2, "system": "x", "stages": [{"new": 1}]}')
         assert "reads up to 1" in refused(capsys, *resume, copied)
         (copied / "stages.json").write_text('{"format": 1, "stages": [{}]}')

@@ -150,10 +150,10 @@ def test_larger_is_better_where_the_mode_says_so(make):
 
 
 def test_constraints_come_before_the_objective(make):
-    goal = Goal((Objective(METRIC, "min"),), (Constraint.parse("val.seam<=0.5"),))
+    goal = Goal((Objective(METRIC, "min"),), (Constraint.parse("val.size<=0.5"),))
 
     def value(trial, step):
-        return {METRIC: [1.0, 2.0, 3.0, 4.0][trial], "val.seam": [0.9, 0.6, 0.5, math.nan][trial]}
+        return {METRIC: [1.0, 2.0, 3.0, 4.0][trial], "val.size": [0.9, 0.6, 0.5, math.nan][trial]}
 
     jobs, _ = play(make("halving", trials=4, grace=20, goal=goal), value)
     # trial 2 keeps the bound, trial 1 misses it by less than trial 0, 3 has no value
@@ -163,11 +163,11 @@ def test_constraints_come_before_the_objective(make):
 @pytest.mark.parametrize("name", ("asha_promotion", "halving", "brackets"))
 def test_what_is_not_finite_takes_no_place(make, name):
     """Although it keeps the constraint, which none of the others does."""
-    goal = Goal((Objective(METRIC, "min"),), (Constraint.parse("val.seam<=0.5"),))
+    goal = Goal((Objective(METRIC, "min"),), (Constraint.parse("val.size<=0.5"),))
     shares = {"shares": (1.0, 0.0)} if name == "brackets" else {}
 
     def value(trial, step):
-        return {METRIC: float(trial) if trial else math.nan, "val.seam": 0.9 if trial else 0.0}
+        return {METRIC: float(trial) if trial else math.nan, "val.size": 0.9 if trial else 0.0}
 
     jobs, _ = play(make(name, trials=4, grace=40, goal=goal, **shares), value)
     assert {trial for trial, stop in jobs if stop == 80} == {1, 2}

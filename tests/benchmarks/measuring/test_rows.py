@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.rows import row, show, standard_error
+from benchmarks.measuring.rows import row, show, standard_error
 
 
 def test_a_ratio_says_how_many_times_better():

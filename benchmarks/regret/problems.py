@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import problems_functions as functions
+from benchmarks.regret import functions
 from search_spaces.domains import Choice, Domain, Integer, LogUniform, Uniform
 
 RUNGS = (9, 27, 81, 243, 729)

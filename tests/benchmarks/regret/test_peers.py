@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from benchmarks.peers import ETA, PEERS, SHARES, Report, regret_curve, reports, run
-from benchmarks.problems import make_problem
-from benchmarks.tables import make_table
+from benchmarks.regret.peers import ETA, PEERS, SHARES, Report, regret_curve, reports, run
+from benchmarks.regret.problems import make_problem
+from benchmarks.regret.tables import make_table
 
 pytestmark = pytest.mark.ray  # imports Ray Tune; no cluster
 

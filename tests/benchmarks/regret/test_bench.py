@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import multi_fidelity, search_efficiency
-from benchmarks.peers import SHARES, Curve
-from benchmarks.search_rows import OURS, Task, regrets, rows
+from benchmarks.regret.bench import OURS, Task, regrets, rows
+from benchmarks.regret.peers import SHARES, Curve
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def invented(tasks: Sequence[Task]) -> list[Curve]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.problems import Problem, draw
+from benchmarks.regret.problems import Problem, draw
 from search.optuna_distributions import decode, distribution
 from search.seeds import derive
 

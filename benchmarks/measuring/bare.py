@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.steps import batches_of, prepared_settings, timed_steps
+from benchmarks.measuring.steps import batches_of, prepared_settings, timed_steps
 from trainables.stepping.optimizer import make_optimizer, parameter_groups
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
-from benchmarks import problems_functions as functions
-from benchmarks.problems import PROBLEMS, RUNGS, Biased, draw, make_problem
+from benchmarks.regret import functions
+from benchmarks.regret.problems import PROBLEMS, RUNGS, Biased, draw, make_problem
 from search_spaces.domains import Choice, Integer, LogUniform, Uniform
 
 pytestmark = pytest.mark.slow

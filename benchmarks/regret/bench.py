@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from multiprocessing import get_context
 
-from benchmarks.peers import PEERS, Curve, run
-from benchmarks.problems import Problem
-from benchmarks.rows import Row, row, show, standard_error
+from benchmarks.measuring.rows import Row, row, show, standard_error
+from benchmarks.regret.peers import PEERS, Curve, run
+from benchmarks.regret.problems import Problem
 
 OURS = "ours"
 
@@ -60,7 +60,7 @@ def search(task: Task) -> Curve:
     problem = task.make(task.problem)
     if task.contender != OURS:
         return run(task.contender, problem, task.workers, task.budget, task.seed)
-    from benchmarks.ours import ours
+    from benchmarks.regret.ours import ours
 
     return ours(
         problem,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.problems import Problem
+from benchmarks.regret.problems import Problem
 from search_spaces.domains import Choice, Domain, Integer
 
 TABLES: Mapping[str, tuple[str, ...]] = {

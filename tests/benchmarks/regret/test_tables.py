@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.tables import NAMES, make_table
+from benchmarks.regret.tables import NAMES, make_table
 from search_spaces.domains import Choice, Integer
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.peers import Curve, Report, end_of, regret_curve
-from benchmarks.problems import Problem
+from benchmarks.regret.peers import Curve, Report, end_of, regret_curve
+from benchmarks.regret.problems import Problem
 from search.jobs import Job
 from search.objectives import Goal, Objective
 from search.plan import Plan
