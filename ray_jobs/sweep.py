@@ -179,10 +179,8 @@ def _write_document(directory: Path, document: Any, fresh: bool) -> None:
 def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
     from ray_jobs.analyze import main as analyze
     from ray_jobs.engine import execute
-    from ray_jobs.engine.cluster import check_own_packages
     from ray_jobs.progress import Progress
 
-    check_own_packages(PROJECT)
     directory = directory.resolve()
     execution = execute.Execution(
         directory=directory,

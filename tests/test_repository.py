@@ -365,13 +365,17 @@ def test_no_file_names_a_folder_of_one_machine():
 
 
 def test_no_file_opens_pickles_or_weights_that_run_code():
-    """`torch.load` always with `weights_only=True`; nothing is unpickled."""
+    """`torch.load` always with `weights_only=True`; nothing is unpickled but what the line itself
+    has just made (whether `prepare` returns something picklable).
+    """
     wrong = []
     for path in python_files(*ROOMS):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             called = ast.unparse(node.func)
+            if ast.unparse(node).startswith("pickle.loads(pickle.dumps("):
+                continue
             safe = any(
                 word.arg == "weights_only"
                 and isinstance(word.value, ast.Constant)

@@ -16,6 +16,7 @@ from losses.composite import Composite
 from losses.terms import Tensors
 from metrics.health import HealthSettings
 from metrics.metric import Metric
+from settings.rooms import hidden_by_ours
 from settings.schema import Settings, SettingsError
 from settings.systems import SYSTEMS, current_name
 
@@ -255,7 +256,8 @@ def load_system(name: str) -> System:
 
     Raises:
         SettingsError: the name is unknown (the known ones are listed), there is no such module or
-            attribute, or the system calls itself otherwise.
+            attribute (the message says where a package of ours hides it), or the system calls
+            itself otherwise.
     """
     name = current_name(name)
     if name not in SYSTEMS and ":" not in name:
@@ -266,8 +268,12 @@ def load_system(name: str) -> System:
     module, _, attribute = SYSTEMS.get(name, name).partition(":")
     try:
         kind = getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise SettingsError(f"system {name!r} cannot be loaded: {error}.") from error
+    except (ImportError, AttributeError) as error:
+        hidden = hidden_by_ours(error)
+        if not hidden and not isinstance(error, (ModuleNotFoundError, AttributeError)):
+            raise
+        message = f"system {name!r} cannot be loaded: {error}. {hidden}"
+        raise SettingsError(message.rstrip()) from error
     if isinstance(kind, type) and not issubclass(kind, SystemBase):
         kind = type(kind.__name__, (kind, SystemBase), {"__module__": kind.__module__})
     system: System = kind()

@@ -143,18 +143,3 @@ def check_shared_directory(directory: Path) -> None:
                 )
     finally:
         probe.unlink(missing_ok=True)
-
-
-def check_own_packages(project: Path) -> None:
-    """Refuses to start where a folder called `models` or `data` shadows ours."""
-    import importlib
-
-    for name in ("models", "losses", "data", "settings", "trainables", "search", "results"):
-        module = importlib.import_module(name)
-        found = Path(str(module.__file__ or next(iter(module.__path__)))).resolve()
-        if project.resolve() not in found.parents:
-            raise SettingsError(
-                f"`import {name}` finds {found}, not the package beside {project / 'ray_jobs'}: a "
-                "folder of that name in "
-                "the working directory hides ours. Run from another directory or rename it."
-            )

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from settings.schema import SettingsError
 from trainables.system import load_system
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -46,3 +53,109 @@ def test_a_system_that_calls_itself_otherwise_is_refused(module, attribute, own)
 def test_a_name_that_is_nothing_is_refused(name, says):
     with pytest.raises(SettingsError, match=says):
         load_system(name)
+
+
+@pytest.fixture
+def theirs(tmp_path, monkeypatch):
+    """A function that fills a folder behind ours on the import path."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+
+    def filled(files):
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        return tmp_path
+
+    return filled
+
+
+PACKAGE = {"models/__init__.py": "Net = 1\n", "models/foo.py": "Net = 1\n"}
+FOLDER = {"models/foo.py": "Net = 1\n"}
+MODULE = {"data.py": "Rows = 1\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "hidden", "error"),
+    [
+        (PACKAGE, "from models.foo import Net", "models", "No module named 'models.foo'"),
+        (FOLDER, "from models.foo import Net", "models", "No module named 'models.foo'"),
+        (FOLDER, "import models.foo", "models", "No module named 'models.foo'"),
+        (PACKAGE, "from models import Net", "models", "cannot import name 'Net' from 'models'"),
+        (FOLDER, "from models import foo", "models", "cannot import name 'foo' from 'models'"),
+        (PACKAGE, "import models\nmodels.Net", "models", "module 'models' has no attribute 'Net'"),
+        (MODULE, "from data import Rows", "data.py", "cannot import name 'Rows' from 'data'"),
+        (
+            {"benchmarks/foo.py": ""},
+            "import benchmarks.foo",
+            "benchmarks",
+            "No module named 'benchmarks.foo'",
+        ),
+    ],
+)
+def test_where_ours_hides_theirs_the_error_says_so(theirs, files, code, hidden, error):
+    folder = theirs({**files, "hides_of_a_test.py": f"{code}\n"})
+    with pytest.raises(SettingsError) as raised:
+        load_system("hides_of_a_test:Mine")
+    said, room = str(raised.value), hidden.removesuffix(".py")
+    assert said.startswith(f"system 'hides_of_a_test:Mine' cannot be loaded: {error}")
+    assert f". Our `{room}` ({ROOT / room}) hides yours at {folder / hidden}. Move yours" in said
+    assert f"({folder / 'my_project' / room}) and import it from there, as `my_project." in said
+
+
+@pytest.mark.parametrize("system", ["models.foo:Net", "models:Net"])
+def test_a_module_of_theirs_that_ours_hides_is_named(theirs, system):
+    folder = theirs(PACKAGE)
+    with pytest.raises(SettingsError, match=f"hides yours at {folder / 'models'}"):
+        load_system(system)
+
+
+def test_what_ours_hides_is_found_beside_their_module_too(theirs):
+    code = "from package_of_a_test import deeper\n"
+    folder = theirs(
+        {
+            "package_of_a_test/mine.py": code,
+            "package_of_a_test/deeper.py": "from models.foo import Net\n",
+            "package_of_a_test/models/foo.py": "",
+        }
+    )
+    with pytest.raises(SettingsError, match=f"yours at {folder}/package_of_a_test/models"):
+        load_system("package_of_a_test.mine:Mine")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("import models.bar", "No module named 'models.bar'"),
+        ("import nowhere_of_a_test", "No module named 'nowhere_of_a_test'"),
+        ("import math\nmath.foo", "module 'math' has no attribute 'foo'"),
+    ],
+)
+def test_what_theirs_has_not_is_not_called_hidden(theirs, code, error):
+    theirs({"models/foo.py": "", "lacks_of_a_test.py": f"{code}\n"})
+    with pytest.raises(SettingsError) as raised:
+        load_system("lacks_of_a_test:Mine")
+    assert str(raised.value) == f"system 'lacks_of_a_test:Mine' cannot be loaded: {error}."
+
+
+def test_another_import_error_stays_what_it_is(theirs):
+    theirs({"models/foo.py": "", "lacks_of_a_test.py": "from json import nothing\n"})
+    with pytest.raises(ImportError, match="cannot import name 'nothing' from 'json'"):
+        load_system("lacks_of_a_test:Mine")
+
+
+def test_a_verb_says_it_in_one_line(tmp_path):
+    (tmp_path / "mine.py").write_text("from models.foo import Net\n")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "foo.py").write_text("Net = 1\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.train", "mine:System", "--show"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("error: system 'mine:System' cannot be loaded: No module named ")
+    assert f"hides yours at {tmp_path / 'models'}. Move" in ran.stderr
+    assert ran.stderr.count("\n") == 1
