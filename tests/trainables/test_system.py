@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from settings.flat import replace
 from settings.schema import SettingsError
-from trainables.system import load_system
+from trainables.loop import fit
+from trainables.run import LocalRun
+from trainables.system import load_system, offers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -159,3 +162,27 @@ def test_a_verb_says_it_in_one_line(tmp_path):
     assert ran.stderr.startswith("error: system 'mine:System' cannot be loaded: No module named ")
     assert f"hides yours at {tmp_path / 'models'}. Move" in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+PLAIN = """
+from trainables.toy import Toy, ToySettings
+
+class Plain:
+    name = "plain_of_a_test:Plain"
+    Settings = ToySettings
+    build, loaders = Toy.build, Toy.loaders
+    phases, metrics = Toy.phases, Toy.metrics
+"""
+
+
+def test_a_class_that_derives_from_nothing_has_the_defaults(tmp_path, monkeypatch):
+    """Whoever wrote a system before there was `SystemBase` need not change it."""
+    (tmp_path / "plain_of_a_test.py").write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    system = load_system("plain_of_a_test:Plain")
+    assert system.refused == {} and system.prepare_reads == ()
+    assert system.prepare(None, tmp_path) is None
+    assert not offers(system, "generate")
+    run = LocalRun(tmp_path / "run")
+    fit(system, replace(system.Settings(), {"train.steps": 2, "train.report_every": 1}), run, None)
+    assert len(run.history) == 2

@@ -1,0 +1,167 @@
+"""What was written before the modules were moved: it opens, goes on and measures the same.
+
+fixtures/ was made by commit f53247d: trainings that were stopped at step 4 of 8, and a sweep whose
+driver and cluster were killed while its third trial trained. Beside each is what that commit
+itself made of it afterwards. To keep it small, the only checkpoint of the sweep is the one of its
+third trial, and it stands for the checkpoint of hdr_patch as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ray_jobs import evaluate, train
+from ray_jobs.analyze import load_reports, load_sweep
+
+FIXTURES = Path(__file__).parent / "fixtures"
+ROOT = Path(__file__).resolve().parents[2]
+TRAININGS = {
+    "hdr_patch": "hdr_patch_sweep/trials/0002",
+    "conditioner": "checkpoints/conditioner",
+    "compression": "checkpoints/compression",
+    "field_vae": "checkpoints/field_vae",  # it calls itself trainables.field_vae:FieldVae
+}
+
+ELSEWHERE = 1e-4
+"""Relative (and absolute) tolerance on another torch or CPU, as in tests/golden."""
+
+TRAINED_ELSEWHERE = 1e-3
+"""The same of what is trained on: training makes more of a rounding."""
+
+ROUNDED, ROUNDED_ELSEWHERE = ("quantised", "rate"), 0.05
+"""Measures of rounded values, and counts of few: a last bit may change a whole one of them."""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Prepared data, made once for all that is measured and trained here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(params=TRAININGS)
+def training(request, tmp_path, cache, monkeypatch, one_thread):
+    """(a copy of the training, what f53247d made of it)."""
+    monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(cache))
+    copied = shutil.copytree(FIXTURES / TRAININGS[request.param], tmp_path / "training")
+    if request.param == "hdr_patch":  # a trial's reports are in the folder of its sweep
+        shutil.copy(FIXTURES / "hdr_patch_sweep/reports/0002.jsonl", copied / "reports.jsonl")
+    return copied, json.loads((FIXTURES / f"checkpoints/{request.param}.json").read_text())
+
+
+def measured(directory, capsys):
+    """The step and the columns that `evaluate` prints."""
+    capsys.readouterr()
+    assert evaluate.main([str(directory), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    del found["checkpoint"]
+    return found
+
+
+def check_near(found, stored, tolerance):
+    assert found.keys() == stored.keys()
+    for column, value in stored.items():
+        wide = any(part in column for part in ROUNDED)
+        own = ROUNDED_ELSEWHERE if wide else tolerance
+        near = None if value is None else pytest.approx(value, rel=own, abs=own)
+        assert found[column] == near, column
+
+
+def test_a_checkpoint_measures_what_it_measured(training, capsys):
+    directory, stored = training
+    check_near(measured(directory, capsys), stored["evaluated"], ELSEWHERE)
+
+
+def test_a_training_goes_on_to_its_end(training, capsys):
+    """From its own checkpoint, and to the end that it came to then."""
+    directory, stored = training
+    file = directory / "reports.jsonl"
+    before = file.read_text().splitlines()
+    assert train.main(["--resume", "--no-ray", "--dir", str(directory)]) == 0
+    after = file.read_text().splitlines()
+    assert after[: len(before)] == before
+    steps = [json.loads(line)["step"] for line in after[len(before) - 1 :]]
+    assert steps[0] == stored["evaluated"]["step"] < steps[1]
+    assert steps[-1] == stored["resumed"]["step"]
+    columns = {tuple(json.loads(line)) for line in after}
+    assert len(columns) == 1, "in every report, before and after"
+    check_near(measured(directory, capsys), stored["resumed"], TRAINED_ELSEWHERE)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A copy of the killed sweep."""
+    return shutil.copytree(FIXTURES / "hdr_patch_sweep", tmp_path / "hdr_patch_sweep")
+
+
+def test_a_killed_sweep_is_read(sweep):
+    """Two trials are done, one was cut short, the others have not begun."""
+    trials, reports = load_sweep(sweep), load_reports(sweep)
+    assert trials["trial"].tolist() == [0, 1, 2]
+    assert trials["state"].tolist() == ["complete", "complete", "interrupted"]
+    assert trials["point"].tolist() == ["document", "before", "prefill"]
+    assert trials["steps"].tolist() == [12, 12, 8]
+    assert reports.groupby("trial")["step"].last().tolist() == [12, 12, 8]
+    stored = json.loads((FIXTURES / "hdr_patch_sweep.json").read_text())["trials"]
+    assert trials["value"].tolist()[:2] == [row["value"] for row in stored[:2]]
+    assert trials["is_best"].tolist() == [False, True, False]
+    newest = sweep / "trials/0002/checkpoints/step-00000008"
+    assert trials["checkpoint"].tolist() == ["", "", str(newest)]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_to_its_end(sweep, cache):
+    """What was done is not done again; the third trial goes on from its checkpoint."""
+    files = [*sweep.glob("trials/000[01]/**/*"), *sweep.glob("reports/000[01].jsonl")]
+    done = {path: path.read_bytes() for path in files if path.is_file()}
+    third = sweep / "reports/0002.jsonl"
+    before = third.read_text()
+    resume(sweep, cache)
+    assert done == {path: path.read_bytes() for path in done}
+    assert third.read_text().startswith(before), "it did not begin anew"
+    log = [json.loads(line) for line in (sweep / "log.jsonl").read_text().splitlines()]
+    handed_out = Counter(event["trial"] for event in log if event["event"] == "handed_out")
+    assert handed_out == {0: 1, 1: 1, 2: 2, 3: 1, 4: 1, 5: 1}
+    assert log[-1]["event"] == "finished"
+    check_as_then(load_sweep(sweep))
+
+
+def check_as_then(trials):
+    """The same trials and seeds; the documented points, which nobody stops, end alike."""
+    stored = json.loads((FIXTURES / "hdr_patch_sweep.json").read_text())["trials"]
+    assert trials["trial"].tolist() == [row["trial"] for row in stored]
+    assert trials["point"].tolist() == [row["point"] for row in stored]
+    assert trials["seed"].tolist() == [row["seed"] for row in stored]
+    assert set(trials["state"]) <= {"complete", "stopped"}
+    assert trials["is_best"].sum() == 1
+    for row, (_, found) in zip(stored, trials.iterrows(), strict=True):
+        if row["point"]:
+            assert (found["state"], found["steps"]) == ("complete", 12)
+            assert found["value"] == pytest.approx(row["value"], rel=TRAINED_ELSEWHERE)
+
+
+def resume(directory, cache):
+    """By the command, which ends its cluster itself. Ray's sockets need a short folder."""
+    short = {"prefix": "wb-", "dir": "/tmp", "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(**short) as place:
+        dropped = ("RAY_", "TUNE_")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+        own = {"RAY_TMPDIR": place, "WEIGHBRIDGE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        ran = subprocess.run(
+            [sys.executable, "-m", "ray_jobs.sweep", "--resume", str(directory)],
+            cwd=ROOT,
+            env={**inherited, **own},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+    assert ran.returncode == 0, ran.stdout + ran.stderr

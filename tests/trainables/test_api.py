@@ -1,0 +1,50 @@
+"""The names that authors of systems import, and that our own systems keep to them."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+from settings.systems import SYSTEMS
+from trainables import api
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# A name that goes breaks systems that we have never seen: add, and take none away.
+NAMES = """
+    BalancerSettings Built Composite DataError Finding Forward HealthSettings Loaders Metric
+    OptimizerSettings Phase ScheduleSettings Settings SettingsError SystemBase Tensors Term
+    TermSettings TrainSettings adversarial_term cached_folder differences hole_values images
+    images_with_hole marked per_sample random_split samples_of setting values values_of
+    weighted_values
+"""
+
+
+def test_the_names_stay():
+    assert sorted(api.__all__) == sorted(NAMES.split())
+    assert all(hasattr(api, name) for name in api.__all__)
+
+
+MODULES = sorted({spelled.partition(":")[0] for spelled in SYSTEMS.values()} | {"trainables.toy"})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_our_systems_import_from_it_what_it_has(module):
+    path = Path(importlib.import_module(module).__file__)
+    origins = {
+        (node.module, alias.name)
+        for node in ast.parse((ROOT / "trainables" / "api.py").read_text()).body
+        if isinstance(node, ast.ImportFrom) and node.module != "__future__"
+        for alias in node.names
+    }
+    past_it = [
+        f"{path.name}:{node.lineno}: {alias.name} is in trainables.api"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if (node.module, alias.name) in origins
+    ]
+    assert not past_it, past_it
