@@ -186,10 +186,12 @@ def _alone(measured: Callable[[dict[str, Any]], Step], values: dict[str, Any]) -
 def profiled(values: dict[str, Any]) -> Step:
     import torch
 
-    from trainables.compression.profile import profile_step
+    from settings.flat import replace
+    from trainables.compression.system import Compression
 
     torch.set_num_threads(1)
-    return profile_step(values, steps=1)
+    system = Compression()
+    return system.profile_step(replace(system.Settings(), values), steps=1)
 
 
 def held(values: dict[str, Any]) -> Step:

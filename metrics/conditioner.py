@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrics.field_vae import counted, mean_relative_l2, relative_l2
 from metrics.metric import Metric, Tensors, mean
+from metrics.relative_l2 import counted, mean_relative_l2, relative_l2
 from settings.schema import Settings, setting
 
 Measured = tuple[Tensor, Tensor]

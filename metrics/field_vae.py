@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metrics.metric import Metric, Tensors
+from metrics.relative_l2 import counted, mean_relative_l2
 from settings.schema import Settings, setting
 
 
@@ -17,30 +18,6 @@ class MetricSettings(Settings):
     active_variance: float = setting(
         0.01, "a latent number is active if its mean varies more than this", low=1e-8, high=10.0
     )
-
-
-def relative_l2(found: Tensor, true: Tensor) -> Tensor:
-    """||found - true|| / ||true|| (Frobenius norms), float64, of each sample whose true field is
-    not 0 throughout: [B] or fewer. An error relative to nothing says nothing.
-    """
-    error = (found.double() - true.double()).flatten(1).norm(dim=1)
-    size = true.double().flatten(1).norm(dim=1)
-    return error[size > 0] / size[size > 0]
-
-
-def mean_relative_l2(
-    prediction: Tensors, batch: Tensors, settings: Any = None
-) -> tuple[Tensor, Tensor]:
-    """(sum, count) of the errors of `field`. A prediction that is not a number makes the mean so:
-    left out, it would better it.
-    """
-    errors = relative_l2(prediction["field"], batch["field"])
-    return errors.sum(), counted(errors)
-
-
-def counted(values: Tensor) -> Tensor:
-    """How many values there are, float64, where the values are."""
-    return torch.tensor(values.numel(), dtype=torch.float64, device=values.device)
 
 
 def _moments(latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,11 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from metrics import hdr_measures as measures
+from metrics.health import STOP_HELP, HealthSettings
+from metrics.health_signs import SIGNS, MeasuredSign
 from metrics.image import psnr_db, ssim
 from metrics.metric import Metric, mean
 from settings.schema import Settings, SettingsError, setting
@@ -61,6 +64,31 @@ class MetricSettings(Settings):
                 f"metric.overflow_thresholds must differ, not {self.overflow_thresholds}. "
                 "Leave out the repeated."
             )
+
+
+_CAP_SIGNS = (
+    MeasuredSign("cap_saturation", "val.saturation_share", "values in holes at the cap: share"),
+    MeasuredSign("cap_unreachable", "val.unreachable_share", "targets beyond the cap: share"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapHealthSettings(HealthSettings):
+    """For a head with a cap. 004-M1: holes that need more than the cap stay black, and no training
+    changes that.
+    """
+
+    measured: ClassVar[tuple[MeasuredSign, ...]] = _CAP_SIGNS
+
+    cap_saturation: float = setting(
+        0.5, "warn above: share of the values in holes that are at the cap", low=0.0, high=1.0
+    )
+    cap_unreachable: float = setting(
+        0.05, "warn above: share of the targets in holes beyond the cap", low=0.0, high=1.0
+    )
+    stop: tuple[str, ...] = setting(
+        (), STOP_HELP, choices=(*SIGNS, *(sign.name for sign in _CAP_SIGNS))
+    )
 
 
 def hdr_metrics(settings: MetricSettings) -> tuple[Metric, ...]:

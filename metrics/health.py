@@ -2,8 +2,8 @@
 
 The signs (`metrics.health_signs`) are those that the documents list: a term that outweighs the
 others, a gradient norm that explodes or vanishes, a balancer that gives up a term, a validation
-far worse than the training, a cap that holds the output back. Each warns once; those that
-`health.stop` names end the training.
+far worse than the training. A system adds those that its validation measures
+(`HealthSettings.measured`). Each warns once; those that `health.stop` names end the training.
 """
 
 from __future__ import annotations
@@ -20,12 +20,7 @@ _WARN_KEYS = {"weight_collapse": "weight_share"}
 _STOP_KEYS = {**_WARN_KEYS, "gradient_norm_high": "gradient_norm_stop"}
 """The setting with a sign's threshold, where it is not called like the sign."""
 
-_CAP_SIGNS = (
-    MeasuredSign("cap_saturation", "val.saturation_share", "values in holes at the cap: share"),
-    MeasuredSign("cap_unreachable", "val.unreachable_share", "targets beyond the cap: share"),
-)
-
-_STOP_HELP = "signs that end a training, which is no result then"
+STOP_HELP = "signs that end a training, which is no result then"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +53,7 @@ class HealthSettings(Settings):
     overfit_ratio: float = setting(
         10.0, "warn above: validation loss over training loss", low=1.0, high=1e9
     )
-    stop: tuple[str, ...] = setting((), _STOP_HELP, choices=SIGNS)
+    stop: tuple[str, ...] = setting((), STOP_HELP, choices=SIGNS)
     stop_after: int = setting(3, "validations in a row with one of these signs that end it", low=1)
 
     def check(self) -> None:
@@ -69,25 +64,6 @@ class HealthSettings(Settings):
                 f"({self.gradient_norm_high:g}), not {self.gradient_norm_stop:g}: a training is "
                 "warned of before it is stopped. Lower the latter, or raise the former."
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CapHealthSettings(HealthSettings):
-    """For a head with a cap. 004-M1: holes that need more than the cap stay black, and no training
-    changes that.
-    """
-
-    measured: ClassVar[tuple[MeasuredSign, ...]] = _CAP_SIGNS
-
-    cap_saturation: float = setting(
-        0.5, "warn above: share of the values in holes that are at the cap", low=0.0, high=1.0
-    )
-    cap_unreachable: float = setting(
-        0.05, "warn above: share of the targets in holes beyond the cap", low=0.0, high=1.0
-    )
-    stop: tuple[str, ...] = setting(
-        (), _STOP_HELP, choices=(*SIGNS, *(sign.name for sign in _CAP_SIGNS))
-    )
 
 
 @dataclass(frozen=True)

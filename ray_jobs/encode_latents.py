@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.verb import OK, cache_directory, data_lines, finish, parser, run_verb
+from ray_jobs.verb import (
+    OK,
+    cache_directory,
+    data_lines,
+    finish,
+    parser,
+    refuse_without,
+    run_verb,
+)
 
 _DESCRIPTION = """Encode the data of a trained autoencoder, and measure its latents.
 
@@ -29,6 +37,8 @@ _SHOWN = (
     *("kind", "spatial_dims", "group", "image_shape", "latent_shape", "factors"),
     *("measured_samples", "shift", "std", "scale_factor", "channel_mean", "channel_std"),
 )
+"""Facts, those that a system has, that are printed for people."""
+
 _MOST_NUMBERS = 8  # of a list that is printed for people
 
 
@@ -66,32 +76,29 @@ def _encode(arguments: Namespace) -> int:
     import torch
 
     from settings.flat import replace
-    from settings.schema import SettingsError
     from trainables.checkpoints import checkpoint
     from trainables.checkpoints.restore import open_checkpoint
-    from trainables.compression.use import encode_data, prepare_volumes
 
     output, splits = _output(arguments), _splits(arguments.split)
     overrides = _overrides(arguments.overrides)
     path = checkpoint.find(Path(arguments.checkpoint), best=not arguments.newest)
     opened = open_checkpoint(path)
-    if opened.system.name != "compression":
-        raise SettingsError(
-            f"{path} is of system {opened.system.name}, and only those of compression have an "
-            "autoencoder whose data can be encoded."
-        )
+    system = opened.system
+    refuse_without(system, "encode", f"{path} makes no latents of data")
     settings = replace(opened.settings, overrides)
     if arguments.volumes:
-        settings, prepared = prepare_volumes(settings, cache_directory())
+        settings, prepared = system.prepare_volumes(settings, cache_directory())
     else:
-        prepared = opened.system.prepare(settings, cache_directory())
-    for line in data_lines(prepared.notes, prepared.warnings):
+        prepared = system.prepare(settings, cache_directory())
+    loaders = system.loaders(settings, prepared)
+    for line in data_lines(loaders.notes, loaders.warnings):
         print(line, file=sys.stderr if arguments.json else sys.stdout)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = opened.modules["autoencoder"].to(device)
+    modules = {name: module.to(device) for name, module in opened.modules.items()}
     source = _source(path, opened.step)
-    facts = encode_data(settings, model, prepared, splits, source, output)
-    _print(arguments, facts, output)
+    with torch.no_grad():
+        facts = system.encode(settings, modules, prepared, splits, source, output)
+    _print(arguments, {**facts, "checkpoint": source}, output)
     return OK
 
 
@@ -110,8 +117,8 @@ def _output(arguments: Namespace) -> Path | None:
 
 
 def _splits(text: str) -> list[str]:
-    from data.mri.dataset import SPLITS
     from settings.schema import SettingsError
+    from trainables.system import SPLITS
 
     named = [name.strip() for name in text.split(",") if name.strip()]
     if not named or len(set(named)) < len(named) or not set(named) <= set(SPLITS):
@@ -144,7 +151,7 @@ def _print(arguments: Namespace, facts: Mapping[str, Any], output: Path | None) 
         return
     checkpoint = facts["checkpoint"]
     print(f"{checkpoint['path']} (step {checkpoint['step']}, {checkpoint['fingerprint']})")
-    for key in _SHOWN:
+    for key in (key for key in _SHOWN if key in facts):
         print(f"  {key:<18}{_text(facts[key])}")
     if output is not None:
         written = ", ".join(f"{split} {count}" for split, count in facts["samples"].items())

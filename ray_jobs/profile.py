@@ -4,7 +4,6 @@ training step takes, for each kind of model and each size of image, without ray.
 
 from __future__ import annotations
 
-import itertools
 import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from ray_jobs.verb import (
     finish,
     parser,
     positive,
+    refuse_without,
     resolved_settings,
     run_verb,
 )
@@ -60,11 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _profile(arguments: Namespace) -> int:
-    cases = _cases(arguments)
     rows = []
-    for case in cases:
-        values = case.pop("values")
-        row = {**case, **_alone(values, arguments.steps)}
+    for case, values in _cases(arguments):
+        row = {**case, **_alone(arguments.system, values, arguments.steps)}
         rows.append(row)
         if arguments.json:
             print(json.dumps(row), flush=True)
@@ -73,59 +71,41 @@ def _profile(arguments: Namespace) -> int:
     return SOME_FAILED if any("error" in row for row in rows) else OK
 
 
-def _cases(arguments: Namespace) -> list[dict[str, Any]]:
-    """Every kind with every size, checked before the first one runs."""
-    from settings.flat import flatten, replace
-    from settings.schema import SettingsError
+def _cases(arguments: Namespace) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Every kind with every size, checked before the first one runs, and its flat settings."""
+    from settings.flat import flatten
     from trainables.system import load_system
 
-    if arguments.system != "compression":
-        raise SettingsError(f"profile knows the system compression, not {arguments.system!r}.")
-    base = resolved_settings(arguments, load_system(arguments.system))
-    kinds = _named(arguments.kinds) or [base.model.kind]
-    dims = base.model.spatial_dims
-    sizes = _named(arguments.size) or ["x".join(map(str, base.data.space(dims)))]
-    cases = []
-    for kind, size in itertools.product(kinds, sizes):
-        found = replace(base, {"model.kind": kind, **_space(size, dims)})
-        shown = "x".join(map(str, found.data.space(dims)))
-        case = {"kind": kind, "size": shown, "batch_size": found.train.batch_size}
-        cases.append({**case, "values": flatten(found)})
-    return cases
+    system = load_system(arguments.system)
+    for member in ("profile_cases", "profile_step"):
+        refuse_without(system, member, "what a step of it takes is unknown")
+    settings = resolved_settings(arguments, system)
+    cases = system.profile_cases(settings, _named(arguments.kinds), _named(arguments.size))
+    return [(case, flatten(found)) for case, found in cases]
 
 
 def _named(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _space(size: str, dims: int) -> dict[str, Any]:
-    """The setting that makes images or volumes of that size."""
-    from settings.schema import SettingsError
+def _measured(name: str, values: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """What a step of the system of that name takes, with these flat settings."""
+    from settings.flat import replace
+    from trainables.system import load_system
 
-    given = size.split("x")
-    if not all(side.isdigit() for side in given) or len(given) not in (1, dims):
-        raise SettingsError(
-            f"--size takes a number of pixels, or {'x'.join('DHW'[-dims:])}, not {size!r}."
-        )
-    sides = tuple(map(int, given))
-    if dims == 3:
-        return {"data.volume_size": sides if len(sides) == 3 else sides * 3}
-    if len(set(sides)) > 1:
-        raise SettingsError(f"slices are square (data.image_size), not {size}.")
-    return {"data.image_size": sides[0]}
+    system = load_system(name)
+    return dict(system.profile_step(replace(system.Settings(), values), steps))
 
 
-def _alone(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
+def _alone(name: str, values: Mapping[str, Any], steps: int) -> dict[str, Any]:
     """The measures of one case from a process of its own, or the `error` that ended it."""
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    from trainables.compression.profile import profile_step
-
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(profile_step, values, steps).result()
+            return pool.submit(_measured, name, values, steps).result()
         except BrokenProcessPool:
             return {"error": "the process was ended, as the system does where memory runs out"}
         except (RuntimeError, MemoryError, OSError) as error:  # as of a GPU that is too small

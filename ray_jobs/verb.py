@@ -97,6 +97,24 @@ def resolved_settings(arguments: Any, system: Any) -> Any:
     ).settings
 
 
+def refuse_without(system: Any, member: str, otherwise: str) -> None:
+    """Refuses a system that leaves out this member of `trainables.system.SystemBase`, and says
+    which ones have it.
+
+    Args:
+        otherwise: what does not work for want of it.
+    """
+    from settings.schema import SettingsError
+    from trainables.system import load_system, offers
+
+    if not offers(system, member):
+        having = [name for name in SYSTEMS if offers(load_system(name), member)]
+        raise SettingsError(
+            f"system {system.name} has no member `{member}`: {otherwise}. Systems with it: "
+            f"{', '.join(having) or 'none'}, or one of your own."
+        )
+
+
 def run_verb(main: Callable[[Any], int], arguments: Any) -> int:
     """Runs a verb; an error a user can mend is one message on standard error and status 2."""
     from results.lock import LockHeldError

@@ -30,15 +30,6 @@ _DESCRIPTION = """Draw training samples as they are and as augmentation changes 
 A row is a sample, a column a batch of a training. Of volumes it shows the slice with most of the
 lesions, else the middle one; channels lie side by side, and lesions are outlined."""
 
-UNCHANGED: Mapping[str, Any] = {
-    "augment.kind": "none",
-    "augment.outer_probability": 0.0,
-    "augment.mixup_probability": 0.0,
-    "augment.noise_probability": 0.0,
-    "batch_augment.enabled": False,
-}
-"""Settings, those that a system has, under which its training samples are the originals."""
-
 _LEAST_SIDE = 160  # pixels of a shown image; smaller ones are enlarged by a whole factor
 _GAP, _HEADER = 4, 16  # pixels
 _OUTLINE = (255, 64, 64)
@@ -59,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _visualize(arguments: Namespace) -> int:
-    from settings.flat import leaves, replace
+    from settings.flat import replace
     from settings.schema import SettingsError
     from trainables.system import load_system
 
@@ -69,11 +60,10 @@ def _visualize(arguments: Namespace) -> int:
     system = load_system(arguments.system)
     settings = resolved_settings(arguments, system)
     prepared = system.prepare(settings, cache_directory())
-    plain = {k: v for k, v in UNCHANGED.items() if k in leaves(system.Settings)}
     columns: dict[str, list[dict[str, Any]]] = {}
     indices: list[int] = []
-    if plain:
-        loaders = system.loaders(replace(settings, plain), prepared)
+    if system.originals:
+        loaders = system.loaders(replace(settings, system.originals), prepared)
         indices = _chosen(loaders.train, arguments.count, arguments.seed)
         columns["original"] = _batch(loaders, indices, 0)
     loaders = system.loaders(settings, prepared)

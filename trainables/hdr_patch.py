@@ -14,8 +14,7 @@ from data.hdr.dataset import DataSettings, Prepared, open_split, prepare
 from losses.adversarial import CriticSettings, critic_terms
 from losses.hdr_patch import LossSettings, idle_terms, refused_keys, terms
 from losses.hdr_patch_terms import mu_images
-from metrics.hdr_patch import MetricSettings, hdr_metrics
-from metrics.health import CapHealthSettings
+from metrics.hdr_patch import CapHealthSettings, MetricSettings, hdr_metrics
 from models.discriminator import (
     DiscriminatorSettings,
     build_discriminator,

@@ -23,6 +23,9 @@ from settings.systems import SYSTEMS, current_name
 Forward = Callable[[Mapping[str, nn.Module], Tensors, Any], Mapping[str, Tensor]]
 """`forward(modules, batch, settings) -> prediction`, named tensors."""
 
+SPLITS = ("train", "validation", "test")
+"""The parts of `Loaders`, by name."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -137,7 +140,8 @@ class System(Protocol):
             system, and for what is measured of the platform around it.
         audit: settings under which every term has something to do, where the defaults leave one
             idle.
-        originals: settings under which a training sample is as it was before augmentation.
+        originals: settings under which `loaders` gives training samples as they were before
+            augmentation.
     """
 
     name: str
@@ -237,6 +241,63 @@ class System(Protocol):
             counts and measures by name.
         """
         raise SettingsError(f"system {self.name} has no member `generate`.")
+
+    def encode(
+        self,
+        settings: Any,
+        modules: Mapping[str, nn.Module],
+        prepared: Any,
+        splits: Sequence[str],
+        source: Mapping[str, Any],
+        output: Path | None,
+    ) -> Mapping[str, Any]:
+        """The latents of the data, for networks that are trained on them; the verb
+        `encode_latents` calls it.
+
+        Args:
+            modules: as those of `generate`.
+            splits: those of `SPLITS` to write.
+            source: path, step and fingerprint of the checkpoint, for the file to name.
+            output: the file to write (`data.latents`); None measures only.
+
+        Returns:
+            what is known of the latents, as JSON holds it, with `samples`: how many of each split.
+        """
+        raise SettingsError(f"system {self.name} has no member `encode`.")
+
+    def prepare_volumes(self, settings: Any, cache: Path) -> tuple[Any, Any]:
+        """For `encode`, where a model of slices is to take whole volumes: the settings that say
+        so, and what `prepare` makes of them.
+        """
+        raise SettingsError(
+            f"system {self.name} has no member `prepare_volumes`: it encodes samples as they are. "
+            "Leave out --volumes."
+        )
+
+    def profile_cases(
+        self, settings: Any, kinds: Sequence[str], sizes: Sequence[str]
+    ) -> Sequence[tuple[Mapping[str, Any], Any]]:
+        """Every kind of model with every size of its samples, for the verb `profile`.
+
+        Args:
+            kinds, sizes: in the user's words; empty for those of the settings.
+
+        Returns:
+            for each case its `kind`, `size` and `batch_size`, and its settings.
+
+        Raises:
+            SettingsError: there is no such kind or size, or they do not fit.
+        """
+        raise SettingsError(f"system {self.name} has no member `profile_cases`.")
+
+    def profile_step(self, settings: Any, steps: int) -> Mapping[str, Any]:
+        """What a training step of one case takes, in a process that does nothing else.
+
+        Returns:
+            `parameters`, `critic_parameters` (0 for none), `latent` [c, *s], `step_seconds`,
+            `peak_mb` (10^6 bytes) and `device`; of others `--json` alone speaks.
+        """
+        raise SettingsError(f"system {self.name} has no member `profile_step`.")
 
 
 class SystemBase(System):

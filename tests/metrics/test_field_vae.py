@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.field_vae import MetricSettings, field_vae_metrics, relative_l2
+from metrics.field_vae import MetricSettings, field_vae_metrics
+from metrics.relative_l2 import relative_l2
 
 
 def make(count=40, seed=0):

@@ -8,14 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.hdr_patch import METRICS
-from metrics.health import (
-    CapHealthSettings,
-    HealthSettings,
-    findings,
-    health_columns,
-    health_stop,
-)
+from metrics.hdr_patch import METRICS, CapHealthSettings
+from metrics.health import HealthSettings, findings, health_columns, health_stop
 from metrics.health_signs import SIGNS, Watched, overfit_ratio, readings
 
 TERMS = ("main", "hier", "spectral")

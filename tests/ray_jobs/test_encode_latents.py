@@ -19,6 +19,8 @@ from ray_jobs import encode_latents, generate
 from settings.flat import flatten, replace
 from trainables.checkpoints import checkpoint
 from trainables.compression.system import Compression
+from trainables.system import load_system
+from trainables.toy import Toy
 
 
 @pytest.fixture(scope="module")
@@ -125,20 +127,58 @@ def test_what_cannot_work_is_refused_in_words(run, tmp_path, capsys):
     assert not (tmp_path / "a.arrow").exists()
 
 
-def test_a_system_without_an_autoencoder_is_refused(tmp_path, capsys):
-    from trainables.toy import Toy
-
-    toy = Toy()
-    settings = toy.Settings()
+def store(system, folder):
+    """The checkpoint of a system without data that nobody has trained."""
+    settings = system.Settings()
     tensors = {
         f"module.{name}.{key}": value
-        for name, module in toy.build(settings, None).modules.items()
+        for name, module in system.build(settings, None).modules.items()
         for key, value in module.state_dict().items()
     }
-    meta = {"system": toy.name, "settings": flatten(settings)}
-    checkpoint.save(tmp_path / "checkpoints", 1, tensors, {}, meta)
+    meta = {"system": system.name, "settings": flatten(settings)}
+    checkpoint.save(folder / "checkpoints", 1, tensors, {}, meta)
+
+
+def test_a_system_without_latents_is_refused(tmp_path, capsys):
+    store(Toy(), tmp_path)
     assert encode("--checkpoint", tmp_path, "--measure-only") == 2
-    assert "only those of compression have an autoencoder" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{Toy.name} has no member `encode`: {tmp_path}" in said
+    assert "Systems with it: compression" in said
+
+
+OWN = """
+from trainables.system import Loaders
+from trainables.toy import Toy
+
+class Encoder(Toy):
+    name = "encoded_by_a_test:Encoder"
+
+    def loaders(self, settings, prepared):
+        return Loaders([], [], notes={"samples": settings.data.samples}, warnings=["one is dark"])
+
+    def encode(self, settings, modules, prepared, splits, source, output):
+        assert not modules["model"].training
+        output.write_text(f"{source['step']}")
+        return {"latent_shape": [2], "samples": dict.fromkeys(splits, settings.data.samples)}
+"""
+
+
+def test_a_system_of_ones_own_is_encoded(tmp_path, monkeypatch, capsys):
+    (tmp_path / "encoded_by_a_test.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    store(load_system("encoded_by_a_test:Encoder"), tmp_path)
+    path = tmp_path / "a.arrow"
+    given = ("--checkpoint", tmp_path, "--output", path, "--split", "test")
+    assert encode(*given, "data.samples=3") == 0
+    first, *rest = capsys.readouterr().out.splitlines()[1:]
+    assert path.read_text() == "1"
+    assert (first, rest[1:]) == (
+        "one is dark",
+        ["  latent_shape      2", f"latents are in {path}: test 3"],
+    )
+    assert encode(*given, "--volumes") == 2
+    assert "Encoder has no member `prepare_volumes`" in capsys.readouterr().err
 
 
 def test_generate_reconstructs_without_the_training_data(run, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from models.autoencoders.build import build_autoencoder
 from models.autoencoders.settings import ModelSettings, VqvaeSettings
 from ray_jobs import profile
 from settings.flat import replace
-from trainables.compression.profile import profile_step, random_batch
+from trainables.compression.profile import random_batch
 from trainables.compression.system import Compression
 
 
@@ -45,7 +46,8 @@ def test_a_case_that_fails_is_a_row_without_measures(capsys):
 
 def test_a_training_without_data_is_measured():
     sizes = {"model.vae.widths": (8, 8), "data.image_size": 16, "train.batch_size": 1}
-    found = profile_step({**sizes, "train.test": True}, steps=1)
+    system = Compression()
+    found = system.profile_step(replace(system.Settings(), {**sizes, "train.test": True}), steps=1)
     assert found["latent"] == [3, 8, 8]
     assert found["step_seconds"] > 0
 
@@ -63,7 +65,42 @@ def test_cases_that_do_not_fit_are_refused_before_the_first_runs(capsys):
         assert message in said.err
         assert not said.out
     assert profile.main(["hdr_patch"]) == 2
-    assert "knows the system compression" in capsys.readouterr().err
+    assert "hdr_patch has no member `profile_cases`: what a" in capsys.readouterr().err
+
+
+OWN = """
+import os
+from trainables.toy import Toy
+
+class Slow(Toy):
+    name = "profiled_by_a_test:Slow"
+
+    def profile_cases(self, settings, kinds, sizes):
+        from settings.flat import replace
+        return [
+            ({"kind": kind, "size": size, "batch_size": int(size)},
+             replace(settings, {"train.batch_size": int(size)}))
+            for kind in kinds for size in sizes
+        ]
+
+    def profile_step(self, settings, steps):
+        return {"parameters": settings.train.batch_size * steps, "process": os.getpid()}
+"""
+
+
+@pytest.mark.slow
+def test_a_system_of_ones_own_is_measured_in_processes_of_their_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "profiled_by_a_test.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = ("--kinds", "slow", "--size", "5,7", "--steps", "3", "--json")
+    assert profile.main(["profiled_by_a_test:Slow", "train.batch_size=2", *asked]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    processes = {row.pop("process") for row in rows}
+    assert rows == [
+        {"kind": "slow", "size": "5", "batch_size": 5, "parameters": 15},
+        {"kind": "slow", "size": "7", "batch_size": 7, "parameters": 21},
+    ]
+    assert len(processes - {os.getpid()}) == 2
 
 
 @pytest.mark.parametrize(

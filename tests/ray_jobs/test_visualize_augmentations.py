@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import default_collate
 
 from ray_jobs import visualize_augmentations as verb
+from settings.flat import replace
+from settings.systems import SYSTEMS
 from trainables.conditioner.system import Conditioner
+from trainables.system import load_system
 
 OWN = """
 from dataclasses import dataclass, field
@@ -50,6 +54,7 @@ class Samples(torch.utils.data.Dataset):
 class Flat:
     name = "drawn_by_a_test:Flat"
     Settings = OwnSettings
+    originals = {"augment.kind": "none", "batch_augment.enabled": False}
     space = (40, 40)
 
     def prepare(self, settings, cache):
@@ -63,6 +68,11 @@ class Flat:
 class Deep(Flat):
     name = "drawn_by_a_test:Deep"
     space = (4, 40, 40)
+
+
+class Always(Flat):
+    name = "drawn_by_a_test:Always"
+    originals = {}
 """
 
 FACTOR, SIDE = 4, 160
@@ -127,6 +137,35 @@ def test_batches_are_mixed_as_in_a_training(own, tmp_path):
     _, figure = draw(tmp_path, "drawn_by_a_test:Flat", *mixed, *others, "--views", "1")
     pairs = [(cell(figure, row, 0)[0, 0], cell(figure, row, 1)[0, 0]) for row in range(6)]
     assert any(not np.array_equal(*pair) for pair in pairs)
+
+
+def test_a_system_that_names_no_originals_is_drawn_without_them(own, tmp_path):
+    given = ("augment.kind=none", "--count", "3", "--views", "2")
+    figures = [draw(tmp_path, f"drawn_by_a_test:{kind}", *given)[1] for kind in ("Flat", "Always")]
+    assert [figure.shape[1] for figure in figures] == [
+        columns * (2 * SIDE + verb._GAP) + verb._GAP for columns in (3, 2)
+    ]
+    assert np.array_equal(cell(figures[0], 2, 0), cell(figures[1], 2, 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if load_system(name).originals])
+def test_the_originals_of_a_system_depend_on_no_seed(name, tmp_path):
+    system = load_system(name)
+    settings = replace(system.Settings(), system.small)
+    prepared = system.prepare(settings, tmp_path)
+
+    def differ(settings):
+        """Names of the tensors of a batch that its seed changes, but for the seed itself."""
+        loaders = system.loaders(settings, prepared)
+        one, other = (
+            (loaders.collate or default_collate)([loaders.train[i, seed + i] for i in range(8)])
+            for seed in (100, 200)
+        )
+        return {name for name in one if not torch.equal(one[name], other[name])} - {"seed"}
+
+    assert differ(settings)
+    assert not differ(replace(settings, system.originals))
 
 
 @pytest.mark.slow

@@ -4,10 +4,11 @@ the one loop on random images.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,8 @@ from torch import Tensor
 
 from settings.flat import replace
 from settings.mri import MASK, channels_of
-from trainables.compression.system import Compression
-from trainables.loop import Training
-from trainables.run import LocalRun
-from trainables.system import Loaders
+from settings.schema import SettingsError
+from trainables.system import Loaders, System
 
 _MEGABYTE = 1e6
 _ENDLESS = 1_000_000
@@ -29,13 +28,48 @@ _WARM = 2
 """Steps before the clock starts: they make the optimizer's state."""
 
 
-class _OnNothing(Compression):
+def profile_cases(
+    settings: Any, kinds: Sequence[str], sizes: Sequence[str]
+) -> list[tuple[dict[str, Any], Any]]:
+    """`kind`, `size` and `batch_size` of every kind of model with every size of its images, and
+    the settings of it.
+    """
+    dims = settings.model.spatial_dims
+    kinds = kinds or [settings.model.kind]
+    sizes = sizes or ["x".join(map(str, settings.data.space(dims)))]
+    cases = []
+    for kind, size in itertools.product(kinds, sizes):
+        found = replace(settings, {"model.kind": kind, **_space(size, dims)})
+        shown = "x".join(map(str, found.data.space(dims)))
+        case = {"kind": kind, "size": shown, "batch_size": found.train.batch_size}
+        cases.append((case, found))
+    return cases
+
+
+def _space(size: str, dims: int) -> dict[str, Any]:
+    """The setting that makes images or volumes of that size."""
+    given = size.split("x")
+    if not all(side.isdigit() for side in given) or len(given) not in (1, dims):
+        raise SettingsError(
+            f"--size takes a number of pixels, or {'x'.join('DHW'[-dims:])}, not {size!r}."
+        )
+    sides = tuple(map(int, given))
+    if dims == 3:
+        return {"data.volume_size": sides if len(sides) == 3 else sides * 3}
+    if len(set(sides)) > 1:
+        raise SettingsError(f"slices are square (data.image_size), not {size}.")
+    return {"data.image_size": sides[0]}
+
+
+def _on_nothing(system: System) -> Any:
     """The system without data; the batches come from `random_batch`, and nothing is validated."""
 
-    def loaders(self, settings: Any, prepared: Any) -> Loaders:
+    def loaders(self: Any, settings: Any, prepared: Any) -> Loaders:
         nothing: Any = []
         unread: Any = [{}]  # a training begins only where there is something to validate
         return Loaders(nothing, unread)
+
+    return type("OnNothing", (type(system),), {"loaders": loaders})()
 
 
 def random_batch(settings: Any) -> dict[str, Tensor]:
@@ -58,18 +92,21 @@ def random_batch(settings: Any) -> dict[str, Tensor]:
     }
 
 
-def profile_step(values: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """Takes training steps with these settings (flat keys) and measures them. Run it in a process
-    of its own: memory that another case has left would hide in this one's.
+def profile_step(system: System, settings: Any, steps: int) -> dict[str, Any]:
+    """Takes training steps of the system and measures them. Run it in a process of its own: memory
+    that another case has left would hide in this one's.
 
     Returns:
         `parameters` of the autoencoder and of the critic, `latent` [c, *s], `step_seconds`
         (median) and `peak_mb` (10^6 bytes): on a GPU the most that tensors took, on a CPU by how
         much the process grew at most, which counts what the allocator keeps.
     """
-    system: Any = _OnNothing()
+    from trainables.loop import Training
+    from trainables.run import LocalRun
+
+    system = _on_nothing(system)
     own = {"train.steps": _ENDLESS, "train.tensorboard": False, "train.test": False}
-    settings = replace(system.Settings(), {**values, **own})
+    settings = replace(settings, own)
     space = settings.data.space(settings.model.spatial_dims)
     with torch.device("meta"):  # imports what building needs, which is no memory of the model
         system.build(replace(settings, {"model.pretrained": ""}), None)

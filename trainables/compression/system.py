@@ -45,8 +45,9 @@ from trainables.api import (
     Tensors,
     TrainSettings,
 )
+from trainables.compression.profile import profile_cases, profile_step
 from trainables.compression.tags import LoggingSettings, figure_tags, tags
-from trainables.compression.use import reconstruct
+from trainables.compression.use import encode_data, prepare_volumes, reconstruct
 from trainables.stepping.optimizer import check_eps
 
 
@@ -141,6 +142,7 @@ class Compression(SystemBase):
         "train.batch_size": 2,
         "train.validation_batch_size": 4,
     }
+    originals: Mapping[str, Any] = {"augment.kind": "none", "batch_augment.enabled": False}
 
     def prepare(self, settings: CompressionSettings, cache: Path) -> Prepared:
         return prepare(settings.data, cache, settings.model.spatial_dims)
@@ -214,6 +216,31 @@ class Compression(SystemBase):
         """
         model: Any = modules["autoencoder"]
         return reconstruct(settings, model, source, target, side_by_side)
+
+    def encode(
+        self,
+        settings: CompressionSettings,
+        modules: Mapping[str, nn.Module],
+        prepared: Prepared,
+        splits: Sequence[str],
+        source: Mapping[str, Any],
+        output: Path | None,
+    ) -> dict[str, Any]:
+        model: Any = modules["autoencoder"]
+        return encode_data(settings, model, prepared, splits, source, output)
+
+    def prepare_volumes(
+        self, settings: CompressionSettings, cache: Path
+    ) -> tuple[CompressionSettings, Prepared]:
+        return prepare_volumes(settings, cache)
+
+    def profile_cases(
+        self, settings: CompressionSettings, kinds: Sequence[str], sizes: Sequence[str]
+    ) -> list[tuple[dict[str, Any], CompressionSettings]]:
+        return profile_cases(settings, kinds, sizes)
+
+    def profile_step(self, settings: CompressionSettings, steps: int) -> dict[str, Any]:
+        return profile_step(self, settings, steps)
 
 
 def _made(settings: CompressionSettings, channels: int, load: bool) -> Built:

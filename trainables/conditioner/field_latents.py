@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.cache import cache_key, cached_folder, file_states
 from data.fields.vae_dataset import open_fields, split_fields
-from metrics.field_vae import relative_l2
+from metrics.relative_l2 import relative_l2
 from models.fields.field_vae import FrozenDecoder
 from models.fields.range_scaler import RangeScaler
 from trainables.conditioner import field_vae_file

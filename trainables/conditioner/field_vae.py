@@ -25,7 +25,8 @@ from data.fields.vae_dataset import (
     prepare,
 )
 from losses.field_vae import TERMS, LossSettings
-from metrics.field_vae import MetricSettings, field_vae_metrics, relative_l2
+from metrics.field_vae import MetricSettings, field_vae_metrics
+from metrics.relative_l2 import relative_l2
 from models.fields.field_vae import FieldVaeModel, ModelSettings
 from trainables.api import (
     Built,

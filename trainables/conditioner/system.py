@@ -140,6 +140,11 @@ class Conditioner(SystemBase):
     }
     # Every sample has a second view.
     audit: Mapping[str, Any] = {"augment.outer_probability": 1.0, "augment.inner_probability": 1.0}
+    originals: Mapping[str, Any] = {
+        "augment.outer_probability": 0.0,
+        "augment.mixup_probability": 0.0,
+        "augment.noise_probability": 0.0,
+    }
 
     def prepare(self, settings: ConditionerSettings, cache: Path) -> Prepared:
         """Converts the data, trains or loads the VAE, and scales the latents of all samples."""

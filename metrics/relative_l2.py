@@ -1,0 +1,34 @@
+"""The relative error of fields, which several systems are measured by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrics.metric import Tensors
+
+
+def relative_l2(found: Tensor, true: Tensor) -> Tensor:
+    """||found - true|| / ||true|| (Frobenius norms), float64, of each sample whose true field is
+    not 0 throughout: [B] or fewer. An error relative to nothing says nothing.
+    """
+    error = (found.double() - true.double()).flatten(1).norm(dim=1)
+    size = true.double().flatten(1).norm(dim=1)
+    return error[size > 0] / size[size > 0]
+
+
+def mean_relative_l2(
+    prediction: Tensors, batch: Tensors, settings: Any = None
+) -> tuple[Tensor, Tensor]:
+    """(sum, count) of the errors of `field`. A prediction that is not a number makes the mean so:
+    left out, it would better it.
+    """
+    errors = relative_l2(prediction["field"], batch["field"])
+    return errors.sum(), counted(errors)
+
+
+def counted(values: Tensor) -> Tensor:
+    """How many values there are, float64, where the values are."""
+    return torch.tensor(values.numel(), dtype=torch.float64, device=values.device)
