@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from settings.flat import flatten, leaves, replace
-from settings.schema import Leaf, SettingsError, Value
+from settings.schema import Leaf, SettingsError, Value, remembered
 
 
 def declares(reads: Sequence[str], key: str) -> bool:
@@ -25,36 +25,49 @@ def guilty(
     """The keys that change what `measure(settings)` returns, each at another legal value for
     which `compares(settings)` holds.
 
-    One at which it raises has not been looked at: a prediction of one network under the settings
-    of another says nothing.
+    They are changed together, and where that changes the measure in halves. One at which it raises
+    has not been looked at: a prediction of one network under the settings of another says nothing.
     """
-    together, tried = settings, dict[str, Any]()
-    for key in keys:
-        alone, after = changed(settings, key), changed(together, key)
-        if alone is not None:
-            tried[key] = alone
-        together = together if after is None else after
-    if _differs(measure, together, before) is False:
+    others = other_values(settings)
+    tried = [key for key in keys if key in others]
+    if not tried:
         return []
-    differ = {key: alone for key, alone in tried.items() if _differs(measure, alone, before)}
-    return [key for key, alone in differ.items() if compares(alone)]
-
-
-def _differs(measure: Callable[[Any], object], settings: Any, before: object) -> bool | None:
-    """None where the measure raises."""
     try:
-        return measure(settings) != before
+        together = replace(settings, {key: others[key] for key in tried})
+        if measure(together) == before:
+            return []
     except Exception:
-        return None
+        if len(tried) == 1:
+            return []
+    else:
+        if len(tried) == 1:
+            return tried if compares(together) else []
+    middle = len(tried) // 2
+    halves = tried[:middle], tried[middle:]
+    return [key for half in halves for key in guilty(half, settings, measure, before, compares)]
 
 
 def changed(tree: Any, key: str) -> Any:
     """The tree with that key at another legal value; None where there is none."""
-    value = other_value(leaves(type(tree))[key], flatten(tree)[key])
-    try:
-        return None if value is None else replace(tree, {key: value})
-    except SettingsError:
-        return None
+    others = other_values(tree)
+    return replace(tree, {key: others[key]}) if key in others else None
+
+
+@remembered
+def other_values(tree: Any) -> dict[str, Value]:
+    """For every key that has one, another value that is legal while the other keys stay."""
+    values = flatten(tree)
+    others = {}
+    for key, leaf in leaves(type(tree)).items():
+        value = other_value(leaf, values[key])
+        if value is None:
+            continue
+        try:
+            replace(tree, {key: value})
+        except SettingsError:  # a rule between keys
+            continue
+        others[key] = value
+    return others
 
 
 def other_value(leaf: Leaf, value: Any) -> Value | None:
