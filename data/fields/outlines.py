@@ -24,7 +24,7 @@ HARMONICS = (2, 3, 4, 5)
 
 GRID = 32
 """Nodes on a side. With them a disc agrees with its Bessel series to about 0.01 of the initial
-temperature (tests/data/test_outlines.py).
+temperature (tests/data/fields/test_outlines.py).
 """
 
 END_TIME = 0.12
