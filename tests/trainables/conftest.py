@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import runpy
+import socket
 import struct
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +28,8 @@ from trainables.run import LocalRun
 from trainables.stepping.batches import Share, StepSampler
 from trainables.system import Loaders, Phase
 from trainables.toy import Line, Toy, ToyGan
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SMALL = {"train.steps": 12, "train.report_every": 4, "train.tensorboard": False}
 
@@ -233,3 +241,81 @@ def conditioner_cache(tmp_path_factory):
 @pytest.fixture
 def conditioner(conditioner_cache, one_thread):
     return TinyConditioner(conditioner_cache)
+
+
+# Several processes
+
+RANK = Path(__file__).with_name("ddp_rank.py")
+RANK_LIMIT_SECONDS = 240
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start(job, rank, world, port):
+    """One rank as a process."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    environment |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    return subprocess.Popen(
+        [sys.executable, str(RANK), str(job)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def job_of(directory, system, settings, **more):
+    directory.mkdir(exist_ok=True)
+    base = {"train.steps": 8, "train.report_every": 4, "train.tensorboard": False}
+    content = {"system": system, "directory": str(directory), "settings": {**base, **settings}}
+    return {**content, **more}
+
+
+def launch(directory, world, system, settings, **more):
+    """Runs all ranks; (exit codes, outputs). A rank that waits for ever is a failure."""
+    job = directory / "job.json"
+    content = job_of(directory, system, settings, **more)
+    job.write_text(json.dumps(content))
+    port = free_port()
+    ranks = [start(job, rank, world, port) for rank in range(world)]
+    try:
+        outputs = [rank.communicate(timeout=RANK_LIMIT_SECONDS)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return [rank.returncode for rank in ranks], outputs
+
+
+def trained_by_ranks(directory, world, system, settings, **more):
+    """(report of every rank, tensors of the newest checkpoint). Nobody is started for a world of
+    one: it is a training as any other.
+    """
+    if world == 1:
+        runpy.run_path(str(RANK))["main"](job_of(directory, system, settings, **more))
+    else:
+        codes, outputs = launch(directory, world, system, settings, **more)
+        assert codes == [0] * world, "\n".join(outputs)
+    reports = [
+        json.loads((directory / f"report-{rank}.json").read_text()) for rank in range(world)
+    ]
+    newest = checkpoint.available(directory / "checkpoints")[-1]
+    name = checkpoint.read_meta(newest)["system"]
+    return reports, checkpoint.load(newest, name).tensors
+
+
+@pytest.fixture
+def ranks(one_thread):
+    """Trainings by several real processes (gloo), beside one that is alone."""
+    return SimpleNamespace(launch=launch, trained=trained_by_ranks)

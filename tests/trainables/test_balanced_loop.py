@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +17,6 @@ from search_spaces.checks import check_space
 from search_spaces.domains import Choice, LogUniform
 from search_spaces.space import Space
 from settings.flat import flatten, leaves
-from trainables.checkpoints import checkpoint
 from trainables.loop import Training
 from trainables.run import LocalRun
 from trainables.stepping.batches import Share, StepSampler
@@ -291,47 +285,8 @@ def test_a_space_may_search_the_balancer():
 # Several processes
 
 
-def trained_by(directory, world, settings):
-    """(report of every rank, tensors): real processes over gloo, by the script of test_ddp.py."""
-    directory.mkdir()
-    base = {"train.steps": 8, "train.report_every": 4, "train.tensorboard": False}
-    job = directory / "job.json"
-    content = {"system": "Rooted", "directory": str(directory), "settings": {**base, **settings}}
-    job.write_text(json.dumps(content))
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    plain = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    plain["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, str(Path(__file__).with_name("ddp_rank.py")), str(job)]
-    ranks = []
-    for rank in range(world):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {**plain, **place, **meeting} if world > 1 else plain
-        ranks.append(
-            subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    try:
-        outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0] * world, "\n".join(outputs)
-    reports = [json.loads((directory / f"report-{r}.json").read_text()) for r in range(world)]
-    newest = checkpoint.available(directory / "checkpoints")[-1]
-    return reports, checkpoint.load(newest, checkpoint.read_meta(newest)["system"]).tensors
-
-
 @pytest.mark.parametrize("kind", ["inverse_gradient", "gradnorm"])
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path, kind):
+def test_two_processes_equal_one_with_twice_the_batch(ranks, tmp_path, kind):
     """The second term is over few samples, of which a rank may have none in a step."""
     settings = {
         "optimizer.kind": "sgd",
@@ -339,9 +294,10 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, kind):
         "loss.balancer.kind": kind,
         "loss.balancer.interval": 2,
     }
-    alone, tensors = trained_by(tmp_path / "one", 1, {**settings, "train.batch_size": 8})
+    whole = {**settings, "train.batch_size": 8}
+    alone, tensors = ranks.trained(tmp_path / "one", 1, "Rooted", whole)
     cut = {"train.batch_size": 2, "train.accumulate": 2}
-    both, found = trained_by(tmp_path / "two", 2, {**settings, **cut})
+    both, found = ranks.trained(tmp_path / "two", 2, "Rooted", {**settings, **cut})
     for key, tensor in tensors.items():
         torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-6)
     weight = "train.loss.absolute.weight"

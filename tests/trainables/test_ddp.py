@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,68 +11,7 @@ from trainables.checkpoints import checkpoint
 from trainables.compression.system import Compression
 from trainables.stepping.batches import Share, StepSampler
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = Path(__file__).with_name("ddp_rank.py")
-LIMIT_SECONDS = 240
-
 pytestmark = pytest.mark.slow
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def start(job, rank, world, port):
-    """One rank as a process; a world of one is started without any of torchrun's variables."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment["CUDA_VISIBLE_DEVICES"] = ""
-    if world > 1:
-        environment |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(job)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def launch(directory, world, system, settings, **more):
-    """Runs all ranks; (exit codes, outputs). A rank that waits for ever is a failure."""
-    directory.mkdir(exist_ok=True)
-    base = {"train.steps": 8, "train.report_every": 4, "train.tensorboard": False}
-    job = directory / "job.json"
-    content = {"system": system, "directory": str(directory), "settings": {**base, **settings}}
-    job.write_text(json.dumps({**content, **more}))
-    port = free_port()
-    ranks = [start(job, rank, world, port) for rank in range(world)]
-    try:
-        outputs = [rank.communicate(timeout=LIMIT_SECONDS)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return [rank.returncode for rank in ranks], outputs
-
-
-def trained(directory, world, system, settings, **more):
-    """(report of every rank, tensors of the newest checkpoint)"""
-    codes, outputs = launch(directory, world, system, settings, **more)
-    assert codes == [0] * world, "\n".join(outputs)
-    reports = [
-        json.loads((directory / f"report-{rank}.json").read_text()) for rank in range(world)
-    ]
-    newest = checkpoint.available(directory / "checkpoints")[-1]
-    name = checkpoint.read_meta(newest)["system"]
-    return reports, checkpoint.load(newest, name).tensors
 
 
 def check_equal(found, expected):
@@ -105,10 +39,10 @@ def check_columns(found, expected):
     ],
     ids=["one phase", "two phases", "accumulated", "a term that few samples have"],
 )
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path, system, settings):
+def test_two_processes_equal_one_with_twice_the_batch(ranks, tmp_path, system, settings):
     """The 37 validation samples are shared 19 to 18."""
-    one = trained(tmp_path / "one", 1, system, {**settings, "train.batch_size": 8})
-    two = trained(tmp_path / "two", 2, system, {**settings, "train.batch_size": 4})
+    one = ranks.trained(tmp_path / "one", 1, system, {**settings, "train.batch_size": 8})
+    two = ranks.trained(tmp_path / "two", 2, system, {**settings, "train.batch_size": 4})
     check_equal(two, one)
 
 
@@ -148,10 +82,10 @@ DCAE = {
 
 
 @pytest.mark.parametrize("own", [VQVAE, DCAE], ids=["vqvae", "dcae of volumes, late critic"])
-def test_two_processes_compress_as_one_and_measure_the_test_split(tmp_path, own):
+def test_two_processes_compress_as_one_and_measure_the_test_split(ranks, tmp_path, own):
     settings = {**GENTLE, **own}
-    one = trained(tmp_path / "one", 1, "compression", {**settings, "train.batch_size": 4})
-    two = trained(tmp_path / "two", 2, "compression", {**settings, "train.batch_size": 2})
+    one = ranks.trained(tmp_path / "one", 1, "compression", {**settings, "train.batch_size": 4})
+    two = ranks.trained(tmp_path / "two", 2, "compression", {**settings, "train.batch_size": 2})
     check_equal(two, one)
     assert one[0][0]["train.critic.patch"] is not None
     found, expected = (
@@ -162,8 +96,8 @@ def test_two_processes_compress_as_one_and_measure_the_test_split(tmp_path, own)
 
 
 @pytest.mark.parametrize("is_tested", [False, True])
-def test_fewer_samples_than_workers_are_refused_before_the_first_step(tmp_path, is_tested):
-    codes, outputs = launch(tmp_path, 2, "Scarce", {"train.test": is_tested})
+def test_fewer_samples_than_workers_are_refused_before_the_first_step(ranks, tmp_path, is_tested):
+    codes, outputs = ranks.launch(tmp_path, 2, "Scarce", {"train.test": is_tested})
     for code, output in zip(codes, outputs, strict=True):
         assert code == 1
         split = "test" if is_tested else "validation"
@@ -172,11 +106,11 @@ def test_fewer_samples_than_workers_are_refused_before_the_first_step(tmp_path, 
         assert "a sample is drawn" not in output
 
 
-def test_a_resume_by_two_processes_equals_an_uninterrupted_training(tmp_path):
+def test_a_resume_by_two_processes_equals_an_uninterrupted_training(ranks, tmp_path):
     settings = {"train.batch_size": 4, "model.dropout": 0.3}
-    whole = trained(tmp_path / "whole", 2, "ToyGan", settings)
-    trained(tmp_path / "part", 2, "ToyGan", settings, stop=4)
-    rest = trained(tmp_path / "part", 2, "ToyGan", settings)
+    whole = ranks.trained(tmp_path / "whole", 2, "ToyGan", settings)
+    ranks.trained(tmp_path / "part", 2, "ToyGan", settings, stop=4)
+    rest = ranks.trained(tmp_path / "part", 2, "ToyGan", settings)
     assert all(torch.equal(rest[1][key], tensor) for key, tensor in whole[1].items())
 
 
@@ -192,23 +126,25 @@ WAKES_LATE = {
     [({"loss.absolute.enabled": False}, 1), (WAKES_LATE, 2)],
     ids=["off", "late, accumulated"],
 )
-def test_a_head_that_no_term_reads_is_left_alone(tmp_path, absent, accumulate):
+def test_a_head_that_no_term_reads_is_left_alone(ranks, tmp_path, absent, accumulate):
     """By DDP, which waits for a gradient of every parameter, and by the weight decay."""
     settings = {**absent, "optimizer.weight_decay": 1.0, "optimizer.lr": 0.05}
-    one = trained(tmp_path / "one", 1, "TwoHeads", {**settings, "train.batch_size": 8})
+    one = ranks.trained(tmp_path / "one", 1, "TwoHeads", {**settings, "train.batch_size": 8})
     cut = {"train.batch_size": 4 // accumulate, "train.accumulate": accumulate}
-    two = trained(tmp_path / "two", 2, "TwoHeads", {**settings, **cut})
+    two = ranks.trained(tmp_path / "two", 2, "TwoHeads", {**settings, **cut})
     check_equal(two, one)
     is_off = "loss.absolute.enabled" in absent
     assert (one[0][0]["train.loss.absolute"] is None) == is_off
 
 
 @pytest.mark.parametrize("bad_rank", [0, 1])
-def test_what_is_not_finite_on_one_rank_stops_both_and_both_name_the_term(tmp_path, bad_rank):
+def test_what_is_not_finite_on_one_rank_stops_both_and_both_name_the_term(
+    ranks, tmp_path, bad_rank
+):
     share = Share(4, 1, world=2, rank=bad_rank)
     (micro,) = StepSampler(64, share, 0, 5, 6)
     settings = {"train.batch_size": 4, "train.report_every": 1}
-    codes, outputs = launch(tmp_path, 2, "Rooted", settings, bad=micro[1][0])
+    codes, outputs = ranks.launch(tmp_path, 2, "Rooted", settings, bad=micro[1][0])
     for code, output in zip(codes, outputs, strict=True):
         assert code == 1
         assert "NonFiniteError: step 5" in output, output
