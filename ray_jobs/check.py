@@ -41,7 +41,7 @@ def _check(arguments: Namespace) -> int:
     from settings.flat import flatten
     from settings.resolve import resolve
     from trainables.contract.check import RULES, check
-    from trainables.contract.examined import SHORT, Examined
+    from trainables.contract.examined import Examined, short_of
     from trainables.system import load_system
 
     system = load_system(arguments.system)
@@ -50,7 +50,7 @@ def _check(arguments: Namespace) -> int:
         arguments.system,
         preset=arguments.preset,
         file=arguments.settings,
-        fixed=("small", {**SHORT, **system.small}),
+        fixed=("small", short_of(system)),
         overrides=arguments.overrides,
         refused=system.refused,
     )

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from settings.systems import SYSTEMS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 LOWEST = {"settings"}
@@ -23,6 +25,10 @@ PARTS = LOWEST | {"models", "losses", "metrics", "data", "search_spaces"}
 LOOP = {"trainables.stepping", "trainables.checkpoints", "trainables.reporting"}
 SYSTEM = LOOP | {"trainables", "trainables.loop", "trainables.api"}
 SWEEP = {"ray_jobs.sweeping", "ray_jobs.engine", "ray_jobs.training"}
+_MODULES = [spelled.partition(":")[0] for spelled in SYSTEMS.values()]
+OF_SYSTEMS = {".".join(module.split(".")[:2]) for module in _MODULES} | {"trainables.toy"}
+"""The file or the wing of each system."""
+
 MAY_IMPORT: Mapping[str, set[str]] = {
     "settings": set(),
     # Wings of a subject do not know each other; what they share lies beside them.
@@ -49,10 +55,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "trainables.loop": LOOP | {"trainables"},
     "trainables.api": {"trainables", "trainables.stepping"},
     "trainables.contract": LOOP | {"trainables", "trainables.loop"},
-    "trainables.compression": SYSTEM,
-    "trainables.conditioner": SYSTEM,
-    "trainables.hdr_patch": SYSTEM,
-    "trainables.toy": SYSTEM,
+    **dict.fromkeys(OF_SYSTEMS, SYSTEM),
     # Who proposes and who stops do not know each other; what both need lies beside them.
     "search": PARTS | {"search.samplers", "search.schedulers"},
     "search.samplers": {"search"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -329,12 +330,8 @@ def load_system(name: str) -> System:
     module, _, attribute = SYSTEMS.get(name, name).partition(":")
     try:
         kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        hidden = hidden_by_ours(error)
-        if not hidden and not isinstance(error, (ModuleNotFoundError, AttributeError)):
-            raise
-        message = f"system {name!r} cannot be loaded: {error}. {hidden}"
-        raise SettingsError(message.rstrip()) from error
+    except Exception as error:  # somebody's own module: whatever it raises
+        raise SettingsError(f"system {name!r} cannot be loaded: {_why(error, module)}") from error
     if isinstance(kind, type) and not issubclass(kind, SystemBase):
         kind = type(kind.__name__, (kind, SystemBase), {"__module__": kind.__module__})
     system: System = kind()
@@ -345,3 +342,18 @@ def load_system(name: str) -> System:
             f"again: set `name = {name!r}` in {module}:{attribute}."
         )
     return system
+
+
+def _why(error: Exception, module: str) -> str:
+    """What went wrong, where, and the way out where it is known."""
+    hidden = hidden_by_ours(error) if isinstance(error, (ImportError, AttributeError)) else ""
+    if hidden:
+        return f"{error}. {hidden}"
+    if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
+        return f"{error}. Name its folder in PYTHONPATH, or run from there."
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.lineno]
+    theirs = [frame for frame in frames if "importlib" not in frame.filename]
+    is_here = theirs[-1].filename == __file__
+    place = "" if is_here else f" ({theirs[-1].filename}:{theirs[-1].lineno})"
+    kind = "" if isinstance(error, (ImportError, AttributeError)) else f"{type(error).__name__}: "
+    return f"{kind}{error}{place}."

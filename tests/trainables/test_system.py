@@ -131,19 +131,24 @@ def test_what_ours_hides_is_found_beside_their_module_too(theirs):
         ("import models.bar", "No module named 'models.bar'"),
         ("import nowhere_of_a_test", "No module named 'nowhere_of_a_test'"),
         ("import math\nmath.foo", "module 'math' has no attribute 'foo'"),
+        ("from json import nothing", "cannot import name 'nothing' from 'json'"),
+        ("first = 1\n1 +", "SyntaxError: invalid syntax"),
+        ("{}['width']", "KeyError: 'width'"),
     ],
 )
-def test_what_theirs_has_not_is_not_called_hidden(theirs, code, error):
-    theirs({"models/foo.py": "", "lacks_of_a_test.py": f"{code}\n"})
+def test_what_else_ends_an_import_is_told_with_its_place(theirs, code, error):
+    folder = theirs({"models/foo.py": "", "lacks_of_a_test.py": f"{code}\n"})
     with pytest.raises(SettingsError) as raised:
         load_system("lacks_of_a_test:Mine")
-    assert str(raised.value) == f"system 'lacks_of_a_test:Mine' cannot be loaded: {error}."
+    said = str(raised.value)
+    assert said.startswith(f"system 'lacks_of_a_test:Mine' cannot be loaded: {error}")
+    assert "hides" not in said
+    assert f"{folder}/lacks_of_a_test.py" in said or "lacks_of_a_test.py, line 2" in said
 
 
-def test_another_import_error_stays_what_it_is(theirs):
-    theirs({"models/foo.py": "", "lacks_of_a_test.py": "from json import nothing\n"})
-    with pytest.raises(ImportError, match="cannot import name 'nothing' from 'json'"):
-        load_system("lacks_of_a_test:Mine")
+def test_a_module_that_is_not_found_is_looked_for_in_the_path():
+    with pytest.raises(SettingsError, match=r"No module named 'nowhere_of_a_test'.*PYTHONPATH"):
+        load_system("nowhere_of_a_test:Mine")
 
 
 def test_a_verb_says_it_in_one_line(tmp_path):

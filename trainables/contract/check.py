@@ -10,14 +10,16 @@ from trainables.contract import declarations, metrics, samples, terms, training
 from trainables.contract.examined import Examined
 from trainables.contract.fault import Fault
 
+SYSTEM = "system"
+"""The subject of an exception, which no rule can name more closely."""
+
 Rule = Callable[[Examined], Iterable[Fault]]
 
 
 def keeps_the_rules_of_terms(examined: Examined) -> Iterator[Fault]:
     """Every rule of `trainables.contract.terms`, for every term."""
     for case in terms.term_cases(examined):
-        for rule in terms.RULES:
-            yield from rule(case)
+        yield from terms.faults_of_term(case)
 
 
 RULES: tuple[Rule, ...] = (
@@ -42,7 +44,8 @@ def faults_of(rule: Rule, examined: Examined) -> list[Fault]:
 
 
 def check(examined: Examined, said: Callable[[str], None] = lambda line: None) -> list[Fault]:
-    """The faults of a system, each once. Where its declarations are broken, no more is asked.
+    """The faults of a system, each once, and each exception once, whatever rule it came to. Where
+    its declarations are broken, no more is asked.
 
     Args:
         said: is told what is looked at.
@@ -52,7 +55,10 @@ def check(examined: Examined, said: Callable[[str], None] = lambda line: None) -
         if found and rule is samples.RULES[0]:
             break
         said(rule.__name__.replace("_", " "))
-        found |= dict.fromkeys(faults_of(rule, examined))
+        for fault in faults_of(rule, examined):
+            known = any(fault.value == earlier.value for earlier in found)
+            if not (fault.subject == SYSTEM and known):
+                found[fault] = None
     return list(found)
 
 
@@ -60,10 +66,11 @@ def _raised(rule: Rule, error: Exception) -> Fault:
     frames = traceback.extract_tb(error.__traceback__)
     ours = Path(__file__).parent
     theirs = [frame for frame in frames if Path(frame.filename).parent != ours]
-    where = f"{Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else "unknown"
+    last = (theirs or frames)[-1]
+    where = f"{Path(last.filename).name}:{last.lineno}"
     text = " ".join(str(error).split())[:300]
     return Fault(
-        "system",
+        SYSTEM,
         rule.__name__.replace("_", " "),
         f"{type(error).__name__} at {where}: {text}",
         "Mend what raises, or give settings under which it does not (key=value)",

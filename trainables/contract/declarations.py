@@ -12,15 +12,18 @@ from metrics.metric import Metric
 from settings.flat import flatten, leaves, replace
 from trainables.contract.examined import Examined
 from trainables.contract.fault import Fault
+from trainables.system import offers
 
-MEMBERS = ("prepare", "build", "loaders", "phases", "metrics", "preflight")
+REQUIRED = ("build", "loaders", "phases", "metrics")
+MEMBERS = (*REQUIRED, "prepare", "preflight")
 
 
 def has_the_members(examined: Examined) -> Iterator[Fault]:
     """Those of `System`, each a method of (settings, prepared or cache)."""
     for member in MEMBERS:
-        method = getattr(examined.system, member, None)
-        count = len(inspect.signature(method).parameters) if callable(method) else None
+        method = getattr(examined.system, member)
+        there = callable(method) and (member not in REQUIRED or offers(examined.system, member))
+        count = len(inspect.signature(method).parameters) if there else None
         if count != 2:
             yield Fault(
                 f"member {member}",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from losses.terms import Tensors
-from settings.flat import replace
+from settings.flat import leaves, replace
 from trainables.system import Loaders, Phase, System
 
 SHORT: Mapping[str, Any] = {
@@ -49,7 +49,7 @@ class Examined:
 
     @cached_property
     def settings(self) -> Any:
-        values = {**SHORT, **self.system.small, **self.changes}
+        values = {**short_of(self.system), **self.changes}
         return replace(self.system.Settings(), values)
 
     @cached_property
@@ -125,12 +125,24 @@ class Examined:
             batch = {**batch, **phase.handed_on(prediction)}
 
 
+def short_of(system: System) -> dict[str, Any]:
+    """The system's small settings, for a training of two reports."""
+    known = leaves(system.Settings)  # a tree without `train` is a fault that a rule names
+    return {**{key: value for key, value in SHORT.items() if key in known}, **system.small}
+
+
 def forward(
     phase: Phase, modules: Mapping[str, nn.Module], batch: Tensors, settings: Any
 ) -> dict[str, Tensor]:
     """A phase's prediction; dropout and noise of the forward are drawn anew each time alike."""
     torch.manual_seed(_FORWARD_SEED)
-    return dict(phase.forward(modules, batch, settings))
+    prediction = phase.forward(modules, batch, settings)
+    if not isinstance(prediction, Mapping):
+        raise TypeError(
+            f"the forward of phase {phase.name} returns a {type(prediction).__name__}, and the "
+            "terms read named tensors: return a dict"
+        )
+    return dict(prediction)
 
 
 def same(one: Tensors, other: Tensors) -> bool:

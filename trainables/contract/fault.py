@@ -22,4 +22,5 @@ class Fault:
     way_out: str
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.rule}; {self.value}. {self.way_out}."
+        value, way_out = (text.rstrip(". ") for text in (self.value, self.way_out))
+        return f"{self.subject}: {self.rule}; {value}. {way_out}."

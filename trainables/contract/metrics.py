@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from losses.terms import Tensors
-from metrics.metric import Metric
+from metrics.metric import Metric, mean
 from settings.flat import leaves
 from trainables.contract.examined import SAMPLES, Examined, cloned, forward, same
 from trainables.contract.fault import Fault
@@ -36,7 +36,16 @@ def _measures(
 ) -> Iterator[Fault]:
     subject, settings = f"metric {metric.name}", examined.settings
     kept = cloned(prediction)
-    sums, count = metric.measure(prediction, batch, settings)
+    measured = metric.measure(prediction, batch, settings)
+    if not (isinstance(measured, tuple) and [type(x) for x in measured] == [torch.Tensor] * 2):
+        yield Fault(
+            subject,
+            "it returns two tensors, its sums and their count",
+            f"it returns a {type(measured).__name__}",
+            "Return (sums, count) in float64; `per_sample` makes both of a value per sample",
+        )
+        return
+    sums, count = measured
     if not same(cloned(prediction), kept):
         yield Fault(subject, "it changes nothing", "the prediction is another one", "Copy first")
     if sums.dtype != torch.float64 or sums.ndim > 1 or count.numel() != 1 or float(count) < 0:
@@ -45,6 +54,14 @@ def _measures(
             "it returns float64 sums (a scalar or a vector) and one count from 0 on",
             f"sums {sums.dtype} {list(sums.shape)}, count {count.tolist()}",
             "Sum in float64, and return sums and not a mean",
+        )
+        return
+    if sums.ndim and metric.finish is mean:
+        yield Fault(
+            subject,
+            "a vector of sums has a `finish` that makes one number of it",
+            f"it has {len(sums)} sums and the default",
+            "Give Metric(..., finish=function of (sums, count))",
         )
         return
     value = metric.finish(sums, float(count))
@@ -69,10 +86,15 @@ def _measures(
                 f"{whole.tolist()} over the whole, {added.tolist()} over the parts together",
                 "Return sums over samples with their count; `finish` makes the mean",
             )
-    before = [sums.tolist(), count.tolist()]
 
-    def measure(tree: Any) -> list[Any]:
-        return [x.tolist() for x in metric.measure(prediction, batch, tree)]
+    def measure(tree: Any) -> str:
+        """Also of what the metric was made from: `metrics` may hand it a setting."""
+        made = examined.system.metrics(tree, examined.prepared)
+        own = next(other for other in made if other.name == metric.name)
+        total, number = own.measure(prediction, batch, tree)
+        return repr([total.tolist(), number.tolist(), own.finish(total, float(number))])
+
+    before = measure(settings)
 
     undeclared = [k for k in leaves(type(settings)) if not declares(metric.reads, k)]
     for key in guilty(undeclared, settings, measure, before, examined.has_the_network):

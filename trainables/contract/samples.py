@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from settings.flat import leaves
 from trainables.contract.examined import Examined, cloned, forward, same
 from trainables.contract.fault import Fault
+from trainables.contract.keys import declares, guilty
 from trainables.system import Built
 
 _SEEDS = 8
@@ -71,7 +73,15 @@ def draws_samples_from_their_seed(examined: Examined) -> Iterator[Fault]:
             torch.manual_seed(seed)
             np.random.seed(seed)
             random.seed(seed)
+            state = torch.get_rng_state()
             seen.append(draw())
+        if same(*seen) and not torch.equal(state, torch.get_rng_state()):
+            yield Fault(
+                subject,
+                "it leaves torch's global generator alone, from which a forward draws",
+                "the generator is at another place after it",
+                "Draw from a torch.Generator of the sample's seed, and seed nothing else",
+            )
         if not all(isinstance(value, torch.Tensor) for value in seen[0].values()):
             kinds = {key: type(value).__name__ for key, value in seen[0].items()}
             yield Fault(subject, "it is a dict of tensors", f"it holds {kinds}", "Convert them")
@@ -79,9 +89,37 @@ def draws_samples_from_their_seed(examined: Examined) -> Iterator[Fault]:
             yield Fault(
                 subject,
                 "all that is random about it comes from its seed",
-                "a global generator at another place gives another sample",
-                "Make a torch.Generator or numpy Generator of the seed in train[(index, seed)]",
+                "drawn again, with the global generators at another place, it is another one",
+                "Make a torch.Generator or numpy Generator of the seed in train[(index, seed)], "
+                "draw nothing in validation[index], and let the data set count nothing",
             )
+
+
+def validates_on_the_same_samples(examined: Examined) -> Iterator[Fault]:
+    """No key that a space may search changes what trials are measured on."""
+
+    def samples(settings: Any) -> list[tuple[str, bytes]]:
+        validation: Any = examined.system.loaders(settings, examined.prepared).validation
+        first = [validation[index] for index in range(min(3, len(validation)))]
+        tensors = [(key, value) for sample in first for key, value in sorted(sample.items())]
+        return [(key, value.numpy().tobytes()) for key, value in tensors]
+
+    declared = examined.system.metrics(examined.settings, None)
+    readers = [metric.reads for metric in declared if metric.mode is not None]
+    keys = [
+        key
+        for key in leaves(type(examined.settings))
+        if not declares(examined.system.prepare_reads, key)
+        and not all(declares(reads, key) for reads in readers)
+    ]
+    for key in guilty(keys, examined.settings, samples, samples(examined.settings)):
+        yield Fault(
+            f"key {key}",
+            "all trials of a sweep are measured on the same validation samples",
+            "it changes them, and a space may search it",
+            "Let it change training samples alone, or name it in `prepare_reads`, or in `reads` "
+            "of every metric",
+        )
 
 
 def builds_from_the_seed(examined: Examined) -> Iterator[Fault]:
@@ -202,6 +240,7 @@ def moves_what_its_phase_trains(examined: Examined) -> Iterator[Fault]:
 RULES: tuple[Callable[[Examined], Iterator[Fault]], ...] = (
     prepares_the_same_again,
     draws_samples_from_their_seed,
+    validates_on_the_same_samples,
     builds_from_the_seed,
     finds_its_settings_trainable,
     moves_what_its_phase_trains,

@@ -7,6 +7,7 @@ makes up. `raw` [B, n] are the numbers that the prediction of B samples is made 
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from settings.schema import own_leaves
 from trainables.contract.examined import Examined, cloned, forward, same
 from trainables.contract.fault import Fault
 from trainables.contract.keys import changed, declares, guilty
+from trainables.system import Phase
 
 TOLERANCE = 2e-5, 1e-5
 """Relative and absolute, of sums that are added in another order."""
@@ -40,6 +42,7 @@ class TermCase:
         settings: the system's tree, with the term on.
         predict: `predict(batch, settings, raw) -> prediction`.
         others: further `raw`, at which the term must keep its lower bound.
+        under: the term that other settings make, where terms are made from settings.
         compares: whether the prediction means the same under other settings.
     """
 
@@ -51,6 +54,7 @@ class TermCase:
     raw: Tensor
     predict: Callable[[Tensors, Any, Tensor], Tensors]
     others: tuple[Tensor, ...] = ()
+    under: Callable[[Any], Term] | None = None
     compares: Callable[[Any], bool] = lambda settings: True
 
     @property
@@ -64,8 +68,24 @@ class TermCase:
     def measured(self, prediction: Tensors, settings: Any = None) -> list[float]:
         """Sum and count."""
         tree = self.settings if settings is None else settings
+        term = self.term if self.under is None or settings is None else self.under(settings)
         with torch.no_grad():
-            return [float(x) for x in self.term(prediction, self.batch, tree)]
+            return [float(x) for x in term(prediction, self.batch, tree)]
+
+
+def returns_two_scalars(case: TermCase) -> Iterator[Fault]:
+    """The sum and the count are tensors without an axis."""
+    measured = case.term(case.prediction(), case.batch, case.settings)
+    for name, value in zip(("sum", "count"), measured, strict=True):
+        if not isinstance(value, Tensor) or value.ndim:
+            is_tensor = isinstance(value, Tensor)
+            seen = f"of the shape {list(value.shape)}" if is_tensor else type(value).__name__
+            yield Fault(
+                case.subject,
+                "sum and count are scalar tensors",
+                f"the {name} is {seen}",
+                "Sum over every axis, the samples' too; a count is float64 on the batch's device",
+            )
 
 
 def is_finite_with_a_gradient(case: TermCase) -> Iterator[Fault]:
@@ -73,15 +93,6 @@ def is_finite_with_a_gradient(case: TermCase) -> Iterator[Fault]:
     raw = case.raw.detach().clone().requires_grad_()
     prediction = case.prediction(raw)
     total, count = case.term(prediction, case.batch, case.settings)
-    if total.ndim or count.ndim:
-        shape = list(total.shape) if total.ndim else list(count.shape)
-        yield Fault(
-            case.subject,
-            "sum and count are scalars",
-            f"one has the shape {shape}",
-            "Sum over every axis, the samples' too",
-        )
-        return
     if count.requires_grad:
         yield _count_depends(case, "its count has a gradient")
     if not float(count) > 0.0:
@@ -244,16 +255,29 @@ def leaves_its_tensors_alone(case: TermCase) -> Iterator[Fault]:
             )
 
 
+FIRST = (returns_two_scalars, leaves_its_tensors_alone, draws_nothing)
+"""Where one of these does not hold the others have no answer, and are not asked."""
+
 RULES: tuple[Callable[[TermCase], Iterator[Fault]], ...] = (
+    *FIRST,
     is_finite_with_a_gradient,
     is_bounded_below,
     is_a_sum_over_samples,
     declares_what_it_reads,
     has_keys_that_do_something,
-    draws_nothing,
-    leaves_its_tensors_alone,
 )
 """What holds for every term, in the order in which it is asked."""
+
+
+def faults_of_term(case: TermCase) -> list[Fault]:
+    """What breaks a rule."""
+    found: list[Fault] = []
+    for rule in RULES:
+        faults = list(rule(case))
+        if faults and rule in FIRST:
+            return faults
+        found += faults
+    return found
 
 
 def term_cases(examined: Examined) -> Iterator[TermCase]:
@@ -264,8 +288,17 @@ def term_cases(examined: Examined) -> Iterator[TermCase]:
         made = _Made(examined, phase.name, copy.deepcopy(modules), settings, cloned(prediction))
         for name, term in phase.composite.terms.items():
             node = f"{phase.composite.prefix}.{name}"
-            like = examined.has_the_network
-            yield TermCase(name, node, term, settings, batch, made.raw, made, compares=like)
+            yield TermCase(
+                name=name,
+                node=node,
+                term=term,
+                settings=settings,
+                batch=batch,
+                raw=made.raw,
+                predict=made,
+                under=functools.partial(made.term, name),
+                compares=examined.has_the_network,
+            )
 
 
 @dataclass(frozen=True)
@@ -286,12 +319,19 @@ class _Made:
     def raw(self) -> Tensor:
         return torch.cat([v.reshape(len(v), -1).float() for v in self.moving.values()], dim=1)
 
+    def under(self, settings: Any) -> Phase:
+        """The phase that other settings make."""
+        phases = self.examined.system.phases(settings, self.examined.prepared)
+        return next(phase for phase in phases if phase.name == self.phase)
+
+    def term(self, name: str, settings: Any) -> Term:
+        return self.under(settings).composite.terms[name]
+
     def __call__(self, batch: Tensors, settings: Any, raw: Tensor) -> Tensors:
         if settings is not self.settings:
-            phases = self.examined.system.phases(settings, self.examined.prepared)
-            phase = next(phase for phase in phases if phase.name == self.phase)
             with torch.no_grad():
-                return forward(phase, copy.deepcopy(self.modules), batch, settings)
+                modules = copy.deepcopy(self.modules)
+                return forward(self.under(settings), modules, batch, settings)
         sizes = [v[0].numel() for v in self.moving.values()]
         parts = zip(self.moving.items(), raw.split(sizes, dim=1), strict=True)
         return {**self.prediction, **{k: part.view_as(v).to(v.dtype) for (k, v), part in parts}}

@@ -16,7 +16,7 @@ from trainables import toy
 from trainables.contract import training
 from trainables.contract.check import RULES, check, faults_of
 from trainables.contract.examined import Examined
-from trainables.system import Built, Loaders, Phase
+from trainables.system import Built, Loaders, Phase, SystemBase
 
 QUICK = [rule for rule in RULES if rule not in training.RULES]
 
@@ -140,6 +140,14 @@ class NoSuchKey(Planted):
     term = Term(toy.absolute, toy.count_samples, reads=("loss.absolute.radius",))
 
 
+def a_count_without_a_tensor(batch, settings):
+    return len(batch["x"])
+
+
+class CountThatIsNoTensor(Planted):
+    term = Term(toy.absolute, a_count_without_a_tensor)
+
+
 # Metrics
 
 
@@ -155,6 +163,23 @@ def a_searched_epsilon(prediction, batch, settings):
 def single_precision(prediction, batch, settings):
     error = errors(prediction, batch).square()
     return error.sum(), torch.tensor(float(len(error)))
+
+
+def one_number(prediction, batch, settings):
+    return errors(prediction, batch).square().sum().double()
+
+
+class MadeFromASetting(Planted):
+    """The metric reads no setting when it measures: it was made with one."""
+
+    def metrics(self, settings, prepared):
+        noise = settings.data.noise
+
+        def scaled(prediction, batch, settings):
+            sums, count = toy.squared_error(prediction, batch, settings)
+            return sums * (1.0 + noise), count
+
+        return [Metric("mse", "", "min", scaled, "mean squared error")]
 
 
 class NoDirection(Planted):
@@ -173,6 +198,43 @@ class UnseededLine(toy.Line):
 class UnseededData(Planted):
     def loaders(self, settings, prepared):
         return Loaders(UnseededLine(settings.data, 1, 64), toy.Line(settings.data, 2, 37))
+
+
+class NoisyLine(toy.Line):
+    """Noise in every sample, of a size that a space may search."""
+
+    def __getitem__(self, key):
+        index = key[0] if isinstance(key, tuple) else key
+        generator = torch.Generator().manual_seed(index)
+        sample = super().__getitem__(key)
+        noise = torch.randn(1, generator=generator)
+        return {**sample, "y": sample["y"] + self.settings.noise * noise}
+
+
+class NoisyValidation(Planted):
+    def loaders(self, settings, prepared):
+        return Loaders(toy.Line(settings.data, 1, 64), NoisyLine(settings.data, 2, 37))
+
+
+class SeedingLine(toy.Line):
+    def __getitem__(self, key):
+        torch.manual_seed(0)
+        return super().__getitem__(key)
+
+
+class SeedingData(Planted):
+    def loaders(self, settings, prepared):
+        return Loaders(SeedingLine(settings.data, 1, 64), toy.Line(settings.data, 2, 37))
+
+
+class NoTensors(Planted):
+    @staticmethod
+    def forward(modules, batch, settings):
+        return modules["model"](batch["x"])
+
+
+class NoPhases(toy.Toy):
+    phases = SystemBase.phases
 
 
 class TwoModules(Planted):
@@ -219,15 +281,22 @@ FAULTS = {
     "infinite slope": (summed(an_infinite_slope), "term absolute: its gradient is finite", "root"),
     "below zero": (summed(below_zero), "term absolute: it is never below 0", "Term.unbounded"),
     "change in place": (summed(a_change_in_place), "term absolute: a term changes nothing", "_"),
-    "vector": (summed(a_vector), "term absolute: sum and count are scalars", "every axis"),
+    "vector": (summed(a_vector), "term absolute: sum and count are scalar", "every axis"),
     "exception": (summed(a_mistake), "system: ", "KeyError at test_faults.py"),
     "idle key": (KeyWithoutEffect, "every key of a term changes something", "absolute.power"),
     "no such key": (NoSuchKey, "term absolute: what it reads exists", "loss.absolute.radius"),
     "metric's mean": (measured(a_mean_of_the_batch), "metric mse: the sum of a batch", "`finish`"),
     "metric's key": (measured(a_searched_epsilon), "metric mse: `Metric.reads`", "data.noise"),
     "metric in float32": (measured(single_precision), "metric mse: it returns float64", "float32"),
+    "metric without a count": (measured(one_number), "metric mse: it returns two", "per_sample"),
+    "metric made with a key": (MadeFromASetting, "metric mse: `Metric.reads`", "data.noise"),
     "no direction": (NoDirection, "metrics: one has a better direction", "objective"),
     "unseeded sample": (UnseededData, "training sample: all that is random", "torch.Generator"),
+    "noise in validation": (NoisyValidation, "key data.noise: all trials", "`prepare_reads`"),
+    "seeding sample": (SeedingData, "training sample: it leaves torch's global", "seed nothing"),
+    "no dict": (NoTensors, "TypeError", "return a dict"),
+    "no phases": (NoPhases, "member phases: it is a method", "it is missing"),
+    "count that is no tensor": (CountThatIsNoTensor, "sum and count are scalar", "is int"),
     "idle module": (TwoModules, "module other: each module is updated by one phase", "0 phases"),
     "seeded model": (SeededModel, "member build: another state", "seed nothing in build"),
 }
@@ -262,6 +331,14 @@ def test_where_declarations_are_broken_no_more_is_asked(tmp_path):
     said = []
     assert check(Examined(NoDirection(), tmp_path), said.append)
     assert "builds from the seed" not in said
+
+
+def test_one_cause_is_one_line(tmp_path):
+    """Of a mistake that every rule comes to, and of a draw that makes every question unclear."""
+    for planted, words in ((a_mistake, "KeyError at test_faults.py"), (a_global_draw, "draws")):
+        faults = check(Examined(summed(planted)(), tmp_path))
+        assert sum(words in str(fault) for fault in faults) == 1, faults
+        assert len(faults) <= 3, faults
 
 
 def test_tensors_of_ones_own_are_looked_at(tmp_path):
