@@ -80,6 +80,7 @@ def test_a_checkpoint_measures_what_it_measured(training, capsys):
     check_near(measured(directory, capsys), stored["evaluated"], ELSEWHERE)
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_to_its_end(training, capsys):
     """From its own checkpoint, and to the end that it came to then."""
     directory, stored = training

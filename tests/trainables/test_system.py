@@ -151,6 +151,7 @@ def test_a_module_that_is_not_found_is_looked_for_in_the_path():
         load_system("nowhere_of_a_test:Mine")
 
 
+@pytest.mark.slow
 def test_a_verb_says_it_in_one_line(tmp_path):
     (tmp_path / "mine.py").write_text("from models.foo import Net\n")
     (tmp_path / "models").mkdir()
