@@ -126,12 +126,20 @@ def read_sweep(path: str | os.PathLike[str]) -> Sweep:
             "Read it with the version that wrote it, or a newer one."
         )
     try:
-        document = {**document, "system": current_name(document["system"])}
-        return _sweep(directory, document)
+        return _sweep(directory, _renamed(document))
     except (KeyError, TypeError, AttributeError, SettingsError) as error:
         raise SweepError(
             f"{file} breaks format {document['format']}: missing or malformed {error}."
         ) from error
+
+
+def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document under the name that its system has today; the space repeats it."""
+    named = {**document, "system": current_name(document["system"])}
+    space = document.get("space") or {}
+    if "system" in space:
+        named["space"] = {**space, "system": current_name(space["system"])}
+    return named
 
 
 def _sweep(directory: Path, document: Mapping[str, Any]) -> Sweep:

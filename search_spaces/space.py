@@ -195,6 +195,7 @@ def spaces_of(system: str) -> Mapping[str, Space]:
 
 def load_space(system: str, name: str | None = None) -> Space:
     """A system's space by name (its first by default), or one from a YAML file."""
+    system = current_name(system)
     if name is not None and name.endswith((".yaml", ".yml")):
         return _read_space(system, Path(name))
     spaces = spaces_of(system)

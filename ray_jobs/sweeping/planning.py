@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from settings.files import PRESETS, preset_file, read_settings_file
 from settings.flat import flatten, leaves, replace
 from settings.resolve import parse_overrides, resolve
 from settings.schema import Settings, SettingsError, conform
+from settings.systems import current_name
 from trainables.checkpoints.changeable import check_changeable
 from trainables.system import System, load_system
 
@@ -84,6 +86,7 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
         SettingsError: an unknown system, key, space, preset or metric; a value or domain out of
             range; a key both fixed and searched; a metric that reads what the sweep searches.
     """
+    options = with_fields(options, system=current_name(options.system))
     system = load_system(options.system)
     overrides = parse_overrides(options.overrides)
     space = load_space(options.system, options.space)

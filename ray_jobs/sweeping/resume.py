@@ -199,8 +199,12 @@ _COMPARED = (
 
 
 def what_changed(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """What a resume with new options would change of a sweep, as "key: stored -> asked" lines."""
+    """What a resume with new options would change of a sweep, as "key: stored -> asked" lines. A
+    key that there was not yet when it began has its default.
+    """
     lines: list[str] = []
+    defaults = plain(flatten(load_system(stored["system"]).Settings()))
+    stored = {**stored, "settings": {**defaults, **stored["settings"]}}
     for part in _COMPARED:
         lines += _differences(part, stored[part], json.loads(json.dumps(asked[part])))
     return lines

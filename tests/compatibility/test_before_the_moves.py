@@ -21,6 +21,7 @@ import pytest
 
 from ray_jobs import evaluate, train
 from ray_jobs.analyze import load_reports, load_sweep
+from results.directory import read_sweep
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,6 +117,17 @@ def test_a_killed_sweep_is_read(sweep):
     assert trials["is_best"].tolist() == [False, True, False]
     newest = sweep / "trials/0002/checkpoints/step-00000008"
     assert trials["checkpoint"].tolist() == ["", "", str(newest)]
+
+
+def test_a_name_that_was_is_read_as_the_one_that_is(sweep):
+    """In both places of sweep.json, so that a resume compares like with like."""
+    file = sweep / "sweep.json"
+    document = json.loads(file.read_text())
+    document["system"] = document["space"]["system"] = "benchmarks.toy:Toy"
+    file.write_text(json.dumps(document))
+    read = read_sweep(sweep)
+    names = {read.system, read.document["system"], read.document["space"]["system"]}
+    assert names == {"trainables.toy:Toy"}
 
 
 @pytest.mark.ray

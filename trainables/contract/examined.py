@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -91,12 +92,28 @@ class Examined:
                         parameter.add_(_NUDGE * torch.randn_like(parameter))
         return modules
 
+    def with_averages(
+        self, settings: Any, modules: Mapping[str, nn.Module]
+    ) -> dict[str, nn.Module]:
+        """The modules as a forward finds them: with their moving averages, where there are some,
+        beside them (`ema.<name>`, in eval mode).
+        """
+        if settings.train.ema_decay == 0.0:
+            return dict(modules)
+        averages = {f"ema.{name}": copy.deepcopy(module) for name, module in modules.items()}
+        for average in averages.values():
+            average.eval().requires_grad_(False)
+        return {**modules, **averages}
+
     def has_the_network(self, settings: Any) -> bool:
-        """Whether these settings build modules of the classes that `settings` builds: under those
-        of another network, a prediction means something else.
+        """Whether these settings build modules of the classes that `settings` builds, for as many
+        dimensions: under those of another network, a prediction means something else.
         """
         built = (self.system.build(tree, self.prepared) for tree in (self.settings, settings))
-        one, other = ({k: type(module) for k, module in b.modules.items()} for b in built)
+        one, other = (
+            {k: (type(m), {p.ndim for p in m.parameters()}) for k, m in b.modules.items()}
+            for b in built
+        )
         return one == other
 
     def batch(self, settings: Any, validation: bool = False) -> dict[str, Tensor]:
@@ -115,7 +132,7 @@ class Examined:
         its audit, or else the first training batch and the modules' forward.
         """
         own = self.system.audit_tensors(settings, self.prepared)
-        batch = self.batch(settings)
+        batch, modules = self.batch(settings), self.with_averages(settings, modules)
         for phase in self.system.phases(settings, self.prepared):
             if phase.name in own:
                 prediction, batch = map(dict, own[phase.name])

@@ -26,7 +26,8 @@ def measures_by_sums(examined: Examined) -> Iterator[Fault]:
     phase = examined.system.phases(settings, examined.prepared)[0]
     batch = examined.batch(settings, validation=True)
     with torch.no_grad():
-        prediction = forward(phase, modules, batch, settings)
+        whole = examined.with_averages(settings, modules)
+        prediction = forward(phase, whole, batch, settings)
         for metric in examined.system.metrics(settings, examined.prepared):
             yield from _measures(examined, metric, prediction, batch)
 
@@ -88,11 +89,13 @@ def _measures(
             )
 
     def measure(tree: Any) -> str:
-        """Also of what the metric was made from: `metrics` may hand it a setting."""
+        """What the metric comes to, also by what it was made from: `metrics` may hand it a
+        setting.
+        """
         made = examined.system.metrics(tree, examined.prepared)
         own = next(other for other in made if other.name == metric.name)
         total, number = own.measure(prediction, batch, tree)
-        return repr([total.tolist(), number.tolist(), own.finish(total, float(number))])
+        return repr(own.finish(total, float(number)))
 
     before = measure(settings)
 

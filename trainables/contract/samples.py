@@ -202,7 +202,8 @@ def moves_what_its_phase_trains(examined: Examined) -> Iterator[Fault]:
         if phase.name in examined.system.audit_tensors(settings, examined.prepared):
             continue
         before = cloned(batch)
-        forward(phase, copy.deepcopy(modules), batch, settings)
+        whole = examined.with_averages(settings, copy.deepcopy(modules))
+        forward(phase, whole, batch, settings)
         if not same(before, cloned(batch)):
             yield Fault(
                 f"forward of phase {phase.name}",

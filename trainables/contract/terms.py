@@ -331,6 +331,7 @@ class _Made:
         if settings is not self.settings:
             with torch.no_grad():
                 modules = copy.deepcopy(self.modules)
+                modules = self.examined.with_averages(settings, modules)
                 return forward(self.under(settings), modules, batch, settings)
         sizes = [v[0].numel() for v in self.moving.values()]
         parts = zip(self.moving.items(), raw.split(sizes, dim=1), strict=True)

@@ -48,6 +48,18 @@ def changes(stored, line):
     return [line.split(":")[0].split()[0] for line in lines]
 
 
+def test_a_key_that_is_newer_than_the_sweep_has_its_default(stored):
+    document = json.loads(json.dumps(stored("--trials 30")[0].document))
+    asked = asked_document(document, given(sweep_parser().parse_args([])), [])
+    del document["settings"]["data.fail_at"]
+    assert what_changed(document, asked) == []
+    del document["settings"]["optimizer.lr"]
+    document["settings"]["optimizer.lr"] = 0.125
+    assert [line.split(":")[0] for line in what_changed(document, asked)] == [
+        "settings optimizer.lr"
+    ]
+
+
 RATIO, SUM = "log_ratio(val.mse=0.5,val.loss.absolute=0.25)", "weighted(val.mse=2)"
 
 

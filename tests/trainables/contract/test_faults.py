@@ -267,6 +267,15 @@ class NoExactResume(Planted):
         return Built(modules={"model": Forgetful(settings.model)})
 
 
+class OneSample(toy.Toy):
+    """There is one volume to validate on."""
+
+    def loaders(self, settings, prepared):
+        return Loaders(toy.Line(settings.data, 1, 64), toy.Line(settings.data, 2, 1))
+
+
+LATE = {"loss.absolute.schedule.start": 0.9, "loss.absolute.schedule.first": 0.0}
+
 FAULTS = {
     "mean": (summed(a_mean), "term absolute: it returns a sum over samples", "as a mean would be"),
     "count of the prediction": (CountOfThePrediction, "term absolute: its count", "batch alone"),
@@ -351,3 +360,19 @@ def test_tensors_of_ones_own_are_looked_at(tmp_path):
 
     lines = [str(fault) for rule in QUICK for fault in faults_of(rule, Examined(Own(), tmp_path))]
     assert any("0.6 over the whole" in line for line in lines), lines
+
+
+SOUND = {
+    "a late term": (toy.Toy, {"loss.absolute.schedule.kind": "linear", **LATE}),
+    "a balancer": (toy.Toy, {"loss.balancer.kind": "uncertainty"}),
+    "an average": (toy.ToyGan, {"train.ema_decay": 0.9, "train.accumulate": 2}),
+    "a critic that is off": (toy.ToyGan, {"loss.adversarial.enabled": False}),
+    "one validation sample": (OneSample, {}),
+    "dropout": (toy.Toy, {"model.dropout": 0.5}),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_what_is_sound_is_left_alone(name, tmp_path):
+    system, changes = SOUND[name]
+    assert not [str(fault) for fault in check(Examined(system(), tmp_path, changes))]
