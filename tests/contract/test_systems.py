@@ -54,7 +54,8 @@ def test_every_preset_resolves(case, described):
     for preset in presets:
         beside = getattr(described, "BESIDE_A_PRESET", {}).get(preset, [])
         resolved = resolve(case.system.Settings, case.name, preset=preset, overrides=beside)
-        assert resolved.keys_from("preset"), preset
+        assert resolved.keys_from("preset"), f"{preset} sets nothing: it is the default"
+        assert preset_file(case.name, preset).about, f"{preset} does not say what it is"
 
 
 def test_a_key_left_out_on_purpose_says_why(case):

@@ -1,4 +1,4 @@
-"""Makers of tensors by system (`tests/systems`), and balancers with steps as they see them."""
+"""Balancers with steps as they see them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,6 @@ import torch
 from losses.balancers.base import Observed
 from losses.balancers.settings import BalancerSettings, make_balancer
 from losses.terms import Term
-
-
-@pytest.fixture
-def hdr(describe):
-    return describe("hdr_patch").MAKERS
-
-
-@pytest.fixture
-def conditioner(describe):
-    return describe("conditioner").MAKERS
-
-
-@pytest.fixture
-def compression(describe):
-    return describe("compression").MAKERS
-
 
 # Balancers: three terms, and steps as a balancer sees them
 

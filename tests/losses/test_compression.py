@@ -17,6 +17,13 @@ from losses.compression_terms import edge_map
 from models.perceptual import chosen_slices, content_seeds, distance, frozen_features
 from settings.mri import SIZE_EDGES_MM, SIZE_NAMES
 
+
+@pytest.fixture
+def compression(describe):
+    """Makers of settings, batches and predictions."""
+    return describe("compression").MAKERS
+
+
 DIMS = [2, 3]
 
 

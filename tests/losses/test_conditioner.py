@@ -18,6 +18,13 @@ from losses.conditioner_terms import linear_cka, projections, top_share
 from models.fields.latent_projection import LatentProjections
 from settings.schema import SettingsError
 
+
+@pytest.fixture
+def conditioner(describe):
+    """Makers of settings, batches and predictions."""
+    return describe("conditioner").MAKERS
+
+
 KINDS = ("main", "hier")
 
 

@@ -18,6 +18,12 @@ from settings.flat import leaves
 
 
 @pytest.fixture
+def hdr(describe):
+    """Makers of settings, batches and predictions."""
+    return describe("hdr_patch").MAKERS
+
+
+@pytest.fixture
 def case(hdr):
     """Settings, three images (the last without a hole), a prediction of random numbers."""
     settings = hdr.settings(loss__log__kind="smooth_l1", hdr__ring_kernel=5)
