@@ -26,18 +26,28 @@ def is_held(directory: Path) -> bool:
     merely got the same number. A process on another machine cannot be looked up, so what counts is
     that its files still change.
     """
-    return _live_holder(directory) is not None
-
-
-def _live_holder(directory: Path) -> tuple[str, int, float] | None:
-    """Host, process and since when. It may give the lock back at any moment, so the file is read
-    once.
-    """
     try:
-        holder = json.loads((directory / "lock").read_text())
+        text = _text(directory / "lock")
+    except OSError:  # it cannot be read: nobody to wait for
+        return False
+    return text is not None and _live_holder(directory, text) is not None
+
+
+def _text(path: Path) -> str | None:
+    """None where there is no lock: its holder may give it back at any moment."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _live_holder(directory: Path, text: str) -> tuple[str, int, float] | None:
+    """Host, process and since when, of a lock that has been read."""
+    try:
+        holder = json.loads(text)
         host, pid, since = str(holder["host"]), int(holder["pid"]), float(holder["since"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None  # no lock, or one that was being written: nobody to wait for
+    except (ValueError, TypeError, KeyError):
+        return None  # one that was torn: nobody to wait for
     if host != socket.gethostname():
         alive = time.time() - _last_change(directory) < QUIET_SECONDS
     else:
@@ -90,30 +100,32 @@ def take_lock(directory: Path) -> tuple[str, str]:
     session = uuid.uuid4().hex
     stale = ""
     while not _link_new(path, session):
-        if holder := _live_holder(directory):
+        if (text := _text(path)) is None:
+            continue
+        if holder := _live_holder(directory, text):
             host, pid, since = holder
             began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
             raise LockHeldError(
                 f"{directory} is being written by process {pid} on {host} since {began}. "
                 "Wait for it, or stop it first."
             )
-        stale = _put_aside(path, session) or stale
+        stale = _put_aside(path, session, text) or stale
     return session, stale
 
 
-def _put_aside(path: Path, session: str) -> str:
-    """Removes a stale lock, and says whose it was.
+def _put_aside(path: Path, session: str, stale: str) -> str:
+    """Removes the lock that was found stale, and says whose it was.
 
     Two processes may find the same stale lock. The slower one must not remove the faster one's
-    fresh lock: what it has taken away is compared with what it had read, and put back.
+    fresh lock: what it has taken away is compared with what was found stale, and put back.
     """
     aside = path.with_name(f".lock.stale.{session}")
+    holder = _holder_text(stale)
     try:
-        seen, holder = path.read_text(), _holder_text(path)
         path.rename(aside)
     except FileNotFoundError:
         return ""
-    if aside.read_text() != seen:
+    if aside.read_text() != stale:
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)
         holder = ""
@@ -154,9 +166,9 @@ def _link_new(path: Path, session: str) -> bool:
     return True
 
 
-def _holder_text(path: Path) -> str:
+def _holder_text(text: str) -> str:
     try:
-        holder = json.loads(path.read_text())
+        holder = json.loads(text)
         return f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return "an unknown process"

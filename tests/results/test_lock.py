@@ -102,6 +102,14 @@ def test_a_lock_that_comes_and_goes_is_taken_or_refused(tmp_path):
     assert min(taken, refused) > 0
 
 
+def test_a_fresh_lock_is_not_put_aside_for_a_stale_one(tmp_path):
+    """That was seen before it: whoever took the lock meanwhile keeps it."""
+    session, _ = lock.take_lock(tmp_path)
+    lock._put_aside(tmp_path / "lock", "of another", '{"session": "of a writer that is gone"}')
+    assert session_in(tmp_path) == session
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
 def test_only_the_own_lock_is_given_back(tmp_path):
     session, _ = lock.take_lock(tmp_path)
     lock.release_lock(tmp_path, "somebody else")
