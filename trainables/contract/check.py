@@ -38,7 +38,7 @@ def faults_of(rule: Rule, examined: Examined) -> list[Fault]:
     faults: list[Fault] = []
     try:
         faults += rule(examined)
-    except Exception as error:
+    except Exception as error:  # somebody's own code: whatever it raises is told
         faults.append(_raised(rule, error))
     return faults
 

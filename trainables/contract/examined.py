@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -160,6 +162,13 @@ def forward(
             "terms read named tensors: return a dict"
         )
     return dict(prediction)
+
+
+def seed_everything(seed: int) -> None:
+    """The global generators, which neither a sample nor a term may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
 
 
 def same(one: Tensors, other: Tensors) -> bool:

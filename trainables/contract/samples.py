@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
-import random
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from settings.flat import leaves
-from trainables.contract.examined import Examined, cloned, forward, same
+from trainables.contract.examined import Examined, cloned, forward, same, seed_everything
 from trainables.contract.fault import Fault
 from trainables.contract.keys import declares, guilty
 from trainables.system import Built
@@ -70,9 +68,7 @@ def draws_samples_from_their_seed(examined: Examined) -> Iterator[Fault]:
     for subject, draw in draws.items():
         seen = []
         for seed in (1, 2):
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            random.seed(seed)
+            seed_everything(seed)
             state = torch.get_rng_state()
             seen.append(draw())
         if same(*seen) and not torch.equal(state, torch.get_rng_state()):

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import copy
 import functools
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from losses.terms import Tensors, Term, TermSettings
 from settings.flat import leaves
 from settings.schema import own_leaves
-from trainables.contract.examined import Examined, cloned, forward, same
+from trainables.contract.examined import Examined, cloned, forward, same, seed_everything
 from trainables.contract.fault import Fault
 from trainables.contract.keys import changed, declares, guilty
 from trainables.system import Phase
@@ -94,7 +92,7 @@ def is_finite_with_a_gradient(case: TermCase) -> Iterator[Fault]:
     prediction = case.prediction(raw)
     total, count = case.term(prediction, case.batch, case.settings)
     if count.requires_grad:
-        yield _count_depends(case, "its count has a gradient")
+        yield _count_depends(case.subject, "its count has a gradient")
     if not float(count) > 0.0:
         yield Fault(
             case.subject,
@@ -226,9 +224,7 @@ def draws_nothing(case: TermCase) -> Iterator[Fault]:
     prediction = case.prediction()
     seen = []
     for seed in (1, 2):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
+        seed_everything(seed)
         seen.append(case.measured(prediction))
     if seen[0] != seen[1]:
         yield Fault(
@@ -338,9 +334,9 @@ class _Made:
         return {**self.prediction, **{k: part.view_as(v).to(v.dtype) for (k, v), part in parts}}
 
 
-def _count_depends(case: TermCase, value: str) -> Fault:
+def _count_depends(subject: str, value: str) -> Fault:
     return Fault(
-        case.subject,
+        subject,
         "its count depends on the batch alone, so that a mean is exact however steps are cut",
         value,
         "Count in the batch: pixels, samples, marks that the data set has made",
@@ -348,27 +344,19 @@ def _count_depends(case: TermCase, value: str) -> Fault:
 
 
 def counts_the_batch_alone(examined: Examined) -> Iterator[Fault]:
-    """Counts are the same before a forward, and after the forwards of two other models."""
+    """After the forwards of two models, the counts of a batch are the same."""
     settings = examined.audited
-    seen: dict[str, list[float]] = {}
-    cases: dict[str, TermCase] = {}
+    seen: dict[tuple[str, str], list[float]] = {}
     for seed in (0, 1):
         modules = examined.modules(settings, seed)
         for phase, prediction, batch in examined.predictions(settings, modules):
             for name, term in phase.composite.terms.items():
-                node = f"{phase.composite.prefix}.{name}"
                 _, count = term(prediction, batch, settings)
-                seen.setdefault(node, []).append(float(count))
-                empty = torch.zeros(0)
-                cases[node] = TermCase(name, node, term, settings, batch, empty, _nothing)
-    for node, counts in seen.items():
-        if len(set(counts)) > 1:
-            value = f"{counts[0]:g} with one model, {counts[1]:g} with another"
-            yield _count_depends(cases[node], value)
-
-
-def _nothing(batch: Tensors, settings: Any, raw: Tensor) -> Tensors:
-    return {}
+                seen.setdefault((phase.name, name), []).append(float(count))
+    for (_, name), (one, other) in seen.items():
+        if one != other:
+            value = f"{one:g} with one model, {other:g} with another"
+            yield _count_depends(f"term {name}", value)
 
 
 def _node(case: TermCase) -> Any:
