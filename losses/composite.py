@@ -13,7 +13,7 @@ from torch import Tensor
 
 from losses.balancers.base import Balancer, FixedWeights
 from losses.balancers.settings import BalancerSettings, make_balancer
-from losses.schedules import schedule_factor, settled_step
+from losses.schedules import last_change_step, schedule_factor
 from losses.terms import RESERVED_NAMES, Tensors, Term, TermSettings
 from settings.schema import SettingsError
 
@@ -72,21 +72,21 @@ class Composite:
 
     def weights(self, step: int, steps: int) -> dict[str, float]:
         """The weight of every term as applied at `step` of `steps`; 0 for a term that is off."""
-        keeps = getattr(self.balancer, "keeps", self.terms)
+        weighted = getattr(self.balancer, "keeps_weight_of", self.terms)
         base = {}
         for name in self.terms:
             own: TermSettings = getattr(self.settings, name)
-            weight = own.weight if name in keeps else 1.0
+            weight = own.weight if name in weighted else 1.0
             factor = schedule_factor(own.schedule, step, steps)
             base[name] = weight * factor if self._is_on(name) else 0.0
         return self.balancer.weights(base, step)
 
-    def settled_steps(self, steps: int) -> dict[str, int]:
+    def last_change_steps(self, steps: int) -> dict[str, int]:
         """For each term that is on, the step of `steps` from which its schedule changes no more.
         What a balancer does is no schedule: it has no end.
         """
         on = {name: getattr(self.settings, name) for name in self.terms if self._is_on(name)}
-        return {name: settled_step(own.schedule, steps) for name, own in on.items()}
+        return {name: last_change_step(own.schedule, steps) for name, own in on.items()}
 
     def counts(self, batch: Tensors, settings: Any) -> Tensor:
         """Every term's count on a batch, float64 [terms], in the order of `terms`; on the device

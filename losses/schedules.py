@@ -74,7 +74,7 @@ def schedule_factor(settings: ScheduleSettings, step: int, steps: int) -> float:
     return first + (last - first) * progress
 
 
-def settled_position(settings: ScheduleSettings) -> float:
+def last_change_position(settings: ScheduleSettings) -> float:
     """The position from which the factor keeps its final value; 0 where it never changes."""
     if settings.kind == "constant":
         return 0.0
@@ -90,9 +90,9 @@ def settled_position(settings: ScheduleSettings) -> float:
     return settings.start if settings.kind == "step" else settings.end
 
 
-def settled_step(settings: ScheduleSettings, steps: int) -> int:
+def last_change_step(settings: ScheduleSettings, steps: int) -> int:
     """The first step of `steps` from which the factor keeps its final value."""
-    position = settled_position(settings)
+    position = last_change_position(settings)
     step = math.ceil(position * steps)  # one off where the product is rounded
     if step > 0 and (step - 1) / steps >= position:
         return step - 1

@@ -227,7 +227,7 @@ def read_workload(sweep: Sweep) -> tuple[Workload, int]:
         sweep.goal,
         steps,
         int(sweep.settings["train.report_every"]),
-        settled=int(sweep.document["scheduler"].get("settled") or 0),
+        last_change=int(sweep.document["scheduler"].get("settled") or 0),
         start_seconds=max(statistics.median(starts), 0.0) if starts else 0.0,
     )
     return workload, _slots(read_events(Path(sweep.path) / "log.jsonl"))

@@ -97,9 +97,9 @@ def _batch(loaders: Any, indices: Sequence[int], seed: int) -> list[dict[str, An
     """`image` and `mask` of each sample after the loader's own collation."""
     from torch.utils.data import default_collate
 
-    from trainables.stepping.batches import mix
+    from trainables.stepping.batches import hash63
 
-    samples = [loaders.train[(index, mix(seed, index))] for index in indices]
+    samples = [loaders.train[(index, hash63(seed, index))] for index in indices]
     batch = (loaders.collate or default_collate)(samples)
     names = [name for name in ("image", "mask") if name in batch]
     return [{name: batch[name][row] for name in names} for row in range(len(indices))]

@@ -16,7 +16,7 @@ import pandas as pd
 from results.directory import History, Sweep
 from results.health import health_columns
 from results.reports import KEYS
-from results.verdict_columns import standing
+from results.verdict_columns import verdict_columns
 from search.log import PAUSED, TrialRecord
 
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
@@ -56,7 +56,7 @@ def trial_frame(
     columns["seconds"] = seconds
     columns["gpu_seconds"] = seconds * sweep.gpus
     columns.update(health_columns(list(columns["stop_reason"])))
-    columns.update(standing(sweep, trials, measured))
+    columns.update(verdict_columns(sweep, trials, measured))
     columns["checkpoint"] = _texts(
         [_newest_checkpoint(sweep.path, trial.number) for trial in trials]
     )

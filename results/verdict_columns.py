@@ -24,7 +24,9 @@ Columns = Mapping[str, np.ndarray]
 """[n] by column of the goal: one value a trial, NaN for none."""
 
 
-def standing(sweep: Sweep, trials: Sequence[TrialRecord], measured: Columns) -> dict[str, Any]:
+def verdict_columns(
+    sweep: Sweep, trials: Sequence[TrialRecord], measured: Columns
+) -> dict[str, Any]:
     """The columns feasible, violation, is_best, is_pareto and is_knee, and `repeats/*` where there
     are repeats.
 

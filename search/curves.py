@@ -83,7 +83,7 @@ class Workload:
     goal: Goal
     steps: int
     report_every: int
-    settled: int = 0
+    last_change: int = 0
     start_seconds: float = 0.0
     left_out: int = 0
 
@@ -125,7 +125,7 @@ class Workload:
             goal=self.goal,
             steps=self.steps,
             report_every=self.report_every,
-            settled=self.settled,
+            last_change=self.last_change,
             sampler="random",
             scheduler=scheduler,
             **given,  # type: ignore[arg-type]

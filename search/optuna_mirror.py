@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from search.log import PAUSED, Event, SweepState, TrialRecord
 from search.optuna_distributions import directions
-from search.optuna_trials import Portraits
+from search.optuna_trials import OptunaTrials
 from search.plan import JOURNAL, Plan
 from settings.schema import SettingsError
 
@@ -68,7 +68,7 @@ class Mirror:
         identity: str = "",
         warn: Callable[[str], None] | None = None,
     ) -> None:
-        self.plan, self.study_name, self._portraits = plan, study_name, Portraits(plan)
+        self.plan, self.study_name, self._optuna_trials = plan, study_name, OptunaTrials(plan)
         self.state = SweepState(events)
         self._place, self._identity, self._warn = storage, identity or study_name, warn or _say
         self._broken = False
@@ -186,7 +186,7 @@ class Mirror:
             return  # a late line; Optuna takes no change to a trial that has ended
         over, shown = self._is_over(trial), self._shown.get(number)
         if shown is None:
-            frozen = self._portraits.frozen(trial, over)
+            frozen = self._optuna_trials.frozen(trial, over)
             own_id = self._storage.create_new_trial(self._study_id, frozen)
             shown = _Shown(own_id, dict(frozen.user_attrs), dict(frozen.intermediate_values))
             self._shown[number] = shown
@@ -197,16 +197,16 @@ class Mirror:
             self._ended.add(number)
 
     def _write_changes(self, trial: TrialRecord, shown: _Shown, over: bool) -> None:
-        for step, value in self._portraits.curve(trial).items():
+        for step, value in self._optuna_trials.curve(trial).items():
             if step not in shown.curve or not _same(shown.curve[step], value):
                 self._storage.set_trial_intermediate_value(shown.id, step, value)
                 shown.curve[step] = value
-        for name, note in self._portraits.notes(trial).items():
+        for name, note in self._optuna_trials.notes(trial).items():
             if note != shown.notes.get(name, ""):
                 self._storage.set_trial_user_attr(shown.id, name, note)
                 shown.notes[name] = note
         if over:
-            frozen = self._portraits.frozen(trial, over)
+            frozen = self._optuna_trials.frozen(trial, over)
             for name, value in frozen.system_attrs.items():  # the constraints
                 self._storage.set_trial_system_attr(shown.id, name, value)
             self._storage.set_trial_state_values(shown.id, frozen.state, frozen.values)

@@ -19,7 +19,7 @@ needed is not finite.
 """
 
 
-class Portraits:
+class OptunaTrials:
     """Of the trials of a plan."""
 
     def __init__(self, plan: Plan) -> None:

@@ -11,7 +11,7 @@ _BLOCK = 64
 """Rows that are compared with the band at a time when it is made anew."""
 
 
-class Skyband:
+class ParetoBand:
     """The rows that fewer than `depth` others dominate (Papadias et al. 2005, "Progressive skyline
     computation in database systems", the K-skyband), the smaller the better.
 

@@ -62,8 +62,8 @@ class Plan:
         goal: objectives and constraints.
         steps: length of a trial, the largest rung.
         report_every: steps between two reports; every rung is a multiple of it.
-        settled: the step from which the loss no longer changes (warm-ups, stages); no rung lies
-            before it.
+        last_change: the step from which the loss no longer changes (warm-ups, stages); no rung
+            lies before it.
         eta: of the scheduler: about one trial in `eta` passes a rung.
         grace: steps of the first rung, the others being eta times as far each; 0 for rungs that
             divide the whole length.
@@ -85,7 +85,7 @@ class Plan:
     goal: Goal
     steps: int
     report_every: int
-    settled: int = 0
+    last_change: int = 0
     sampler: str = "tpe"
     scheduler: str = "brackets"
     eta: int = 3
@@ -146,11 +146,11 @@ class Plan:
                     f"a rung must be a multiple of train.report_every ({self.report_every}), not "
                     f"{rung}: a trial is only judged by what it has just reported."
                 )
-            if rung < self.settled and (self.rung_steps or self.scheduler not in POPULATIONS):
-                first = self.first_rung(self.settled)
+            if rung < self.last_change and (self.rung_steps or self.scheduler not in POPULATIONS):
+                first = self.first_rung(self.last_change)
                 way = f"Begin at {first} or later" if first < self.steps else "End it earlier"
                 raise SettingsError(
-                    f"rung {rung} lies before step {self.settled}, where the last warm-up or "
+                    f"rung {rung} lies before step {self.last_change}, where the last warm-up or "
                     "stage of the loss ends: what a trial reports there says nothing about its "
                     f"end. {way}, or take --scheduler none."
                 )
@@ -179,13 +179,13 @@ class Plan:
         if self.scheduler in POPULATIONS:
             interval = self.grace or default_interval(self.steps, self.report_every)
             return tuple(
-                step for step in range(interval, self.steps, interval) if step >= self.settled
+                step for step in range(interval, self.steps, interval) if step >= self.last_change
             )
         if self.grace:
             powers = (self.grace * self.eta**k for k in itertools.count())
             return tuple(itertools.takewhile(lambda rung: rung < self.steps, powers))
         even = (self.first_rung(math.ceil(self.steps / self.eta**k)) for k in (3, 2, 1))
-        return tuple(dict.fromkeys(rung for rung in even if self.settled <= rung < self.steps))
+        return tuple(dict.fromkeys(rung for rung in even if self.last_change <= rung < self.steps))
 
     @cached_property
     def levels(self) -> tuple[int, ...]:

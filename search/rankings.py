@@ -12,11 +12,11 @@ from bisect import bisect_left, insort
 from typing import TypeVar
 
 from search.log import PAUSED, SweepState, TrialRecord
-from search.memory import kept
 from search.objectives import Goal, Values
 from search.pareto import crowded_ranks
-from search.pareto_band import Skyband
+from search.pareto_band import ParetoBand
 from search.plan import Plan
+from search.state_cache import cached_for
 
 _SPARE = 25
 """So many trials may leave before the order of several objectives is made anew."""
@@ -43,7 +43,7 @@ class Ranking:
         self._goal, self._has_one = goal, len(goal.objectives) == 1
         self._seen: dict[int, Values] = {}
         self._sorted: list[tuple[Key, int]] = []  # of several objectives those without a rank
-        self._band = Skyband(len(goal.objectives), most + _SPARE)
+        self._band = ParetoBand(len(goal.objectives), most + _SPARE)
         self._best: dict[int, list[int]] = {}  # of several objectives, for `_best_of`
         self._best_of = -1
 
@@ -203,7 +203,7 @@ class _Views(dict[tuple[type[View], tuple[int, ...]], View]):
 
 def ranking(plan: Plan, state: SweepState, kind: type[AnyView], *where: int) -> Ranking:
     """The ranking of a kind of view at a place, up to date with the log."""
-    views = kept(plan, state, _Views)
+    views = cached_for(plan, state, _Views)
     if (kind, where) not in views:
         views[kind, where] = kind(plan, *where)
     return views[kind, where].follow(state)

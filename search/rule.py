@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 
 from search.log import SweepState
-from search.memory import kept
 from search.plan import SCHEDULERS, Plan
 from search.schedulers.base import Scheduler
+from search.state_cache import cached_for
 
 
 def load_scheduler(plan: Plan) -> Scheduler:
@@ -25,4 +25,4 @@ def rule(plan: Plan, state: SweepState) -> Scheduler:
     """Who goes on and who ends: the scheduler, made once for a plan and the state it is asked of
     (it keeps none of its own, but may remember what it has computed).
     """
-    return kept(plan, state, load_scheduler)
+    return cached_for(plan, state, load_scheduler)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from search.log import STOPPED, SweepState
-from search.memory import kept
 from search.objectives import Goal, Values
 from search.plan import Plan
+from search.state_cache import cached_for
 
 PAIRS = 8
 """Trials with a value at both of two levels before their ranks are compared."""
@@ -49,7 +49,7 @@ def trusted_from(plan: Plan, state: SweepState) -> int:
     cannot show how good it is at telling.) Without `PAIRS` of them a rung is believed. What is
     decided can change with every trial, in both directions.
     """
-    memory = kept(plan, state, _Memory)
+    memory = cached_for(plan, state, _Memory)
     # Nobody passes the lowest level late, so its own count changes no pair.
     seen = [len(state.rungs.get(level, ())) for level in plan.levels[1:]]
     made_from = (state.count(STOPPED), state.replaced, *seen)

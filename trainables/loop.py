@@ -24,7 +24,7 @@ from trainables.reporting.watch import Watch, goes_on
 from trainables.run import LocalRun, Report, number
 from trainables.stepping import devices
 from trainables.stepping.average import averages
-from trainables.stepping.batches import Share, mix, train_loader, validation_loader
+from trainables.stepping.batches import Share, hash63, train_loader, validation_loader
 from trainables.stepping.devices import make_accelerator
 from trainables.stepping.optimizer import make_optimizer, parameter_groups
 from trainables.stepping.resources import Resources
@@ -32,7 +32,7 @@ from trainables.stepping.train_settings import TrainSettings
 from trainables.stepping.update import PhaseUpdate
 from trainables.system import Phase, System
 
-LENT = 3
+CHECKPOINTS_LENT = 3
 """Checkpoints at the ends of segments that a trial keeps for others to begin from: who waits for
 one is at most one segment behind.
 """
@@ -197,7 +197,7 @@ class Training:
     def _seed(self, step: int) -> None:
         """Everything random inside a step (dropout, noise) is a function of (seed, step, rank)."""
         rank = 0 if step < 0 else self.accelerator.process_index
-        value = mix(self.train.seed, 3, step + 1, rank)
+        value = hash63(self.train.seed, 3, step + 1, rank)
         random.seed(value)
         torch.default_generator.manual_seed(
             value
@@ -266,7 +266,8 @@ class Training:
             "ends_segment": self.step == self.last_step,
         }
         checkpoint.save(self.folder, self.step, tensors, state, meta)
-        best, ends = self.best[0] if self.best else None, LENT if self.run.lends else 0
+        best = self.best[0] if self.best else None
+        ends = CHECKPOINTS_LENT if self.run.lends_checkpoints else 0
         checkpoint.prune(self.folder, best, self.train.keep_every, ends)
 
     def _note_best(self) -> None:

@@ -53,8 +53,8 @@ class LocalRun:
         still_owner: whether this process may still write to the sweep.
         derived: columns that are made of others, added to every report before anybody sees it.
         start: the checkpoint of another trial that this segment begins from.
-        lends: whether other trials may begin from this one's checkpoints, so that those at which
-            its last segments ended are kept.
+        lends_checkpoints: whether other trials may begin from this one's checkpoints, so that
+            those at which its last segments ended are kept.
     """
 
     directory: Path
@@ -69,7 +69,7 @@ class LocalRun:
     history: list[Report] = field(default_factory=list)
     derived: tuple[Combined, ...] = ()
     start: Path | None = None
-    lends: bool = False
+    lends_checkpoints: bool = False
 
     @property
     def is_main(self) -> bool:

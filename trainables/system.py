@@ -43,9 +43,9 @@ class Phase:
         shared: `shared(modules) -> parameters` with respect to which a balancer compares the
             gradients of the terms (usually the last ones that all terms depend on); all
             parameters of the phase where None.
-        keeps: tensors of the prediction that later phases of the same step find in their batch as
-            "<phase>.<tensor>", detached: a critic judges what the generator has just made, without
-            a second forward.
+        shares_outputs: tensors of the prediction that later phases of the same step find in their
+            batch as "<phase>.<tensor>", detached: a critic judges what the generator has just
+            made, without a second forward.
         without: term -> the forward while that term weighs nothing, which leaves out what only
             the term reads: a critic that is not heard yet is not asked either.
     """
@@ -56,7 +56,7 @@ class Phase:
     composite: Composite
     optimizer: str = "optimizer"
     shared: Callable[[Mapping[str, nn.Module]], Sequence[nn.Parameter]] | None = None
-    keeps: tuple[str, ...] = ()
+    shares_outputs: tuple[str, ...] = ()
     without: Mapping[str, Forward] = field(default_factory=dict)
 
     def forward_for(self, weights: Mapping[str, float]) -> Forward:
@@ -64,9 +64,9 @@ class Phase:
         idle = (forward for term, forward in self.without.items() if weights[term] == 0.0)
         return next(idle, self.forward)
 
-    def handed_on(self, prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def shared_outputs(self, prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What later phases find in their batch."""
-        return {f"{self.name}.{key}": prediction[key].detach() for key in self.keeps}
+        return {f"{self.name}.{key}": prediction[key].detach() for key in self.shares_outputs}
 
 
 @dataclass

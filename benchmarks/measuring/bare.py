@@ -55,5 +55,5 @@ class _BarePhase:
         self.optimizer.step()
         for parameter in self.others:
             parameter.requires_grad_(True)
-        handed: dict[str, Any] = self.phase.handed_on(prediction)
+        handed: dict[str, Any] = self.phase.shared_outputs(prediction)
         return handed

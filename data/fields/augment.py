@@ -250,7 +250,7 @@ def _grid(maps: Tensor, side: int) -> Tensor:
     return across + maps[:, None, None, :, 1] * place[:, None, None]
 
 
-def mix(values: Tensor, partners: Tensor, draws: Draws) -> Tensor:
+def blend(values: Tensor, partners: Tensor, draws: Draws) -> Tensor:
     """own_share·value + (1 - own_share)·partner for the mixed samples. `values` are [B, ...],
     `partners` [mixed samples, ...] those of the mixed samples alone.
     """

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from data.fields.augment import FIXED_VIEW, AugmentSettings, Draws, add_noise, draw, mix, warp
+from data.fields.augment import FIXED_VIEW, AugmentSettings, Draws, add_noise, blend, draw, warp
 from data.fields.dataset import Arrays
 from data.files import DataError, Float32
 
@@ -116,7 +116,7 @@ class ConditionerData(Dataset[dict[str, Tensor]]):
         if draws.mixed.any():
             partners = self._batch(draws.partner[draws.mixed])
             for name in ("image", "main", "hier"):
-                batch[name] = mix(batch[name], partners[name], draws)
+                batch[name] = blend(batch[name], partners[name], draws)
         batch["image"] = add_noise(batch["image"], draws, self.augment.noise_sigma)
         return _with_validity(batch, draws)
 

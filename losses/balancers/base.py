@@ -36,10 +36,10 @@ class Observed:
 class Balancer(Protocol):
     """Another way to make the weights.
 
-    It may also have `keeps`: the terms whose weight in the settings still counts (all, where it
-    has none). Of every other term the settings' weight says only whether the term is on, since two
-    knobs on one weight would fight (000-M11: terms multiplied by a fixed weight and then weighed
-    again).
+    It may also have `keeps_weight_of`: the terms whose weight in the settings still counts (all,
+    where it has none). Of every other term the settings' weight says only whether the term is on,
+    since two knobs on one weight would fight (000-M11: terms multiplied by a fixed weight and then
+    weighed again).
     """
 
     kind: str
@@ -109,7 +109,7 @@ class TermBalancer(ABC):
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self.keeps: frozenset[str] = frozenset()
+        self.keeps_weight_of: frozenset[str] = frozenset()
 
     def weights(self, base: Mapping[str, float], step: int) -> dict[str, float]:
         active = [name for name in self.names if base[name] > 0.0]

@@ -180,7 +180,7 @@ class MagnitudeRatio(TermBalancer):
         super().__init__(names)
         self.ratio, self.ratio_max = ratio, ratio_max
         self.anchor = self.names[0] if self.names else ""
-        self.keeps = frozenset(self.names[:1])
+        self.keeps_weight_of = frozenset(self.names[:1])
         self.values: dict[str, float] = dict.fromkeys(names, 1.0)
 
     def _balanced(self, active: Sequence[str]) -> dict[str, float]:

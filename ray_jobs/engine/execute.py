@@ -122,7 +122,7 @@ def _make_driver(
         workers=resources["workers"],
         cpus=resources["cpus"],
         gpus=resources["gpus"],
-        lends=setup.plan.scheduler in POPULATIONS,
+        lends_checkpoints=setup.plan.scheduler in POPULATIONS,
     )
     name = "resumed" if log.path.stat().st_size else "started"
     log.append(name, session=session, host=os.uname().nodename, pid=os.getpid())

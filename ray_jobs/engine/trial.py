@@ -29,7 +29,7 @@ class SweepContext:
         columns: of a report, that the driver's decisions need.
         cpus, gpus: of each worker.
         derived: columns that each report gets beside its own, as `Combined.to_json`.
-        lends: whether trials may begin from each other's checkpoints.
+        lends_checkpoints: whether trials may begin from each other's checkpoints.
     """
 
     system: str
@@ -43,7 +43,7 @@ class SweepContext:
     cpus: float
     gpus: float
     derived: tuple[dict[str, Any], ...] = ()
-    lends: bool = False
+    lends_checkpoints: bool = False
 
     @property
     def root(self) -> Path:
@@ -170,7 +170,7 @@ def _fit(payload: dict[str, Any], make_run: Any, extra: dict[str, Any]) -> None:
         stop_step=job["stop_step"],
         segment=job["segment"],
         start=context.checkpoint(*job["start"]) if job.get("start") else None,
-        lends=context.lends,
+        lends_checkpoints=context.lends_checkpoints,
         still_owner=owner_check(context.root / "lock", context.session),
         **extra,
     )

@@ -87,7 +87,7 @@ def scheduler_document(plan: Plan) -> dict[str, Any]:
         "rung_steps": list(plan.rung_steps),
         "shares": list(plan.shares),
         "pausing": plan.pausing,
-        "settled": plan.settled,
+        "settled": plan.last_change,
         "rungs": list(plan.rungs),
     }
 

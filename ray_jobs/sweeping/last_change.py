@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from losses.schedules import settled_step
+from losses.schedules import last_change_step
 from search_spaces.space import Point, Space
 from settings.flat import flatten, replace
 from settings.schema import SettingsError, Value
@@ -15,7 +15,7 @@ from trainables.system import Phase, System
 
 
 @dataclass(frozen=True)
-class Settled:
+class LastChange:
     """The step from which nothing changes any more, and what changes last, by its settings key
     ("" for nothing).
     """
@@ -36,7 +36,9 @@ class Settled:
         )
 
 
-def settled(system: System, settings: Any, space: Space, points: Sequence[Point] = ()) -> Settled:
+def last_change(
+    system: System, settings: Any, space: Space, points: Sequence[Point] = ()
+) -> LastChange:
     """The latest end of any schedule of a term that is on, or of a learning rate's warm-up, over
     all phases: in the settings, in all that the space can draw, and in the documented points.
 
@@ -49,7 +51,7 @@ def settled(system: System, settings: Any, space: Space, points: Sequence[Point]
     The decay of a learning rate does not count: it scales all terms alike. Nor does a balancer,
     whose weights follow the training and have no final value.
     """
-    found = [Settled(), *_of_space(system, settings, space)]
+    found = [LastChange(), *_of_space(system, settings, space)]
     for point in points:
         tree = replace(settings, point.sampled)
         for phase in system.phases(tree, None):
@@ -57,15 +59,15 @@ def settled(system: System, settings: Any, space: Space, points: Sequence[Point]
     return max(found, key=lambda one: one.step)
 
 
-def _of_phase(phase: Phase, settings: Any, whose: str) -> Iterator[Settled]:
+def _of_phase(phase: Phase, settings: Any, whose: str) -> Iterator[LastChange]:
     steps, composite = settings.train.steps, phase.composite
-    for name, step in composite.settled_steps(steps).items():
-        yield Settled(step, f"{composite.prefix}.{name}.schedule{whose}")
+    for name, step in composite.last_change_steps(steps).items():
+        yield LastChange(step, f"{composite.prefix}.{name}.schedule{whose}")
     warmup = getattr(settings, phase.optimizer).warmup
-    yield Settled(math.ceil(warmup * steps), f"{phase.optimizer}.warmup{whose}")
+    yield LastChange(math.ceil(warmup * steps), f"{phase.optimizer}.warmup{whose}")
 
 
-def _of_space(system: System, settings: Any, space: Space) -> Iterator[Settled]:
+def _of_space(system: System, settings: Any, space: Space) -> Iterator[LastChange]:
     values, steps = flatten(settings), settings.train.steps
     for phase in system.phases(settings, None):
         composite = phase.composite
@@ -76,11 +78,11 @@ def _of_space(system: System, settings: Any, space: Space) -> Iterator[Settled]:
             node = getattr(composite.settings, name)
             for drawn in extremes(space, keys, values):
                 step = _term_step(node, drawn, term, steps)
-                yield Settled(step, f"{term}.schedule")
+                yield LastChange(step, f"{term}.schedule")
         warmup = f"{phase.optimizer}.warmup"
         for drawn in extremes(space, [warmup], values):
             share: Any = drawn.get(warmup, values[warmup])
-            yield Settled(math.ceil(share * steps), warmup)
+            yield LastChange(math.ceil(share * steps), warmup)
 
 
 def _term_step(node: Any, drawn: Mapping[str, Value], term: str, steps: int) -> int:
@@ -94,7 +96,7 @@ def _term_step(node: Any, drawn: Mapping[str, Value], term: str, steps: int) -> 
     except SettingsError:  # a start after its end: no trial can have it
         return 0
     on = changed.enabled and changed.weight > 0.0
-    return settled_step(changed.schedule, steps) if on else 0
+    return last_change_step(changed.schedule, steps) if on else 0
 
 
 def extremes(

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray_jobs.sweeping.document import make_document
 from ray_jobs.sweeping.goals import make_goal
-from ray_jobs.sweeping.last_change import settled
+from ray_jobs.sweeping.last_change import last_change
 from ray_jobs.sweeping.options import SweepOptions
 from results.warm import read_warm
 from search.objectives import Goal
@@ -147,9 +147,9 @@ def _plan(
     trials = options.trials or (UNBOUNDED if options.budget else DEFAULT_TRIALS)
     scheduler, notes = _scheduler(options, trials)
     _check_options(options, scheduler, trials, settings.train.steps)
-    last_change = settled(system, settings, space, points)
+    latest = last_change(system, settings, space, points)
     if scheduler != "none" and (
-        note := last_change.note(settings.train.steps, settings.train.report_every)
+        note := latest.note(settings.train.steps, settings.train.report_every)
     ):
         notes.append(note)
     plan = Plan(
@@ -161,7 +161,7 @@ def _plan(
         goal=goal,
         steps=settings.train.steps,
         report_every=settings.train.report_every,
-        settled=last_change.step,
+        last_change=latest.step,
         warm=warm,
         sampler=options.sampler or ("random" if scheduler in POPULATIONS else "tpe"),
         scheduler=scheduler,

@@ -67,7 +67,7 @@ def _stored_plan(sweep: Sweep, space: Space, settings: Any) -> Plan:
         goal=sweep.goal,
         steps=settings.train.steps,
         report_every=settings.train.report_every,
-        settled=rule["settled"],
+        last_change=rule["settled"],
         sampler=document["sampler"],
         scheduler=rule["name"],
         eta=rule["eta"],

@@ -14,7 +14,7 @@ from search.objectives import Values
 from search.plan import SAMPLERS, Plan
 from search.rankings import Ranking, View, ranking
 from search.rule import rule
-from search.samplers.no_repeats import fresh
+from search.samplers.no_repeats import without_repeat
 from settings.schema import Value
 
 _LEARN = ("tpe", "cmaes", "gp", "nsga2")
@@ -62,7 +62,7 @@ def ask(plan: Plan, state: SweepState, trial: int, bracket: int = 0) -> dict[str
     asked: dict[str, Any] = getattr(importlib.import_module(module), attribute)(
         plan, state, trial, bracket
     )
-    return fresh(plan, state, trial, asked) if plan.sampler in _LEARN else asked
+    return without_repeat(plan, state, trial, asked) if plan.sampler in _LEARN else asked
 
 
 def level_of(plan: Plan, state: SweepState, bracket: int, draw: Random) -> int:

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.log import SweepState
-from search.memory import kept
 from search.objectives import Goal, Values
 from search.optuna_distributions import from_unit, to_unit
 from search.plan import Plan
 from search.samplers.ask import Row, active_of, known_at, level_of
 from search.seeds import derive
+from search.state_cache import cached_for
 from search_spaces.domains import Choice, same_value
 from settings.schema import Value
 
@@ -172,7 +172,7 @@ def _replay_of(
     """The replay of an earlier ask where the log has only grown at its end since, which saves
     time and changes no answer; else a new one.
     """
-    replays = kept(plan, state, _Replays)
+    replays = cached_for(plan, state, _Replays)
     known = replays.get(step)
     if known is None or not known.follows(asked):
         known = replays[step] = Replay(plan, warm)

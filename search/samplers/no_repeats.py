@@ -10,10 +10,10 @@ from itertools import islice
 from random import Random
 
 from search.log import SweepState
-from search.memory import kept
 from search.optuna_distributions import from_unit
 from search.plan import Plan
 from search.seeds import derive
+from search.state_cache import cached_for
 from search_spaces.space import Space
 from settings.schema import Value
 
@@ -23,7 +23,9 @@ _CHANGES = 512
 Sampled = Mapping[str, Value]
 
 
-def fresh(plan: Plan, state: SweepState, trial: int, asked: dict[str, Value]) -> dict[str, Value]:
+def without_repeat(
+    plan: Plan, state: SweepState, trial: int, asked: dict[str, Value]
+) -> dict[str, Value]:
     """`asked`, or the first configuration that no trial has, on a walk from it which draws one
     active key anew at each step.
     """
@@ -55,7 +57,7 @@ def _name(space: Space, values: Sampled) -> str:
 
 def _tried(plan: Plan, state: SweepState) -> set[str]:
     """The names of all trials' configurations; an ask looks at those that have come since."""
-    known = kept(plan, state, _Names)
+    known = cached_for(plan, state, _Names)
     for trial in islice(state.trials.values(), known.count, None):
         first = trial.spans[min(trial.spans)].sampled  # a population changes its members
         known.names.add(_name(plan.space, first))

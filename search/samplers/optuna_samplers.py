@@ -23,13 +23,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from search.log import SweepState
-from search.memory import kept
 from search.objectives import Values
 from search.optuna_distributions import directions, distribution, encode, from_unit, suggest
 from search.optuna_trials import HEALTH
 from search.plan import Plan
 from search.samplers.ask import Row, active_of, level_of, rows_at
 from search.seeds import derive
+from search.state_cache import cached_for
 
 _KEPT = 1 << 14
 """Trials in Optuna's terms that are kept from one ask to the next, for each sweep."""
@@ -97,7 +97,7 @@ def history(plan: Plan, state: SweepState, step: int, draw: Random) -> list[Froz
         if row.values is not None and not plan.goal.is_measured(row.values)
     }
     worst = _worst(plan, rows) if ill else {}
-    cache = kept(plan, state, _Cache)
+    cache = cached_for(plan, state, _Cache)
     told = []
     for row in rows:
         key = (row.number, step, bool(ill))

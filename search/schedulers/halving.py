@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Sequence
 
 from search.log import COMPLETE, SweepState
-from search.memory import kept
 from search.plan import Plan
 from search.schedulers.base import Continuation
 from search.schedulers.waiting import Promoting, best_waiting, last_promotion
+from search.state_cache import cached_for
 
 
 class _Through:
@@ -47,7 +47,7 @@ class Halving(Promoting):
 
     def _waves_through(self, state: SweepState) -> int:
         """How many of the first waves are done; they stay so."""
-        done = kept(self.plan, state, _Through)
+        done = cached_for(self.plan, state, _Through)
         while done.waves + 1 < len(self.bounds):
             first, end = self.bounds[done.waves : done.waves + 2]
             wave = state.asked_for[first:end]

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.log import SweepState
-from search.memory import kept
 from search.plan import Plan
 from search.schedulers.asha_promotion import AshaPromotion
+from search.state_cache import cached_for
 
 PERCENTILE = 90.0
 """The paper's N: of the distances between trials that overtake each other."""
@@ -51,7 +51,7 @@ class Pasha(AshaPromotion):
         """`_disagree`, which looks at the trials above the first level alone."""
         seen = [len(state.rungs.get(step, ())) for step in self.plan.levels[1:]]
         made_from = (above, state.replaced, *seen)
-        known = kept(self.plan, state, _Known)
+        known = cached_for(self.plan, state, _Known)
         if known.made_from != made_from:
             known.answer, known.made_from = self._disagree(state, below, above), made_from
         return known.answer

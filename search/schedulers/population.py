@@ -11,8 +11,8 @@ machine, and be resumed, with the same outcome. It is certain that a member goes
 quarter is behind it; only those that may belong to the worst quarter wait for the others.
 
 A member is at most one interval ahead of the slowest. So the checkpoint that a waiting member will
-begin from is one of the last three at which its owner's segments ended (`LocalRun.lends` keeps
-them).
+begin from is one of the last three at which its owner's segments ended, which
+`LocalRun.lends_checkpoints` keeps.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Population(Scheduler):
         if not plan.rungs:
             raise SettingsError(
                 f"{name} compares its trials every interval (--grace), and no interval ends "
-                f"between step {plan.settled} and train.steps ({plan.steps}). Shorten "
+                f"between step {plan.last_change} and train.steps ({plan.steps}). Shorten "
                 "train.report_every or the interval."
             )
         if not plan.pausing:

@@ -43,7 +43,7 @@ def weigh(case, settings, modules, number):
     *before, phase = list(case.system.phases(settings, case.prepared))[: number + 1]
     batch = case.batch(settings)
     for earlier in before:
-        batch = {**batch, **earlier.handed_on(earlier.forward(modules, batch, settings))}
+        batch = {**batch, **earlier.shared_outputs(earlier.forward(modules, batch, settings))}
     torch.manual_seed(5)  # a phase may draw noise
     prediction = phase.forward(modules, batch, settings)
     steps = settings.train.steps

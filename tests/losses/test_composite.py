@@ -195,7 +195,7 @@ def test_a_balancer_makes_the_weights_from_those_of_the_settings():
     assert composite.weights(5, 10) == {"near": 2.0, "far": 0.25}
 
 
-def test_settled_when_the_last_schedule_of_a_term_that_is_on_has_ended():
+def test_last_change_is_when_the_last_schedule_of_a_term_that_is_on_has_ended():
     moving = {
         "near.schedule.kind": "warmup",
         "near.schedule.end": 0.2,
@@ -203,11 +203,11 @@ def test_settled_when_the_last_schedule_of_a_term_that_is_on_has_ended():
         "far.schedule.start": 0.6,
     }
     composite = Composite(TERMS, replace(Loss(), moving))
-    assert composite.settled_steps(50) == {"near": 10, "far": 30}
+    assert composite.last_change_steps(50) == {"near": 10, "far": 30}
     weights = [composite.weights(step, 50) for step in (29, 30, 49)]
     assert weights[0] != weights[1] == weights[2]
     for off in ({"far.enabled": False}, {"far.weight": 0.0}):
-        assert Composite(TERMS, replace(Loss(), {**moving, **off})).settled_steps(50) == {
+        assert Composite(TERMS, replace(Loss(), {**moving, **off})).last_change_steps(50) == {
             "near": 10
         }
-    assert Composite(TERMS, Loss()).settled_steps(50) == {"near": 0, "far": 0}
+    assert Composite(TERMS, Loss()).last_change_steps(50) == {"near": 0, "far": 0}

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from losses.schedules import (
     KINDS,
     ScheduleSettings,
+    last_change_position,
+    last_change_step,
     schedule_factor,
-    settled_position,
-    settled_step,
 )
 from settings.schema import SettingsError
 
@@ -155,13 +155,13 @@ def test_refused(fields, message):
 
 
 @given(schedules(), st.integers(1, 2000))
-def test_settled_means_that_nothing_changes_any_more(schedule, steps):
-    first = settled_step(schedule, steps)
+def test_nothing_changes_after_the_last_change(schedule, steps):
+    first = last_change_step(schedule, steps)
     assert 0 <= first <= steps
     final = schedule_factor(schedule, steps, steps)
     assert all(schedule_factor(schedule, step, steps) == final for step in range(first, steps + 1))
     if first:  # and one step earlier the schedule is still on its way
-        assert (first - 1) / steps < settled_position(schedule) <= first / steps
+        assert (first - 1) / steps < last_change_position(schedule) <= first / steps
 
 
 SETTLED = [
@@ -182,12 +182,12 @@ SETTLED = [
 
 
 @pytest.mark.parametrize(("fields", "expected"), SETTLED)
-def test_settled_by_hand(fields, expected):
-    assert settled_step(ScheduleSettings(**fields), 10) == expected
+def test_last_change_by_hand(fields, expected):
+    assert last_change_step(ScheduleSettings(**fields), 10) == expected
 
 
-def test_settled_is_exact_where_a_product_is_rounded():
+def test_last_change_is_exact_where_a_product_is_rounded():
     schedule = ScheduleSettings(kind="step", start=0.07)
     assert 0.07 * 100 > 7.0  # as floating point has it
-    assert settled_step(schedule, 100) == 7
+    assert last_change_step(schedule, 100) == 7
     assert [schedule_factor(schedule, step, 100) for step in (6, 7)] == [0.0, 1.0]

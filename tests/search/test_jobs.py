@@ -193,7 +193,7 @@ def test_unknown_events_are_left_alone():
         ({"trials": 0}, "--trials must be a whole number from 1"),
         ({"scheduler": "asha", "eta": 1}, "--eta must be a whole number from 2"),
         ({"scheduler": "asha", "grace": 15}, "multiple of train.report_every"),
-        ({"grace": 20, "settled": 25, "scheduler": "asha"}, "step 25.*Begin at 30"),
+        ({"grace": 20, "last_change": 25, "scheduler": "asha"}, "step 25.*Begin at 30"),
         ({"rung_steps": (30, 10), "scheduler": "asha"}, "ascend"),
         ({"rung_steps": (30, 90), "scheduler": "asha"}, "not below train.steps"),
         ({"budget": 0.0}, "budget must be above 0"),
@@ -226,7 +226,7 @@ def test_rungs_from_a_first_one_grow_by_eta(grace, eta, steps, make_plan):
 def test_default_rungs_divide_the_length(make_plan):
     assert make_plan(scheduler="asha", steps=270).rungs == (10, 30, 90)
     assert make_plan(scheduler="asha", steps=180, report_every=30).rungs == (30, 60)
-    assert make_plan(scheduler="asha", steps=270, settled=15).rungs == (30, 90)
+    assert make_plan(scheduler="asha", steps=270, last_change=15).rungs == (30, 90)
     assert make_plan(scheduler="none").rungs == ()
 
 

@@ -14,7 +14,7 @@ from search.hypervolume_shares import exclusive_in_three
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
 from search.pareto import crowded_ranks, hypervolume, non_dominated
-from search.pareto_band import Skyband
+from search.pareto_band import ParetoBand
 from search.rankings import Judged, Measured, Ranking, Recorded, View, Waiting, ranking
 from search.samplers.ask import Told, rows_at
 from search.schedulers.median import Averaged
@@ -164,7 +164,7 @@ def fronts_by_looking(rows, enough):
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("are_equal", [False, True])
 def test_a_band_has_the_first_fronts_whatever_leaves(k, are_equal):
-    draws, band, rows = random.Random(k), Skyband(k, 5), {}
+    draws, band, rows = random.Random(k), ParetoBand(k, 5), {}
     for number in range(80):
         if rows and draws.random() < 0.3:
             gone = draws.choice(sorted(rows)[-20:] + fronts_by_looking(rows, 2))
@@ -183,7 +183,7 @@ def test_a_band_has_the_first_fronts_whatever_leaves(k, are_equal):
 
 
 def test_a_band_grows_much_less_than_the_rows():
-    rng, band = np.random.default_rng(0), Skyband(2, 10)
+    rng, band = np.random.default_rng(0), ParetoBand(2, 10)
     for number, row in enumerate(rng.random((2000, 2))):
         band.add(number, row)
     numbers, _ = band.members(10)

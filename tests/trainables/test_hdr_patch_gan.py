@@ -75,7 +75,7 @@ def test_there_is_no_critic_by_default(prepared):
     settings = replace(SYSTEM.Settings(), HdrPatch.small)
     assert list(SYSTEM.build(settings, prepared).modules) == ["model"]
     (phase,) = SYSTEM.phases(settings, None)
-    assert list(phase.composite.terms) == list(TERMS) and not phase.keeps
+    assert list(phase.composite.terms) == list(TERMS) and not phase.shares_outputs
     assert not settings.loss.adversarial.enabled
 
 
@@ -83,7 +83,7 @@ def test_the_critic_judges_what_the_model_has_just_made(gan):
     """What it is handed gives the logits that the model saw, without a second forward."""
     modules, (first, second), settings, batch = gan()
     prediction = first.forward(modules, batch, settings)
-    handed = first.handed_on(prediction)
+    handed = first.shared_outputs(prediction)
     assert list(handed) == ["model.radiance"] and not handed["model.radiance"].requires_grad
     found = second.forward({"discriminator": modules["discriminator"]}, batch | handed, settings)
     torch.testing.assert_close(found["fake_logits"], prediction["fake_logits"])
@@ -125,7 +125,7 @@ def test_each_side_moves_its_own(gan, objective, norm):
     assert bool(term.unbounded) == (objective == "hinge")
     total, count = term(prediction, batch, settings)
     assert moved(total, modules["model"]) and float(count) == 3.0
-    judged = second.forward(modules, batch | first.handed_on(prediction), settings)
+    judged = second.forward(modules, batch | first.shared_outputs(prediction), settings)
     total, count = second.composite.terms["patch"](judged, batch, settings)
     assert moved(total, modules["discriminator"]) and not moved(total, modules["model"])
 

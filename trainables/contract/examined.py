@@ -141,7 +141,7 @@ class Examined:
             else:
                 prediction = forward(phase, modules, batch, settings)
             yield phase, prediction, batch
-            batch = {**batch, **phase.handed_on(prediction)}
+            batch = {**batch, **phase.shared_outputs(prediction)}
 
 
 def short_of(system: System) -> dict[str, Any]:

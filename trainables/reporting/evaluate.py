@@ -100,7 +100,7 @@ def _measure(
         if number == 0 and worst is not None:
             worst.look(torch.stack(measured), prediction, batch)
         vectors.append(torch.cat(measured))
-        batch = {**batch, **phase.handed_on(prediction)}
+        batch = {**batch, **phase.shared_outputs(prediction)}
     return vectors
 
 

@@ -16,7 +16,7 @@ from trainables.system import Loaders
 _MASK = (1 << 64) - 1
 
 
-def mix(*parts: int) -> int:
+def hash63(*parts: int) -> int:
     """A 63-bit hash of whole numbers (splitmix64), equal on every machine and Python."""
     state = 0
     for part in parts:
@@ -72,9 +72,9 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     def _draw(self, position: int) -> tuple[int, int]:
         epoch, offset = divmod(position, self.size)
         if epoch != self._epoch:
-            self._order = np.random.default_rng(mix(self.seed, 1, epoch)).permutation(self.size)
+            self._order = np.random.default_rng(hash63(self.seed, 1, epoch)).permutation(self.size)
             self._epoch = epoch
-        return int(self._order[offset]), mix(self.seed, 2, position)
+        return int(self._order[offset]), hash63(self.seed, 2, position)
 
 
 def train_loader(

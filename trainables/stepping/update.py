@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from losses.balancers.base import Observed
 from losses.terms import Tensors
-from trainables.stepping.batches import mix
+from trainables.stepping.batches import hash63
 from trainables.stepping.gradients import IdleParameters, TermGradients
 from trainables.stepping.optimizer import OptimizerSettings, learning_rate
 from trainables.system import Phase
@@ -102,7 +102,7 @@ class PhaseUpdate:
         train = self.settings.train
         weights = self.phase.composite.weights(step, train.steps)
         self.interval.weights = weights
-        if not (self.is_first or self.phase.keeps or any(weights.values())):
+        if not (self.is_first or self.phase.shares_outputs or any(weights.values())):
             return [{} for _ in batches]
         counts = self._global_counts(batches)
         balancer = self.phase.composite.balancer
@@ -176,7 +176,7 @@ class PhaseUpdate:
                     idle = self.idle.of(loss, weighed.sums)
                     loss = sum((p.sum() * 0.0 for p in idle), loss)
                 self.accelerator.backward(loss)
-            kept.append(self.phase.handed_on(prediction))
+            kept.append(self.phase.shared_outputs(prediction))
             total = total + weighed.total.detach()
             for name, value in weighed.sums.items():
                 sums[name] = sums[name] + value if name in sums else value
@@ -245,7 +245,7 @@ class PhaseUpdate:
         if not all(map(math.isfinite, norms.values())):
             return
         # The draw of a balancer; the batches use the streams 1 to 3 of the same seed.
-        seed = mix(self.settings.train.seed, 4, step)
+        seed = hash63(self.settings.train.seed, 4, step)
         self.phase.composite.balancer.observe(Observed(losses, norms, seed), step)
 
     def report(self, step: int) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from data.fields.augment import FIXED_VIEW, AugmentSettings, add_noise, draw, mix, uniforms, warp
+from data.fields.augment import FIXED_VIEW, AugmentSettings, add_noise, blend, draw, uniforms, warp
 from settings.flat import replace
 
 ALWAYS = AugmentSettings(
@@ -162,7 +162,7 @@ def test_a_sample_does_not_depend_on_its_batch(seeds, data):
     def changed(chosen: list[int]) -> torch.Tensor:
         draws = draw(ALWAYS, chosen, [seeds[i] for i in chosen], len(seeds))
         moved = warp(images[chosen], draws)
-        moved = mix(moved, images[draws.partner[draws.mixed]], draws)
+        moved = blend(moved, images[draws.partner[draws.mixed]], draws)
         return add_noise(moved, draws, 0.01)
 
     together = changed(order)
@@ -175,7 +175,7 @@ def test_nothing_is_written_to():
     before = images.clone()
     draws = drawn(ALWAYS, list(range(16)), size=16)
     moved = warp(images, draws)
-    mixed = mix(images, images[draws.partner], draws)
+    mixed = blend(images, images[draws.partner], draws)
     noisy = add_noise(images, draws, 0.1)
     assert torch.equal(images, before)
     for made in (moved, mixed, noisy):
@@ -197,7 +197,7 @@ def test_nothing_happens_where_the_coins_say_so():
 def test_mixing_is_the_convex_combination_of_the_mixed_samples():
     values, partners = torch.randn(3, 2, 4), torch.randn(2, 2, 4)
     draws = with_only(3, mixed=[True, False, True], own_share=[0.25, 1.0, 0.5])
-    made = mix(values, partners, draws)
+    made = blend(values, partners, draws)
     torch.testing.assert_close(made[0], 0.25 * values[0] + 0.75 * partners[0])
     assert torch.equal(made[1], values[1])
     torch.testing.assert_close(made[2], 0.5 * values[2] + 0.5 * partners[1])
@@ -224,7 +224,7 @@ def test_on_a_gpu_the_numbers_are_those_of_the_cpu():
     draws = drawn(ALWAYS, list(range(32)), size=32)
     for change in (
         lambda x: warp(x, draws),
-        lambda x: mix(x, x[torch.from_numpy(draws.partner).to(x.device)], draws),
+        lambda x: blend(x, x[torch.from_numpy(draws.partner).to(x.device)], draws),
         lambda x: add_noise(x, draws, 0.1),
     ):
         torch.testing.assert_close(change(images.cuda()).cpu(), change(images), atol=1e-4, rtol=0)

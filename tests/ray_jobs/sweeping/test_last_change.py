@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_jobs.sweeping.last_change import Settled, extremes, settled
+from ray_jobs.sweeping.last_change import LastChange, extremes, last_change
 from search_spaces.domains import Choice, LogUniform, Uniform
 from search_spaces.space import Point, Space, spaces_of
 from settings.flat import flatten, replace
@@ -26,53 +26,54 @@ def made(changes=None, domains=None, system=None):
 
 
 def test_nothing_moves_by_default():
-    assert settled(*made()) == Settled(0, "")
+    assert last_change(*made()) == LastChange(0, "")
 
 
 def test_the_latest_term_of_all_phases_decides():
     near = {"loss.squared.schedule.kind": "warmup", "loss.squared.schedule.end": 0.2}
     far = {"critic.hinge.schedule.kind": "step", "critic.hinge.schedule.start": 0.4}
-    assert settled(*made(near)) == Settled(20, "loss.squared.schedule")
-    assert settled(*made({**near, **far})) == Settled(40, "critic.hinge.schedule")
-    assert settled(*made({**near, **far}, system=Toy())).step == 20
-    assert settled(*made({**near, **far, "critic.hinge.enabled": False})).step == 20
+    assert last_change(*made(near)) == LastChange(20, "loss.squared.schedule")
+    assert last_change(*made({**near, **far})) == LastChange(40, "critic.hinge.schedule")
+    assert last_change(*made({**near, **far}, system=Toy())).step == 20
+    assert last_change(*made({**near, **far, "critic.hinge.enabled": False})).step == 20
 
 
 def test_warm_ups_of_every_optimizer_count_and_decays_do_not():
-    assert settled(*made({"optimizer.schedule": "cosine"})).step == 0
-    assert settled(*made({"optimizer.warmup": 0.045})) == Settled(5, "optimizer.warmup")
-    found = settled(*made({"critic_optimizer.warmup": 0.1}))
-    assert found == Settled(10, "critic_optimizer.warmup")
-    assert settled(*made(domains={"optimizer.warmup": Uniform(0.0, 0.3)})).step == 30
+    assert last_change(*made({"optimizer.schedule": "cosine"})).step == 0
+    assert last_change(*made({"optimizer.warmup": 0.045})) == LastChange(5, "optimizer.warmup")
+    found = last_change(*made({"critic_optimizer.warmup": 0.1}))
+    assert found == LastChange(10, "critic_optimizer.warmup")
+    assert last_change(*made(domains={"optimizer.warmup": Uniform(0.0, 0.3)})).step == 30
 
 
 def test_an_annealing_to_the_end_leaves_no_room():
     decay = {"loss.squared.schedule.kind": "cosine", "loss.squared.schedule.first": 1.0}
-    found = settled(*made({**decay, "loss.squared.schedule.last": 0.1}))
-    assert found == Settled(100, "loss.squared.schedule")
+    found = last_change(*made({**decay, "loss.squared.schedule.last": 0.1}))
+    assert found == LastChange(100, "loss.squared.schedule")
     said = found.note(100, 10)
     assert "no rung is possible" in said
     assert "loss.squared.schedule changes until step 100 of 100" in said
 
 
 def test_what_is_said():
-    assert Settled(0, "").note(100, 10) == ""
-    assert Settled(10, "optimizer.warmup").note(100, 10) == ""  # there is no rung before the first
-    said = Settled(11, "optimizer.warmup").note(100, 10)
+    assert LastChange(0, "").note(100, 10) == ""
+    # no rung lies before the first
+    assert LastChange(10, "optimizer.warmup").note(100, 10) == ""
+    said = LastChange(11, "optimizer.warmup").note(100, 10)
     assert said == "no rung before step 20: optimizer.warmup changes until step 11"
-    assert "no rung is possible" in Settled(91, "optimizer.warmup").note(100, 10)
+    assert "no rung is possible" in LastChange(91, "optimizer.warmup").note(100, 10)
 
 
 def test_the_worst_that_the_space_can_draw_counts():
     kind = {"loss.absolute.schedule.kind": "linear", "loss.absolute.schedule.end": 0.1}
     end = {"loss.absolute.schedule.end": Uniform(0.1, 0.7)}
-    assert settled(*made(kind, end)) == Settled(70, "loss.absolute.schedule")
+    assert last_change(*made(kind, end)) == LastChange(70, "loss.absolute.schedule")
     off = {**kind, "loss.absolute.enabled": False}
-    assert settled(*made(off, end)).step == 0
+    assert last_change(*made(off, end)).step == 0
     switch = {"loss.absolute.enabled": Choice((True, False))}
-    assert settled(*made(off, {**end, **switch})).step == 70
+    assert last_change(*made(off, {**end, **switch})).step == 70
     weight = {"loss.absolute.weight": Uniform(0.0, 1.0)}
-    assert settled(*made({**kind, "loss.absolute.weight": 0.0}, weight)).step == 10
+    assert last_change(*made({**kind, "loss.absolute.weight": 0.0}, weight)).step == 10
 
 
 def test_only_what_is_active_together_counts():
@@ -84,26 +85,26 @@ def test_only_what_is_active_together_counts():
         f"{key}.kind": Choice(("constant", "warmup")),
         f"{key}.end": Uniform(0.1, 0.4, when={f"{key}.kind": ("warmup",)}),
     }
-    assert settled(*made(domains=domains)).step == 40
+    assert last_change(*made(domains=domains)).step == 40
     balancer = {"loss.balancer.kind": Choice(("fixed", "uncertainty", "dwa"))}
     ends = {f"{key}.end": Uniform(0.1, 0.4, when={"loss.balancer.kind": ("dwa", "fixed")})}
-    found = settled(*made({f"{key}.kind": "warmup", f"{key}.end": 0.6}, {**balancer, **ends}))
+    found = last_change(*made({f"{key}.kind": "warmup", f"{key}.end": 0.6}, {**balancer, **ends}))
     assert found.step == 60  # with uncertainty it is the settings' own
 
 
 def test_draws_that_no_trial_can_have_are_left_out():
     key = "loss.absolute.schedule"
     domains = {f"{key}.start": Choice((0.2, 0.5)), f"{key}.end": Choice((0.4, 0.45))}
-    assert settled(*made({f"{key}.kind": "linear"}, domains)).step == 45
+    assert last_change(*made({f"{key}.kind": "linear"}, domains)).step == 45
 
 
 def test_documented_points_count():
     system, tree, space = made()
     point = Point("paper", {"loss.squared.schedule.kind": "warmup", "optimizer.lr": 0.1})
-    found = settled(system, tree, space, [point])
-    assert found == Settled(100, "loss.squared.schedule of point paper")
+    found = last_change(system, tree, space, [point])
+    assert found == LastChange(100, "loss.squared.schedule of point paper")
     warm = Point("paper", {"optimizer.warmup": 0.5})
-    assert settled(system, tree, space, [warm]).step == 50
+    assert last_change(system, tree, space, [warm]).step == 50
 
 
 _KEY = "loss.absolute.schedule"
@@ -125,7 +126,7 @@ def test_no_trial_settles_later(keys, seed):
     rng = random.Random(seed)
     base = {f"{_KEY}.kind": "linear", f"{_KEY}.end": 0.4, "train.steps": 1000}
     system, tree, space = made(base, domains)
-    bound = settled(system, tree, space)
+    bound = last_change(system, tree, space)
     latest = 0
     for _ in range(20):
         drawn = {}
@@ -136,7 +137,7 @@ def test_no_trial_settles_later(keys, seed):
                 many = domain.ends if isinstance(domain, Choice) else (rng.uniform(low, high),)
                 drawn[key] = rng.choice(many)
         own = replace(tree, drawn)
-        latest = max(latest, settled(system, own, Space("none", system.name, LR)).step)
+        latest = max(latest, last_change(system, own, Space("none", system.name, LR)).step)
     assert latest <= bound.step
 
 
@@ -163,4 +164,4 @@ def test_shipped_spaces_have_room_for_rungs(described):
         tree = replace(system.Settings(), space.fixed)
         bound = space.bind(flatten(tree))
         limit = limits.get(space.name, 0.1) * tree.train.steps
-        assert settled(system, tree, bound).step <= limit
+        assert last_change(system, tree, bound).step <= limit

@@ -94,7 +94,7 @@ def test_what_cannot_be_judged_or_planned_is_refused(make, line, says):
 def test_no_rung_lies_before_the_end_of_a_warm_up(make):
     free, warm = make("--trials 30"), make("--trials 30", "optimizer.warmup=0.2")
     assert free.plan.rungs == (2, 6, 18)
-    assert warm.plan.settled == 11
+    assert warm.plan.last_change == 11
     assert warm.plan.rungs == (18,)
     assert any("no rung before step 12" in note for note in warm.notes)
 

@@ -75,7 +75,7 @@ def sweep(directory, setup, slots, cut=None):
         workers=1,
         cpus=1.0,
         gpus=0.0,
-        lends=True,
+        lends_checkpoints=True,
     )
     waiting = []
     while True:

@@ -201,7 +201,7 @@ def test_shares_are_checked(make):
 
 
 def test_without_rungs_it_trains_everything_to_the_end(make):
-    plan = make(trials=3, grace=0, settled=265)
+    plan = make(trials=3, grace=0, last_change=265)
     assert plan.rungs == ()
     run, jobs = play(plan, noisy(0))
     assert [stop for _, _, stop in jobs] == [270] * 3

@@ -79,7 +79,7 @@ class TestWhoExploitsWhom:
         plan = make_plan()
         assert plan.rungs == tuple(range(10, 100, 10))
         assert make_plan(grace=35).rungs == (35, 70)
-        assert make_plan(settled=22).rungs == tuple(range(30, 100, 10))
+        assert make_plan(last_change=22).rungs == tuple(range(30, 100, 10))
         assert make_plan(steps=7, report_every=2).rungs == (2, 4, 6)
 
     def test_the_worst_quarter_copies_the_best(self):

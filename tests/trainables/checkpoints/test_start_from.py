@@ -10,7 +10,7 @@ import torch
 
 from results.store import ReportWriter
 from trainables.checkpoints import checkpoint
-from trainables.loop import LENT, Training, fit
+from trainables.loop import CHECKPOINTS_LENT, Training, fit
 from trainables.run import LocalRun
 from trainables.toy import Toy, ToyGan
 
@@ -188,9 +188,9 @@ def test_a_trial_that_lends_keeps_the_ends_of_its_last_segments(tmp_path, toys):
     lender, other = Pair(tmp_path / "a", toys), Pair(tmp_path / "b", toys)
     changes = {"train__steps": 48, "train__report_every": 2}
     for stop in (8, 16, 24, 32, 40, 46):
-        lender.train(0, stop, changes, resume=stop > 8, lends=True)
+        lender.train(0, stop, changes, resume=stop > 8, lends_checkpoints=True)
         other.train(0, stop, changes, resume=stop > 8)
-    assert LENT == 3
+    assert CHECKPOINTS_LENT == 3
     assert lender.steps(0) == [f"step-{step:08d}" for step in (32, 40, 44, 46)]
     assert other.steps(0) == [f"step-{step:08d}" for step in (44, 46)]
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from trainables.stepping.batches import Share, StepSampler, mix, train_loader, validation_loader
+from trainables.stepping.batches import Share, StepSampler, hash63, train_loader, validation_loader
 from trainables.system import Loaders
 
 U64 = (1 << 64) - 1
@@ -97,15 +97,15 @@ def test_the_hash_is_splitmix64(parts):
             state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             state = state ^ (state >> np.uint64(31))
-    assert mix(*parts) == int(state) >> 1
+    assert hash63(*parts) == int(state) >> 1
 
 
 def test_the_hash_never_changes():
     """Checkpoints rely on it: other values are other samples after a resume. The first output of
     splitmix64 from state 0 is published as 0xE220A8397B1DCDAF.
     """
-    assert mix(0) == 0xE220A8397B1DCDAF >> 1
-    assert [mix(0, 1, 0), mix(0, 2, 7), mix(123, 3, 0, 0)] == PINNED
+    assert hash63(0) == 0xE220A8397B1DCDAF >> 1
+    assert [hash63(0, 1, 0), hash63(0, 2, 7), hash63(123, 3, 0, 0)] == PINNED
 
 
 PINNED = [5352869105593375612, 6610530718320829396, 2182528867926667034]

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from trainables.stepping.batches import Share, mix, train_loader
+from trainables.stepping.batches import Share, hash63, train_loader
 from trainables.toy import ToyGan
 
 FORWARDS: list[str] = []
@@ -52,7 +52,7 @@ def test_the_critic_sees_what_the_generator_made_in_this_step(toys, tmp_path):
 def one_critic_step(tree):
     """The critic after one step of Adam, by hand, from the batch that the loop draws."""
     system = ToyGan()
-    torch.default_generator.manual_seed(mix(tree.train.seed, 3, 0, 0))
+    torch.default_generator.manual_seed(hash63(tree.train.seed, 3, 0, 0))
     modules = system.build(tree, None).modules
     share = Share(tree.train.batch_size, 1, 1, 0)
     loader = train_loader(system.loaders(tree, None), share, tree.train.seed, 0, 1, 0)

@@ -16,7 +16,7 @@ _memories: WeakKeyDictionary[SweepState, dict[Callable[[Plan], Any], tuple[Plan,
 )
 
 
-def kept(plan: Plan, state: SweepState, make: Callable[[Plan], T]) -> T:
+def cached_for(plan: Plan, state: SweepState, make: Callable[[Plan], T]) -> T:
     """What `make` made of the plan when it was asked first for this state; made anew for another
     plan, and gone with the state. It may save time and must change no answer.
     """
