@@ -155,7 +155,7 @@ class HdrPatch(SystemBase):
                 fill_and_ask,
                 composite,
                 shared=last_layer,
-                keeps=("radiance",),
+                shares_outputs=("radiance",),
                 without={"adversarial": fill},
             ),
             Phase("critic", ("discriminator",), judge, critic, "critic_optimizer"),

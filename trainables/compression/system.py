@@ -180,7 +180,7 @@ class Compression(SystemBase):
                 compress_and_ask,
                 composite,
                 shared=last_layer,
-                keeps=("reconstruction",),
+                shares_outputs=("reconstruction",),
                 without={"adversarial": compress},
             ),
             Phase("critic", ("discriminator",), judge, critic, "critic_optimizer"),

@@ -27,7 +27,7 @@ class HandedOn(ToyGan):
     def phases(self, settings, prepared):
         first, critic = super().phases(settings, prepared)
         return [
-            dataclasses.replace(first, keeps=("y",)),
+            dataclasses.replace(first, shares_outputs=("y",)),
             dataclasses.replace(critic, forward=judge_what_was_made),
         ]
 
