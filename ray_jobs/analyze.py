@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ray_jobs.verb import lasting_output, positive
+from ray_jobs.verb import lasting_output
 from ray_jobs.verb import parser as verb_parser
+from settings.option import positive
 
 if TYPE_CHECKING:
     import pandas as pd

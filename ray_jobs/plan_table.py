@@ -10,7 +10,8 @@ from rich.table import Table
 
 from metrics.combined import Combined
 from ray_jobs.engine.cluster import Demand, workers_on
-from ray_jobs.sweeping.planning import UNBOUNDED, SweepSetup
+from ray_jobs.sweeping.choices import UNBOUNDED
+from ray_jobs.sweeping.planning import SweepSetup
 from results.directory import read_history, read_sweep
 from search.forecast import Forecast, forecast
 
@@ -30,16 +31,17 @@ def print_plan(
         step_seconds: what a training step takes, for the cost in hours.
     """
     console = Console()
-    resources = setup.document["resources"]
-    at_once, where = _at_once(Demand(**resources), setup.max_concurrent)
+    options = setup.options
+    demand = Demand(workers=options.workers, cpus=options.cpus, gpus=options.gpus)
+    at_once, where = _at_once(demand, options.max_concurrent)
     for line in _lines(setup):
         console.print(line)
     console.print(
-        f"resources  a trial: {resources['workers']} worker(s) x {resources['cpus']:g} CPU, "
-        f"{resources['gpus']:g} GPU; at once: {at_once} ({where})"
+        f"resources  a trial: {demand.workers} worker(s) x {demand.cpus:g} CPU, "
+        f"{demand.gpus:g} GPU; at once: {at_once} ({where})"
     )
     console.print(f"directory  {directory}")
-    _print_forecast(console, forecast(setup.plan, at_once), resources, step_seconds)
+    _print_forecast(console, forecast(setup.plan, at_once), demand, step_seconds)
     if (directory / "sweep.json").exists():
         _print_so_far(console, directory, setup.plan.steps)
     _print_domains(console, setup)
@@ -88,7 +90,7 @@ def _lines(setup: SweepSetup) -> list[str]:
 
 
 def _print_forecast(
-    console: Console, expected: Forecast, resources: dict[str, float], seconds: float | None
+    console: Console, expected: Forecast, demand: Demand, seconds: float | None
 ) -> None:
     lines = expected.table()
     if len(lines[0]) > _WIDE:
@@ -105,11 +107,11 @@ def _print_forecast(
         f"{expected.complete} trials to the end"
     )
     if seconds is not None:
-        gpus = resources["workers"] * resources["gpus"]
+        gpus = demand.workers * demand.gpus
         hours = expected.steps * seconds / 3600.0
         cost += (
             f"; at {seconds:g} s a step {expected.elapsed_steps * seconds / 3600.0:.2f} h, "
-            f"{hours * resources['workers'] * resources['cpus']:.2f} CPU hours"
+            f"{hours * demand.workers * demand.cpus:.2f} CPU hours"
         )
         cost += f", {hours * gpus:.2f} GPU hours" if gpus else ""
     else:

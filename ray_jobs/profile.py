@@ -15,11 +15,11 @@ from ray_jobs.verb import (
     add_settings_arguments,
     finish,
     parser,
-    positive,
     refuse_without,
     resolved_settings,
     run_verb,
 )
+from settings.option import positive
 
 _DESCRIPTION = """Print parameters, latent, step time and peak memory of training steps.
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_jobs.sweeping.options import add_rungs
-from ray_jobs.verb import OK, finish, parser, positive, positive_number, run_verb
-from search.plan import POPULATIONS, SCHEDULERS
+from ray_jobs.verb import OK, finish, parser, run_verb
+from search.options import SCHEDULERS, SearchOptions
+from search.plan import POPULATIONS
+from settings.option import options_of, positive, positive_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,10 @@ def _parser() -> ArgumentParser:
         metavar="N",
         help="slots (default: as many as the sweep had)",
     )
-    add_rungs(add, eta="the sweep's")
+    rungs = options_of(SearchOptions)
+    eta = {**rungs["eta"].argument, "help": "one in N passes a rung (default the sweep's)"}
+    add("--eta", **eta)
+    add("--grace", **rungs["grace"].argument)
     add(
         "--orders",
         type=positive,
@@ -110,16 +114,16 @@ def compare(
     from results.leaderboard import plain_table
 
     sweep = read_sweep(directory)
-    known = sweep.document["scheduler"]
+    logged = sweep.options
     _check_replayable(sweep, schedulers)
     workload, slots = read_workload(sweep)
     workers = workers or slots
-    own = {} if eta or grace else known  # its rungs, and the shares of its brackets
+    same = {} if eta or grace else logged  # its rungs, and the shares of its brackets
     options = {
-        "eta": eta or known.get("eta") or 3,
-        "grace": grace or own.get("grace") or 0,
-        "rung_steps": tuple(own.get("rung_steps") or ()),
-        "pausing": known.get("pausing", True),
+        "eta": eta or logged.get("eta") or 3,
+        "grace": grace or same.get("grace") or 0,
+        "rung_steps": tuple(same.get("rung_steps") or ()),
+        "pausing": logged.get("workers", 1) == 1,
     }
     print(_preamble(sweep, workload, workers, orders))
     rungs = workload.plan("brackets", **options).rungs
@@ -131,7 +135,7 @@ def compare(
     rows = []
     for budget in budgets:
         for scheduler in schedulers:
-            shares = tuple(own.get("shares") or ()) if scheduler == own.get("name") else ()
+            shares = tuple(same.get("shares") or ()) if scheduler == same.get("scheduler") else ()
             plan = workload.plan(scheduler, budget, shares=shares, **options)
             outcomes = [
                 workload.outcome(workload.run(plan, workers, order)) for order in range(orders)
@@ -148,7 +152,7 @@ def _check_replayable(sweep: Sweep, schedulers: Sequence[str]) -> None:
     """
     from settings.schema import SettingsError
 
-    logged = sweep.document["scheduler"].get("name")
+    logged = sweep.options.get("scheduler")
     if logged in POPULATIONS:
         raise SettingsError(
             f"{sweep.path} was run by {logged}, whose trials take over each other's weights and "
@@ -227,7 +231,7 @@ def read_workload(sweep: Sweep) -> tuple[Workload, int]:
         sweep.goal,
         steps,
         int(sweep.settings["train.report_every"]),
-        last_change=int(sweep.document["scheduler"].get("settled") or 0),
+        last_change=sweep.last_change,
         start_seconds=max(statistics.median(starts), 0.0) if starts else 0.0,
     )
     return workload, _slots(read_events(Path(sweep.path) / "log.jsonl"))

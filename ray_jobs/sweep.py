@@ -83,19 +83,16 @@ def _simulate(arguments: Namespace) -> int:
     )
 
 
-def _options(
-    arguments: Namespace, system: str, overrides: Sequence[str]
-) -> SweepOptions:
-    return SweepOptions(system=system, overrides=tuple(overrides), **given(arguments))
-
-
 def _new(arguments: Namespace) -> tuple[Any, Path]:
     from ray_jobs.sweeping.planning import new_setup
     from settings.schema import SettingsError
 
     if not arguments.system:
         raise SettingsError("name a system: python -m ray_jobs.sweep hdr_patch (or --resume DIR).")
-    setup = new_setup(_options(arguments, arguments.system, arguments.overrides), sys.argv)
+    options = SweepOptions(
+        system=arguments.system, overrides=tuple(arguments.overrides), **given(vars(arguments))
+    )
+    setup = new_setup(options, sys.argv)
     if (
         arguments.dir is None
         and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -137,7 +134,7 @@ def _check_empty(directory: Path) -> None:
 
 def _resumed(arguments: Namespace) -> tuple[Any, Path]:
     """The stored sweep; options given again must not change what it is. `--trials` may grow it."""
-    from ray_jobs.sweeping.resume import GROWING, asked_document, grown, stored_setup, what_changed
+    from ray_jobs.sweeping.resume import grown, stored_setup, what_changed
     from settings.schema import SettingsError
 
     directory = Path(arguments.resume)
@@ -148,24 +145,20 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path]:
             f"--dir {arguments.dir} --warm-start {directory}, without --resume."
         )
     setup = stored_setup(directory)
-    stored = setup.document
     overrides = list(arguments.overrides)
-    said = given(arguments)
+    said = given(vars(arguments))
     if arguments.system and "=" in arguments.system:
         overrides.insert(0, arguments.system)
     elif arguments.system:
         said["system"] = arguments.system
-    changed = what_changed(stored, asked_document(stored, said, overrides))
+    changed = what_changed(setup, said, overrides)
     if changed:
         raise SettingsError(
             f"--resume {directory} with these options would make another sweep of it:\n  "
             + "\n  ".join(changed)
             + "\nResume by its path alone, or start a new sweep with --dir."
         )
-    growth = {
-        name: getattr(arguments, name) for name in GROWING if getattr(arguments, name) is not None
-    }
-    return grown(setup, directory, growth, arguments.max_concurrent), directory
+    return grown(setup, directory, said), directory
 
 
 def _write_document(directory: Path, document: Any, fresh: bool) -> None:
@@ -188,7 +181,7 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
         cache=cache_directory(),
         project=PROJECT,
         address=arguments.address,
-        max_concurrent=setup.max_concurrent,
+        max_concurrent=setup.options.max_concurrent,
         time_budget_seconds=arguments.time_budget,
         may_grow=arguments.autoscaling,
         tell=lambda message: print(message, flush=True),

@@ -17,12 +17,10 @@ from ray_jobs.verb import (
     add_settings_arguments,
     check_directory,
     finish,
-    number_from_0,
     parser,
-    positive,
-    positive_number,
     run_verb,
 )
+from settings.option import number_from_0, positive, positive_number
 
 _DESCRIPTION = """Train one configuration of a system.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import os
 import sys
 import threading
-from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,41 +33,6 @@ def parser(verb: str, description: str) -> ArgumentParser:
     )
     made.add_argument("--debug", action="store_true", help="show the stack trace of an error")
     return made
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if not text.isdigit() or int(text) < 1:
-        raise ArgumentTypeError(f"a whole number from 1 on, not {text!r}")
-    return int(text)
-
-
-def positive_number(text: str) -> float:
-    """A number above 0, for argparse."""
-    if not 0.0 < (value := _number(text)) < math.inf:
-        raise ArgumentTypeError(f"a number above 0, not {text!r}")
-    return value
-
-
-def whole(text: str) -> int:
-    """A whole number from 0 on, for argparse."""
-    if not text.isdecimal():
-        raise ArgumentTypeError(f"a whole number from 0 on, not {text!r}")
-    return int(text)
-
-
-def number_from_0(text: str) -> float:
-    """A number from 0 on, for argparse."""
-    if not 0.0 <= (value := _number(text)) < math.inf:
-        raise ArgumentTypeError(f"a number from 0 on, not {text!r}")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def add_settings_arguments(made: ArgumentParser, system_required: bool = True) -> None:

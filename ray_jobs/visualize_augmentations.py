@@ -15,11 +15,10 @@ from ray_jobs.verb import (
     cache_directory,
     finish,
     parser,
-    positive,
     resolved_settings,
     run_verb,
-    whole,
 )
+from settings.option import positive, whole
 
 _DESCRIPTION = """Draw training samples as they are and as augmentation changes them.
 

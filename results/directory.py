@@ -1,4 +1,4 @@
-"""A sweep directory as it is read: `sweep.json` and `log.jsonl`, formats 1 and 2. Nothing in it is
+"""A sweep directory as it is read: `sweep.json` and `log.jsonl`, formats 1 to 3. Nothing in it is
 unpickled.
 """
 
@@ -20,8 +20,13 @@ from search_spaces.space import Point
 from settings.schema import SettingsError, tupled
 from settings.systems import current_name
 
-FORMAT = 2
-"""1 had one objective and neither constraints nor repeats; it is read as such a sweep."""
+FORMAT = 3
+"""1 had one objective and neither constraints nor repeats; it is read as such a sweep. 2 had most
+options under names of their own, in place of `options`.
+"""
+
+RESUMABLE = 2
+"""The oldest format that a resume goes on with."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,8 @@ class Sweep:
         objectives: the first gives a trial's value; several make a Pareto front.
         constraints: what a trial must keep to be a result.
         derived: the objectives that are made of other columns.
-        trials: how many there will be at most, repeats not counted.
-        budget: in trainings of full length; None for none.
-        repeats: fresh seeds for each of the best configurations; 0 for none.
-        gpus: of one trial, over all its workers.
+        options: what the sweep was told, by field of `SweepOptions`; defaults named.
+        last_change: the step from which the loss of its trials no longer changes.
     """
 
     path: Path
@@ -53,11 +56,29 @@ class Sweep:
     derived: tuple[Combined, ...]
     metrics: Mapping[str, Mapping[str, Any]]
     terms: tuple[str, ...]
-    trials: int
-    budget: float | None
-    repeats: int
-    gpus: float
+    options: Mapping[str, Any]
+    last_change: int
     document: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def trials(self) -> int:
+        """How many there will be at most, repeats not counted."""
+        return int(self.options.get("trials") or 0)
+
+    @property
+    def budget(self) -> float | None:
+        """In trainings of full length; None for none."""
+        return self.options.get("budget")
+
+    @property
+    def repeats(self) -> int:
+        """Fresh seeds for each of the best configurations; 0 for none."""
+        return int(self.options.get("repeats") or 0)
+
+    @property
+    def gpus(self) -> float:
+        """Of one trial, over all its workers."""
+        return float(self.options.get("gpus") or 0.0) * float(self.options.get("workers") or 1)
 
     @property
     def objective(self) -> Objective:
@@ -145,8 +166,6 @@ def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
 def _sweep(directory: Path, document: Mapping[str, Any]) -> Sweep:
     declared = document.get("objectives") or [document["objective"]]
     space = document.get("space") or {}
-    resources = document.get("resources") or {}
-    repeats = document.get("repeats") or {}
     points = [
         Point(node["name"], _tupled_values(node["settings"]), tuple(node.get("outside") or ()))
         for node in document.get("points") or ()
@@ -164,12 +183,34 @@ def _sweep(directory: Path, document: Mapping[str, Any]) -> Sweep:
         derived=tuple(Combined.from_json(node) for node in document.get("derived") or ()),
         metrics=dict(document.get("metrics") or {}),
         terms=tuple(document.get("terms") or ()),
-        trials=int(document.get("trials") or 0),
-        budget=document.get("budget"),
-        repeats=int(repeats.get("draws") or 0),
-        gpus=float(resources.get("gpus") or 0.0) * float(resources.get("workers") or 1),
+        options=_options(document),
+        last_change=int(_last_change(document) or 0),
         document=document,
     )
+
+
+def _options(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of any format, by field; those that format 2 did not store have their default
+    when they are read.
+    """
+    if document["format"] > 2:
+        return document["options"]
+    rule = document.get("scheduler") or {}
+    repeats = document.get("repeats") or {}
+    options = {
+        "scheduler": rule.get("name"),
+        **{name: rule[name] for name in ("eta", "grace", "rung_steps", "shares") if name in rule},
+        **({"repeats": repeats["draws"], "repeat_top": repeats["top"]} if repeats else {}),
+        **(document.get("resources") or {}),
+    }
+    same = ("trials", "budget", "seed", "sampler", "storage", "max_failures", "max_concurrent")
+    return {**{name: document[name] for name in same if name in document}, **options}
+
+
+def _last_change(document: Mapping[str, Any]) -> Any:
+    if document["format"] > 2:
+        return document["last_change"]
+    return (document.get("scheduler") or {}).get("settled")
 
 
 def _tupled_values(values: Mapping[str, Any]) -> dict[str, Any]:

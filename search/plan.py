@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from search.options import SAMPLERS, SCHEDULERS, SearchOptions
 from search_spaces.domains import Choice
 from settings.schema import SettingsError
 
@@ -16,31 +17,6 @@ if TYPE_CHECKING:
     from search.objectives import Goal, Mode
     from search.warm import Warm
     from search_spaces.space import Point, Space
-
-SAMPLERS: Mapping[str, str] = {
-    "tpe": "search.samplers.optuna_samplers:ask_optuna",
-    "random": "search.samplers.optuna_samplers:ask_optuna",
-    "cmaes": "search.samplers.cma:ask_cma",
-    "gp": "search.samplers.gp:ask_gp",
-    "nsga2": "search.samplers.optuna_samplers:ask_optuna",
-    "qmc": "search.samplers.optuna_samplers:ask_qmc",
-}
-"""Every sampler by name, as "module:attribute": (plan, state, trial, bracket) -> values of the
-active keys.
-"""
-
-SCHEDULERS: Mapping[str, str] = {
-    "brackets": "search.schedulers.brackets:Brackets",
-    "asha": "search.schedulers.asha:Asha",
-    "asha_promotion": "search.schedulers.asha_promotion:AshaPromotion",
-    "pasha": "search.schedulers.pasha:Pasha",
-    "halving": "search.schedulers.halving:Halving",
-    "median": "search.schedulers.median:Median",
-    "none": "search.schedulers.none:NoScheduler",
-    "pbt": "search.schedulers.population:Pbt",
-    "pb2": "search.schedulers.pb2:Pb2",
-}
-"""Every scheduler by name, as "module:attribute" (`search.schedulers.base.Scheduler`)."""
 
 JOURNAL = "journal"
 """The storage that mirrors a sweep unless another is named: a file in its directory."""
@@ -50,52 +26,32 @@ POPULATIONS = ("pbt", "pb2")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(SearchOptions):
     """What a sweep is to do. With the log it decides every job.
 
     Attributes:
         space: bound to the sweep's settings (`Space.bind`).
         points: run first, as trials 0, 1, ...; those beyond `trials` are left out.
-        trials: how many in all, points included, repeats not.
-        budget: in trainings of full length, after which nothing is started any more; None for
-            none.
         goal: objectives and constraints.
         steps: length of a trial, the largest rung.
         report_every: steps between two reports; every rung is a multiple of it.
         last_change: the step from which the loss no longer changes (warm-ups, stages); no rung
             lies before it.
-        eta: of the scheduler: about one trial in `eta` passes a rung.
-        grace: steps of the first rung, the others being eta times as far each; 0 for rungs that
-            divide the whole length.
-        rung_steps: every rung below `steps`, in place of `grace` and `eta`; () for none given.
-        shares: of the steps, by bracket; () for a half to the first and the rest evenly.
         pausing: whether a trial may end at a rung and go on later from its checkpoint; where its
             start is dear it may not, and is only stopped.
-        max_failures: times that a trial may fail and try again.
         warm: what earlier sweeps have measured; the sampler learns from it as from the log.
-        repeats: fresh seeds with which each of the `repeat_top` best configurations is trained
-            again before a winner is named; 0 for none.
     """
 
+    trials: int = field()
+    sampler: str = "tpe"
+    scheduler: str = "brackets"
     space: Space
     points: tuple[Point, ...] = ()
-    trials: int
-    budget: float | None = None
-    seed: int
     goal: Goal
     steps: int
     report_every: int
     last_change: int = 0
-    sampler: str = "tpe"
-    scheduler: str = "brackets"
-    eta: int = 3
-    grace: int = 0
-    rung_steps: tuple[int, ...] = ()
-    shares: tuple[float, ...] = ()
     pausing: bool = True
-    max_failures: int = 0
-    repeats: int = 0
-    repeat_top: int = 3
     warm: tuple[Warm, ...] = ()
 
     def __post_init__(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 
 from search.log import SweepState
-from search.plan import SCHEDULERS, Plan
+from search.options import SCHEDULERS
+from search.plan import Plan
 from search.schedulers.base import Scheduler
 from search.state_cache import cached_for
 

@@ -70,13 +70,15 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
     if stale:
         execution.tell(f"took over the lock of {stale}, which no longer runs")
     try:
-        demand = cluster.Demand(**setup.document["resources"])
+        options = setup.options
+        demand = cluster.Demand(workers=options.workers, cpus=options.cpus, gpus=options.gpus)
         ahead = ClusterAhead(execution.address, execution.project)
         import ray.tune  # noqa: F401 - seconds, while the cluster starts
 
-        prepared = prepare_once(setup.system, setup.settings, execution.cache)
+        system, settings = setup.configured.system, setup.configured.settings
+        prepared = prepare_once(system, settings, execution.cache)
         slots = _check_cluster(ahead.info(), demand, execution)
-        loaders = setup.system.loaders(setup.settings, prepared)
+        loaders = system.loaders(settings, prepared)
         for line in data_lines(loaders.notes, loaders.warnings):
             execution.tell(line)
         execution.write()
@@ -109,9 +111,9 @@ def _make_driver(
 ) -> tuple[Driver, MirrorBeside]:
     directory = execution.directory
     log = open_log(directory, execution.tell)
-    resources = setup.document["resources"]
+    options = setup.options
     context = SweepContext(
-        system=setup.document["system"],
+        system=options.system,
         settings=dict(setup.document["settings"]),
         directory=str(directory),
         cache=str(execution.cache),
@@ -119,17 +121,16 @@ def _make_driver(
         objective=(setup.plan.metric, setup.plan.mode),
         columns=setup.plan.goal.columns,
         derived=tuple(setup.document["derived"]),
-        workers=resources["workers"],
-        cpus=resources["cpus"],
-        gpus=resources["gpus"],
+        workers=options.workers,
+        cpus=options.cpus,
+        gpus=options.gpus,
         lends_checkpoints=setup.plan.scheduler in POPULATIONS,
     )
     name = "resumed" if log.path.stat().st_size else "started"
     log.append(name, session=session, host=os.uname().nodename, pid=os.getpid())
     events = log.read()
-    storage = setup.document["storage"]
     made = Mirror(
-        directory / "journal.log" if storage == JOURNAL else storage,
+        directory / "journal.log" if options.storage == JOURNAL else options.storage,
         setup.plan,
         directory.name,
         events,
@@ -139,7 +140,8 @@ def _make_driver(
     mirror = MirrorBeside(made.follow, execution.tell)
 
     def preflight(sampled: dict[str, Any]) -> list[str]:
-        findings = setup.system.preflight(setup.tree(sampled), prepared)
+        trial = setup.configured.under(sampled)
+        findings = trial.system.preflight(trial.settings, prepared)
         return [
             f"{'hopeless: ' if finding.hopeless else ''}{finding.text}" for finding in findings
         ]

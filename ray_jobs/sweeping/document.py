@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 from metrics.combined import Combined
 from ray_jobs.sweeping.options import SweepOptions
@@ -13,61 +15,78 @@ from results.directory import FORMAT
 from search.objectives import Goal
 from search.plan import Plan
 from search_spaces.space import Point
-from settings.flat import flatten
-from settings.schema import listed
+from settings.schema import SettingsError, listed, tupled
 from settings.versions import versions
-
-if TYPE_CHECKING:
-    from trainables.system import System
+from trainables.configured import Configured
 
 _VERSIONED = ("torch", "ray", "optuna", "accelerate", "monai", "numpy", "weighbridge")
 
 
 def make_document(
     options: SweepOptions,
-    system: System,
-    settings: Any,
+    configured: Configured,
     origins: Mapping[str, str],
     plan: Plan,
     derived: Sequence[Combined],
-    terms: Sequence[str],
     command: Sequence[str],
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """The content of `sweep.json`, in JSON's own types."""
     metrics = {
-        f"val.{m.name}": {"unit": m.unit, "mode": m.mode, "help": m.help}
-        for m in system.metrics(settings, None)
+        f"val.{metric.name}": {"unit": metric.unit, "mode": metric.mode, "help": metric.help}
+        for metric in configured.metrics
     }
-    for one in derived:
-        metrics[one.column] = {"unit": "", "mode": "min", "help": str(one)}
+    for combined in derived:
+        metrics[combined.column] = {"unit": "", "mode": "min", "help": str(combined)}
     return {
         "format": FORMAT,
         "system": options.system,
         "created": time.time(),
         "command": list(command) or sys.argv,
         "versions": versions(_VERSIONED),
-        "settings": plain(flatten(settings)),
+        "settings": plain(configured.values),
         "origins": dict(origins),
         "space": plan.space.to_json(),
         "points": points_document(plan.points),
         **goal_document(plan.goal),
         "derived": [combined.to_json() for combined in derived],
         "metrics": metrics,
-        "terms": list(terms),
-        "seed": plan.seed,
-        "trials": plan.trials,
-        "budget": plan.budget,
-        "sampler": plan.sampler,
-        "scheduler": scheduler_document(plan),
-        "repeats": {"draws": plan.repeats, "top": plan.repeat_top},
+        "terms": list(configured.composite.terms),
         "warm": [row.to_json() for row in plan.warm],
-        "storage": options.storage,
-        "max_failures": plan.max_failures,
-        "max_concurrent": options.max_concurrent,
-        "resources": {"workers": options.workers, "cpus": options.cpus, "gpus": options.gpus},
         "notes": list(notes),
+        **planned_document(options, plan),
     }
+
+
+def planned_document(options: SweepOptions, plan: Plan) -> dict[str, Any]:
+    """What a resume may change: the options, and what the plan makes of them."""
+    return {
+        "options": options_document(options),
+        "rungs": list(plan.rungs),
+        "last_change": plan.last_change,
+    }
+
+
+def options_document(options: SweepOptions) -> dict[str, Any]:
+    """Every option by field; the system has its own line."""
+    stored = json.loads(json.dumps(asdict(options)))
+    del stored["system"]
+    return stored
+
+
+def options_from(system: str, stored: Mapping[str, Any]) -> SweepOptions:
+    """The options that `options_document` wrote; one that is newer than the sweep has its default.
+
+    Raises:
+        SettingsError: an option that this version does not have.
+    """
+    strange = [name for name in stored if name not in SweepOptions.__dataclass_fields__]
+    if strange:
+        raise SettingsError(
+            f"this version has no option {', '.join(strange)}: go on with the version that wrote "
+            "it, or a newer one."
+        )
+    return SweepOptions(system=system, **{name: tupled(value) for name, value in stored.items()})
 
 
 def goal_document(goal: Goal) -> dict[str, Any]:
@@ -75,20 +94,6 @@ def goal_document(goal: Goal) -> dict[str, Any]:
     return {
         "objectives": [{"metric": o.metric, "mode": o.mode} for o in goal.objectives],
         "constraints": [str(constraint) for constraint in goal.constraints],
-    }
-
-
-def scheduler_document(plan: Plan) -> dict[str, Any]:
-    """The rule; `rungs` are what the others come to."""
-    return {
-        "name": plan.scheduler,
-        "eta": plan.eta,
-        "grace": plan.grace,
-        "rung_steps": list(plan.rung_steps),
-        "shares": list(plan.shares),
-        "pausing": plan.pausing,
-        "settled": plan.last_change,
-        "rungs": list(plan.rungs),
     }
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 from metrics.combined import Combined, is_combined
 from search.guard import check_constraints, check_objective
-from search.objectives import Constraint, Goal, Objective
+from search.objectives import Constraint, Goal, Mode, Objective
 from settings.schema import SettingsError
-from trainables.system import System
+from trainables.configured import Configured
 
 
 def make_goal(
-    system: System,
-    settings: Any,
+    configured: Configured,
     searched: Collection[str],
     *,
     metrics: Sequence[str] = (),
@@ -35,15 +33,15 @@ def make_goal(
         SettingsError: the guard refuses a column (`search.guard`), or a direction is not the
             metric's own.
     """
-    composite = system.phases(settings, None)[0].composite
-    known = (list(system.metrics(settings, None)), composite.terms, searched, composite.prefix)
-    objectives = [_objective(text, reference) for text in metrics or _default(system, known[0])]
-    derived = tuple(one for one in objectives if isinstance(one, Combined))
-    directions = check_objective(objectives, *known)
+    composite = configured.composite
+    judged = (configured.metrics, composite.terms, searched, composite.prefix)
+    objectives = [_objective(text, reference) for text in metrics or _default(configured)]
+    derived = tuple(column for column in objectives if isinstance(column, Combined))
+    directions = check_objective(objectives, *judged)
     _check_modes(modes, directions)
     bounds = tuple(Constraint.parse(text) for text in constraints)
     _check_bounds(bounds)
-    check_constraints([bound.metric for bound in bounds], *known, derived=derived)
+    check_constraints([bound.metric for bound in bounds], *judged, derived=derived)
     goal = Goal(tuple(Objective(column, mode) for column, mode in directions.items()), bounds)
     return goal, derived
 
@@ -59,11 +57,12 @@ def _objective(text: str, reference: str | None) -> str | Combined:
     return Combined.parse(text, lambda columns: reference_values(directory, which, columns))
 
 
-def _default(system: System, metrics: Sequence[Any]) -> list[str]:
-    first = next((metric for metric in metrics if metric.mode is not None), None)
+def _default(configured: Configured) -> list[str]:
+    first = next((metric for metric in configured.metrics if metric.mode is not None), None)
     if first is None:
         raise SettingsError(
-            f"{system.name} declares no metric with a direction; name one with --metric."
+            f"{configured.system.name} declares no metric with a direction; name one with "
+            "--metric."
         )
     return [f"val.{first.name}"]
 
@@ -88,14 +87,14 @@ def _check_bounds(bounds: Sequence[Constraint]) -> None:
                 )
 
 
-def _check_modes(modes: Sequence[str], directions: dict[str, Any]) -> None:
+def _check_modes(modes: Sequence[str], directions: Mapping[str, Mode]) -> None:
     if modes and len(modes) != len(directions):
         raise SettingsError(
             f"--mode is given {len(modes)} times for {len(directions)} metric(s): once for each, "
             "or never (every metric knows its own direction)."
         )
-    for mode, (column, own) in zip(modes, directions.items(), strict=False):
-        if mode != own:
+    for mode, (column, better) in zip(modes, directions.items(), strict=False):
+        if mode != better:
             raise SettingsError(
-                f"{column} is better when {own}, so --mode {mode} would search the worst."
+                f"{column} is better when {better}, so --mode {mode} would search the worst."
             )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from losses.schedules import last_change_step
+from losses.terms import TermSettings
 from search_spaces.space import Point, Space
-from settings.flat import flatten, replace
+from settings.flat import replace
 from settings.schema import SettingsError, Value
-from trainables.system import Phase, System
+from trainables.configured import Configured
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class LastChange:
 
 
 def last_change(
-    system: System, settings: Any, space: Space, points: Sequence[Point] = ()
+    configured: Configured, space: Space, points: Sequence[Point] = ()
 ) -> LastChange:
     """The latest end of any schedule of a term that is on, or of a learning rate's warm-up, over
     all phases: in the settings, in all that the space can draw, and in the documented points.
@@ -51,25 +52,26 @@ def last_change(
     The decay of a learning rate does not count: it scales all terms alike. Nor does a balancer,
     whose weights follow the training and have no final value.
     """
-    found = [LastChange(), *_of_space(system, settings, space)]
+    changes = [LastChange(), *_of_space(configured, space)]
     for point in points:
-        tree = replace(settings, point.sampled)
-        for phase in system.phases(tree, None):
-            found += _of_phase(phase, tree, f" of point {point.name}")
-    return max(found, key=lambda one: one.step)
+        changes += _of_point(configured.under(point.sampled), point.name)
+    return max(changes, key=lambda change: change.step)
 
 
-def _of_phase(phase: Phase, settings: Any, whose: str) -> Iterator[LastChange]:
-    steps, composite = settings.train.steps, phase.composite
-    for name, step in composite.last_change_steps(steps).items():
-        yield LastChange(step, f"{composite.prefix}.{name}.schedule{whose}")
-    warmup = getattr(settings, phase.optimizer).warmup
-    yield LastChange(math.ceil(warmup * steps), f"{phase.optimizer}.warmup{whose}")
+def _of_point(configured: Configured, name: str) -> Iterator[LastChange]:
+    steps = configured.steps
+    for phase in configured.phases:
+        prefix = phase.composite.prefix
+        for term, step in phase.composite.last_change_steps(steps).items():
+            yield LastChange(step, f"{prefix}.{term}.schedule of point {name}")
+        warmup = f"{phase.optimizer}.warmup"
+        share = cast(float, configured.values[warmup])
+        yield LastChange(math.ceil(share * steps), f"{warmup} of point {name}")
 
 
-def _of_space(system: System, settings: Any, space: Space) -> Iterator[LastChange]:
-    values, steps = flatten(settings), settings.train.steps
-    for phase in system.phases(settings, None):
+def _of_space(configured: Configured, space: Space) -> Iterator[LastChange]:
+    values, steps = configured.values, configured.steps
+    for phase in configured.phases:
         composite = phase.composite
         for name in composite.terms:
             term = f"{composite.prefix}.{name}"
@@ -81,18 +83,18 @@ def _of_space(system: System, settings: Any, space: Space) -> Iterator[LastChang
                 yield LastChange(step, f"{term}.schedule")
         warmup = f"{phase.optimizer}.warmup"
         for drawn in extremes(space, [warmup], values):
-            share: Any = drawn.get(warmup, values[warmup])
+            share = cast(float, drawn.get(warmup, values[warmup]))
             yield LastChange(math.ceil(share * steps), warmup)
 
 
-def _term_step(node: Any, drawn: Mapping[str, Value], term: str, steps: int) -> int:
-    own = {
+def _term_step(node: TermSettings, drawn: Mapping[str, Value], term: str, steps: int) -> int:
+    changes = {
         key.removeprefix(f"{term}."): value
         for key, value in drawn.items()
         if key.startswith(f"{term}.")
     }
     try:
-        changed = replace(node, own)
+        changed = replace(node, changes)
     except SettingsError:  # a start after its end: no trial can have it
         return 0
     on = changed.enabled and changed.weight > 0.0

@@ -32,6 +32,7 @@ def parts_of(system: Any, resolved: Any) -> list[Part]:
     from settings.flat import replace
     from settings.schema import SettingsError
     from trainables.checkpoints.changeable import check_changeable
+    from trainables.configured import Configured
 
     if not resolved.timeline:
         return [Part(resolved.settings)]
@@ -43,7 +44,7 @@ def parts_of(system: Any, resolved: Any) -> list[Part]:
         )
     keys = dict.fromkeys(key for stretch in resolved.timeline for key in stretch.values)
     keys.pop(SEED, None)
-    check_changeable(keys, system, resolved.settings, "the timeline")
+    check_changeable(keys, Configured(system, resolved.settings), "the timeline")
     return [Part(replace(resolved.settings, s.values), s.until) for s in resolved.timeline]
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from search.log import FAILED, INTERRUPTED, SweepState, TrialRecord
 from search.objectives import Values
-from search.plan import SAMPLERS, Plan
+from search.options import SAMPLERS
+from search.plan import Plan
 from search.rankings import Ranking, View, ranking
 from search.rule import rule
 from search.samplers.no_repeats import without_repeat

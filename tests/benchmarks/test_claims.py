@@ -29,7 +29,7 @@ def test_the_points_of_the_arms_are_settings_of_the_system_and_the_columns_its_o
     assert files <= set(points), "a file that no space names"
     assert len(set(points)) == len(points)
     system = load_system(SYSTEMS[name])
-    measured = {f"val.{metric.name}" for metric in system.metrics(made.settings, None)}
+    measured = {f"val.{metric.name}" for metric in system.metrics(made.configured.settings, None)}
     own = [c for c in COLUMNS[name] if c.startswith("val.") and not c.startswith("val.loss.")]
     assert set(own) <= measured
 

@@ -27,7 +27,7 @@ def make(space):
     def made(line="", *overrides):
         arguments = sweep_parser().parse_args(line.split())
         options = SweepOptions(
-            system=TOY, space=space, overrides=(*LENGTH, *overrides), **given(arguments)
+            system=TOY, space=space, overrides=(*LENGTH, *overrides), **given(vars(arguments))
         )
         return new_setup(options)
 

@@ -147,7 +147,7 @@ def test_a_population_is_not_replayed(swept, capsys):
 
 
 def test_trials_pause_only_where_those_of_the_sweep_could(swept, capsys):
-    directory = str(swept("none", scheduler={**DOCUMENT["scheduler"], "pausing": False}))
+    directory = str(swept("none", resources={"workers": 2, "cpus": 1.0, "gpus": 0.0}))
     workload, slots = read_workload(read_sweep(directory))
     running, paused = (
         workload.outcome(workload.run(workload.plan("brackets", pausing=pausing), slots))
@@ -181,7 +181,7 @@ def test_what_the_simulation_would_not_read_is_refused(swept, capsys):
     capsys.readouterr()
     line = [TOY, "--simulate", directory, "--rungs", "10,20", "--metric", "val.mse"]
     assert sweep.main(line) == 2
-    said = "it does not read --rungs, --metric, key=value: leave that out"
+    said = "it does not read --metric, --rungs, key=value: leave that out"
     assert said in capsys.readouterr().err
 
 

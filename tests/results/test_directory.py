@@ -31,8 +31,8 @@ def test_a_file_that_no_sweep_wrote(sweep, text):
 
 
 def test_a_newer_format_is_refused_with_both_numbers(sweep):
-    sweep.write_document(format=3)
-    with pytest.raises(SweepError, match=r"format 3.*reads up to 2"):
+    sweep.write_document(format=4)
+    with pytest.raises(SweepError, match=r"format 4.*reads up to 3"):
         read_sweep(sweep.path)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from search.forecast import Forecast, Row, forecast
 from search.objectives import Constraint, Goal, Objective
-from search.plan import SCHEDULERS
+from search.options import SCHEDULERS
 from search.simulator import simulate
 from search_spaces.space import Point
 

@@ -117,7 +117,7 @@ def test_the_documented_points_are_trials_that_the_sampler_is_told_of(name, insi
     assert {point.name for point in setup.plan.points if not point.outside} == inside
     for point in setup.plan.points:
         preset = preset_file("compression", point.name).values
-        trial = flatten(setup.tree(point.sampled))
+        trial = flatten(setup.configured.under(point.sampled).settings)
         assert {key: trial[key] for key in preset} == preset
 
 
@@ -127,7 +127,7 @@ def test_drawn_settings_make_a_legal_tree(name):
     plan = dataclasses.replace(setup.plan, points=())
     for number in range(40):
         drawn = ask(plan, SweepState(), number)
-        tree = setup.tree(drawn)  # refuses what breaks a rule
+        tree = setup.configured.under(drawn).settings  # refuses what breaks a rule
         trial = flatten(tree)
         assert all(trial[key] == value for key, value in drawn.items())
         composite = SYSTEM.phases(tree, None)[0].composite

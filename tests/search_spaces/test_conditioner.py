@@ -155,7 +155,7 @@ def test_which_documented_points_the_sampler_is_told(name, inside):
     assert {point.name for point in setup.plan.points if not point.outside} == inside
     for point in setup.plan.points:
         preset = preset_file("conditioner", point.name).values
-        tree = flatten(setup.tree(point.sampled))
+        tree = flatten(setup.configured.under(point.sampled).settings)
         kept = {k: v for k, v in preset.items() if not k.startswith(("train.", "data."))}
         assert all(tree[key] == pytest.approx(value) for key, value in _typed(kept).items())
 
@@ -181,7 +181,7 @@ def setup_of(space: str, *overrides: str) -> SweepSetup:
 def test_drawn_settings_make_a_legal_tree(space, overrides, number, seed):
     setup = setup_of(space, *overrides)
     drawn = ask(dataclasses.replace(setup.plan, seed=seed, points=()), SweepState(), number)
-    tree = setup.tree(drawn)  # refuses what breaks a rule
+    tree = setup.configured.under(drawn).settings  # refuses what breaks a rule
     trial = flatten(tree)
     assert all(trial[key] == value for key, value in drawn.items())
     weights = SYSTEM.phases(tree, None)[0].composite.weights(0, tree.train.steps)

@@ -135,7 +135,7 @@ def test_drawn_settings_make_a_legal_tree(name):
     plan = dataclasses.replace(setup.plan, points=())
     for number in range(60):
         drawn = ask(plan, SweepState(), number)
-        trial = flatten(setup.tree(drawn))  # refuses what breaks a rule
+        trial = flatten(setup.configured.under(drawn).settings)  # refuses what breaks a rule
         assert all(trial[key] == value for key, value in drawn.items())
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from losses.balancers.base import FixedWeights
 from settings.match import matches
 from settings.schema import SettingsError
-from trainables.system import Phase, System
+from trainables.configured import Configured
+from trainables.system import Phase
 
 
-def check_changeable(keys: Iterable[str], system: System, settings: Any, who: str) -> None:
+def check_changeable(keys: Iterable[str], configured: Configured, who: str) -> None:
     """Refuses keys that a checkpoint has been built on.
 
     What a step reads anew may change: the weights, schedules and parameters of the terms, the
@@ -20,15 +20,15 @@ def check_changeable(keys: Iterable[str], system: System, settings: Any, who: st
     depends on: its kind, and under a balancer which terms there are.
 
     Args:
-        settings: the system's tree, whose phases are asked.
+        configured: the system, whose phases are asked.
         who: wants the change, as the error names it.
 
     Raises:
         SettingsError: names the keys, and those that may change.
     """
-    phases = list(system.phases(settings, None))
+    phases = configured.phases
     allowed = [pattern for phase in phases for pattern in _read_anew(phase)]
-    allowed += system.changeable
+    allowed += configured.system.changeable
     fixed = [pattern for phase in phases for pattern in _state_depends_on(phase)]
     wrong = [key for key in keys if not matches(key, allowed) or matches(key, fixed)]
     if wrong:

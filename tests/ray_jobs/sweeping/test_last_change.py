@@ -11,6 +11,7 @@ from ray_jobs.sweeping.last_change import LastChange, extremes, last_change
 from search_spaces.domains import Choice, LogUniform, Uniform
 from search_spaces.space import Point, Space, spaces_of
 from settings.flat import flatten, replace
+from trainables.configured import Configured
 from trainables.system import load_system
 from trainables.toy import Toy, ToyGan
 
@@ -18,11 +19,11 @@ LR = {"optimizer.lr": LogUniform(1e-3, 1.0)}
 
 
 def made(changes=None, domains=None, system=None):
-    """(system, settings, bound space) of a training of 100 steps."""
+    """(configured system, bound space) of a training of 100 steps."""
     system = system or ToyGan()
     tree = replace(system.Settings(), {"train.steps": 100, **(changes or {})})
     space = Space("own", system.name, {**LR, **(domains or {})})
-    return system, tree, space.bind(flatten(tree))
+    return Configured(system, tree), space.bind(flatten(tree))
 
 
 def test_nothing_moves_by_default():
@@ -99,12 +100,12 @@ def test_draws_that_no_trial_can_have_are_left_out():
 
 
 def test_documented_points_count():
-    system, tree, space = made()
+    configured, space = made()
     point = Point("paper", {"loss.squared.schedule.kind": "warmup", "optimizer.lr": 0.1})
-    found = last_change(system, tree, space, [point])
+    found = last_change(configured, space, [point])
     assert found == LastChange(100, "loss.squared.schedule of point paper")
     warm = Point("paper", {"optimizer.warmup": 0.5})
-    assert last_change(system, tree, space, [warm]).step == 50
+    assert last_change(configured, space, [warm]).step == 50
 
 
 _KEY = "loss.absolute.schedule"
@@ -125,8 +126,9 @@ def test_no_trial_settles_later(keys, seed):
     domains = {key: d for key, d in domains.items() if not d.when or f"{_KEY}.kind" in keys}
     rng = random.Random(seed)
     base = {f"{_KEY}.kind": "linear", f"{_KEY}.end": 0.4, "train.steps": 1000}
-    system, tree, space = made(base, domains)
-    bound = last_change(system, tree, space)
+    configured, space = made(base, domains)
+    tree, fixed = configured.settings, Space("none", configured.system.name, LR)
+    bound = last_change(configured, space)
     latest = 0
     for _ in range(20):
         drawn = {}
@@ -136,8 +138,7 @@ def test_no_trial_settles_later(keys, seed):
                 low, high = domain.ends[0], domain.ends[-1]
                 many = domain.ends if isinstance(domain, Choice) else (rng.uniform(low, high),)
                 drawn[key] = rng.choice(many)
-        own = replace(tree, drawn)
-        latest = max(latest, last_change(system, own, Space("none", system.name, LR)).step)
+        latest = max(latest, last_change(configured.under(drawn), fixed).step)
     assert latest <= bound.step
 
 
@@ -164,4 +165,4 @@ def test_shipped_spaces_have_room_for_rungs(described):
         tree = replace(system.Settings(), space.fixed)
         bound = space.bind(flatten(tree))
         limit = limits.get(space.name, 0.1) * tree.train.steps
-        assert last_change(system, tree, bound).step <= limit
+        assert last_change(Configured(system, tree), bound).step <= limit

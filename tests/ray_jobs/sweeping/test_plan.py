@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from argparse import Namespace
 
 import pytest
 import torch
@@ -193,7 +192,7 @@ def test_every_option_of_a_plan_reaches_it():
     """A field that no option fills would be given in vain."""
     arguments = sweep_parser().parse_args([])
     values = {name: ["set"] for name, value in vars(arguments).items() if value is None}
-    filled = set(given(Namespace(**{**vars(arguments), **values})))
+    filled = set(given({**vars(arguments), **values}))
     fields = {field.name for field in dataclasses.fields(SweepOptions)}
     assert filled == fields - {"system", "overrides"}
 
@@ -201,6 +200,6 @@ def test_every_option_of_a_plan_reaches_it():
 def test_an_earlier_sweep_and_a_storage_are_taken_from_the_line(make, tmp_path):
     with pytest.raises(SweepError, match="no such directory"):
         make(f"--warm-start {tmp_path / 'nowhere'}")
-    assert make(f"--storage sqlite:///{tmp_path}/x.db").document["storage"].startswith("sqlite:")
+    assert make(f"--storage sqlite:///{tmp_path}/x.db").options.storage.startswith("sqlite:")
     with pytest.raises(SettingsError, match="sqlite:///FILE"):
         make("--storage redis://host")

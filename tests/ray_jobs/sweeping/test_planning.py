@@ -42,12 +42,12 @@ def test_what_a_space_fixes_keeps_its_type_and_says_who_fixed_it(setup_of):
         + LR,
         "model.dropout=0.5",
     )
-    assert made.settings.loss.absolute.schedule.positions == (0.25, 0.5)
-    assert made.settings.train.tensorboard is False
-    assert made.settings.model.dropout == 0.5, "an override is above it"
-    fixed = {key for key, origin in made.origins.items() if origin == "space space"}
+    assert made.configured.settings.loss.absolute.schedule.positions == (0.25, 0.5)
+    assert made.configured.settings.train.tensorboard is False
+    assert made.configured.settings.model.dropout == 0.5, "an override is above it"
+    fixed = {key for key, origin in made.document["origins"].items() if origin == "space space"}
     assert fixed == {POSITIONS, "train.tensorboard"}
-    assert made.origins["model.dropout"] == "override"
+    assert made.document["origins"]["model.dropout"] == "override"
     stored = json.loads(json.dumps(made.document))
     assert stored["settings"][POSITIONS] == [0.25, 0.5]
     assert space_from_json(stored["space"]).fixed[POSITIONS] == (0.25, 0.5)
@@ -81,13 +81,13 @@ def test_points_are_settings_files_by_their_path_from_the_space(setup_of, arms):
     assert far.sampled == {"optimizer.lr": 0.5, "loss.absolute.weight": 2.0}
     assert far.outside == ("loss.absolute.weight", "optimizer.lr")
     assert [point["name"] for point in made.document["points"]] == ["plain", "far"]
-    assert made.tree(far.sampled).loss.absolute.weight == 2.0
+    assert made.configured.under(far.sampled).settings.loss.absolute.weight == 2.0
 
 
 def test_an_override_is_above_a_point(setup_of, arms):
     made = setup_of(f"points: [{arms}/far.yaml]\n{LR}", "loss.absolute.weight=3")
     assert made.plan.points[0].sampled == {"optimizer.lr": 0.5}
-    assert made.settings.loss.absolute.weight == 3.0
+    assert made.configured.settings.loss.absolute.weight == 3.0
 
 
 @pytest.mark.parametrize(

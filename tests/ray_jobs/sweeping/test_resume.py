@@ -8,7 +8,7 @@ import pytest
 
 from ray_jobs.sweep import main
 from ray_jobs.sweeping.options import given, sweep_parser
-from ray_jobs.sweeping.resume import asked_document, what_changed
+from ray_jobs.sweeping.resume import stored_setup, what_changed
 from settings.schema import SettingsError
 
 
@@ -28,12 +28,12 @@ def test_a_stored_plan_is_the_plan(stored):
         ("--trials 30", []),
         ("--metric val.mse", []),
         ("--metric val.loss.absolute", ["objectives"]),
-        ("--eta 4", ["scheduler"]),
-        ("--rungs 6,18", ["scheduler"]),
+        ("--eta 4", ["--eta"]),
+        ("--rungs 6,18", ["--rungs"]),
         ("--subject-to val.mse<=1", ["constraints"]),
-        ("--sampler random", ["sampler"]),
+        ("--sampler random", ["--sampler"]),
         ("--storage journal", []),
-        ("--storage sqlite:///other.db", ["storage"]),
+        ("--storage sqlite:///other.db", ["--storage"]),
     ],
 )
 def test_a_resume_names_what_would_change(stored, line, changed):
@@ -42,21 +42,23 @@ def test_a_resume_names_what_would_change(stored, line, changed):
 
 def changes(stored, line):
     """The parts that a resume with these options would change."""
-    document = json.loads(json.dumps(stored[0].document))
-    said = given(sweep_parser().parse_args(line.split()))
-    lines = what_changed(document, asked_document(document, said, []))
+    said = given(vars(sweep_parser().parse_args(line.split())))
+    lines = what_changed(stored[1], said, [])
     return [line.split(":")[0].split()[0] for line in lines]
 
 
-def test_a_key_that_is_newer_than_the_sweep_has_its_default(stored):
-    document = json.loads(json.dumps(stored("--trials 30")[0].document))
-    asked = asked_document(document, given(sweep_parser().parse_args([])), [])
+def test_a_key_that_is_newer_than_the_sweep_has_its_default(stored, tmp_path):
+    stored("--trials 30")
+    file = tmp_path / "stored" / "sweep.json"
+    document = json.loads(file.read_text())
     del document["settings"]["data.fail_at"]
-    assert what_changed(document, asked) == []
-    del document["settings"]["optimizer.lr"]
-    document["settings"]["optimizer.lr"] = 0.125
-    assert [line.split(":")[0] for line in what_changed(document, asked)] == [
-        "settings optimizer.lr"
+    file.write_text(json.dumps(document))
+    again = stored_setup(file.parent)
+    assert what_changed(again, {}, []) == []
+    lines = what_changed(again, {}, ["optimizer.lr=0.125", "data.fail_at=3"])
+    assert [line.split(":")[0] for line in lines] == [
+        "settings data.fail_at",
+        "settings optimizer.lr",
     ]
 
 
@@ -166,16 +168,20 @@ def test_trials_without_their_log_are_not_trained_over(begun, capsys):
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("trials", None, "sweep.json: --trials must be a whole number from 1 on, not None"),
-        ("seed", "a", "sweep.json: --seed must be a whole number from 0 on, not 'a'"),
-        ("max_concurrent", 0, "sweep.json: --max-concurrent must be 1 or more"),
-        ("scheduler", {"name": "asha"}, "sweep.json is damaged"),
+        ("options.trials", None, "sweep.json: --trials must be a whole number from 1 on, not No"),
+        ("options.seed", "a", "sweep.json: --seed must be a whole number from 0 on, not 'a'"),
+        ("options.max_concurrent", 0, "sweep.json: --max-concurrent must be 1 or more"),
+        ("options.patience", 3, "sweep.json: this version has no option patience"),
+        ("options", None, "sweep.json is damaged"),
         ("space", {}, "sweep.json is damaged"),
         ("warm", None, "sweep.json is damaged"),
     ],
 )
 def test_a_damaged_document_is_no_traceback(begun, capsys, key, value, says):
     document = json.loads((begun / "sweep.json").read_text())
-    (begun / "sweep.json").write_text(json.dumps({**document, key: value}))
+    *above, last = key.split(".")
+    node = document[above[0]] if above else document
+    node[last] = value
+    (begun / "sweep.json").write_text(json.dumps(document))
     assert main(["--resume", str(begun), "--plan"]) == 2
     assert says in capsys.readouterr().err

@@ -27,6 +27,7 @@ from settings.schema import SettingsError
 from settings.timeline import Stretch
 from trainables.checkpoints.changeable import check_changeable
 from trainables.conditioner.system import Conditioner
+from trainables.configured import Configured
 from trainables.hdr_patch import HdrPatch
 from trainables.loop import fit
 from trainables.run import LocalRun
@@ -349,17 +350,17 @@ class TestChangeable:
     def test_by_system(self, system, allowed, refused):
         settings = system.Settings()
         assert set(allowed) <= set(flatten(settings))
-        check_changeable(allowed, system, settings, "pbt")
+        check_changeable(allowed, Configured(system, settings), "pbt")
         with pytest.raises(SettingsError, match=refused):
-            check_changeable([*allowed, refused], system, settings, "pbt")
+            check_changeable([*allowed, refused], Configured(system, settings), "pbt")
 
     def test_terms_stay_on_or_off_under_a_balancer(self):
         from settings.flat import replace as changed
 
         system = load_system(TOY)
         key, settings = "loss.absolute.enabled", system.Settings()
-        check_changeable([key], system, settings, "pbt")
+        check_changeable([key], Configured(system, settings), "pbt")
         balanced = changed(settings, {"loss.balancer.kind": "uncertainty"})
         with pytest.raises(SettingsError, match=key):
-            check_changeable([key], system, balanced, "pbt")
-        check_changeable(["loss.balancer.lr"], system, balanced, "pbt")
+            check_changeable([key], Configured(system, balanced), "pbt")
+        check_changeable(["loss.balancer.lr"], Configured(system, balanced), "pbt")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from search.decider import Decider
 from search.jobs import Done, Job, Wait
 from search.objectives import Constraint, Goal, Objective
-from search.plan import SCHEDULERS
+from search.options import SCHEDULERS
 from search.rule import load_scheduler
 from search.schedulers.pasha import overtaking_distances
 from search.simulator import simulate

@@ -1,0 +1,156 @@
+"""What may be said of a search: options of `ray_jobs.sweep`, and fields of every plan.
+
+An option that is added here is on the command line, in `sweep.json`, in the plan and after a
+resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from settings.option import numbers, option, positive, positive_number, positives, whole
+
+SAMPLERS: Mapping[str, str] = {
+    "tpe": "search.samplers.optuna_samplers:ask_optuna",
+    "random": "search.samplers.optuna_samplers:ask_optuna",
+    "cmaes": "search.samplers.cma:ask_cma",
+    "gp": "search.samplers.gp:ask_gp",
+    "nsga2": "search.samplers.optuna_samplers:ask_optuna",
+    "qmc": "search.samplers.optuna_samplers:ask_qmc",
+}
+"""Every sampler by name, as "module:attribute": (plan, state, trial, bracket) -> values of the
+active keys.
+"""
+
+SCHEDULERS: Mapping[str, str] = {
+    "brackets": "search.schedulers.brackets:Brackets",
+    "asha": "search.schedulers.asha:Asha",
+    "asha_promotion": "search.schedulers.asha_promotion:AshaPromotion",
+    "pasha": "search.schedulers.pasha:Pasha",
+    "halving": "search.schedulers.halving:Halving",
+    "median": "search.schedulers.median:Median",
+    "none": "search.schedulers.none:NoScheduler",
+    "pbt": "search.schedulers.population:Pbt",
+    "pb2": "search.schedulers.pb2:Pb2",
+}
+"""Every scheduler by name, as "module:attribute" (`search.schedulers.base.Scheduler`)."""
+
+TRIED = "what is tried, and for how long"
+JUDGED = "what is judged"
+RUNS = "where and how it runs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What a sweep is told of its search.
+
+    Attributes:
+        trials: how many in all, points included, repeats not.
+        budget: in trainings of full length, after which nothing is started any more; None for
+            none.
+        eta: of the scheduler: about one trial in `eta` passes a rung.
+        grace: steps of the first rung, the others being eta times as far each; 0 for rungs that
+            divide the whole length.
+        rung_steps: every rung below the whole length, in place of `grace` and `eta`; () for none
+            given.
+        shares: of the steps, by bracket; () for a half to the first and the rest evenly.
+        repeats: fresh seeds with which each of the `repeat_top` best configurations is trained
+            again before a winner is named; 0 for none.
+        max_failures: times that a trial may fail and try again.
+    """
+
+    trials: int | None = option(
+        None,
+        "--trials",
+        group=TRIED,
+        resume="more",
+        type=positive,
+        metavar="N",
+        help="trials in all, documented points included (default 16; without end with --budget)",
+    )
+    budget: float | None = option(
+        None,
+        "--budget",
+        group=TRIED,
+        resume="more",
+        type=positive_number,
+        metavar="X",
+        help="start nothing more once this many trainings of full length are spent",
+    )
+    sampler: str | None = option(
+        None,
+        "--sampler",
+        group=TRIED,
+        choices=SAMPLERS,
+        help="who draws new points (default tpe)",
+    )
+    scheduler: str | None = option(
+        None,
+        "--scheduler",
+        group=TRIED,
+        choices=SCHEDULERS,
+        help="who stops or promotes trials (default brackets, asha for fewer than 20 trials)",
+    )
+    eta: int = option(
+        3,
+        "--eta",
+        group=TRIED,
+        type=positive,
+        metavar="N",
+        help="one in N passes a rung (default 3)",
+    )
+    grace: int = option(
+        0,
+        "--grace",
+        group=TRIED,
+        type=positive,
+        metavar="STEPS",
+        help="the first rung, then eta times as far each (default: 1/27, 1/9, 1/3 of the steps)",
+    )
+    rung_steps: tuple[int, ...] = option(
+        (),
+        "--rungs",
+        group=TRIED,
+        type=positives,
+        metavar="STEPS,...",
+        help="every rung, instead of eta and grace",
+    )
+    shares: tuple[float, ...] = option(
+        (),
+        "--shares",
+        group=TRIED,
+        type=numbers,
+        metavar="X,...",
+        help="steps by bracket, as parts of 1",
+    )
+    seed: int = option(
+        0, "--seed", group=TRIED, type=whole, metavar="N", help="master seed (default 0)"
+    )
+    repeats: int = option(
+        0,
+        "--repeats",
+        group=JUDGED,
+        resume="more",
+        type=positive,
+        metavar="K",
+        help="train the best again with K fresh seeds each, and name the winner by their mean",
+    )
+    repeat_top: int = option(
+        3,
+        "--repeat-top",
+        group=JUDGED,
+        resume="more",
+        type=positive,
+        metavar="N",
+        help="how many of the best (default 3)",
+    )
+    max_failures: int = option(
+        0,
+        "--max-failures",
+        group=RUNS,
+        resume="new",
+        type=whole,
+        metavar="N",
+        help="times a trial may fail and try again (default 0)",
+    )

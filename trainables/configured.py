@@ -1,0 +1,60 @@
+"""A system under given settings: what is read of it before anything is prepared or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from losses.composite import Composite
+from metrics.metric import Metric
+from settings.flat import flatten, leaves, replace
+from settings.schema import Leaf, Value
+from trainables.system import Phase, System
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A system and its settings. Its phases and metrics are made once, without data."""
+
+    system: System
+    settings: Any
+
+    @property
+    def leaves(self) -> Mapping[str, Leaf]:
+        """Every setting that the system has, by dotted key."""
+        return leaves(self.system.Settings)
+
+    @cached_property
+    def values(self) -> Mapping[str, Value]:
+        """The settings by dotted key."""
+        return flatten(self.settings)
+
+    @property
+    def steps(self) -> int:
+        """The length of a training, `train.steps`."""
+        return self.settings.train.steps
+
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of a step."""
+        return tuple(self.system.phases(self.settings, None))
+
+    @property
+    def composite(self) -> Composite:
+        """The loss of the first phase, which validation reports."""
+        return self.phases[0].composite
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What validation measures beside the loss."""
+        return tuple(self.system.metrics(self.settings, None))
+
+    def under(self, changes: Mapping[str, Any]) -> Configured:
+        """The same system with some settings changed.
+
+        Raises:
+            SettingsError: an unknown key, a wrong type, or a value out of range.
+        """
+        return Configured(self.system, replace(self.settings, changes))
