@@ -12,7 +12,8 @@ from typing import Any
 
 from benchmarks.measuring.commands import scratch
 from benchmarks.measuring.rows import Row, main, row
-from results.store import ReportWriter, report_path
+from results.store import ReportWriter
+from settings.paths import SweepPaths
 
 TRIALS, REPORTS = 60, 500
 PEER_TRIALS = 12
@@ -38,7 +39,7 @@ def _report(step: int) -> dict[str, float]:
 def _ours(folder: Path) -> float:
     began = time.perf_counter()
     for trial in range(TRIALS):
-        with ReportWriter(report_path(folder, trial)) as writer:
+        with ReportWriter(SweepPaths(folder).reports_of(trial)) as writer:
             for step in range(REPORTS):
                 writer.append(_report(step))
     return TRIALS * REPORTS / (time.perf_counter() - began)

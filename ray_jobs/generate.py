@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.verb import OK, finish, parser, run_verb
-from ray_jobs.which_trial import trial_directory, trial_number
+from ray_jobs.which_trial import trial_number
+from settings.paths import SweepPaths
 
 _DESCRIPTION = """Apply a checkpoint to inputs of your own.
 
@@ -78,7 +79,7 @@ def _training(arguments: Namespace) -> Path:
     if arguments.checkpoint:
         return Path(arguments.checkpoint)
     sweep = Path(arguments.from_sweep)
-    return trial_directory(sweep, trial_number(sweep, arguments.trial or "best"))
+    return SweepPaths(sweep).trial(trial_number(sweep, arguments.trial or "best")).root
 
 
 def _refuse_without_generate(system: Any, path: Path) -> None:

@@ -14,6 +14,7 @@ from ray_jobs.sweeping.choices import UNBOUNDED
 from ray_jobs.sweeping.planning import SweepSetup
 from results.directory import read_history, read_sweep
 from search.forecast import Forecast, forecast
+from settings.paths import SweepPaths
 
 _WIDE = 8
 """Columns that fit a line of 80; a table with more of them is turned round."""
@@ -42,7 +43,7 @@ def print_plan(
     )
     console.print(f"directory  {directory}")
     _print_forecast(console, forecast(setup.plan, at_once), demand, step_seconds)
-    if (directory / "sweep.json").exists():
+    if SweepPaths(directory).document.exists():
         _print_so_far(console, directory, setup.plan.steps)
     _print_domains(console, setup)
     _print_points(console, setup)

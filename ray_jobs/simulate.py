@@ -15,6 +15,7 @@ from ray_jobs.verb import OK, finish, parser, run_verb
 from search.options import SCHEDULERS, SearchOptions
 from search.plan import POPULATIONS
 from settings.option import options_of, positive, positive_number
+from settings.paths import SweepPaths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -234,7 +235,7 @@ def read_workload(sweep: Sweep) -> tuple[Workload, int]:
         last_change=sweep.last_change,
         start_seconds=max(statistics.median(starts), 0.0) if starts else 0.0,
     )
-    return workload, _slots(read_events(Path(sweep.path) / "log.jsonl"))
+    return workload, _slots(read_events(SweepPaths(sweep.path).log))
 
 
 def _curve(sweep: Sweep, trial: TrialRecord, reports: pd.DataFrame | None, steps: int) -> Curve:

@@ -27,6 +27,8 @@ from ray_jobs.verb import (
     run_verb,
 )
 from settings.atomic_file import atomic_file
+from settings.match import matches
+from settings.paths import SweepPaths
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,21 +116,21 @@ def _new(arguments: Namespace) -> tuple[Any, Path]:
     return setup, directory
 
 
-_SCRATCH = (".lock.", ".sweep.json.")
-"""So begin the files that a start leaves which was killed before it had written `sweep.json`."""
+_LEFT_BY_A_START = ("lock", ".lock.*", ".sweep.json.*")
+"""Files that a start may leave behind if it is killed before it has written `sweep.json`."""
 
 
 def _check_empty(directory: Path) -> None:
     from settings.schema import SettingsError
 
     check_directory(directory)
-    if (directory / "sweep.json").exists():
+    if SweepPaths(directory).document.exists():
         raise SettingsError(
             f"{directory} holds a sweep already. Go on with it (--resume {directory}) or name "
             "another."
         )
-    held = directory.iterdir() if directory.exists() else ()
-    if any(path.name != "lock" and not path.name.startswith(_SCRATCH) for path in held):
+    files = directory.iterdir() if directory.exists() else ()
+    if not all(matches(path.name, _LEFT_BY_A_START) for path in files):
         raise SettingsError(f"{directory} is not empty and no sweep. Name a new directory.")
 
 
@@ -165,7 +167,7 @@ def _write_document(directory: Path, document: Any, fresh: bool) -> None:
     """Puts `sweep.json` in its place, whole and on disk; the lock is ours by now."""
     if fresh:
         _check_empty(directory)
-    with atomic_file(directory / "sweep.json", on_disk=True) as scratch:
+    with atomic_file(SweepPaths(directory).document, on_disk=True) as scratch:
         scratch.write_text(json.dumps(document, indent=1))
 
 
@@ -193,7 +195,7 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
         driver = execute.run(setup, execution, Progress)
         analyze([str(directory)])
     except KeyboardInterrupt:  # a second Ctrl-C, or one before or after the trials
-        if (directory / "sweep.json").exists():
+        if SweepPaths(directory).document.exists():
             print(go_on)
         raise
     if driver.stopping:

@@ -21,6 +21,7 @@ from ray_jobs.verb import (
     run_verb,
 )
 from settings.option import number_from_0, positive, positive_number
+from settings.paths import SweepPaths, TrainingPaths
 
 _DESCRIPTION = """Train one configuration of a system.
 
@@ -179,7 +180,7 @@ def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, 
     stages.check_fit(chain.waiting, shapes)
     directory.mkdir(parents=True, exist_ok=True)
     # The chain last: with it the directory holds a training.
-    write_settings(directory / "settings.json", flatten(trees[0]), timeline=plan[0].timeline)
+    write_settings(TrainingPaths(directory).settings, flatten(trees[0]), timeline=plan[0].timeline)
     stages.write(directory, chain)
     return _run_chain(arguments, chain, ready, directory)
 
@@ -256,9 +257,10 @@ def _given(arguments: Namespace, chain: stages.Chain | None) -> tuple[str, dict[
                 "--preset."
             )
         directory = Path(arguments.dir or ".")
-        if not (directory / "settings.json").exists():
+        stored = TrainingPaths(directory).settings
+        if not stored.exists():
             raise _nothing_to_resume(directory)
-        file, name = str(directory / "settings.json"), _resumed_system(directory, name, chain)
+        file, name = str(stored), _resumed_system(directory, name, chain)
     if not name:
         raise SettingsError(
             "name a system, as in: python -m ray_jobs.train hdr_patch --dir runs/first."
@@ -275,7 +277,7 @@ def _resumed_system(directory: Path, named: str | None, chain: stages.Chain | No
     from trainables.checkpoints import checkpoint
 
     own = chain.system if chain else None
-    for path in reversed(checkpoint.available(directory / "checkpoints")):
+    for path in reversed(checkpoint.available(TrainingPaths(directory).checkpoints)):
         with contextlib.suppress(checkpoint.CheckpointError):
             own = own or checkpoint.read_meta(path)["system"]
     if own and named not in (None, own):
@@ -284,7 +286,7 @@ def _resumed_system(directory: Path, named: str | None, chain: stages.Chain | No
 
 
 def _trial_settings(arguments: Namespace) -> tuple[str, str]:
-    from ray_jobs.which_trial import trial_directory, trial_number
+    from ray_jobs.which_trial import trial_number
     from results.directory import read_sweep
     from results.lineage import lineage
     from settings.schema import SettingsError
@@ -295,7 +297,7 @@ def _trial_settings(arguments: Namespace) -> tuple[str, str]:
             f"{sweep.path} is a sweep of {sweep.system}, not of {arguments.system}."
         )
     number = trial_number(sweep.path, arguments.trial)
-    path = trial_directory(sweep.path, number) / "settings.json"
+    path = SweepPaths(sweep.path).trial(number).settings
     if not path.exists():
         raise SettingsError(f"trial {number} has not started: {path} does not exist.")
     print(f"settings of trial {number} of {sweep.path}")
@@ -312,8 +314,8 @@ def _check_directory(directory: Path, resume: bool) -> None:
     from settings.schema import SettingsError
     from trainables.checkpoints import checkpoint
 
-    folder, chained = directory / "checkpoints", (directory / stages.FILE).exists()
-    started = chained or folder.exists() or (directory / "reports.jsonl").exists()
+    paths, chained = TrainingPaths(directory), (directory / stages.FILE).exists()
+    started = chained or paths.checkpoints.exists() or paths.reports.exists()
     if not resume and (started or any(directory.glob(f"{checkpoint.STAGE}*"))):
         raise SettingsError(
             f"{directory} holds a training already. Go on with --resume, or name another "
@@ -321,7 +323,7 @@ def _check_directory(directory: Path, resume: bool) -> None:
         )
     if resume and not started:
         raise _nothing_to_resume(directory)
-    if resume and not chained and not checkpoint.available(folder):
+    if resume and not chained and not checkpoint.available(paths.checkpoints):
         print(f"{directory} holds no checkpoint yet: this starts from step 0", flush=True)
 
 

@@ -27,7 +27,3 @@ def trial_number(sweep: Path, wanted: str) -> int:
         there = f"one of {min(known)} .. {max(known)}" if known else "any: none has started"
         raise SettingsError(f"--trial is best or {there}, not {wanted!r}.")
     return int(wanted)
-
-
-def trial_directory(sweep: Path, number: int) -> Path:
-    return sweep / "trials" / f"{number:04d}"

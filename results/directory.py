@@ -17,6 +17,7 @@ from results.store import SweepError, read_events
 from search.log import INTERRUPTED, RUNNING, SweepState, TrialRecord
 from search.objectives import Constraint, Goal, Objective
 from search_spaces.space import Point
+from settings.paths import SweepPaths
 from settings.schema import SettingsError, tupled
 from settings.systems import current_name
 
@@ -126,7 +127,7 @@ def read_sweep(path: str | os.PathLike[str]) -> Sweep:
         SweepError: not a sweep directory, a newer format, or a `sweep.json` that lacks something.
     """
     directory = Path(path)
-    file = directory / "sweep.json"
+    file = SweepPaths(directory).document
     if not file.is_file():
         reason = "no such directory" if not directory.exists() else "it has no sweep.json"
         raise SweepError(
@@ -223,7 +224,7 @@ def read_history(sweep: Sweep) -> History:
     Raises:
         SweepError: a line of the log is damaged, or speaks of a trial that was not handed out.
     """
-    path = sweep.path / "log.jsonl"
+    path = SweepPaths(sweep.path).log
     events = read_events(path) if path.exists() else []
     held = is_held(sweep.path)
     try:

@@ -10,6 +10,8 @@ import time
 import uuid
 from pathlib import Path
 
+from settings.paths import SweepPaths
+
 HEARTBEAT_SECONDS = 30.0
 """A writer touches its lock this often."""
 
@@ -27,7 +29,7 @@ def is_held(directory: Path) -> bool:
     that its files still change.
     """
     try:
-        text = _text(directory / "lock")
+        text = _text(SweepPaths(directory).lock)
     except OSError:  # it cannot be read: nobody to wait for
         return False
     return text is not None and _live_holder(directory, text) is not None
@@ -57,9 +59,9 @@ def _live_holder(directory: Path, text: str) -> tuple[str, int, float] | None:
 
 def _last_change(directory: Path) -> float:
     times = [0.0]
-    for name in ("lock", "log.jsonl"):
+    for path in (SweepPaths(directory).lock, SweepPaths(directory).log):
         try:
-            times.append((directory / name).stat().st_mtime)
+            times.append(path.stat().st_mtime)
         except OSError:
             continue
     return max(times)
@@ -96,7 +98,7 @@ def take_lock(directory: Path) -> tuple[str, str]:
     Raises:
         LockHeldError: a live process holds it; the message names host, process and since when.
     """
-    path = directory / "lock"
+    path = SweepPaths(directory).lock
     session = uuid.uuid4().hex
     stale = ""
     while not _link_new(path, session):
@@ -136,12 +138,12 @@ def _put_aside(path: Path, session: str, stale: str) -> str:
 def touch_lock(directory: Path) -> None:
     """A sign of life for processes on other machines, which cannot look this one up."""
     with contextlib.suppress(OSError):
-        os.utime(directory / "lock")
+        os.utime(SweepPaths(directory).lock)
 
 
 def release_lock(directory: Path, session: str) -> None:
     """Gives the lock back, unless somebody has taken it over meanwhile."""
-    path = directory / "lock"
+    path = SweepPaths(directory).lock
     with contextlib.suppress(OSError, ValueError):
         if json.loads(path.read_text()).get("session") == session:
             path.unlink()

@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from results.reports import report_files
 from settings.atomic_file import atomic_file
+from settings.paths import SweepPaths
 from settings.schema import tupled
 
 LAYOUT = 3
@@ -41,7 +42,7 @@ class Sources:
         """The raw files as they are now."""
         digest = hashlib.sha256()
         newest = 0
-        paths = [directory / "sweep.json", directory / "log.jsonl"]
+        paths = [SweepPaths(directory).document, SweepPaths(directory).log]
         for path in [*paths, *(path for _, path in report_files(directory))]:
             try:
                 status = os.stat(path)

@@ -16,6 +16,7 @@ from pyarrow import json as arrow_json
 
 from results.directory import History
 from results.store import complete_lines
+from settings.paths import SweepPaths
 
 KEYS = ("trial", "step", "segment", "seconds")
 """The columns that every reports frame has, and that are no metrics."""
@@ -35,7 +36,7 @@ _TYPES = {
 
 def report_files(directory: Path) -> list[tuple[int, Path]]:
     """The reports of every trial, by number."""
-    folder = directory / "reports"
+    folder = SweepPaths(directory).reports
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:

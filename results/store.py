@@ -241,8 +241,3 @@ def _step(line: bytes) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError):
         return math.inf
-
-
-def report_path(directory: Path, trial: int) -> Path:
-    """Where a trial's reports are."""
-    return directory / "reports" / f"{trial:04d}.jsonl"

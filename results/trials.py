@@ -18,6 +18,7 @@ from results.health import health_columns
 from results.reports import KEYS
 from results.verdict_columns import verdict_columns
 from search.log import PAUSED, TrialRecord
+from settings.paths import SweepPaths
 
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
 
@@ -203,7 +204,7 @@ def _typed_column(values: list[Any]) -> pd.Series:
 
 def _newest_checkpoint(directory: Path, trial: int) -> str:
     """Relative to the sweep's directory; "" where there is none."""
-    folder = f"trials/{trial:04d}/checkpoints"
+    folder = SweepPaths(Path()).trial(trial).checkpoints
     try:
         names = os.listdir(directory / folder)
     except OSError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.log import COMPLETE, INTERRUPTED, PAUSED, STOPPED, TrialRecord
 from search.optuna_distributions import distribution, encode
 from search.plan import Plan
+from settings.paths import SweepPaths
 from settings.schema import listed
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class OptunaTrials:
         """User attributes; "" for one that says nothing."""
         waits = {PAUSED: f"paused at step {trial.step}", INTERRUPTED: INTERRUPTED}
         saved = trial.step and trial.status in (COMPLETE, STOPPED, PAUSED)
-        folder = f"trials/{trial.number:04d}/checkpoints"
+        folder = SweepPaths(Path()).trial(trial.number).checkpoints
         notes = {
             "seed": trial.seed,
             "bracket": trial.bracket if self.plan.rungs else "",

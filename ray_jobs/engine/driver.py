@@ -22,6 +22,7 @@ from search.decider import LOSSES, Decider
 from search.jobs import Done, Job, Wait
 from search.log import FAILED, INTERRUPTED, Event, SweepState
 from search.plan import Plan
+from settings.paths import SweepPaths
 from trainables.run import SupersededError
 
 PROBE_BYTES = 1 << 16
@@ -286,7 +287,7 @@ class Driver:
         return path.read_text().splitlines()[0][:500]
 
     def _error_file(self, job: Job) -> Path:
-        return self.context.trial_directory(job.trial) / "error.txt"
+        return self.context.paths.trial(job.trial).error
 
     def _storage_problem(self) -> str:
         """Why nothing can be written to the sweep any more, "" where it can.
@@ -309,7 +310,7 @@ class Driver:
 
 def open_log(directory: Path, warn: Callable[[str], None]) -> EventLog:
     """The sweep's log, ready to append; a torn last line is cut off and said."""
-    log = EventLog(directory / "log.jsonl")
+    log = EventLog(SweepPaths(directory).log)
     torn = log.open()
     if torn:
         warn(f"the last line of {log.path} was torn by a crash and is dropped: {torn[:60]!r}")

@@ -24,6 +24,7 @@ from results.lock import HEARTBEAT_SECONDS, release_lock, take_lock, touch_lock
 from search.log import SweepState
 from search.optuna_mirror import Mirror
 from search.plan import JOURNAL, POPULATIONS
+from settings.paths import SweepPaths
 from trainables.run import owner_check
 
 SYNC_SECONDS = 1.0
@@ -130,7 +131,7 @@ def _make_driver(
     log.append(name, session=session, host=os.uname().nodename, pid=os.getpid())
     events = log.read()
     made = Mirror(
-        directory / "journal.log" if options.storage == JOURNAL else options.storage,
+        SweepPaths(directory).journal if options.storage == JOURNAL else options.storage,
         setup.plan,
         directory.name,
         events,
@@ -154,9 +155,9 @@ def _make_driver(
         mirror=mirror,
         max_concurrent=1,
         preflight=preflight,
-        still_owner=owner_check(directory / "lock", session),
+        still_owner=owner_check(SweepPaths(directory).lock, session),
         lost_node=lambda job, seconds: nodes.lost(
-            context.trial_directory(job.trial), job.segment, seconds
+            context.paths.trial(job.trial).root, job.segment, seconds
         ),
     )
     return driver, mirror

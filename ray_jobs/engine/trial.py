@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.engine import nodes
+from settings.paths import SweepPaths
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,15 @@ class SweepContext:
     def root(self) -> Path:
         return Path(self.directory)
 
-    def trial_directory(self, trial: int) -> Path:
-        return self.root / "trials" / f"{trial:04d}"
+    @property
+    def paths(self) -> SweepPaths:
+        return SweepPaths(self.root)
 
     def checkpoint(self, trial: int, step: int) -> Path:
         """Where a trial's checkpoint of a step is."""
         from trainables.checkpoints.checkpoint import at_step
 
-        return at_step(self.trial_directory(trial) / "checkpoints", step)
+        return at_step(self.paths.trial(trial).checkpoints, step)
 
 
 def run_segment(config: Mapping[str, Any], context: SweepContext) -> None:
@@ -65,17 +67,17 @@ def run_segment(config: Mapping[str, Any], context: SweepContext) -> None:
     An error is written to `error.txt` of the trial and raised for Tune to see.
     """
     job = dict(config["job"])
-    folder = context.trial_directory(job["trial"])
+    paths = context.paths.trial(job["trial"])
+    folder = paths.root
     folder.mkdir(parents=True, exist_ok=True)
-    error_file = folder / "error.txt"
-    error_file.unlink(missing_ok=True)
+    paths.error.unlink(missing_ok=True)
     payload = {
         "context": asdict(context),
         "job": job,
         "sampled": {key: value for key, value in config.items() if key != "job"},
     }
     nodes.note(folder, job["segment"])
-    with _output_to(folder / "log.txt"):
+    with _output_to(paths.output):
         try:
             _run(payload, context, job)
         except Exception as error:  # error.txt has whatever a system raised; Tune gets it too
@@ -83,7 +85,7 @@ def run_segment(config: Mapping[str, Any], context: SweepContext) -> None:
                 nodes.await_loss(folder, job["segment"])
             cause = root_cause(error)
             if type(cause).__name__ != "SupersededError":
-                error_file.write_text(
+                paths.error.write_text(
                     f"{type(cause).__name__}: {cause}\n\n{traceback.format_exc()}"
                 )
             raise
@@ -119,10 +121,10 @@ def train_one(payload: dict[str, Any]) -> None:
 
 def _earlier(payload: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The reports at the rungs of this segment, as far as an attempt before had come."""
-    from results.store import complete_lines, report_path
+    from results.store import complete_lines
 
     context, job = SweepContext(**payload["context"]), payload["job"]
-    path = report_path(context.root, job["trial"])
+    path = context.paths.reports_of(job["trial"])
     if not job["rungs"] or not path.exists():
         return
     for line in complete_lines(path.read_bytes())[0]:
@@ -139,16 +141,15 @@ def train_one_rank(payload: dict[str, Any]) -> None:
 
     rank = ray.train.get_context().get_world_rank()
     context = SweepContext(**payload["context"])
-    folder, segment = context.trial_directory(payload["job"]["trial"]), payload["job"]["segment"]
-    nodes.note(folder, segment, f"rank-{rank}")
-    log = folder / "log.txt"
-    with _output_to(log) if rank == 0 else contextlib.nullcontext():
+    paths, segment = context.paths.trial(payload["job"]["trial"]), payload["job"]["segment"]
+    nodes.note(paths.root, segment, f"rank-{rank}")
+    with _output_to(paths.output) if rank == 0 else contextlib.nullcontext():
         _fit(payload, WorkerRun, {"rank": rank})
 
 
 def _fit(payload: dict[str, Any], make_run: Any, extra: dict[str, Any]) -> None:
     from metrics.combined import Combined
-    from results.store import ReportWriter, report_path
+    from results.store import ReportWriter
     from settings.files import write_settings
     from settings.flat import flatten, replace
     from trainables.loop import fit
@@ -159,10 +160,10 @@ def _fit(payload: dict[str, Any], make_run: Any, extra: dict[str, Any]) -> None:
     system = load_system(context.system)
     values = {**context.settings, **payload["sampled"], "train.seed": job["seed"]}
     settings = replace(system.Settings(), values)
-    folder = context.trial_directory(job["trial"])
+    paths = context.paths.trial(job["trial"])
     run = make_run(
-        directory=folder,
-        reports=ReportWriter(report_path(context.root, job["trial"])),
+        directory=paths.root,
+        reports=ReportWriter(context.paths.reports_of(job["trial"])),
         objective=tuple(context.objective),
         columns=tuple(context.columns),
         derived=tuple(Combined.from_json(node) for node in context.derived),
@@ -171,11 +172,11 @@ def _fit(payload: dict[str, Any], make_run: Any, extra: dict[str, Any]) -> None:
         segment=job["segment"],
         start=context.checkpoint(*job["start"]) if job.get("start") else None,
         lends_checkpoints=context.lends_checkpoints,
-        still_owner=owner_check(context.root / "lock", context.session),
+        still_owner=owner_check(context.paths.lock, context.session),
         **extra,
     )
     if run.is_main:
-        write_settings(folder / "settings.json", flatten(settings))
+        write_settings(paths.settings, flatten(settings))
     prepared = prepare_once(system, settings, Path(context.cache))
     try:
         fit(system, settings, run, prepared)
@@ -209,15 +210,14 @@ class _ReportTail:
     """
 
     def __init__(self, context: SweepContext, job: Mapping[str, Any]) -> None:
-        from results.store import report_path
         from trainables.checkpoints import checkpoint
 
-        self.path = report_path(context.root, job["trial"])
+        self.path = context.paths.reports_of(job["trial"])
         self.context, self.segment = context, job["segment"]
         self.began = time.time()
         self.position, self.inode, self.known_step = 0, 0, 0
         if job["resume"]:
-            saved = checkpoint.available(context.trial_directory(job["trial"]) / "checkpoints")
+            saved = checkpoint.available(context.paths.trial(job["trial"]).checkpoints)
             self.known_step = checkpoint.step_of(saved[-1]) if saved else 0
 
     def pass_on(self) -> None:

@@ -24,6 +24,7 @@ from search.objectives import Constraint
 from search.warm import Warm
 from search_spaces.space import load_space, space_from_json
 from settings.option import options_of
+from settings.paths import SweepPaths
 from settings.resolve import parse_overrides, resolve
 from settings.schema import SettingsError
 from trainables.configured import Configured
@@ -259,7 +260,7 @@ def _spent(directory: Path) -> int:
         SweepError: it has trials of which its log knows nothing; they would be trained over.
     """
     trials = read_history(read_sweep(directory)).trials
-    if not trials and any(directory.glob("trials/*")):
+    if not trials and any(SweepPaths(directory).trials.glob("*")):
         raise SweepError(
             f"{directory}/log.jsonl is missing or empty, but trials/ is not: restore the log from "
             "a copy, or start a new sweep with --dir."

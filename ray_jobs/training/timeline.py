@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from settings.paths import TrainingPaths
 from settings.timeline import SEED
 
 
@@ -78,8 +79,9 @@ def trained_step(directory: Path, system: str) -> int:
     """The step of the newest readable checkpoint of a training; 0 where there is none."""
     from trainables.checkpoints import checkpoint
 
-    found = checkpoint.newest_good(directory / "checkpoints", system, lambda message: None)
-    return found.step if found else 0
+    folder = TrainingPaths(directory).checkpoints
+    newest = checkpoint.newest_good(folder, system, lambda message: None)
+    return newest.step if newest else 0
 
 
 def print_timeline(timeline: Sequence[Any]) -> None:

@@ -9,12 +9,13 @@ import pytest
 from ray_jobs import sweep
 from ray_jobs.simulate import main, read_workload
 from results.directory import read_sweep
-from results.store import EventLog, ReportWriter, report_path
+from results.store import EventLog, ReportWriter
 from search.objectives import Goal, Objective
 from search.plan import Plan
 from search.simulator import simulate
 from search_spaces.domains import Uniform
 from search_spaces.space import Space
+from settings.paths import SweepPaths
 
 TOY = "trainables.toy:Toy"
 STEPS, EVERY = 40, 5
@@ -67,7 +68,7 @@ def swept(tmp_path):
                 event["seconds"] = 2.0 + 0.5 * event["step"]
             log.append(event.pop("event"), **event)
         for number, trial in ran.state.trials.items():
-            writer = ReportWriter(report_path(tmp_path, number))
+            writer = ReportWriter(SweepPaths(tmp_path).reports_of(number))
             for step in range(EVERY, trial.step + 1, EVERY):
                 row = {"step": step, "segment": 0, "seconds": 0.5 * step}
                 writer.append({**row, "val.mse": value(number, step)})

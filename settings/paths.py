@@ -1,0 +1,91 @@
+"""Where things lie in the directory of a sweep and of a training. Each name is spelled here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TrainingPaths:
+    """The directory of a training; a trial of a sweep is one, whose reports lie with the sweep's.
+
+    Attributes:
+        root: the directory.
+    """
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """Every key with its value."""
+        return self.root / "settings.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints, one folder each."""
+        return self.root / "checkpoints"
+
+    @property
+    def reports(self) -> Path:
+        """The reports of a training that is no trial, one JSON object a line."""
+        return self.root / "reports.jsonl"
+
+    @property
+    def output(self) -> Path:
+        """What a trial has printed."""
+        return self.root / "log.txt"
+
+    @property
+    def error(self) -> Path:
+        """Why a trial failed; only there if it did."""
+        return self.root / "error.txt"
+
+
+@dataclass(frozen=True)
+class SweepPaths:
+    """The directory of a sweep (docs/sweep_directory.md).
+
+    Attributes:
+        root: the directory; `Path()` for paths that are relative to it.
+    """
+
+    root: Path
+
+    @property
+    def document(self) -> Path:
+        """What the sweep is."""
+        return self.root / "sweep.json"
+
+    @property
+    def log(self) -> Path:
+        """Its decisions, one JSON object a line."""
+        return self.root / "log.jsonl"
+
+    @property
+    def journal(self) -> Path:
+        """The mirror that Optuna reads."""
+        return self.root / "journal.log"
+
+    @property
+    def lock(self) -> Path:
+        """Who writes."""
+        return self.root / "lock"
+
+    @property
+    def reports(self) -> Path:
+        """The folder of the reports, one file a trial."""
+        return self.root / "reports"
+
+    def reports_of(self, trial: int) -> Path:
+        """The reports of a trial, one JSON object a line."""
+        return self.root / "reports" / f"{trial:04d}.jsonl"
+
+    @property
+    def trials(self) -> Path:
+        """The folder of the trials."""
+        return self.root / "trials"
+
+    def trial(self, trial: int) -> TrainingPaths:
+        """The directory of a trial."""
+        return TrainingPaths(self.root / "trials" / f"{trial:04d}")
