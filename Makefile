@@ -10,12 +10,12 @@ SYSTEM ?= hdr_patch
 ARGS ?=
 # A machine without a GPU saves several GB with
 #   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
-# pip takes a CPU build by itself where its configuration points to one.
+# pip takes a CPU build by itself if its configuration points to one.
 PIP_FLAGS ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-# pytest on all cores; torch would start as many threads again in each of its processes
+# pytest on all cores; without OMP_NUM_THREADS torch would start a thread per core in each process
 PARALLEL := OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto
 STAMP := $(VENV)/.installed
 
@@ -27,7 +27,7 @@ help:  ## this list
 
 setup: $(STAMP)  ## .venv with the project and its tools; does nothing when up to date
 
-# Keyed to the two files that say what is installed.
+# Depends on the two files that say what is installed.
 $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
 	    echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
@@ -44,21 +44,21 @@ $(STAMP): setup.cfg pyproject.toml
 sweep: $(STAMP)  ## a sweep on this machine: make sweep SYSTEM=hdr_patch ARGS="--trials 20"
 	$(RUN) -m ray_jobs.sweep $(SYSTEM) $(ARGS)
 
-# Two clusters at a time: each has processes for all cores, but waits for much of its life. Whole
-# files, which share a cluster. Status 5 is pytest's for ARGS that leave a part without a test.
+# Two Ray clusters at a time: each has processes for all cores, but is idle most of the time. The
+# tests of a file share a cluster (loadfile). pytest exits with 5 when ARGS select no test.
 test: $(STAMP)  ## all tests that need no GPU
 	$(PARALLEL) -m "not ray and not gpu" $(ARGS) || [ $$? = 5 ]
 	$(RUN) -m pytest -n 2 --dist loadfile -m "ray and not gpu" $(ARGS) || [ $$? = 5 ]
 
-test-fast: $(STAMP)  ## the tests of every save: no Ray, no GPU, nothing slow
+test-fast: $(STAMP)  ## tests to run on every save: no Ray, no GPU, nothing slow
 	$(PARALLEL) -m "not slow and not ray and not gpu" --hypothesis-profile=fast $(ARGS)
 
-# Not `ruff format`: formulas and tables are laid out by hand.
+# No `ruff format`: formulas and tables are laid out by hand.
 lint: $(STAMP)  ## ruff and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
-bench: $(STAMP)  ## every benchmark, one JSON object a line
+bench: $(STAMP)  ## every benchmark, one JSON object per line
 	@for file in $$(grep -lE '^ +main\(.+\)|"--json"' $$(grep -l __main__ benchmarks/*.py)); do \
 	    name=$$(basename "$$file" .py); echo "# benchmarks.$$name" >&2; \
 	    $(RUN) -m "benchmarks.$$name" --json; \
