@@ -17,9 +17,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 # pytest on all cores; without OMP_NUM_THREADS torch would start a thread per core in each process
 PARALLEL := OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto
+FAST := -m "not slow and not ray and not gpu" --hypothesis-profile=fast
+# Two Ray clusters at a time: each has processes for all cores, but is idle most of the time. The
+# tests of a file share a cluster (loadfile).
+CLUSTERS := $(RUN) -m pytest -n 2 --dist loadfile -m "ray and not gpu"
+TIMES := .pytest_cache/times
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup sweep test test-fast lint bench real-data real-hdr real-mri clean
+.PHONY: help setup sweep test test-fast test-times lint bench real-data real-hdr real-mri clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile \
@@ -44,14 +49,21 @@ $(STAMP): setup.cfg pyproject.toml
 sweep: $(STAMP)  ## a sweep on this machine: make sweep SYSTEM=hdr_patch ARGS="--trials 20"
 	$(RUN) -m ray_jobs.sweep $(SYSTEM) $(ARGS)
 
-# Two Ray clusters at a time: each has processes for all cores, but is idle most of the time. The
-# tests of a file share a cluster (loadfile). pytest exits with 5 when ARGS select no test.
+# pytest exits with 5 when ARGS select no test.
 test: $(STAMP)  ## all tests that need no GPU
 	$(PARALLEL) -m "not ray and not gpu" $(ARGS) || [ $$? = 5 ]
-	$(RUN) -m pytest -n 2 --dist loadfile -m "ray and not gpu" $(ARGS) || [ $$? = 5 ]
+	$(CLUSTERS) $(ARGS) || [ $$? = 5 ]
 
 test-fast: $(STAMP)  ## tests to run on every save: no Ray, no GPU, nothing slow
-	$(PARALLEL) -m "not slow and not ray and not gpu" --hypothesis-profile=fast $(ARGS)
+	$(PARALLEL) $(FAST) $(ARGS)
+
+# A test that fails has its seconds too: the table comes first, and the failure after it.
+test-times: $(STAMP)  ## what each tier of the tests costs, by folder
+	@rm -rf $(TIMES)
+	$(PARALLEL) $(FAST) --junitxml=$(TIMES)/fast.xml $(ARGS) || :
+	$(PARALLEL) -m "slow and not ray and not gpu" --junitxml=$(TIMES)/slow.xml $(ARGS) || :
+	$(CLUSTERS) --junitxml=$(TIMES)/ray.xml $(ARGS) || :
+	@$(RUN) tests/times.py $(TIMES)/fast.xml $(TIMES)/slow.xml $(TIMES)/ray.xml
 
 # No `ruff format`: formulas and tables are laid out by hand.
 lint: $(STAMP)  ## ruff and mypy
