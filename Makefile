@@ -24,7 +24,7 @@ CLUSTERS := $(RUN) -m pytest -n 2 --dist loadfile -m "ray and not gpu"
 TIMES := .pytest_cache/times
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup sweep test test-fast test-times lint bench real-data real-hdr real-mri clean
+.PHONY: help setup sweep test test-fast test-times test-versions lint bench real-data real-hdr real-mri clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile \
@@ -65,6 +65,11 @@ test-times: $(STAMP)  ## what each tier of the tests costs, by folder
 	$(CLUSTERS) --junitxml=$(TIMES)/ray.xml $(ARGS) || :
 	@$(RUN) tests/times.py $(TIMES)/fast.xml $(TIMES)/slow.xml $(TIMES)/ray.xml
 
+# Each with an environment of its own (2 GB), which is kept.
+VERSIONS ?= 3.10 3.11 3.12 3.13
+test-versions:  ## fast tests and a short sweep on each Python of 3.10 to 3.13 that is installed
+	@MAKE="$(MAKE)" tests/versions.sh $(VERSIONS)
+
 # No `ruff format`: formulas and tables are laid out by hand.
 lint: $(STAMP)  ## ruff and mypy
 	$(RUN) -m ruff check .
@@ -84,6 +89,6 @@ real-hdr: $(STAMP)  ## renders training pairs from CC0 environment maps (downloa
 real-mri: $(STAMP)  ## tumour MRI and CT with masks as NIfTI patients (downloads 34 MB)
 	$(RUN) -m data.mri.real --out .cache/real-data/mri
 
-clean:  ## removes caches and build products; keeps .venv, sweeps and real data
+clean:  ## removes caches and build products; keeps environments, sweeps and real data
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

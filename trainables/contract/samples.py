@@ -52,9 +52,11 @@ def _some(loaders: Any) -> Iterator[dict[str, torch.Tensor]]:
 
 def _equal(one: Any, other: Any) -> bool:
     try:
-        return bool(one == other)
-    except (ValueError, RuntimeError):  # arrays: their bytes
-        return pickle.dumps(one) == pickle.dumps(other)
+        equal = bool(one == other)
+    except (ValueError, RuntimeError):  # arrays
+        equal = False
+    # Or their bytes: what holds NaN equals nothing.
+    return equal or pickle.dumps(one) == pickle.dumps(other)
 
 
 def draws_samples_from_their_seed(examined: Examined) -> Iterator[Fault]:

@@ -65,6 +65,13 @@ def report(driver, ray_id, step, value, reason="", began=0.0):
     return driver.reported(ray_id, step, {"val.x": value}, 1.0, began, reason)
 
 
+def trials(driver):
+    """All it knows of them, as text: a trial that has measured nothing has NaN, which equals
+    nothing.
+    """
+    return repr(driver.state.trials)
+
+
 def ends(driver):
     return [event for event in driver.log.read() if event["event"] == "ended"]
 
@@ -209,7 +216,7 @@ def test_a_trial_that_takes_node_after_node_has_failed(make_driver, tmp_path, ma
     assert ends(driver)[-1]["reason"] == line
     assert (tmp_path / "trials/0000/error.txt").read_text().startswith(f"{line}.\nIt may be the")
     assert driver.next("a").trial == 1
-    assert make_driver(**options).state.trials == driver.state.trials
+    assert trials(make_driver(**options)) == trials(driver)
 
 
 def test_an_error_of_its_own_breaks_the_row(make_driver, tmp_path):
@@ -318,7 +325,7 @@ def test_a_log_that_has_been_read_is_taken_as_it_is(make_driver):
     report(driver, "a", 10, 0.5)
     driver.ended("a", failed=False)
     again = make_driver(events=driver.log.read())
-    assert again.state.trials == make_driver().state.trials == driver.state.trials
+    assert trials(again) == trials(make_driver()) == trials(driver)
     assert not make_driver(events=[]).state.trials
 
 
