@@ -132,6 +132,19 @@ def test_a_term_with_nothing_to_count_is_left_out(batch, prediction):
     assert set(weighed.sums) == {"near"}
 
 
+@pytest.mark.parametrize("count", [0.75, 1e-3, 1e-9])
+def test_a_count_below_1_divides_like_any_other(batch, prediction, count):
+    """One hole pixel over four workers is a count of a quarter, and areas may be smaller still."""
+    composite = Composite(TERMS, Loss())
+    weights = composite.weights(0, 10)
+    weighed = composite.weigh(prediction, batch, None, weights, {"near": 4.0, "far": count})
+    x = batch["x"].double()
+    by_hand = 0.5 * float((2 * x[x > 0]).sum()) / count
+    assert float(weighed.shares["far"].detach()) == pytest.approx(by_hand, rel=1e-5)
+    expected = by_hand + 12 * 1.5**2 / 4
+    assert float(weighed.total.detach()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_all_off_is_a_total_of_zero_with_a_gradient_of_zero(batch, prediction):
     composite = Composite(TERMS, replace(Loss(), {"near.weight": 0.0, "far.weight": 0.0}))
     weights = composite.weights(0, 10)

@@ -16,6 +16,9 @@ from losses.hdr_patch import REFUSED, TERMS, idle_terms, refused_keys, terms
 from losses.hdr_patch_terms import frozen_features, masked_moments
 from settings.flat import leaves
 
+EPSILON = 0.03
+"""`hdr.epsilon` of the tests: large enough for every logarithm to feel it."""
+
 
 @pytest.fixture
 def hdr(describe):
@@ -26,7 +29,9 @@ def hdr(describe):
 @pytest.fixture
 def case(hdr):
     """Settings, three images (the last without a hole), a prediction of random numbers."""
-    settings = hdr.settings(loss__log__kind="smooth_l1", hdr__ring_kernel=5)
+    settings = hdr.settings(
+        loss__log__kind="smooth_l1", hdr__ring_kernel=5, hdr__epsilon=EPSILON
+    )
     batch = hdr.batch(seed=1, size=32, empty=(2,))
     rng = np.random.default_rng(2)
     shape = batch["target"].shape
@@ -69,10 +74,14 @@ def inside(values, hole, index, channel):
 def test_log(hdr, case, kind, mask):
     _, batch, prediction = case
     settings = hdr.settings(
-        loss__log__kind=kind, loss__log__beta=0.7, hdr__ring_scale=0.3, hdr__mask=mask
+        loss__log__kind=kind,
+        loss__log__beta=0.7,
+        hdr__epsilon=EPSILON,
+        hdr__ring_scale=0.3,
+        hdr__mask=mask,
     )
     b, p = as_numpy(batch), as_numpy(prediction)
-    error = p["log_delta"] - (np.log(b["target"] + 1e-6) - p["log_base"])
+    error = p["log_delta"] - (np.log(b["target"] + EPSILON) - p["log_base"])
     cost = {
         "l1": np.abs(error),
         "smooth_l1": scipy.special.huber(0.7, error) / 0.7,
@@ -114,12 +123,12 @@ def test_sparsity_refers_to_the_prefill(hdr, case):
     expected = np.abs(p["log_delta"][hole]).mean()
     assert mean_of("sparsity", (filled, batch, prediction)) == pytest.approx(expected, rel=1e-5)
 
-    zero = hdr.settings(hdr__prefill="zero")
+    zero = hdr.settings(hdr__prefill="zero", hdr__epsilon=EPSILON)
     ring = ring_of(b["hole"], 3)
     costs = []
     for index in range(2):
         for channel in range(3):
-            rim = np.sort(np.log(inside(b["warped"], ring, index, channel) + 1e-6))
+            rim = np.sort(np.log(inside(b["warped"], ring, index, channel) + EPSILON))
             median = rim[(len(rim) - 1) // 2]  # the lower of the two middle ones
             wanted = median - inside(p["log_base"], b["hole"], index, channel)
             costs.append(np.abs(inside(p["log_delta"], b["hole"], index, channel) - wanted))
@@ -161,7 +170,7 @@ def test_range_keeps_its_slope_where_the_squash_saturates(hdr):
 
 def test_wasserstein_equals_pot(case):
     b, p = as_numpy(case[1]), as_numpy(case[2])
-    needed = np.log(b["target"] + 1e-6) - p["log_base"]
+    needed = np.log(b["target"] + EPSILON) - p["log_base"]
     distances = [
         ot.wasserstein_1d(
             inside(p["log_delta"], b["hole"], i, c), inside(needed, b["hole"], i, c), p=1
@@ -174,7 +183,7 @@ def test_wasserstein_equals_pot(case):
 
 def test_moments(case):
     b, p = as_numpy(case[1]), as_numpy(case[2])
-    needed = np.log(b["target"] + 1e-6) - p["log_base"]
+    needed = np.log(b["target"] + EPSILON) - p["log_base"]
     costs = []
     for i in range(2):
         for c in range(3):
@@ -219,7 +228,7 @@ def test_perceptual(case):
 def test_a_kl_of_softmaxes_misses_an_exposure_error_and_the_terms_do_not(hdr, case):
     """The reason in `REFUSED`: a constant added to Delta, a factor e on radiance (004-M12)."""
     settings, batch, prediction = case
-    needed = torch.log(batch["target"] + 1e-6) - prediction["log_base"]
+    needed = torch.log(batch["target"] + EPSILON) - prediction["log_base"]
     off = needed + 1.0
 
     def kl(x):

@@ -30,9 +30,11 @@ class Tree(Settings):
     metric: MetricSettings = field(default_factory=MetricSettings)
 
 
-CLAMPED = replace(
-    Tree(), {"hdr.clamp.enabled": True, "hdr.clamp.kind": "hard", "hdr.clamp.max": 5}
-)
+EPSILON = 0.03
+"""`hdr.epsilon` of the tests: large enough for every logarithm to feel it."""
+
+CLAMP = {"hdr.clamp.enabled": True, "hdr.clamp.kind": "hard", "hdr.clamp.max": 5}
+CLAMPED = replace(Tree(), {**CLAMP, "hdr.epsilon": EPSILON})
 
 
 def make_case(seed=0, images=3, size=20, empty=(2,)):
@@ -134,14 +136,14 @@ def test_diagnostics_of_cap_and_clamp():
     expected = {
         "saturation_share": in_holes(np.abs(p["log_delta"]) >= 0.99 * p["cap"], hole).mean(),
         "unreachable_share": in_holes(
-            np.abs(np.log(b["target"] + 1e-6) - p["log_base"]) > p["cap"], hole
+            np.abs(np.log(b["target"] + EPSILON) - p["log_base"]) > p["cap"], hole
         ).mean(),
         "clamp_share": in_holes(np.abs(p["unclamped"]) > 5, hole).mean(),
         "cap_mean": p["cap"].mean(),
         "denom_mean": p["denom"].mean(),
         "denom_cv": p["denom"].std() / p["denom"].mean(),
     }
-    logs = np.log(b["warped"] + 1e-6).reshape(3, -1)
+    logs = np.log(b["warped"] + EPSILON).reshape(3, -1)
     ranges = np.ptp(logs, axis=1)
     expected["denom_with_holes_mean"] = ranges.mean()
     expected["denom_with_holes_cv"] = ranges.std() / ranges.mean()

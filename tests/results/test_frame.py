@@ -114,6 +114,15 @@ def test_states_reasons_time(finished):
     assert frame["steps"].tolist() == [20, 20, 20, 20, 10, 0]
 
 
+@pytest.mark.parametrize(("workers", "gpus"), [(3, 2.0), (1, 0.25), (4, 0.0)])
+def test_gpu_seconds_are_those_of_every_gpu_of_every_worker(finished, workers, gpus):
+    resources = {"workers": workers, "cpus": 1.0, "gpus": gpus, "max_concurrent": 2}
+    finished.write_document(resources=resources)
+    frame = load_sweep(finished.path)
+    assert frame["seconds"].tolist() == [2.0] * 6
+    assert frame["gpu_seconds"].tolist() == [2.0 * workers * gpus] * 6
+
+
 def test_a_trial_without_reports_has_its_row(sweep):
     sweep.hand_out(0)
     frame = load_sweep(sweep.path)

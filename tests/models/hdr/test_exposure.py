@@ -60,6 +60,20 @@ def test_pu21_inverts_in_closed_form(cd_m2: float) -> None:
     assert back == pytest.approx(cd_m2, rel=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_pu21_is_the_published_formula_between_the_ends_of_its_fit(scale: float) -> None:
+    """Equation and constants as in the authors' pu21_encoder.m, luminance clipped to 0.005 ..
+    10,000 cd/m2.
+    """
+    p = [0.353487901, 0.3734658629, 8.277049286e-05, 0.9062562627, 0.09150303166, 0.9099517204]
+    ends = [0.0049, 0.005, 0.0051, 9_990.0, 10_000.0, 10_010.0]
+    cd_m2 = np.array([0.0, *ends, 1e6, *np.geomspace(0.005, 1e4, 50)])
+    power = np.minimum(np.maximum(cd_m2, 0.005), 1e4) ** p[3]
+    expected = 596.3148142 * (((p[0] + p[1] * power) / (1 + p[2] * power)) ** p[4] - p[5])
+    encoded = pu21(torch.tensor(cd_m2 / scale), cd_m2_per_unit=scale)
+    np.testing.assert_allclose(encoded.numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
 def test_pu21_clips_to_its_range_and_scales_radiance() -> None:
     outside = torch.tensor([0.0, 1e6], dtype=torch.float64)
     ends = torch.tensor(PU21_RANGE_CD_M2, dtype=torch.float64)

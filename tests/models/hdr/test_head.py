@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch import Tensor, nn
 
 from models.hdr.head import (
@@ -189,6 +190,22 @@ def test_dither_is_small_random_and_for_training_only(
     # +-eps/2 on an argument of at least eps moves the log by at most ln 2.
     moved = (first["image"] - plain["image"]).abs() * plain["denom"]
     assert 0.0 < moved.max() <= math.log(2.0) + 1e-5
+
+
+def test_dither_is_uniform_between_half_an_epsilon_below_and_above(head_with: HeadWith) -> None:
+    """Around the radiance itself: an input that is brighter by half an epsilon while training is
+    another one than validation sees.
+    """
+    head = head_with({"dither": True, "epsilon": 0.1})
+    warped = torch.linspace(0.0, 1.0, 3 * 64 * 64, dtype=torch.float64).view(1, 3, 64, 64)
+    batch = {"warped": warped, "hole": torch.zeros(1, 1, 64, 64)}
+    torch.manual_seed(0)
+    prepared = head.prepare(batch)
+    low = torch.quantile((warped + 0.1).log(), 0.01)
+    seen = (prepared["image"].double() * prepared["denom"].double() + low).exp()
+    noise = ((seen - warped) / 0.1 - 1.0).flatten().numpy()
+    assert stats.kstest(noise, "uniform", args=(-0.5, 1.0)).pvalue > 0.01
+    assert noise.min() >= -0.501 and noise.max() <= 0.501
 
 
 # --- reach ---------------------------------------------------------------------------------------

@@ -134,6 +134,56 @@ def test_push_pull_of_a_log_ramp_is_near_the_ramp() -> None:
     assert error < 0.8  # the ramp rises by 1.5 across the hole; a black hole is off by 14
 
 
+def coarser(value: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gortler et al. 1996, push: the mean of the pixels of each 2x2 block that have a value, and
+    how far it is trusted: wholly from one pixel on, by the sum of their weights below that.
+    """
+    rows, columns = (-(-side // 2) for side in value.shape)
+    means, trust = np.zeros((rows, columns)), np.zeros((rows, columns))
+    for row, column in np.ndindex(rows, columns):
+        block = np.s_[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        # A block that the image's edge cuts stands for four pixels all the same.
+        share = weight[block].sum() * 4 / weight[block].size
+        if share > 0:
+            means[row, column] = np.average(value[block], weights=weight[block])
+            trust[row, column] = min(1.0, share)
+    return means, trust
+
+
+def enlarged(coarse: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Bilinear between the centres of the coarse pixels; beyond the outermost as they are."""
+    for axis, side in enumerate(shape):
+        count = coarse.shape[axis]
+        places = np.clip((np.arange(side) + 0.5) * count / side - 0.5, 0, count - 1)
+        below = np.floor(places).astype(int)
+        above, share = np.minimum(below + 1, count - 1), places - below
+        share = share[:, None] if axis == 0 else share
+        coarse = (1 - share) * coarse.take(below, axis) + share * coarse.take(above, axis)
+    return coarse
+
+
+def pulled(value: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Pull: what a pixel is not trusted for comes from the coarser level."""
+    if max(value.shape) == 1:
+        return value
+    beyond = pulled(*coarser(value, weight))
+    return weight * value + (1 - weight) * enlarged(beyond, value.shape)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (13, 22), (1, 9)])
+@pytest.mark.parametrize("hole_share", [0.3, 0.8, 0.95])
+def test_push_pull_is_that_of_the_paper(shape: tuple[int, int], hole_share: float) -> None:
+    """In numpy, pixel by pixel."""
+    warped, hole = random_patch(7, hole_share, (2, *shape))
+    hole[..., 0, 4] = 0.0
+    filled = prefill("push_pull", warped, hole, EPS).double().numpy()
+    for sample, channel in np.ndindex(2, 3):
+        weight = 1.0 - hole[sample, 0].double().numpy()
+        log = np.log(warped[sample, channel].double().numpy() + EPS)
+        expected = np.exp(pulled(log * weight, weight)) - EPS
+        np.testing.assert_allclose(filled[sample, channel], expected, rtol=1e-4, atol=1e-9)
+
+
 def test_an_unknown_kind_is_refused() -> None:
     warped, hole = random_patch(0, 0.5)
     with pytest.raises(ValueError, match="zero, nearest, push_pull, median_log, not 'grey'"):
