@@ -161,7 +161,7 @@ class Training:
         report: dict[str, float | str | None] = {"step": self.step}
         report["seconds"] = round(self.seconds, 4)
         for update in self.updates:
-            report.update(update.report(self.step))
+            report.update(update.interval.report(self.step))
         report.update(self.resources.report(self.step))
         worst = self._worst()
         report.update(self.validate(worst))
@@ -251,7 +251,7 @@ class Training:
         state = {
             "optimizers": [update.optimizer.state_dict() for update in self.updates],
             "balancers": [update.phase.composite.balancer.state_dict() for update in self.updates],
-            "skipped_in_a_row": [update.skipped_in_a_row for update in self.updates],
+            "skipped_in_a_row": [update.overflows.in_a_row for update in self.updates],
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
         }
         meta = {
@@ -295,7 +295,7 @@ class Training:
         for update, own in zip(self.updates, found.state["balancers"], strict=True):
             update.phase.composite.balancer.load_state_dict(own)
         for update, skipped in zip(self.updates, found.state["skipped_in_a_row"], strict=True):
-            update.skipped_in_a_row = skipped
+            update.overflows.in_a_row = skipped
         if self.accelerator.scaler and found.state["scaler"]:
             self.accelerator.scaler.load_state_dict(found.state["scaler"])
         self.step, self.last_report = found.step, dict(found.meta["report"])

@@ -59,6 +59,18 @@ class Phase:
     shares_outputs: tuple[str, ...] = ()
     without: Mapping[str, Forward] = field(default_factory=dict)
 
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the phase whose prediction the metrics read, and whose columns need no
+        name.
+        """
+        return self.optimizer == "optimizer"
+
+    @property
+    def column_prefix(self) -> str:
+        """Of the columns of its training beside those of the terms: `train`, `train.critic`."""
+        return "train" if self.is_first else f"train.{self.name}"
+
     def forward_for(self, weights: Mapping[str, float]) -> Forward:
         """The forward of a step at which the terms have these weights."""
         idle = (forward for term, forward in self.without.items() if weights[term] == 0.0)

@@ -171,10 +171,8 @@ def columns_of(examined: Examined) -> set[str]:
     health = examined.system.health(examined.settings)
     for phase in examined.declared:
         prefix = phase.composite.prefix
-        own = "train" if phase.optimizer == "optimizer" else f"train.{phase.name}"
-        columns |= {
-            f"{own}.{name}" for name in ("grad_norm", "grad_norm_mean", "lr", "skipped_steps")
-        }
+        measured = ("grad_norm", "grad_norm_mean", "lr", "skipped_steps")
+        columns |= {f"{phase.column_prefix}.{name}" for name in measured}
         columns |= {f"train.{prefix}.total", f"train.{prefix}.validation_total"}
         for name in phase.composite.terms:
             column = f"train.{prefix}.{name}"

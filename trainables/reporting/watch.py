@@ -151,20 +151,18 @@ def watched(phase: Phase) -> Watched:
     Not those that are small on purpose: of a balancer that brings terms to one size, and of a term
     whose schedule moves its weight.
     """
-    composite, is_first = phase.composite, phase.optimizer == "optimizer"
-    prefix = "train" if is_first else f"train.{phase.name}"
+    composite, balancer = phase.composite, phase.composite.balancer
     balanced = []
-    balancer = composite.balancer
     if not isinstance(balancer, FixedWeights) and not balancer.equalises:
         for name in composite.terms:
             term: TermSettings = getattr(composite.settings, name)
             if term.enabled and term.weight > 0.0 and term.schedule.kind == "constant":
                 balanced.append(name)
     return Watched(
-        name="" if is_first else phase.name,
+        name="" if phase.is_first else phase.name,
         prefix=composite.prefix,
         terms=tuple(name for name, term in composite.terms.items() if not term.unbounded),
-        gradient_norm=f"{prefix}.grad_norm",
+        gradient_norm=f"{phase.column_prefix}.grad_norm",
         balanced=tuple(balanced),
     )
 

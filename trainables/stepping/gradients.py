@@ -30,11 +30,11 @@ class TermGradients:
 
     def add(self, shares: Mapping[str, Tensor]) -> None:
         """One micro-batch: each term's weighted share of the total, on which `backward` was not
-        called yet.
+        called yet. Without parameters there is nothing to take.
         """
-        for name, share in shares.items():
-            found = self._gradient(share)
-            self.vectors[name] = self.vectors[name] + found if name in self.vectors else found
+        for name, share in shares.items() if self.parameters else ():
+            vector = self._gradient(share)
+            self.vectors[name] = self.vectors[name] + vector if name in self.vectors else vector
 
     def _gradient(self, share: Tensor) -> Tensor:
         """float32 [all values of the parameters]; 0 where the term does not depend on one."""

@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from settings.schema import Settings, SettingsError, setting
 
 
+class SystemSettings(Settings):
+    """What the loop reads of a system's whole tree, beside the node of each phase's optimizer
+    (`Phase.optimizer`).
+    """
+
+    train: TrainSettings
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
     """What the loop itself needs to know."""

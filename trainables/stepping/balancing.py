@@ -1,0 +1,85 @@
+"""What the balancer of a phase is shown of the steps at which it looks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from losses.balancers.base import Observed
+from trainables.stepping.batches import hash63
+from trainables.stepping.gradients import TermGradients
+from trainables.system import Phase
+
+
+class Balancing:
+    """Shows a balancer the same numbers on every rank, so that its weights are the same.
+
+    Args:
+        modules: without wrappers, for `Phase.shared`.
+        parameters: all that the phase updates.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        accelerator: Accelerator,
+        modules: Mapping[str, nn.Module],
+        parameters: Sequence[nn.Parameter],
+    ) -> None:
+        self.balancer, self.accelerator = phase.composite.balancer, accelerator
+        by_gradients = self.balancer.needs == "gradients"
+        self.shared = _shared_by_terms(phase, modules, parameters) if by_gradients else []
+
+    def gradients_at(self, step: int) -> TermGradients | None:
+        """Collects the gradient of every term at this step (of none where the balancer compares
+        no gradients); None where the balancer does not look at the step.
+        """
+        if self.balancer.needs == "nothing" or step % self.balancer.interval:
+            return None
+        return TermGradients(self.accelerator, self.shared)
+
+    def show(
+        self,
+        sums: Mapping[str, Tensor],
+        counts: Mapping[str, float],
+        norms: Mapping[str, float],
+        seed: int,
+        step: int,
+    ) -> None:
+        """Shows the step: each active term's sum on this rank, its count over all ranks, and the
+        norm of its gradient.
+        """
+        if not sums:
+            return
+        values = torch.stack([value.float() for value in sums.values()])
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, reduction="sum")
+        losses = {
+            name: value / counts[name] for name, value in zip(sums, values.tolist(), strict=True)
+        }
+        # Under fp16 one term's gradient may overflow where the sum of all does not; one such norm
+        # in a moving average would never leave it.
+        if not all(map(math.isfinite, norms.values())):
+            return
+        # The draw of a balancer; the batches use the streams 1 to 3 of the same seed.
+        draw = hash63(seed, 4, step)
+        self.balancer.observe(Observed(losses, norms, draw), step)
+
+
+def _shared_by_terms(
+    phase: Phase, modules: Mapping[str, nn.Module], parameters: Sequence[nn.Parameter]
+) -> Sequence[nn.Parameter]:
+    """The parameters with respect to which the gradients of the terms are compared."""
+    if phase.shared is None:
+        return parameters
+    shared, updated = list(phase.shared(modules)), {id(p) for p in parameters}
+    if not shared or any(id(parameter) not in updated for parameter in shared):
+        raise ValueError(
+            f"phase {phase.name}: `shared` must name one or more trainable parameters of the "
+            f"modules that the phase updates ({', '.join(phase.modules)})."
+        )
+    return shared

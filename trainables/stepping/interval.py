@@ -1,0 +1,97 @@
+"""What a phase reports of the steps since its last report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from trainables.stepping.optimizer import OptimizerSettings, learning_rate
+from trainables.system import Phase
+
+
+class Interval:
+    """Adds up steps, on the device until the report reads them.
+
+    Args:
+        steps: of the whole training, which size the learning rate's schedule.
+
+    Attributes:
+        weights: of the terms at the last step.
+        skipped: steps that overflowed, so that no update was applied.
+    """
+
+    def __init__(
+        self, phase: Phase, accelerator: Accelerator, optimizer: OptimizerSettings, steps: int
+    ) -> None:
+        self.phase, self.accelerator = phase, accelerator
+        self.optimizer, self.steps = optimizer, steps
+        self._begin()
+
+    def _begin(self) -> None:
+        self.weights: Mapping[str, float] = {}
+        self.skipped = 0
+        self._applied = 0
+        self._means: dict[str, Tensor] = {}
+        self._measured: dict[str, int] = {}
+        self._largest_norm: Tensor | None = None
+        self._norms: Tensor | None = None
+
+    def add(self, sums: Mapping[str, Tensor], counts: Mapping[str, float], norm: Tensor) -> None:
+        """Takes in an update that was applied.
+
+        Args:
+            sums: of each active term, over this rank's samples.
+            counts: of each term, over all ranks.
+            norm: of the gradient, before it was clipped.
+        """
+        self._applied += 1
+        largest, norms = self._largest_norm, self._norms
+        self._largest_norm = norm if largest is None else torch.maximum(largest, norm)
+        self._norms = norm if norms is None else norms + norm
+        for name, value in sums.items():
+            mean = value.float() / counts[name]
+            self._means[name] = self._means[name] + mean if name in self._means else mean
+            self._measured[name] = self._measured.get(name, 0) + 1
+
+    def report(self, step: int) -> dict[str, float | None]:
+        """The columns of the interval that ends at `step`, equal on every rank; the next interval
+        begins.
+        """
+        composite, weights = self.phase.composite, self.weights
+        means = self._global_means()
+        shares = {name: weights[name] * (means[name] or 0.0) for name in composite.terms}
+        total = sum(shares.values())
+        columns: dict[str, float | None] = {}
+        for name in composite.terms:
+            column = f"train.{composite.prefix}.{name}"
+            columns[column] = means[name]
+            columns[f"{column}.weight"] = weights[name]
+            columns[f"{column}.share"] = shares[name] / total if total else 0.0
+        columns[f"train.{composite.prefix}.total"] = total
+        largest, norms = self._largest_norm, self._norms
+        prefix, last = self.phase.column_prefix, max(step - 1, 0)
+        columns[f"{prefix}.grad_norm"] = None if largest is None else float(largest)
+        columns[f"{prefix}.grad_norm_mean"] = (
+            None if norms is None else float(norms) / self._applied
+        )
+        columns[f"{prefix}.lr"] = learning_rate(self.optimizer, last, self.steps)
+        columns[f"{prefix}.skipped_steps"] = float(self.skipped)
+        self._begin()
+        return columns
+
+    def _global_means(self) -> dict[str, float | None]:
+        """Mean over the interval's steps of each term's global mean; None for a term that was
+        never active.
+        """
+        names = [name for name in self.phase.composite.terms if name in self._means]
+        means: dict[str, float | None] = dict.fromkeys(self.phase.composite.terms)
+        if not names:
+            return means
+        values = torch.stack([self._means[name] / self._measured[name] for name in names])
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, reduction="sum")
+        means.update(zip(names, values.tolist(), strict=True))
+        return means

@@ -1,0 +1,128 @@
+"""What is said of a step whose loss or gradient is not finite, and when it ends a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from losses.terms import Tensors
+from trainables.stepping.train_settings import SystemSettings
+from trainables.system import Phase
+
+
+class NonFiniteError(RuntimeError):
+    """A loss term or gradient that is not finite; raised before the update was applied."""
+
+
+def spread_overflow(
+    accelerator: Accelerator, parameters: Sequence[nn.Parameter], total: Tensor
+) -> None:
+    """Makes an infinite loss show in the gradient of every rank, whose norm is then the one thing
+    to look at (a term may be infinite on one rank, or with a finite gradient).
+    """
+    if accelerator.num_processes > 1:
+        total = accelerator.reduce(total, reduction="sum")
+    first = next((p.grad for p in parameters if p.grad is not None), None)
+    if first is not None:
+        first.add_(torch.where(torch.isfinite(total), 0.0, math.inf))
+
+
+class Overflows:
+    """Counts the steps in a row that overflowed under a gradient scaler.
+
+    Args:
+        limit: of the steps in a row at which a training ends (`train.max_skipped_steps`).
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.in_a_row = limit, 0
+
+    def note(self, step: int, is_overflow: bool) -> None:
+        """
+        Raises:
+            NonFiniteError: these are too many.
+        """
+        self.in_a_row = self.in_a_row + 1 if is_overflow else 0
+        if is_overflow and self.in_a_row >= self.limit:
+            raise NonFiniteError(
+                f"step {step}: {self.limit} fp16 steps in a row overflowed "
+                f"(train.max_skipped_steps={self.limit}). "
+                "Use train.precision=bf16, or lower optimizer.lr."
+            )
+
+
+class Diagnosis:
+    """Runs a step that is not finite again, to tell which term broke it.
+
+    Args:
+        modules: without wrappers.
+        parameters: all that the phase updates.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        accelerator: Accelerator,
+        modules: Mapping[str, nn.Module],
+        parameters: Sequence[nn.Parameter],
+        settings: SystemSettings,
+    ) -> None:
+        self.phase, self.accelerator, self.modules = phase, accelerator, modules
+        self.parameters, self.settings = parameters, settings
+
+    def explain(
+        self,
+        batches: Sequence[Tensors],
+        weights: Mapping[str, float],
+        counts: Mapping[str, float],
+        step: int,
+    ) -> str:
+        """The error's text, equal on every rank: the culprit may be on one rank only."""
+        culprit = self._culprit(batches, weights, counts)
+        if self.accelerator.num_processes > 1:
+            culprit = next(filter(None, gather_object([culprit])), "")
+        return (
+            f"step {step}, phase {self.phase.name}: loss or gradient is not finite: "
+            f"{culprit or 'it did not show again term by term'}. The update was not applied. "
+            "Lower optimizer.lr, set train.clip_norm, or switch the term off (enabled=false)."
+        )
+
+    def _culprit(
+        self, batches: Sequence[Tensors], weights: Mapping[str, float], counts: Mapping[str, float]
+    ) -> str:
+        """Looks at this rank's step term by term; "" where nothing shows."""
+        model, forward = "", self.phase.forward_for(weights)
+        for batch in batches:
+            with self.accelerator.autocast():
+                prediction = forward(self.modules, batch, self.settings)
+            broken = [
+                name for name, value in prediction.items() if not bool(torch.isfinite(value).all())
+            ]
+            if broken:
+                model = f"the model's own output {', '.join(broken)} is not finite"
+            for name, term in self.phase.composite.terms.items():
+                if weights[name] == 0.0 or counts[name] == 0.0:
+                    continue
+                part = self._broken_part(term.sum(prediction, batch, self.settings))
+                if part:
+                    cause = f" ({model})" if model else ""
+                    prefix = self.phase.composite.prefix
+                    return f"{part} of term {prefix}.{name} is not finite{cause}"
+        return model
+
+    def _broken_part(self, value: Tensor) -> str:
+        """What of a term is not finite, its value or its gradient; "" where both are."""
+        if not bool(torch.isfinite(value)):
+            return "the value"
+        if not value.requires_grad:
+            return ""
+        gradients = torch.autograd.grad(
+            value, self.parameters, retain_graph=True, allow_unused=True
+        )
+        finite = all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
+        return "" if finite else "the gradient"
