@@ -32,8 +32,8 @@ from metrics.health import HealthSettings
 from metrics.metric import Metric, per_sample
 from settings.schema import Settings, SettingsError, setting
 from trainables.stepping.optimizer import OptimizerSettings
-from trainables.stepping.train_settings import TrainSettings
-from trainables.system import Built, Finding, Forward, Loaders, Phase, SystemBase
+from trainables.stepping.train_settings import SystemSettings, TrainSettings
+from trainables.system import Built, Finding, Forward, Loaders, Modules, Phase, SystemBase
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # settings
@@ -46,6 +46,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "HealthSettings",
     "OptimizerSettings",
     "TrainSettings",
+    "SystemSettings",
     # the loss: terms, and what their sums are divided by
     "Term",
     "Tensors",
@@ -67,6 +68,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "SystemBase",
     "Built",
     "Phase",
+    "Modules",
     "Forward",
     "Loaders",
     "Finding",

@@ -30,11 +30,12 @@ from trainables.api import (
     Finding,
     Loaders,
     Metric,
+    Modules,
     OptimizerSettings,
     Phase,
-    Settings,
     SettingsError,
     SystemBase,
+    SystemSettings,
     Tensors,
     TrainSettings,
 )
@@ -52,7 +53,7 @@ WARN_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class HdrPatchSettings(Settings):
+class HdrPatchSettings(SystemSettings):
     """The defaults are the demo: CPU-sized, a minute a trial. `--preset paper` has the document's
     sizes.
     """
@@ -92,7 +93,7 @@ class HdrPatchSettings(Settings):
             )
 
 
-class HdrPatch(SystemBase):
+class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
     """See `trainables.system.System` for what each member is."""
 
     name = "hdr_patch"
@@ -173,13 +174,13 @@ class HdrPatch(SystemBase):
         return findings if reach is None else [*findings, reach]
 
 
-def fill(modules: Mapping[str, nn.Module], batch: Tensors, settings: Any) -> dict[str, Tensor]:
+def fill(modules: Modules, batch: Tensors, settings: HdrPatchSettings) -> dict[str, Tensor]:
     """The prediction on a batch."""
     return modules["model"](batch)
 
 
 def fill_and_ask(
-    modules: Mapping[str, nn.Module], batch: Tensors, settings: Any
+    modules: Modules, batch: Tensors, settings: HdrPatchSettings
 ) -> dict[str, Tensor]:
     """The prediction, and what the critic says of it."""
     prediction = fill(modules, batch, settings)
@@ -187,7 +188,7 @@ def fill_and_ask(
     return {**prediction, "fake_logits": modules["discriminator"](_seen(filled, batch))}
 
 
-def judge(modules: Mapping[str, nn.Module], batch: Tensors, settings: Any) -> dict[str, Tensor]:
+def judge(modules: Modules, batch: Tensors, settings: HdrPatchSettings) -> dict[str, Tensor]:
     """What the critic says of the references, and of what the model has just made of them."""
     filled, target = mu_images({"radiance": batch["model.radiance"]}, batch, settings)
     critic = modules["discriminator"]
@@ -199,7 +200,7 @@ def _seen(image: Tensor, batch: Tensors) -> Tensor:
     return torch.cat([image, batch["hole"].float()], dim=1)
 
 
-def last_layer(modules: Mapping[str, nn.Module]) -> Sequence[nn.Parameter]:
+def last_layer(modules: Modules) -> Sequence[nn.Parameter]:
     """Where a balancer compares gradients: what every residual passes."""
     network: Any = modules["model"].network
     return [network.output.weight]

@@ -1,17 +1,32 @@
-"""The one training loop. The step is its only clock; it knows no system and no ray."""
+"""The one training loop. The step is its only clock; it knows no system and no ray.
+
+    while step < last:                            # `Training.run_to_end`
+        for phase in phases:                      # `Training.one_step`, `stepping.update`
+            counts = over all micro-batches and ranks, by which a term's sum becomes its mean
+            for batch in the step's micro-batches:
+                terms = phase.terms of phase.forward(modules, batch)
+                backward of sum(weight * sum of term / count), the gradients added up
+            clip the gradient; one that is not finite ends the training (fp16: skips the update)
+            optimizer.step(); show the terms to the balancer; hand shared outputs to later phases
+        update the moving averages; step += 1
+        if step % report_every == 0:              # `Training._report`
+            report = means of the terms since the last one, validation, health, why it ends
+            append it to the trial's file, save a checkpoint, tell whoever decides
+"""
 
 from __future__ import annotations
 
 import gc
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Generic
 
 import torch
 from torch import Tensor, nn
 
+from losses.terms import Tensors
 from settings.flat import flatten
 from settings.stop_reasons import STOP_REASON
 from trainables.checkpoints import begin, checkpoint
@@ -26,11 +41,11 @@ from trainables.stepping import devices
 from trainables.stepping.average import averages
 from trainables.stepping.batches import Share, hash63, train_loader, validation_loader
 from trainables.stepping.devices import make_accelerator
-from trainables.stepping.optimizer import make_optimizer, parameter_groups
+from trainables.stepping.optimizer import OptimizerSettings, make_optimizer, parameter_groups
 from trainables.stepping.resources import Resources
-from trainables.stepping.train_settings import TrainSettings
+from trainables.stepping.train_settings import Tree
 from trainables.stepping.update import PhaseUpdate
-from trainables.system import Phase, System
+from trainables.system import Phase, PreparedT, System
 
 CHECKPOINTS_LENT = 3
 """Checkpoints at the ends of segments that a trial keeps for others to begin from: who waits for
@@ -38,7 +53,9 @@ one is at most one segment behind.
 """
 
 
-def fit(system: System, settings: Any, run: LocalRun, prepared: Any) -> Report:
+def fit(
+    system: System[Tree, PreparedT], settings: Tree, run: LocalRun, prepared: PreparedT
+) -> Report:
     """Trains until `train.steps`, the segment's end, or until the training ends by itself, and
     returns the last report, which then says why (`stop_reason`).
 
@@ -63,12 +80,14 @@ def fit(system: System, settings: Any, run: LocalRun, prepared: Any) -> Report:
     return report
 
 
-class Training:
+class Training(Generic[Tree, PreparedT]):
     """The state of one trial between two steps."""
 
-    def __init__(self, system: System, settings: Any, run: LocalRun, prepared: Any) -> None:
+    def __init__(
+        self, system: System[Tree, PreparedT], settings: Tree, run: LocalRun, prepared: PreparedT
+    ) -> None:
         self.system, self.settings, self.run = system, settings, run
-        self.train: TrainSettings = settings.train
+        self.train = settings.train
         self.accelerator = make_accelerator(self.train)
         self.prepared = prepared
         self.loaders = system.loaders(settings, prepared)
@@ -93,8 +112,9 @@ class Training:
         }
         self.ema = averages(self.modules, self.train.ema_decay)
         self.updates = [self._make_update(phase, built.no_decay) for phase in self.phases]
-        self.step, self.last_report = 0, {}  # type: int, dict[str, float | str | None]
-        self.seconds, self.best = 0.0, None  # type: float, tuple[int, float] | None
+        self.step, self.seconds = 0, 0.0
+        self.last_report: dict[str, float | str | None] = {}
+        self.best: tuple[int, float] | None = None
         self.watch = Watch(
             settings, self.phases, self.metrics, run.objective, system.health(settings), self._warn
         )
@@ -140,15 +160,15 @@ class Training:
         at_end = self.step >= self.train.steps or self.has_ended
         return self.train.test and at_end
 
-    def one_step(self, batches: list[Any]) -> None:
+    def one_step(self, batches: Sequence[Tensors]) -> None:
         """Every phase's update on this rank's micro-batches."""
         device, channels_last = self.accelerator.device, self.train.channels_last
         batches = [devices.to_device(batch, device, channels_last) for batch in batches]
         self._seed(self.step)
         try:
             for update in self.updates:
-                kept = update(batches, self.step)
-                batches = [{**one, **own} for one, own in zip(batches, kept, strict=True)]
+                outputs = update(batches, self.step)
+                batches = [{**batch, **more} for batch, more in zip(batches, outputs, strict=True)]
         except RuntimeError as error:
             if self.train.compile:
                 devices.explain_compiler(error)
@@ -199,9 +219,8 @@ class Training:
         rank = 0 if step < 0 else self.accelerator.process_index
         value = hash63(self.train.seed, 3, step + 1, rank)
         random.seed(value)
-        torch.default_generator.manual_seed(
-            value
-        )  # torch.manual_seed costs 1 ms where there is no GPU
+        # torch.manual_seed costs 1 ms where there is no GPU.
+        torch.default_generator.manual_seed(value)
         if self.accelerator.device.type == "cuda":
             torch.cuda.manual_seed_all(value)
 
@@ -228,10 +247,10 @@ class Training:
         if self.run.is_main:
             self.run.warn(message)
 
-    def _make_update(self, phase: Any, no_decay: frozenset[str]) -> PhaseUpdate:
-        own = getattr(self.settings, phase.optimizer)
-        groups = parameter_groups(self.modules, phase.modules, own.weight_decay, no_decay)
-        optimizer = self.accelerator.prepare_optimizer(make_optimizer(own, groups))
+    def _make_update(self, phase: Phase, no_decay: frozenset[str]) -> PhaseUpdate:
+        node: OptimizerSettings = getattr(self.settings, phase.optimizer)
+        groups = parameter_groups(self.modules, phase.modules, node.weight_decay, no_decay)
+        optimizer = self.accelerator.prepare_optimizer(make_optimizer(node, groups))
         return PhaseUpdate(
             phase,
             self.accelerator,
@@ -239,7 +258,7 @@ class Training:
             self.wrapped,
             optimizer,
             self.settings,
-            own,
+            node,
             self.teachers,
         )
 
@@ -324,9 +343,8 @@ class Training:
         if self.train.compile:
             torch.compiler.reset()  # what was compiled holds the modules
         self.updates, self.modules, self.wrapped, self.ema = [], {}, {}, {}
-        if (
-            self.accelerator.device.type == "cuda"
-        ):  # a full collection costs 0.1 s: only where it frees a GPU
+        # A full collection costs 0.1 s: only where it frees a GPU.
+        if self.accelerator.device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
 

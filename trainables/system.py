@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -21,7 +21,16 @@ from settings.rooms import hidden_by_ours
 from settings.schema import Settings, SettingsError
 from settings.systems import SYSTEMS, current_name
 
-Forward = Callable[[Mapping[str, nn.Module], Tensors, Any], Mapping[str, Tensor]]
+SettingsT = TypeVar("SettingsT", bound=Settings)
+"""The tree of a system's settings."""
+
+PreparedT = TypeVar("PreparedT")
+"""What its `prepare` makes."""
+
+Modules = Mapping[str, nn.Module]
+"""The modules of a system by name."""
+
+Forward = Callable[[Modules, Tensors, Any], Tensors]
 """`forward(modules, batch, settings) -> prediction`, named tensors."""
 
 SPLITS = ("train", "validation", "test")
@@ -55,7 +64,7 @@ class Phase:
     forward: Forward
     composite: Composite
     optimizer: str = "optimizer"
-    shared: Callable[[Mapping[str, nn.Module]], Sequence[nn.Parameter]] | None = None
+    shared: Callable[[Modules], Sequence[nn.Parameter]] | None = None
     shares_outputs: tuple[str, ...] = ()
     without: Mapping[str, Forward] = field(default_factory=dict)
 
@@ -134,7 +143,11 @@ class Finding:
     hopeless: bool = False
 
 
-class System(Protocol):
+_NOTHING: Any = None
+"""What a system without `prepare` has prepared."""
+
+
+class System(Protocol[SettingsT, PreparedT]):
     """A model with its data, loss and measures. All members are pure but for `prepare`'s cache.
 
     Everybody writes `name`, `Settings`, `build`, `loaders`, `phases` and `metrics`; the others
@@ -158,7 +171,7 @@ class System(Protocol):
     """
 
     name: str
-    Settings: type[Settings]
+    Settings: type[SettingsT]
     prepare_reads: tuple[str, ...] = ()
     refused: Mapping[str, str] = MappingProxyType({})
     changeable: tuple[str, ...] = ()
@@ -166,55 +179,55 @@ class System(Protocol):
     audit: Mapping[str, Any] = MappingProxyType({})
     originals: Mapping[str, Any] = MappingProxyType({})
 
-    def build(self, settings: Any, prepared: Any) -> Built:
+    def build(self, settings: SettingsT, prepared: PreparedT) -> Built:
         """The modules, freshly initialised from the current random state."""
         ...
 
-    def loaders(self, settings: Any, prepared: Any) -> Loaders: ...
+    def loaders(self, settings: SettingsT, prepared: PreparedT) -> Loaders: ...
 
-    def phases(self, settings: Any, prepared: Any) -> Sequence[Phase]:
+    def phases(self, settings: SettingsT, prepared: PreparedT | None) -> Sequence[Phase]:
         """Who is updated, in order. `prepared` is None where only the names of the terms are
         asked for.
         """
         ...
 
-    def metrics(self, settings: Any, prepared: Any) -> Sequence[Metric]:
+    def metrics(self, settings: SettingsT, prepared: PreparedT | None) -> Sequence[Metric]:
         """Measures of the first phase's prediction; `prepared` is None where only the
         declarations are asked for.
         """
         ...
 
-    def prepare(self, settings: Any, cache: Path) -> Any:
+    def prepare(self, settings: SettingsT, cache: Path) -> PreparedT:
         """What all trials share: converted data, statistics, frozen networks; something picklable.
         By default nothing.
 
         Runs once per sweep before any trial and is cached by a hash of the settings in
         `prepare_reads`.
         """
-        return None
+        return _NOTHING
 
-    def preflight(self, settings: Any, prepared: Any) -> Sequence[Finding]:
+    def preflight(self, settings: SettingsT, prepared: PreparedT) -> Sequence[Finding]:
         """What speaks against these settings, from a sample of the data; quick, for it runs
         before every trial. By default nothing does.
         """
         return ()
 
-    def health(self, settings: Any) -> HealthSettings | None:
+    def health(self, settings: SettingsT) -> HealthSettings | None:
         """The thresholds of the signs of ill health: the settings' node `health`; None for no
         signs.
         """
         node: HealthSettings | None = getattr(settings, "health", None)
         return node
 
-    def rebuild(self, settings: Any, meta: Mapping[str, Any]) -> Built:
+    def rebuild(self, settings: SettingsT, meta: Mapping[str, Any]) -> Built:
         """As `build`, from the `Built.meta` of a checkpoint instead of data, and without files:
         the weights follow. Where it is left out, a checkpoint is opened by `build(settings,
         None)`.
         """
-        return self.build(settings, None)
+        return self.build(settings, _NOTHING)
 
     def audit_tensors(
-        self, settings: Any, prepared: Any
+        self, settings: SettingsT, prepared: PreparedT
     ) -> Mapping[str, tuple[Tensors, Tensors]]:
         """Phase -> (prediction, batch), of four samples or more, on which its terms are looked at
         (`trainables.contract`); a phase that is left out takes the first training batch and the
@@ -222,14 +235,14 @@ class System(Protocol):
         """
         return {}
 
-    def tensorboard_names(self, settings: Any) -> Mapping[str, str | tuple[str, ...]]:
+    def tensorboard_names(self, settings: SettingsT) -> Mapping[str, str | tuple[str, ...]]:
         """Column -> the tag (or tags) that the source document has for it, written beside the
         column's own name; one `*` stands for any text
         (`trainables.reporting.tensorboard.TensorBoard`).
         """
         return {}
 
-    def tensorboard_figures(self, settings: Any) -> Mapping[str, tuple[str, ...]]:
+    def tensorboard_figures(self, settings: SettingsT) -> Mapping[str, tuple[str, ...]]:
         """The same of figures."""
         return {}
 
@@ -240,7 +253,7 @@ class System(Protocol):
         raise SettingsError(f"system {self.name} has no member `picture`: nothing is drawn of it.")
 
     def generate(
-        self, settings: Any, modules: Mapping[str, nn.Module], source: Path, target: Path
+        self, settings: SettingsT, modules: Modules, source: Path, target: Path
     ) -> dict[str, float]:
         """What the trained model is for; the verb `generate` calls it.
 
@@ -257,9 +270,9 @@ class System(Protocol):
 
     def encode(
         self,
-        settings: Any,
-        modules: Mapping[str, nn.Module],
-        prepared: Any,
+        settings: SettingsT,
+        modules: Modules,
+        prepared: PreparedT,
         splits: Sequence[str],
         source: Mapping[str, Any],
         output: Path | None,
@@ -278,7 +291,7 @@ class System(Protocol):
         """
         raise SettingsError(f"system {self.name} has no member `encode`.")
 
-    def prepare_volumes(self, settings: Any, cache: Path) -> tuple[Any, Any]:
+    def prepare_volumes(self, settings: SettingsT, cache: Path) -> tuple[SettingsT, PreparedT]:
         """For `encode`, where a model of slices is to take whole volumes: the settings that say
         so, and what `prepare` makes of them.
         """
@@ -288,8 +301,8 @@ class System(Protocol):
         )
 
     def profile_cases(
-        self, settings: Any, kinds: Sequence[str], sizes: Sequence[str]
-    ) -> Sequence[tuple[Mapping[str, Any], Any]]:
+        self, settings: SettingsT, kinds: Sequence[str], sizes: Sequence[str]
+    ) -> Sequence[tuple[Mapping[str, Any], SettingsT]]:
         """Every kind of model with every size of its samples, for the verb `profile`.
 
         Args:
@@ -303,7 +316,7 @@ class System(Protocol):
         """
         raise SettingsError(f"system {self.name} has no member `profile_cases`.")
 
-    def profile_step(self, settings: Any, steps: int) -> Mapping[str, Any]:
+    def profile_step(self, settings: SettingsT, steps: int) -> Mapping[str, Any]:
         """What a training step of one case takes, in a process that does nothing else.
 
         Returns:
@@ -313,9 +326,10 @@ class System(Protocol):
         raise SettingsError(f"system {self.name} has no member `profile_step`.")
 
 
-class SystemBase(System):
-    """What the class of a system derives from. One that fulfils `System` by itself as far as it
-    must is given the rest by `load_system`.
+class SystemBase(System[SettingsT, PreparedT]):
+    """What the class of a system derives from: `SystemBase[MySettings, MyPrepared]` where
+    `settings` and `prepared` are to have types, or plain `SystemBase`. A class that fulfils
+    `System` by itself as far as it must is given the rest by `load_system`.
     """
 
 

@@ -7,10 +7,8 @@ is known.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +21,12 @@ from trainables.api import (
     Finding,
     Loaders,
     Metric,
+    Modules,
     OptimizerSettings,
     Phase,
     Settings,
     SystemBase,
+    SystemSettings,
     Tensors,
     Term,
     TermSettings,
@@ -76,7 +76,7 @@ def _toy_train() -> TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToySettings(Settings):
+class ToySettings(SystemSettings):
     model: ToyModel = field(default_factory=ToyModel)
     data: ToyData = field(default_factory=ToyData)
     loss: ToyLoss = field(default_factory=ToyLoss)
@@ -97,7 +97,7 @@ class Line(Dataset):
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, key: Any) -> dict[str, Tensor]:
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
         index, seed = key if isinstance(key, tuple) else (key, None)
         if seed is not None and index == self.settings.fail_at:
             raise RuntimeError(f"sample {index} cannot be read")
@@ -122,55 +122,53 @@ class Linear(nn.Module):
         return y + torch.log(-self.explode * torch.ones_like(y)) if self.explode else y
 
 
-def count_samples(batch: Tensors, settings: Any) -> Tensor:
+def count_samples(batch: Tensors, settings: ToySettings) -> Tensor:
     return torch.tensor(float(len(batch["x"])))
 
 
-def squared(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def squared(prediction: Tensors, batch: Tensors, settings: ToySettings) -> Tensor:
     return (prediction["y"].float() - batch["y"]).square().sum()
 
 
-def absolute(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def absolute(prediction: Tensors, batch: Tensors, settings: ToySettings) -> Tensor:
     return (prediction["y"].float() - batch["y"]).abs().sum()
 
 
-def adversarial(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def adversarial(prediction: Tensors, batch: Tensors, settings: ToySettings) -> Tensor:
     return (1.0 - prediction["score"].float()).relu().sum()
 
 
-def hinge(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def hinge(prediction: Tensors, batch: Tensors, settings: ToySettings) -> Tensor:
     real, fake = prediction["real"].float(), prediction["fake"].float()
     return ((1.0 - real).relu() + (1.0 + fake).relu()).sum()
 
 
-def squared_error(prediction: Tensors, batch: Tensors, settings: Any) -> tuple[Tensor, Tensor]:
+def squared_error(
+    prediction: Tensors, batch: Tensors, settings: ToySettings
+) -> tuple[Tensor, Tensor]:
     return per_sample((prediction["y"].float() - batch["y"]).square().flatten(1).mean(dim=1))
 
 
-class Toy(SystemBase):
+class Toy(SystemBase[ToySettings, None]):
     """One phase, two terms."""
 
     name = "trainables.toy:Toy"
     Settings = ToySettings
-    prepare_reads: tuple[str, ...] = ()
 
-    def prepare(self, settings: Any, cache: Path) -> None:
-        return None
-
-    def build(self, settings: Any, prepared: Any) -> Built:
+    def build(self, settings: ToySettings, prepared: None) -> Built:
         return Built(modules={"model": Linear(settings.model)})
 
-    def loaders(self, settings: Any, prepared: Any) -> Loaders:
+    def loaders(self, settings: ToySettings, prepared: None) -> Loaders:
         return Loaders(Line(settings.data, 1, settings.data.samples), Line(settings.data, 2, 37))
 
-    def phases(self, settings: Any, prepared: Any) -> Sequence[Phase]:
+    def phases(self, settings: ToySettings, prepared: None) -> Sequence[Phase]:
         terms = {
             "squared": Term(squared, count_samples),
             "absolute": Term(absolute, count_samples),
         }
         return [Phase("model", ("model",), predict, Composite(terms, settings.loss))]
 
-    def metrics(self, settings: Any, prepared: Any) -> Sequence[Metric]:
+    def metrics(self, settings: ToySettings, prepared: None) -> Sequence[Metric]:
         return [
             Metric("mse", "", "min", squared_error, "mean squared error without noise"),
             Metric(
@@ -184,7 +182,7 @@ class Toy(SystemBase):
             Metric("diagnostic", "", None, squared_error, "no direction"),
         ]
 
-    def preflight(self, settings: Any, prepared: Any) -> Sequence[Finding]:
+    def preflight(self, settings: ToySettings, prepared: None) -> Sequence[Finding]:
         if settings.model.explode == 0.0:
             return []
         return [Finding("model.explode makes every loss non-finite; set it to 0", hopeless=True)]
@@ -195,10 +193,10 @@ class ToyGan(Toy):
 
     name = "trainables.toy:ToyGan"
 
-    def build(self, settings: Any, prepared: Any) -> Built:
+    def build(self, settings: ToySettings, prepared: None) -> Built:
         return Built(modules={"model": Linear(settings.model), "critic": nn.Linear(2, 1)})
 
-    def phases(self, settings: Any, prepared: Any) -> Sequence[Phase]:
+    def phases(self, settings: ToySettings, prepared: None) -> Sequence[Phase]:
         terms = {
             "squared": Term(squared, count_samples),
             "absolute": Term(absolute, count_samples),
@@ -217,18 +215,18 @@ class ToyGan(Toy):
         ]
 
 
-def predict(modules: Mapping[str, nn.Module], batch: Tensors, settings: Any) -> dict[str, Tensor]:
+def predict(modules: Modules, batch: Tensors, settings: ToySettings) -> dict[str, Tensor]:
     return {"y": modules["model"](batch["x"])}
 
 
 def predict_and_score(
-    modules: Mapping[str, nn.Module], batch: Tensors, settings: Any
+    modules: Modules, batch: Tensors, settings: ToySettings
 ) -> dict[str, Tensor]:
     y = modules["model"](batch["x"])
     return {"y": y, "score": modules["critic"](torch.cat([batch["x"], y.float()], dim=1))}
 
 
-def judge(modules: Mapping[str, nn.Module], batch: Tensors, settings: Any) -> dict[str, Tensor]:
+def judge(modules: Modules, batch: Tensors, settings: ToySettings) -> dict[str, Tensor]:
     with torch.no_grad():
         y = modules["model"](batch["x"]).float()
     real = modules["critic"](torch.cat([batch["x"], batch["y"]], dim=1))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from settings.schema import SettingsError
@@ -77,17 +78,17 @@ def forget_others(folder: Path, start: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Loads moments and counts. What the settings say (rates, decays, weight decay) stays as the
     optimizer was made, for a segment may have settings of its own.
     """
-    made = [
+    numbers = [
         {key: value for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
     ]
     optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, made, strict=True):
-        group.update(own)
+    for group, set_here in zip(optimizer.param_groups, numbers, strict=True):
+        group.update(set_here)
 
 
 def initial_weights(

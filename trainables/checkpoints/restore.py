@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from settings.flat import replace
+from settings.schema import Settings
 from trainables.checkpoints import checkpoint
-from trainables.system import Built, System, load_system, offers
+from trainables.system import Built, PreparedT, SettingsT, System, load_system, offers
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,12 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], stored: str) -> None:
         ) from error
 
 
-def built_for(system: System, settings: Any, prepared: Any, meta: Mapping[str, Any]) -> Built:
+def built_for(
+    system: System[SettingsT, PreparedT],
+    settings: SettingsT,
+    prepared: PreparedT,
+    meta: Mapping[str, Any],
+) -> Built:
     """The modules for the weights of a checkpoint with this meta, without the search for weights
     to begin with that `build` may do (`model.pretrained`), where the system can tell the two
     apart; an empty meta is that of a training that begins.
@@ -86,7 +92,7 @@ def built_for(system: System, settings: Any, prepared: Any, meta: Mapping[str, A
     return dataclasses.replace(system.rebuild(settings, meta["built"]), meta=meta["built"])
 
 
-def _built(system: System, settings: Any, meta: Mapping[str, Any], path: Path) -> Built:
+def _built(system: System, settings: Settings, meta: Mapping[str, Any], path: Path) -> Built:
     if offers(system, "rebuild") and not meta.get("built"):
         raise checkpoint.CheckpointError(
             f"{path} does not say what its modules were built from, for an earlier version wrote "

@@ -18,6 +18,7 @@ from torch import Tensor
 from settings.flat import replace
 from settings.mri import MASK, channels_of
 from settings.schema import SettingsError
+from trainables.compression.settings import CompressionSettings
 from trainables.system import Loaders, System
 
 _MEGABYTE = 1e6
@@ -29,8 +30,8 @@ _WARM = 2
 
 
 def profile_cases(
-    settings: Any, kinds: Sequence[str], sizes: Sequence[str]
-) -> list[tuple[dict[str, Any], Any]]:
+    settings: CompressionSettings, kinds: Sequence[str], sizes: Sequence[str]
+) -> list[tuple[dict[str, Any], CompressionSettings]]:
     """`kind`, `size` and `batch_size` of every kind of model with every size of its images, and
     the settings of it.
     """
@@ -61,10 +62,10 @@ def _space(size: str, dims: int) -> dict[str, Any]:
     return {"data.image_size": sides[0]}
 
 
-def _on_nothing(system: System) -> Any:
+def _on_nothing(system: System) -> System:
     """The system without data; the batches come from `random_batch`, and nothing is validated."""
 
-    def loaders(self: Any, settings: Any, prepared: Any) -> Loaders:
+    def loaders(self: System, settings: CompressionSettings, prepared: None) -> Loaders:
         nothing: Any = []
         unread: Any = [{}]  # a training begins only where there is something to validate
         return Loaders(nothing, unread)
@@ -72,7 +73,7 @@ def _on_nothing(system: System) -> Any:
     return type("OnNothing", (type(system),), {"loaders": loaders})()
 
 
-def random_batch(settings: Any) -> dict[str, Tensor]:
+def random_batch(settings: CompressionSettings) -> dict[str, Tensor]:
     """A training batch of the settings' size, of noise, with one lesion a sample."""
     generator = torch.Generator().manual_seed(0)
     count, dims = settings.train.batch_size, settings.model.spatial_dims
@@ -92,7 +93,7 @@ def random_batch(settings: Any) -> dict[str, Tensor]:
     }
 
 
-def profile_step(system: System, settings: Any, steps: int) -> dict[str, Any]:
+def profile_step(system: System, settings: CompressionSettings, steps: int) -> dict[str, Any]:
     """Takes training steps of the system and measures them. Run it in a process of its own: memory
     that another case has left would hide in this one's.
 

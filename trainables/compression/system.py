@@ -5,124 +5,42 @@ and 3-D.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from data.mri.augment import AugmentSettings
-from data.mri.batch_augment import BatchAugment, BatchAugmentSettings
-from data.mri.dataset import DataSettings, Prepared, open_split, prepare
+from data.mri.batch_augment import BatchAugment
+from data.mri.dataset import Prepared, open_split, prepare
 from losses.adversarial import idle_critic
-from losses.compression import CriticSettings, LossSettings, critic_terms, terms
-from metrics.compression import MetricSettings, compression_metrics
-from metrics.ms_ssim import check_sides
+from losses.compression import critic_terms, terms
+from metrics.compression import compression_metrics
 from metrics.perceptual import missing
 from models.autoencoders.build import build_autoencoder
-from models.autoencoders.settings import PURE_WEIGHTS, ModelSettings
 from models.discriminator import (
-    DiscriminatorSettings,
     build_discriminator,
     judge_both,
-    least_side,
 )
-from models.efficientnet import SHORTEST_SIDE
 from settings.mri import channels_of
 from trainables.api import (
     Built,
     Composite,
     Finding,
-    HealthSettings,
     Loaders,
     Metric,
-    OptimizerSettings,
+    Modules,
     Phase,
-    Settings,
-    SettingsError,
     SystemBase,
     Tensors,
-    TrainSettings,
 )
 from trainables.compression.profile import profile_cases, profile_step
-from trainables.compression.tags import LoggingSettings, figure_tags, tags
+from trainables.compression.settings import CompressionSettings
+from trainables.compression.tags import figure_tags, tags
 from trainables.compression.use import encode_data, prepare_volumes, reconstruct
-from trainables.stepping.optimizer import check_eps
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompressionSettings(Settings):
-    """The defaults are the demo: a CPU-sized VAE of 2-D slices. Every kind in 2-D and 3-D is
-    CPU-sized until a preset says otherwise.
-    """
-
-    model: ModelSettings = field(default_factory=ModelSettings)
-    discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    critic: CriticSettings = field(default_factory=CriticSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
-    batch_augment: BatchAugmentSettings = field(default_factory=BatchAugmentSettings)
-    metric: MetricSettings = field(default_factory=MetricSettings)
-    logging: LoggingSettings = field(default_factory=LoggingSettings)
-    health: HealthSettings = field(default_factory=HealthSettings)
-    optimizer: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(
-            lr=2e-3, weight_decay=0.0, warmup=0.05, final=0.01
-        )
-    )
-    critic_optimizer: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(
-            lr=5e-4, weight_decay=0.0, warmup=0.05, final=0.01
-        )
-    )
-    train: TrainSettings = field(
-        default_factory=lambda: TrainSettings(
-            steps=200, batch_size=8, report_every=40, validation_batch_size=16
-        )
-    )
-
-    def check(self) -> None:
-        model, data = self.model, self.data
-        if model.seg_mode != (data.group == "seg"):
-            raise SettingsError(
-                "model.seg_mode is for masks and only for them: it is "
-                f"{str(model.seg_mode).lower()} with data.group={data.group}. Set "
-                f"model.seg_mode={str(data.group == 'seg').lower()}, or another data.group."
-            )
-        check_eps(self.optimizer, "optimizer", getattr(torch, PURE_WEIGHTS[model.pure_weights]))
-        space = data.space(model.spatial_dims)
-        model.latent_shape(space)
-        if self.discriminator.enabled and min(space) < least_side(self.discriminator):
-            raise SettingsError(
-                f"the critic needs {least_side(self.discriminator)} pixels a side "
-                f"(discriminator.layers={self.discriminator.layers}), not {min(space)}. Lower "
-                "discriminator.layers."
-            )
-        if not model.seg_mode and sorted(space)[-2] < SHORTEST_SIDE:
-            raise SettingsError(
-                "the perceptual term, which validation measures also where it is off, needs "
-                f"{SHORTEST_SIDE} px or more along two sides, and the samples have "
-                f"{' x '.join(map(str, space))}. Use larger ones "
-                f"(data.{'image_size' if len(space) == 2 else 'volume_size'})."
-            )
-        if self.metric.ms_ssim:
-            check_sides(space)
-        if self.train.precision == "fp16" and model.pure_weights != "no":
-            raise SettingsError(
-                "train.precision=fp16 scales the gradients, and torch can unscale those of fp32 "
-                f"parameters alone, not of model.pure_weights={model.pure_weights}. Set "
-                "train.precision=no, or model.pure_weights=no."
-            )
-        if self.batch_augment.enabled and data.group == "seg":
-            raise SettingsError(
-                "batch_augment.enabled mixes images, and data.group=seg has masks, which are no "
-                "masks when they are mixed (001-M26). Set batch_augment.enabled=false."
-            )
-
-
-class Compression(SystemBase):
+class Compression(SystemBase[CompressionSettings, Prepared]):
     """See `trainables.system.System` for what each member is."""
 
     name = "compression"
@@ -207,7 +125,7 @@ class Compression(SystemBase):
     def generate(
         self,
         settings: CompressionSettings,
-        modules: Mapping[str, nn.Module],
+        modules: Modules,
         source: Path,
         target: Path,
     ) -> dict[str, float]:
@@ -220,7 +138,7 @@ class Compression(SystemBase):
     def encode(
         self,
         settings: CompressionSettings,
-        modules: Mapping[str, nn.Module],
+        modules: Modules,
         prepared: Prepared,
         splits: Sequence[str],
         source: Mapping[str, Any],
@@ -252,7 +170,7 @@ def _made(settings: CompressionSettings, channels: int, load: bool) -> Built:
     return Built(modules=modules, meta={"channels": channels})
 
 
-def compress(modules: Mapping[str, nn.Module], batch: Tensors, settings: Any) -> dict[str, Tensor]:
+def compress(modules: Modules, batch: Tensors, settings: CompressionSettings) -> dict[str, Tensor]:
     """The reconstruction of a batch; in validation also that of the rounded latent, which is what
     a rate is paid for.
     """
@@ -264,7 +182,7 @@ def compress(modules: Mapping[str, nn.Module], batch: Tensors, settings: Any) ->
 
 
 def compress_and_ask(
-    modules: Mapping[str, nn.Module], batch: Tensors, settings: Any
+    modules: Modules, batch: Tensors, settings: CompressionSettings
 ) -> dict[str, Tensor]:
     """The same, and what the critic says of the reconstruction."""
     prediction = compress(modules, batch, settings)
@@ -272,7 +190,7 @@ def compress_and_ask(
     return {**prediction, "fake_logits": logits}
 
 
-def judge(modules: Mapping[str, nn.Module], batch: Tensors, settings: Any) -> dict[str, Tensor]:
+def judge(modules: Modules, batch: Tensors, settings: CompressionSettings) -> dict[str, Tensor]:
     """What the critic says of the images and of their reconstructions."""
     critic = modules["discriminator"]
     return judge_both(critic, batch["image"], batch["autoencoder.reconstruction"])
@@ -295,7 +213,7 @@ def side_by_side(image: Tensor, reconstruction: Tensor) -> Tensor:
     return grid.expand(3, -1, -1)
 
 
-def last_layer(modules: Mapping[str, nn.Module]) -> Sequence[nn.Parameter]:
+def last_layer(modules: Modules) -> Sequence[nn.Parameter]:
     """Where a balancer compares gradients."""
     model: Any = modules["autoencoder"]
     return model.last_layer()

@@ -22,25 +22,9 @@ Where the document leaves a choice:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from settings.mri import GROUPS, SIZE_NAMES
-from settings.schema import Settings, setting
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoggingSettings(Settings):
-    """Which of the document's tags are written beside our columns; its `training.logging.*`."""
-
-    grad_norm: bool = setting(True, "training/grad_norm_*")
-    regional_losses: bool = setting(True, "regional/* and regional_{modality}/*")
-    msssim: bool = setting(True, "Validation/MS-SSIM*")
-    psnr: bool = setting(True, "Validation/PSNR*")
-    lpips: bool = setting(True, "Validation/LPIPS*, where metric.lpips.enabled measures it")
-    boundary_sharpness: bool = setting(True, "metrics/boundary_sharpness*")
-    per_modality: bool = setting(True, "tags of single modalities, *_{modality}")
-    worst_batch: bool = setting(True, "Validation/worst_batch: the images with the highest loss")
-    flops: bool = setting(True, "FLOPs/*, where train.count_flops counts them")
+from trainables.compression.settings import CompressionSettings
 
 
 @dataclass(frozen=True)
@@ -182,7 +166,7 @@ FIGURES: tuple[Row, ...] = (
 )
 
 
-def facts(settings: Any) -> frozenset[str]:
+def facts(settings: CompressionSettings) -> frozenset[str]:
     """The conditions that hold under the settings, the system's whole tree."""
     model, metric, group = settings.model, settings.metric, settings.data.group
     found = {
@@ -201,21 +185,21 @@ def facts(settings: Any) -> frozenset[str]:
     return frozenset(found.union(name for name, holds in extras.items() if holds))
 
 
-def tags(settings: Any) -> dict[str, tuple[str, ...]]:
+def tags(settings: CompressionSettings) -> dict[str, tuple[str, ...]]:
     """Column -> the document's tags for it. Columns of a test are `test_best.<metric>` and
     `test_latest.<metric>`.
     """
     return _chosen(TABLE, settings)
 
 
-def figure_tags(settings: Any) -> dict[str, tuple[str, ...]]:
+def figure_tags(settings: CompressionSettings) -> dict[str, tuple[str, ...]]:
     """The same of figures: `val.worst_batch`, `test_best.worst_batch`, `test_latest.worst_batch`.
     A figure without a tag is not asked for.
     """
     return _chosen(FIGURES, settings)
 
 
-def _chosen(rows: tuple[Row, ...], settings: Any) -> dict[str, tuple[str, ...]]:
+def _chosen(rows: tuple[Row, ...], settings: CompressionSettings) -> dict[str, tuple[str, ...]]:
     holds, group = facts(settings), settings.data.group
     found: dict[str, tuple[str, ...]] = {}
     for row in rows:

@@ -22,6 +22,7 @@ from models.autoencoders.slicewise import Slicewise
 from settings.flat import flatten, replace
 from settings.mri import MASK
 from settings.schema import SettingsError
+from trainables.compression.settings import CompressionSettings
 
 Draw = Callable[[Tensor, Tensor], Tensor]
 """(image, reconstruction) [B, C, H, W] -> a figure [3, H, W] in [0, 1]."""
@@ -51,7 +52,7 @@ class Tally:
 
 
 def reconstruct(
-    settings: Any, model: Autoencoder, source: Path, target: Path, draw: Draw
+    settings: CompressionSettings, model: Autoencoder, source: Path, target: Path, draw: Draw
 ) -> dict[str, float]:
     """Writes `<patient>/<modality>.nii.gz` for every scan at `source`, in [0, 1] and on the grid
     of the model (masks 0 and 1), and a figure; returns counts and means over scans. A 2-D model
@@ -156,7 +157,9 @@ class Moments:
         }
 
 
-def prepare_volumes(settings: Any, cache: Path) -> tuple[Any, Prepared]:
+def prepare_volumes(
+    settings: CompressionSettings, cache: Path
+) -> tuple[CompressionSettings, Prepared]:
     """Whole volumes for a 2-D model, of as many slices as `data.volume_size` says, each as the
     model's own images are; with the settings that say so.
 
@@ -175,7 +178,7 @@ def prepare_volumes(settings: Any, cache: Path) -> tuple[Any, Prepared]:
 
 
 def encode_data(
-    settings: Any,
+    settings: CompressionSettings,
     model: Autoencoder,
     prepared: Prepared,
     splits: Sequence[str],

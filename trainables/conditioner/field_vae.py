@@ -34,10 +34,11 @@ from trainables.api import (
     Finding,
     Loaders,
     Metric,
+    Modules,
     OptimizerSettings,
     Phase,
-    Settings,
     SystemBase,
+    SystemSettings,
     Tensors,
     TrainSettings,
 )
@@ -47,7 +48,7 @@ ENCODE_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class FieldVaeSettings(Settings):
+class FieldVaeSettings(SystemSettings):
     """The defaults are the demo: CPU-sized, about 10 s."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -64,7 +65,7 @@ class FieldVaeSettings(Settings):
     )
 
 
-class FieldVae(SystemBase):
+class FieldVae(SystemBase[FieldVaeSettings, Fields]):
     """See `trainables.system.System` for what each member is."""
 
     name = "field_vae"
@@ -126,7 +127,7 @@ class FieldVae(SystemBase):
     def generate(
         self,
         settings: FieldVaeSettings,
-        modules: Mapping[str, nn.Module],
+        modules: Modules,
         source: Path,
         target: Path,
     ) -> dict[str, float]:
@@ -153,9 +154,7 @@ class FieldVae(SystemBase):
         return measures
 
 
-def reconstruct(
-    modules: Mapping[str, nn.Module], batch: Tensors, settings: Any
-) -> dict[str, Tensor]:
+def reconstruct(modules: Modules, batch: Tensors, settings: FieldVaeSettings) -> dict[str, Tensor]:
     """The prediction on a batch."""
     return modules["vae"](batch)
 

@@ -30,11 +30,12 @@ from trainables.api import (
     HealthSettings,
     Loaders,
     Metric,
+    Modules,
     OptimizerSettings,
     Phase,
-    Settings,
     SettingsError,
     SystemBase,
+    SystemSettings,
     Tensors,
     TrainSettings,
 )
@@ -53,7 +54,7 @@ GENERATE_BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConditionerSettings(Settings):
+class ConditionerSettings(SystemSettings):
     """The defaults are the demo: CPU-sized. `--preset paper` has the document's sizes."""
 
     model: ModelSettings = field(
@@ -117,7 +118,7 @@ class Prepared:
     decoded: Latents | None
 
 
-class Conditioner(SystemBase):
+class Conditioner(SystemBase[ConditionerSettings, Prepared]):
     """See `trainables.system.System` for what each member is."""
 
     name = "conditioner"
@@ -221,7 +222,7 @@ class Conditioner(SystemBase):
     def generate(
         self,
         settings: ConditionerSettings,
-        modules: Mapping[str, nn.Module],
+        modules: Modules,
         source: Path,
         target: Path,
     ) -> dict[str, float]:
@@ -246,13 +247,13 @@ def is_on(term: Any) -> bool:
     return term.enabled and term.weight > 0.0
 
 
-def last_stage(modules: Mapping[str, nn.Module]) -> Sequence[nn.Parameter]:
+def last_stage(modules: Modules) -> Sequence[nn.Parameter]:
     """Where a balancer compares gradients: the last weights that both heads see."""
     return shared_parameters(modules["model"])
 
 
 def condition(
-    modules: Mapping[str, nn.Module], batch: Tensors, settings: Any
+    modules: Modules, batch: Tensors, settings: ConditionerSettings
 ) -> dict[str, Tensor]:
     """The prediction on a batch; in training only with what the terms that are on read."""
     model, loss = modules["model"], settings.loss
@@ -270,7 +271,7 @@ def condition(
 
 @torch.no_grad()
 def _other_view(
-    modules: Mapping[str, nn.Module], batch: Tensors, teacher: str
+    modules: Modules, batch: Tensors, teacher: str
 ) -> dict[str, Tensor]:
     """The prediction on `paired`, from the network itself or its moving average, in eval mode:
     without dropout, and spectral normalisation does not advance.
@@ -312,7 +313,7 @@ def contradictions(settings: ConditionerSettings) -> list[str]:
 
 
 @torch.no_grad()
-def _predict(modules: Mapping[str, nn.Module], pixels: np.ndarray) -> dict[str, np.ndarray]:
+def _predict(modules: Modules, pixels: np.ndarray) -> dict[str, np.ndarray]:
     """pixels: [B, 1, S, S] of bytes."""
     device = next(modules["model"].parameters()).device
     image = torch.from_numpy(np.array(pixels)).to(device).float() / 255.0

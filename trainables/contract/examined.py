@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 
 from losses.terms import Tensors
 from settings.flat import leaves, replace
+from trainables.stepping.train_settings import SystemSettings
 from trainables.system import Loaders, Phase, System
 
 SHORT: Mapping[str, Any] = {
@@ -51,7 +52,7 @@ class Examined:
         return self.system.name
 
     @cached_property
-    def settings(self) -> Any:
+    def settings(self) -> SystemSettings:
         values = {**short_of(self.system), **self.changes}
         return replace(self.system.Settings(), values)
 
@@ -75,12 +76,12 @@ class Examined:
                 yield phase, name, f"{phase.composite.prefix}.{name}"
 
     @cached_property
-    def audited(self) -> Any:
+    def audited(self) -> SystemSettings:
         """The settings with every term on, and with something to do for each."""
         switches = {f"{node}.enabled": True for _, _, node in self.nodes()}
         return replace(self.settings, {**self.system.audit, **switches})
 
-    def modules(self, settings: Any, seed: int = 0) -> dict[str, nn.Module]:
+    def modules(self, settings: SystemSettings, seed: int = 0) -> dict[str, nn.Module]:
         """The modules a little off their start, where a residual or a score may be exactly 0; for
         each seed a state of their own, as the models have that a sweep compares.
         """
@@ -95,7 +96,7 @@ class Examined:
         return modules
 
     def with_averages(
-        self, settings: Any, modules: Mapping[str, nn.Module]
+        self, settings: SystemSettings, modules: Mapping[str, nn.Module]
     ) -> dict[str, nn.Module]:
         """The modules as a forward finds them: with their moving averages, where there are some,
         beside them (`ema.<name>`, in eval mode).
@@ -107,7 +108,7 @@ class Examined:
             average.eval().requires_grad_(False)
         return {**modules, **averages}
 
-    def has_the_network(self, settings: Any) -> bool:
+    def has_the_network(self, settings: SystemSettings) -> bool:
         """Whether these settings build modules of the classes that `settings` builds, for as many
         dimensions: under those of another network, a prediction means something else.
         """
@@ -118,7 +119,7 @@ class Examined:
         )
         return one == other
 
-    def batch(self, settings: Any, validation: bool = False) -> dict[str, Tensor]:
+    def batch(self, settings: SystemSettings, validation: bool = False) -> dict[str, Tensor]:
         """The first `SAMPLES` samples."""
         loaders = self.system.loaders(settings, self.prepared)
         data: Any = loaders.validation if validation else loaders.train
@@ -128,7 +129,7 @@ class Examined:
         return batch
 
     def predictions(
-        self, settings: Any, modules: Mapping[str, nn.Module]
+        self, settings: SystemSettings, modules: Mapping[str, nn.Module]
     ) -> Iterator[tuple[Phase, dict[str, Tensor], dict[str, Tensor]]]:
         """Phase, prediction and batch, phase after phase as in a step: what the system has for
         its audit, or else the first training batch and the modules' forward.
@@ -151,7 +152,7 @@ def short_of(system: System) -> dict[str, Any]:
 
 
 def forward(
-    phase: Phase, modules: Mapping[str, nn.Module], batch: Tensors, settings: Any
+    phase: Phase, modules: Mapping[str, nn.Module], batch: Tensors, settings: SystemSettings
 ) -> dict[str, Tensor]:
     """A phase's prediction; dropout and noise of the forward are drawn anew each time alike."""
     torch.manual_seed(_FORWARD_SEED)

@@ -6,8 +6,8 @@ import fnmatch
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from settings.flat import flatten, leaves, replace
-from settings.schema import Leaf, SettingsError, Value, remembered
+from settings.flat import Tree, flatten, leaves, replace
+from settings.schema import Leaf, Settings, SettingsError, Value, remembered
 
 
 def declares(reads: Sequence[str], key: str) -> bool:
@@ -17,10 +17,10 @@ def declares(reads: Sequence[str], key: str) -> bool:
 
 def guilty(
     keys: Sequence[str],
-    settings: Any,
-    measure: Callable[[Any], object],
+    settings: Tree,
+    measure: Callable[[Tree], object],
     before: object,
-    compares: Callable[[Any], bool] = lambda settings: True,
+    compares: Callable[[Tree], bool] = lambda settings: True,
 ) -> list[str]:
     """The keys that change what `measure(settings)` returns, each at another legal value for
     which `compares(settings)` holds.
@@ -47,14 +47,14 @@ def guilty(
     return [key for half in halves for key in guilty(half, settings, measure, before, compares)]
 
 
-def changed(tree: Any, key: str) -> Any:
+def changed(tree: Tree, key: str) -> Tree | None:
     """The tree with that key at another legal value; None where there is none."""
     others = other_values(tree)
     return replace(tree, {key: others[key]}) if key in others else None
 
 
 @remembered
-def other_values(tree: Any) -> dict[str, Value]:
+def other_values(tree: Settings) -> dict[str, Value]:
     """For every key that has one, another value that is legal while the other keys stay."""
     values = flatten(tree)
     others = {}

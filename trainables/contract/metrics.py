@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from settings.flat import leaves
 from trainables.contract.examined import SAMPLES, Examined, cloned, forward, same
 from trainables.contract.fault import Fault
 from trainables.contract.keys import declares, guilty
+from trainables.stepping.train_settings import SystemSettings
 
 
 def measures_by_sums(examined: Examined) -> Iterator[Fault]:
@@ -88,7 +88,7 @@ def _measures(
                 "Return sums over samples with their count; `finish` makes the mean",
             )
 
-    def measure(tree: Any) -> str:
+    def measure(tree: SystemSettings) -> str:
         """What the metric comes to, also by what it was made from: `metrics` may hand it a
         setting.
         """

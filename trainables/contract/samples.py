@@ -15,7 +15,8 @@ from settings.flat import leaves
 from trainables.contract.examined import Examined, cloned, forward, same, seed_everything
 from trainables.contract.fault import Fault
 from trainables.contract.keys import declares, guilty
-from trainables.system import Built
+from trainables.stepping.train_settings import SystemSettings
+from trainables.system import Built, Loaders
 
 _SEEDS = 8
 """Draws of one sample that are compared: of few, a random flip may leave all as they are."""
@@ -43,20 +44,22 @@ def prepares_the_same_again(examined: Examined) -> Iterator[Fault]:
             yield Fault("member prepare", rule, "another cache gives other samples", way_out)
 
 
-def _some(loaders: Any) -> Iterator[dict[str, torch.Tensor]]:
-    for index in range(min(3, len(loaders.train))):
-        yield loaders.train[(index, 5)]
-    for index in range(min(3, len(loaders.validation))):
-        yield loaders.validation[index]
+def _some(loaders: Loaders) -> Iterator[dict[str, torch.Tensor]]:
+    train: Any = loaders.train
+    validation: Any = loaders.validation
+    for index in range(min(3, len(train))):
+        yield train[(index, 5)]
+    for index in range(min(3, len(validation))):
+        yield validation[index]
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(prepared: object, other: object) -> bool:
     try:
-        equal = bool(one == other)
+        equal = bool(prepared == other)
     except (ValueError, RuntimeError):  # arrays
         equal = False
     # Or their bytes: what holds NaN equals nothing.
-    return equal or pickle.dumps(one) == pickle.dumps(other)
+    return equal or pickle.dumps(prepared) == pickle.dumps(other)
 
 
 def draws_samples_from_their_seed(examined: Examined) -> Iterator[Fault]:
@@ -96,7 +99,7 @@ def draws_samples_from_their_seed(examined: Examined) -> Iterator[Fault]:
 def validates_on_the_same_samples(examined: Examined) -> Iterator[Fault]:
     """No key that a space may search changes what trials are measured on."""
 
-    def samples(settings: Any) -> list[tuple[str, bytes]]:
+    def samples(settings: SystemSettings) -> list[tuple[str, bytes]]:
         validation: Any = examined.system.loaders(settings, examined.prepared).validation
         first = [validation[index] for index in range(min(3, len(validation)))]
         tensors = [(key, value) for sample in first for key, value in sorted(sample.items())]

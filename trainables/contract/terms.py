@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from losses.terms import Tensors, Term, TermSettings
 from settings.flat import leaves
-from settings.schema import own_leaves
+from settings.schema import Settings, own_leaves
 from trainables.contract.examined import Examined, cloned, forward, same, seed_everything
 from trainables.contract.fault import Fault
 from trainables.contract.keys import changed, declares, guilty
+from trainables.stepping.train_settings import SystemSettings
 from trainables.system import Phase
 
 TOLERANCE = 2e-5, 1e-5
@@ -59,11 +60,11 @@ class TermCase:
     def subject(self) -> str:
         return f"term {self.name}"
 
-    def prediction(self, raw: Tensor | None = None, settings: Any = None) -> Tensors:
+    def prediction(self, raw: Tensor | None = None, settings: Settings | None = None) -> Tensors:
         tree = self.settings if settings is None else settings
         return self.predict(self.batch, tree, self.raw if raw is None else raw)
 
-    def measured(self, prediction: Tensors, settings: Any = None) -> list[float]:
+    def measured(self, prediction: Tensors, settings: Settings | None = None) -> list[float]:
         """Sum and count."""
         tree = self.settings if settings is None else settings
         term = self.term if self.under is None or settings is None else self.under(settings)
@@ -182,7 +183,7 @@ def declares_what_it_reads(case: TermCase) -> Iterator[Fault]:
     keys = [key for key in leaves(type(case.settings)) if ".schedule." not in key]
     undeclared = [key for key in keys if not declares(case.term.reads, key)]
 
-    def measure(tree: Any) -> list[float]:
+    def measure(tree: Settings) -> list[float]:
         return case.measured(prediction, tree)
 
     for key in guilty(undeclared, case.settings, measure, before, case.compares):
@@ -315,15 +316,15 @@ class _Made:
     def raw(self) -> Tensor:
         return torch.cat([v.reshape(len(v), -1).float() for v in self.moving.values()], dim=1)
 
-    def under(self, settings: Any) -> Phase:
+    def under(self, settings: SystemSettings) -> Phase:
         """The phase that other settings make."""
         phases = self.examined.system.phases(settings, self.examined.prepared)
         return next(phase for phase in phases if phase.name == self.phase)
 
-    def term(self, name: str, settings: Any) -> Term:
+    def term(self, name: str, settings: SystemSettings) -> Term:
         return self.under(settings).composite.terms[name]
 
-    def __call__(self, batch: Tensors, settings: Any, raw: Tensor) -> Tensors:
+    def __call__(self, batch: Tensors, settings: SystemSettings, raw: Tensor) -> Tensors:
         if settings is not self.settings:
             with torch.no_grad():
                 modules = copy.deepcopy(self.modules)

@@ -20,6 +20,7 @@ from trainables.loop import fit
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.reporting.watch import watched
 from trainables.run import LocalRun, Report
+from trainables.stepping.train_settings import SystemSettings
 from trainables.system import Loaders, System
 
 _LEARN_STEPS = 10
@@ -47,7 +48,7 @@ class _OneBatch:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._system, name)
 
-    def loaders(self, settings: Any, prepared: Any) -> Loaders:
+    def loaders(self, settings: SystemSettings, prepared: object) -> Loaders:
         loaders = self._system.loaders(settings, prepared)
         train = _Repeated(loaders.train, settings.train.batch_size)
         validation: Any = loaders.validation
@@ -65,9 +66,9 @@ class _Quiet(LocalRun):
 def trained(
     examined: Examined,
     directory: Path,
-    settings: Any = None,
+    settings: SystemSettings | None = None,
     *,
-    system: Any = None,
+    system: System | None = None,
     resume: bool = False,
     stop: int | None = None,
 ) -> list[Report]:

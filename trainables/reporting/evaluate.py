@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metrics.metric import Metric
 from trainables.stepping.devices import to_device
+from trainables.stepping.train_settings import SystemSettings
 from trainables.system import Phase
 
 
@@ -49,7 +50,7 @@ def evaluate(
     phases: Sequence[Phase],
     metrics: Sequence[Metric],
     batches: Iterable[Mapping[str, Tensor]],
-    settings: Any,
+    settings: SystemSettings,
     worst: Worst | None = None,
 ) -> dict[str, float | None]:
     """Columns `val.<metric>` and `val.<prefix>.<term>`; None where nothing was counted or the
@@ -78,7 +79,7 @@ def _measure(
     phases: Sequence[Phase],
     metrics: Sequence[Metric],
     batch: Mapping[str, Tensor],
-    settings: Any,
+    settings: SystemSettings,
     worst: Worst | None,
 ) -> list[Tensor]:
     """Float64 vectors (sums and count of one metric; sums and counts of one Composite) of one

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
@@ -18,7 +17,8 @@ from trainables.run import LocalRun
 from trainables.stepping import devices
 from trainables.stepping.batches import validation_loader
 from trainables.stepping.devices import make_accelerator
-from trainables.system import Loaders, System
+from trainables.stepping.train_settings import Tree
+from trainables.system import Loaders, PreparedT, System
 
 
 def check_splits(system: str, loaders: Loaders, test: bool, accelerator: Accelerator) -> None:
@@ -39,9 +39,9 @@ def check_splits(system: str, loaders: Loaders, test: bool, accelerator: Acceler
 
 
 def evaluate_checkpoint(
-    system: System,
-    settings: Any,
-    prepared: Any,
+    system: System[Tree, PreparedT],
+    settings: Tree,
+    prepared: PreparedT,
     path: Path,
     split: str = "validation",
     worst: Worst | None = None,
@@ -72,7 +72,9 @@ def evaluate_checkpoint(
     return evaluate(accelerator, modules, phases, metrics, batches, settings, worst)
 
 
-def final_test(system: System, settings: Any, prepared: Any, run: LocalRun) -> None:
+def final_test(
+    system: System[Tree, PreparedT], settings: Tree, prepared: PreparedT, run: LocalRun
+) -> None:
     """Measures the best and the newest checkpoint on the test split: into `test.json`, and into
     TensorBoard as `test_best.<metric>` and `test_latest.<metric>`. Called on every rank.
 

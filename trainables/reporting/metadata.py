@@ -28,7 +28,7 @@ def write_metadata(
     accelerator: Accelerator,
     modules: Mapping[str, nn.Module],
     loaders: Loaders,
-    prepared: Any,
+    prepared: object,
 ) -> None:
     """Written anew where a training goes on: it may do so on another machine."""
     found = {
@@ -61,7 +61,7 @@ def parameters(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def data(loaders: Loaders, prepared: Any) -> dict[str, Any]:
+def data(loaders: Loaders, prepared: object) -> dict[str, Any]:
     """Samples of each split, what was kept and left out, and `fingerprint`: the name of what
     `prepare` made, a hash of the files and of the settings that shape the samples (null where it
     made nothing that has one).

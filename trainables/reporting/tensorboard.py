@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from settings.schema import Settings
 from trainables.run import Report
 from trainables.system import System
 
@@ -86,7 +87,7 @@ def further_tags(column: str, names: Mapping[str, str | tuple[str, ...]]) -> tup
     return found
 
 
-def open_board(system: System, settings: Any, folder: Path) -> TensorBoard:
+def open_board(system: System, settings: Settings, folder: Path) -> TensorBoard:
     """TensorBoard with the tags of the system's document, where it has one."""
     names, figures = system.tensorboard_names(settings), system.tensorboard_figures(settings)
     return TensorBoard(folder, names, figures)

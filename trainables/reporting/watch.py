@@ -17,6 +17,7 @@ from metrics.metric import Metric
 from settings.schema import SettingsError, listed
 from settings.stop_reasons import PATIENCE, STOP_REASON, HealthStop
 from trainables.run import Report, number
+from trainables.stepping.train_settings import SystemSettings
 from trainables.system import Phase
 
 
@@ -31,7 +32,7 @@ class Watch:
 
     def __init__(
         self,
-        settings: Any,
+        settings: SystemSettings,
         phases: Sequence[Phase],
         metrics: Sequence[Metric],
         objective: tuple[str, str] | None,

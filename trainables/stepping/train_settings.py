@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from settings.schema import Settings, SettingsError, setting
 
@@ -13,6 +14,9 @@ class SystemSettings(Settings):
     """
 
     train: TrainSettings
+
+
+Tree = TypeVar("Tree", bound=SystemSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
