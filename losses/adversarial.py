@@ -8,14 +8,14 @@ mean over the patches of a sample.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses import counts
 from losses.terms import Tensors, Term, TermSettings
-from models.discriminator import OBJECTIVES
+from models.discriminator import OBJECTIVES, DiscriminatorSettings
 from settings.schema import Settings
 
 
@@ -26,6 +26,23 @@ class CriticSettings(Settings):
     """
 
     patch: TermSettings = field(default_factory=TermSettings)
+
+
+class CriticTree(Protocol):
+    """What is read here of the settings of a system that may have a critic."""
+
+    @property
+    def discriminator(self) -> DiscriminatorSettings: ...
+
+
+class AdversarialNode(Protocol):
+    @property
+    def adversarial(self) -> TermSettings: ...
+
+
+class AdversarialTree(CriticTree, Protocol):
+    @property
+    def loss(self) -> AdversarialNode: ...
 
 
 def generator_sum(fake_logits: Tensor, objective: str) -> Tensor:
@@ -63,12 +80,12 @@ def _check(objective: str) -> None:
         raise ValueError(f"objective is one of {', '.join(OBJECTIVES)}, not {objective!r}.")
 
 
-def adversarial(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def adversarial(prediction: Tensors, batch: Tensors, settings: CriticTree) -> Tensor:
     """`generator_sum` of the prediction's `fake_logits`."""
     return generator_sum(prediction["fake_logits"], settings.discriminator.objective)
 
 
-def patch(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def patch(prediction: Tensors, batch: Tensors, settings: CriticTree) -> Tensor:
     """`critic_sum` of the prediction's `real_logits` and `fake_logits`."""
     objective = settings.discriminator.objective
     return critic_sum(prediction["real_logits"], prediction["fake_logits"], objective)
@@ -92,10 +109,10 @@ def adversarial_term(objective: str, samples: str) -> Term:
     )
 
 
-def idle_critic(settings: Any) -> list[str]:
+def idle_critic(settings: AdversarialTree) -> list[str]:
     """Why critic and adversarial term cannot work as they are set, in words, for the preflight."""
-    own = settings.loss.adversarial
-    is_heard = own.enabled and own.weight > 0.0
+    term = settings.loss.adversarial
+    is_heard = term.enabled and term.weight > 0.0
     if is_heard and not settings.discriminator.enabled:
         return [
             "loss.adversarial is on, and there is no critic, so the term is left out. Set "

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from losses.balancers.base import Balancer, FixedWeights
 from losses.balancers.settings import BalancerSettings, make_balancer
 from losses.schedules import last_change_step, schedule_factor
 from losses.terms import RESERVED_NAMES, Tensors, Term, TermSettings
-from settings.schema import SettingsError
+from settings.schema import Settings, SettingsError
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Composite:
     def __init__(
         self,
         terms: Mapping[str, Term],
-        settings: Any,
+        settings: Settings,
         prefix: str = "loss",
         balancer: Balancer | None = None,
     ) -> None:
@@ -67,17 +66,17 @@ class Composite:
         return make_balancer(node, {k: term for k, term in self.terms.items() if self._is_on(k)})
 
     def _is_on(self, name: str) -> bool:
-        own: TermSettings = getattr(self.settings, name)
-        return own.enabled and own.weight > 0.0
+        term: TermSettings = getattr(self.settings, name)
+        return term.enabled and term.weight > 0.0
 
     def weights(self, step: int, steps: int) -> dict[str, float]:
         """The weight of every term as applied at `step` of `steps`; 0 for a term that is off."""
         weighted = getattr(self.balancer, "keeps_weight_of", self.terms)
         base = {}
         for name in self.terms:
-            own: TermSettings = getattr(self.settings, name)
-            weight = own.weight if name in weighted else 1.0
-            factor = schedule_factor(own.schedule, step, steps)
+            term: TermSettings = getattr(self.settings, name)
+            weight = term.weight if name in weighted else 1.0
+            factor = schedule_factor(term.schedule, step, steps)
             base[name] = weight * factor if self._is_on(name) else 0.0
         return self.balancer.weights(base, step)
 
@@ -86,9 +85,9 @@ class Composite:
         What a balancer does is no schedule: it has no end.
         """
         on = {name: getattr(self.settings, name) for name in self.terms if self._is_on(name)}
-        return {name: last_change_step(own.schedule, steps) for name, own in on.items()}
+        return {name: last_change_step(term.schedule, steps) for name, term in on.items()}
 
-    def counts(self, batch: Tensors, settings: Any) -> Tensor:
+    def counts(self, batch: Tensors, settings: object) -> Tensor:
         """Every term's count on a batch, float64 [terms], in the order of `terms`; on the device
         of those that are not on the CPU.
         """
@@ -100,7 +99,7 @@ class Composite:
         self,
         prediction: Tensors,
         batch: Tensors,
-        settings: Any,
+        settings: object,
         weights: Mapping[str, float],
         denominators: Mapping[str, float],
     ) -> Weighed:
@@ -126,7 +125,9 @@ class Composite:
         return Weighed(total=total, sums=sums, shares=shares)
 
     @torch.no_grad()
-    def measure(self, prediction: Tensors, batch: Tensors, settings: Any) -> tuple[Tensor, Tensor]:
+    def measure(
+        self, prediction: Tensors, batch: Tensors, settings: object
+    ) -> tuple[Tensor, Tensor]:
         """(sums, counts) of every term, active or not, float64 [terms] each: for validation."""
         values = [term.sum(prediction, batch, settings).double() for term in self.terms.values()]
         sums = torch.stack(values)

@@ -1,5 +1,5 @@
-"""The terms of the image autoencoders: pure functions that sum over values, or over samples where
-said.
+"""The terms of the image autoencoders, pure functions that sum over values, or over samples where
+said, and their settings.
 
 Shapes: B samples, C channels, *S the space, (H, W) or (D, H, W); c channels and *s space of the
 latent. `image`, `reconstruction`, `logits` [B, C, *S]; `region` [B, 1, *S]; `latent`, `mean`,
@@ -8,25 +8,93 @@ latent. `image`, `reconstruction`, `logits` [B, C, *S]; `region` [B, 1, *S]; `la
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses import counts
-from losses.terms import Tensors
+from losses.adversarial import CriticTree
+from losses.balancers.settings import BalancerSettings
+from losses.terms import Tensors, TermSettings
+from models.autoencoders.settings import ModelSettings
+from models.efficientnet import BACKBONES
 from models.perceptual import content_seeds, distance, frozen_features, volume_distance
 from settings.mri import SIZE_NAMES
+from settings.schema import Settings, setting
 
 DICE_SMOOTH = 1.0
 """Added to both sides of the Dice ratio: an empty mask that is found empty costs nothing."""
 
 
+# Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionalSettings(Settings):
+    """Weights of pixels by the longest diameter of the lesion that they belong to; 1 outside."""
+
+    enabled: bool = setting(False, "weigh pixels of lesions by the size of the lesion")
+    tiny: float = setting(2.5, "weight in lesions below 10 mm", low=0.0, high=100.0)
+    small: float = setting(1.8, "weight in lesions of 10 to 20 mm", low=0.0, high=100.0)
+    medium: float = setting(1.4, "weight in lesions of 20 to 30 mm", low=0.0, high=100.0)
+    large: float = setting(1.2, "weight in lesions of 30 mm or more", low=0.0, high=100.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class L1Settings(TermSettings):
+    regional: RegionalSettings = field(default_factory=RegionalSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceptualSettings(TermSettings):
+    backbone: str = setting(
+        "efficientnet_lite0", "frozen network that sees the images", choices=BACKBONES
+    )
+    slice_share: float = setting(
+        0.25, "volumes: part of the slices across each axis that it sees", low=0.001, high=1.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings(Settings):
+    """A node for every term; `losses.compression.terms` says which of them a model has.
+
+    The weights are those that the source document gives its VAE, for means over each term's own
+    count; what it gives the VQ-VAE and the DC-AE is in the presets.
+    """
+
+    l1: L1Settings = field(default_factory=L1Settings)
+    perceptual: PerceptualSettings = field(
+        default_factory=lambda: PerceptualSettings(weight=0.001)
+    )
+    kl: TermSettings = field(default_factory=lambda: TermSettings(weight=1e-6))
+    vq: TermSettings = field(default_factory=lambda: TermSettings(weight=0.25))
+    bce: TermSettings = field(default_factory=TermSettings)
+    dice: TermSettings = field(default_factory=TermSettings)
+    boundary: TermSettings = field(default_factory=lambda: TermSettings(weight=0.5))
+    adversarial: TermSettings = field(
+        default_factory=lambda: TermSettings(weight=0.01, enabled=False)
+    )
+    balancer: BalancerSettings = field(default_factory=BalancerSettings)
+
+
+class CompressionTree(CriticTree, Protocol):
+    """What the terms read of a system's settings."""
+
+    @property
+    def model(self) -> ModelSettings: ...
+
+    @property
+    def loss(self) -> LossSettings: ...
+
+
 # Reconstruction of images
 
 
-def l1(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def l1(prediction: Tensors, batch: Tensors, settings: CompressionTree) -> Tensor:
     """Sum of w |reconstruction - image|; w of `region_weights`, or 1."""
     error = (prediction["reconstruction"].float() - batch["image"].float()).abs()
     if settings.loss.l1.regional.enabled:
@@ -34,7 +102,7 @@ def l1(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
     return error.sum()
 
 
-def l1_count(batch: Tensors, settings: Any) -> Tensor:
+def l1_count(batch: Tensors, settings: CompressionTree) -> Tensor:
     """The sum of the weights, so that lesions in a batch do not raise its loss by being there
     (001-M17: the source divides by the number of pixels).
     """
@@ -45,7 +113,7 @@ def l1_count(batch: Tensors, settings: Any) -> Tensor:
     return weight.sum(dtype=torch.float64) * batch["image"].shape[1]
 
 
-def region_weights(batch: Tensors, settings: Any) -> Tensor:
+def region_weights(batch: Tensors, settings: CompressionTree) -> Tensor:
     """loss.l1.regional by the size of the lesion that a pixel belongs to, 1 outside, [B, 1, *S].
 
     Raises:
@@ -56,13 +124,13 @@ def region_weights(batch: Tensors, settings: Any) -> Tensor:
             "loss.l1.regional.enabled=true weighs pixels by `region`, which this batch lacks: "
             "open the training split with its regions, or set loss.l1.regional.enabled=false."
         )
-    own = settings.loss.l1.regional
-    table = [1.0, *(getattr(own, name) for name in SIZE_NAMES)]
+    weights = settings.loss.l1.regional
+    table = [1.0, *(getattr(weights, name) for name in SIZE_NAMES)]
     region = batch["region"]
     return torch.tensor(table, dtype=torch.float32, device=region.device)[region.long()]
 
 
-def perceptual(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def perceptual(prediction: Tensors, batch: Tensors, settings: CompressionTree) -> Tensor:
     """Sum over samples of `models.perceptual`'s distance; of volumes, over a share of the slices
     across each axis ("2.5-D").
 
@@ -70,19 +138,19 @@ def perceptual(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
     none, and there its own values say it: the same slices at every report. Never the global
     generator, and never the other samples.
     """
-    found, target = prediction["reconstruction"], batch["image"]
-    own = settings.loss.perceptual
-    features = frozen_features(own.backbone, found.device)
-    if found.ndim == 4:
-        return distance(features, found, target).sum()
+    image, target = prediction["reconstruction"], batch["image"]
+    term = settings.loss.perceptual
+    features = frozen_features(term.backbone, image.device)
+    if image.ndim == 4:
+        return distance(features, image, target).sum()
     seeds = batch["seed"] if "seed" in batch else content_seeds(target)
-    return volume_distance(features, found, target, own.slice_share, seeds).sum()
+    return volume_distance(features, image, target, term.slice_share, seeds).sum()
 
 
 # Latents: sums over samples
 
 
-def kl(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def kl(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     """KL(N(mu, sigma^2) || N(0, 1)) = (mu^2 + sigma^2 - log sigma^2 - 1) / 2, summed over the
     values of a sample's latent, nat (Kingma and Welling 2014, appendix B).
     """
@@ -90,7 +158,7 @@ def kl(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
     return 0.5 * (mean.square() + deviation.square() - 2.0 * deviation.log() - 1.0).sum()
 
 
-def vq(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def vq(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     """Commitment (van den Oord et al. 2017, equation 3, last part): the mean of (z - sg(q))^2 over
     the values of a sample's latent, z before and q after the quantisation.
 
@@ -103,7 +171,7 @@ def vq(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
 # Masks
 
 
-def bce(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def bce(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     """Binary cross-entropy of the logits, summed over values, nat."""
     return _cross_entropy(prediction, batch).sum()
 
@@ -113,23 +181,23 @@ def _cross_entropy(prediction: Tensors, batch: Tensors) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
-def dice(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def dice(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     """1 - (2 sum p t + 1) / (sum p + sum t + 1) of each sample (Milletari et al. 2016, with a
     constant added), p the probability of each pixel and t its target; summed over samples.
     """
-    found = prediction["logits"].float().sigmoid().flatten(1)
+    share = prediction["logits"].float().sigmoid().flatten(1)
     target = batch["image"].float().flatten(1)
-    both = (found * target).sum(dim=1)
-    sizes = found.sum(dim=1) + target.sum(dim=1)
+    both = (share * target).sum(dim=1)
+    sizes = share.sum(dim=1) + target.sum(dim=1)
     return (1.0 - (2.0 * both + DICE_SMOOTH) / (sizes + DICE_SMOOTH)).sum()
 
 
-def boundary(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def boundary(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     """The cross-entropy on the pixels of `edge_map`, summed over them."""
     return (edge_map(batch["image"].float()) * _cross_entropy(prediction, batch)).sum()
 
 
-def boundary_count(batch: Tensors, settings: Any) -> Tensor:
+def boundary_count(batch: Tensors, settings: object) -> Tensor:
     """The pixels of `edge_map`; none where no mask of the batch has an edge."""
     return edge_map(batch["image"].float()).sum(dtype=torch.float64)
 

@@ -1,4 +1,5 @@
-"""The terms of the conditioner: pure functions that sum over values, or over samples where said.
+"""The terms of the conditioner, pure functions that sum over values, or over samples where said,
+and their settings.
 
 Shapes: B samples, M main latent size, K hierarchical codes of size h; `main`, `paired_main`
 [B, M] and `hier`, `paired_hier` [B, K, h]; `field`, `target_field` [B, T, N]; `feature_i`
@@ -9,21 +10,123 @@ scaled to a range around 0, and predictions lie in [-1, 1].
 from __future__ import annotations
 
 import functools
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses import counts
-from losses.terms import Tensors
+from losses.balancers.settings import BalancerSettings
+from losses.terms import Tensors, TermSettings
 from models.fields.latent_projection import LatentProjections
+from settings.schema import Settings, SettingsError, setting
 
 NORM_FLOOR = 1e-6
 """Least norm of a vector whose direction is looked at."""
 
 TINY = 1e-12
 """Least square that a ratio divides by."""
+
+
+# Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffSettings(TermSettings):
+    """A term that is off unless it is asked for."""
+
+    enabled: bool = setting(False, "false switches the term off, as weight 0 does")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuberSettings(OffSettings):
+    beta: float = setting(
+        0.1, "error at which smooth-L1 turns from square to line", low=1e-4, high=1.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceptualSettings(OffSettings):
+    """What is compared: outputs of fixed random networks, or the latents themselves."""
+
+    kind: str = setting(
+        "projection",
+        "likeness of prediction and target: cosine after random projections, cosine, or CKA over "
+        "the batch",
+        choices=("projection", "cosine", "cka"),
+    )
+    widths: tuple[int, ...] = setting(
+        (16, 8), "hidden width of each random network of kind projection", low=1, high=1024
+    )
+    seed: int = setting(0, "the random networks are drawn from", low=0, high=2**31 - 1)
+
+    def check(self) -> None:
+        if not self.widths:
+            raise SettingsError(
+                "perceptual widths must name at least one network, not (). Use 16,8, or "
+                "kind=cosine for none."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralSettings(OffSettings):
+    iterations: int = setting(
+        3, "power iterations for the largest singular value of a map", low=1, high=50
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencySettings(OffSettings):
+    teacher: str = setting(
+        "same",
+        "who predicts from the other view: the network itself, or its moving average "
+        "(train.ema_decay)",
+        choices=("same", "ema"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings(Settings):
+    """Weights are those of the source, multiplied out: it sums 10 (mse + 0.1 mae + 0.05 huber) of
+    the main latent and 1 (...) of the hierarchical one. Its default has the two squares only.
+    """
+
+    label_smoothing: float = setting(
+        0.0,
+        "share by which the terms mse, mae and huber draw latent targets to 0",
+        low=0.0,
+        high=0.5,
+    )
+    main_mse: TermSettings = field(default_factory=lambda: TermSettings(weight=10.0))
+    hier_mse: TermSettings = field(default_factory=lambda: TermSettings(weight=1.0))
+    main_mae: OffSettings = field(default_factory=lambda: OffSettings(weight=1.0))
+    hier_mae: OffSettings = field(default_factory=lambda: OffSettings(weight=0.1))
+    main_huber: HuberSettings = field(default_factory=lambda: HuberSettings(weight=0.5))
+    hier_huber: HuberSettings = field(default_factory=lambda: HuberSettings(weight=0.05))
+    main_perceptual: PerceptualSettings = field(
+        default_factory=lambda: PerceptualSettings(weight=0.1)
+    )
+    hier_perceptual: PerceptualSettings = field(
+        default_factory=lambda: PerceptualSettings(weight=0.05)
+    )
+    decoded: OffSettings = field(default_factory=lambda: OffSettings(weight=1.0))
+    consistency: ConsistencySettings = field(
+        default_factory=lambda: ConsistencySettings(weight=0.1)
+    )
+    spectral: SpectralSettings = field(default_factory=lambda: SpectralSettings(weight=1e-4))
+    balancer: BalancerSettings = field(default_factory=BalancerSettings)
+
+
+class ConditionerTree(Protocol):
+    """What the terms read of a system's settings."""
+
+    @property
+    def loss(self) -> LossSettings: ...
+
+
+# The prediction
 
 
 def entry(prediction: Tensors, name: str, term: str) -> Tensor:
@@ -43,35 +146,37 @@ def entry(prediction: Tensors, name: str, term: str) -> Tensor:
 # Regression of the latents: sums over values
 
 
-def smoothed_target(kind: str, batch: Tensors, settings: Any) -> Tensor:
+def smoothed_target(kind: str, batch: Tensors, settings: ConditionerTree) -> Tensor:
     """(1 - loss.label_smoothing) * target: drawn towards 0, the centre of the range."""
     return (1.0 - settings.loss.label_smoothing) * batch[kind].float()
 
 
-def squared(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
-    found = entry(prediction, kind, f"{kind}_mse")
-    return (found - smoothed_target(kind, batch, settings)).square().sum()
+def squared(kind: str, prediction: Tensors, batch: Tensors, settings: ConditionerTree) -> Tensor:
+    latent = entry(prediction, kind, f"{kind}_mse")
+    return (latent - smoothed_target(kind, batch, settings)).square().sum()
 
 
-def absolute(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
-    found = entry(prediction, kind, f"{kind}_mae")
-    return (found - smoothed_target(kind, batch, settings)).abs().sum()
+def absolute(kind: str, prediction: Tensors, batch: Tensors, settings: ConditionerTree) -> Tensor:
+    latent = entry(prediction, kind, f"{kind}_mae")
+    return (latent - smoothed_target(kind, batch, settings)).abs().sum()
 
 
-def smooth_l1(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def smooth_l1(kind: str, prediction: Tensors, batch: Tensors, settings: ConditionerTree) -> Tensor:
     """e^2 / (2 beta) where |e| < beta, |e| - beta / 2 above: Huber's loss divided by beta. The
     source calls it Huber (000-M20).
     """
-    found = entry(prediction, kind, f"{kind}_huber")
+    latent = entry(prediction, kind, f"{kind}_huber")
     target = smoothed_target(kind, batch, settings)
-    beta = getattr(settings.loss, f"{kind}_huber").beta
-    return F.smooth_l1_loss(found, target, reduction="sum", beta=beta)
+    term: HuberSettings = getattr(settings.loss, f"{kind}_huber")
+    return F.smooth_l1_loss(latent, target, reduction="sum", beta=term.beta)
 
 
 # Likeness of the latents: sums over samples, or one value a batch
 
 
-def perceptual(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def perceptual(
+    kind: str, prediction: Tensors, batch: Tensors, settings: ConditionerTree
+) -> Tensor:
     """How unlike prediction and target are in direction, in [0, 2]; `perceptual_count` goes with
     it.
 
@@ -83,25 +188,24 @@ def perceptual(kind: str, prediction: Tensors, batch: Tensors, settings: Any) ->
     Each level is compared with its own: features are on the last axis (000-M3: along axis 1 the
     source compares levels, and its network does not fit). No gradient reaches the targets.
     """
-    found = levels(entry(prediction, kind, f"{kind}_perceptual"))
+    latent = levels(entry(prediction, kind, f"{kind}_perceptual"))
     target = levels(batch[kind].float()).detach()
-    own = getattr(settings.loss, f"{kind}_perceptual")
-    if own.kind == "cka":
-        return (1.0 - linear_cka(found, target)).clamp_min(0.0).mean() * (len(found) > 1)
-    if own.kind == "cosine":
-        return _unlike(found, target).mean(dim=1).sum()
-    networks = projections(found.shape[-1], own.widths, own.seed, found.device)
-    pairs = zip(networks(found), networks(target), strict=True)
+    term: PerceptualSettings = getattr(settings.loss, f"{kind}_perceptual")
+    if term.kind == "cka":
+        return (1.0 - linear_cka(latent, target)).clamp_min(0.0).mean() * (len(latent) > 1)
+    if term.kind == "cosine":
+        return _unlike(latent, target).mean(dim=1).sum()
+    networks = projections(latent.shape[-1], term.widths, term.seed, latent.device)
+    pairs = zip(networks(latent), networks(target), strict=True)
     costs = torch.stack([_unlike(a, b).mean(dim=1) for a, b in pairs])
     return costs.mean(dim=0).sum()
 
 
-def perceptual_count(kind: str, batch: Tensors, settings: Any) -> Tensor:
+def perceptual_count(kind: str, batch: Tensors, settings: ConditionerTree) -> Tensor:
     """Samples; for CKA 1 a batch of two or more samples, 0 for a batch of one."""
     samples = counts.samples_of(kind)(batch, settings)
-    if getattr(settings.loss, f"{kind}_perceptual").kind == "cka":
-        return (samples > 1).double()
-    return samples
+    term: PerceptualSettings = getattr(settings.loss, f"{kind}_perceptual")
+    return (samples > 1).double() if term.kind == "cka" else samples
 
 
 def levels(latent: Tensor) -> Tensor:
@@ -109,8 +213,8 @@ def levels(latent: Tensor) -> Tensor:
     return latent[:, None] if latent.ndim == 2 else latent
 
 
-def _unlike(found: Tensor, target: Tensor) -> Tensor:
-    cosine = F.cosine_similarity(found, target, dim=-1, eps=NORM_FLOOR)
+def _unlike(latent: Tensor, target: Tensor) -> Tensor:
+    cosine = F.cosine_similarity(latent, target, dim=-1, eps=NORM_FLOOR)
     return (1.0 - cosine).clamp_min(0.0)  # rounding goes below
 
 
@@ -150,27 +254,27 @@ def projections(
 # Decoded field, consistency, spectra: sums over samples
 
 
-def decoded(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def decoded(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     """|D(z) - D(z*)|^2 / |D(z*)|^2 of each sample, D the frozen decoder, z* the target latents."""
     target = entry(prediction, "target_field", "decoded").detach().flatten(1)
     error = entry(prediction, "field", "decoded").flatten(1) - target
     return (error.square().sum(dim=1) / target.square().sum(dim=1).clamp_min(TINY)).sum()
 
 
-def consistency(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def consistency(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     """Mean square between the predictions on two views of one object, main + hierarchical, of the
     samples whose views differ and are not mixed (000-M12: the source compares equal images, or
     a mixture with one of its parts). The other view's prediction is the target.
     """
     cost = torch.zeros_like(batch["paired_valid"], dtype=torch.float32)
     for kind in ("main", "hier"):
-        found = entry(prediction, kind, "consistency").flatten(1)
+        view = entry(prediction, kind, "consistency").flatten(1)
         other = entry(prediction, f"paired_{kind}", "consistency").detach().flatten(1)
-        cost = cost + (found - other).square().mean(dim=1)
+        cost = cost + (view - other).square().mean(dim=1)
     return (batch["paired_valid"].float() * cost).sum()
 
 
-def spectral(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def spectral(prediction: Tensors, batch: Tensors, settings: ConditionerTree) -> Tensor:
     """sigma_max^2 / |A|_F^2 of A = one sample's map as [C, H W], mean over the maps.
 
     The inverse of the stable rank, between 1 / min(C, H W) and 1: small where a map uses many

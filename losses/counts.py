@@ -14,19 +14,19 @@ from torch import Tensor
 from losses.terms import Tensors
 
 
-def images(batch: Tensors, settings: Any) -> Tensor:
+def images(batch: Tensors, settings: object) -> Tensor:
     """The images of the batch."""
     target = batch["target"]
     return torch.tensor(target.shape[0], dtype=torch.float64, device=target.device)
 
 
-def values(batch: Tensors, settings: Any) -> Tensor:
+def values(batch: Tensors, settings: object) -> Tensor:
     """Every value of the target: pixels times channels."""
     target = batch["target"]
     return torch.tensor(target.numel(), dtype=torch.float64, device=target.device)
 
 
-def differences(batch: Tensors, settings: Any) -> Tensor:
+def differences(batch: Tensors, settings: object) -> Tensor:
     """The pairs of neighbours along rows and columns, times channels."""
     target = batch["target"]
     n, channels, height, width = target.shape
@@ -34,12 +34,12 @@ def differences(batch: Tensors, settings: Any) -> Tensor:
     return torch.tensor(n * channels * pairs, dtype=torch.float64, device=target.device)
 
 
-def hole_values(batch: Tensors, settings: Any) -> Tensor:
+def hole_values(batch: Tensors, settings: object) -> Tensor:
     """The values inside holes: hole pixels times channels."""
     return weighted_values(batch, batch["hole"])
 
 
-def images_with_hole(batch: Tensors, settings: Any) -> Tensor:
+def images_with_hole(batch: Tensors, settings: object) -> Tensor:
     """The images that have at least one hole pixel."""
     return (batch["hole"].amax(dim=(1, 2, 3)) > 0).sum().double()
 
@@ -56,9 +56,9 @@ Count = Callable[[Tensors, Any], Tensor]
 def values_of(name: str) -> Count:
     """The values of a named tensor of the batch."""
 
-    def count(batch: Tensors, settings: Any) -> Tensor:
-        found = batch[name]
-        return torch.tensor(found.numel(), dtype=torch.float64, device=found.device)
+    def count(batch: Tensors, settings: object) -> Tensor:
+        tensor = batch[name]
+        return torch.tensor(tensor.numel(), dtype=torch.float64, device=tensor.device)
 
     return count
 
@@ -66,9 +66,9 @@ def values_of(name: str) -> Count:
 def samples_of(name: str) -> Count:
     """The samples of a named tensor of the batch."""
 
-    def count(batch: Tensors, settings: Any) -> Tensor:
-        found = batch[name]
-        return torch.tensor(found.shape[0], dtype=torch.float64, device=found.device)
+    def count(batch: Tensors, settings: object) -> Tensor:
+        tensor = batch[name]
+        return torch.tensor(tensor.shape[0], dtype=torch.float64, device=tensor.device)
 
     return count
 
@@ -76,7 +76,7 @@ def samples_of(name: str) -> Count:
 def marked(name: str) -> Count:
     """The sum of a 0/1 mark per sample, [B]."""
 
-    def count(batch: Tensors, settings: Any) -> Tensor:
+    def count(batch: Tensors, settings: object) -> Tensor:
         return batch[name].sum(dtype=torch.float64)
 
     return count

@@ -6,7 +6,6 @@ B samples, T time steps, N nodes, M numbers of the main latent, K codes of h num
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,23 +47,23 @@ def hier_kl(prediction: Tensors) -> Tensor:
     return per_value.flatten(1).sum(dim=1)
 
 
-def reconstruction(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def reconstruction(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     """(scaled field - scaled target)^2, summed over [B, N, T]."""
     return (prediction["scaled"].float() - prediction["scaled_target"]).square().sum()
 
 
-def kl(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def kl(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     """Sum over samples of the divergence of the main latent and of every code, nat."""
     return (main_kl(prediction) + hier_kl(prediction)).sum()
 
 
-def values(batch: Tensors, settings: Any) -> Tensor:
+def values(batch: Tensors, settings: object) -> Tensor:
     """Every value of the fields."""
     true = batch["field"]
     return torch.tensor(true.numel(), dtype=torch.float64, device=true.device)
 
 
-def samples(batch: Tensors, settings: Any) -> Tensor:
+def samples(batch: Tensors, settings: object) -> Tensor:
     true = batch["field"]
     return torch.tensor(true.shape[0], dtype=torch.float64, device=true.device)
 

@@ -1,4 +1,5 @@
-"""The terms of HDR hole filling: pure functions that sum over pixels, or over images where said.
+"""The terms of HDR hole filling, pure functions that sum over pixels, or over images where said,
+and their settings.
 
 Shapes: B images, C = 3 channels, H rows, W columns. `target`, `radiance`, `log_delta`, `log_base`,
 `raw` [B, C, H, W]; `hole` [B, 1, H, W] with 1 = hole; `scale` [B, 1|C, 1, 1]. Logarithms are
@@ -8,18 +9,23 @@ log(radiance + eps) = log_base + Delta.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses import counts
-from losses.terms import Tensors
+from losses.adversarial import CriticTree
+from losses.balancers.settings import BalancerSettings
+from losses.terms import Tensors, TermSettings
+from models.efficientnet import BACKBONES
 from models.hdr import head
 from models.hdr.exposure import mu_law
 from models.hdr.prefill import prefill
 from models.perceptual import frozen_features
+from settings.schema import Settings, setting
 
 STD_FLOOR = 1e-8
 """Added to a variance before its root, whose slope at 0 is infinite (a hole of one pixel)."""
@@ -29,25 +35,99 @@ LUMA = (0.2126, 0.7152, 0.0722)
 """Rec. ITU-R BT.709."""
 
 
+# Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings(TermSettings):
+    """How the error e of the logarithm is penalised.
+
+    l1: |e|. smooth_l1: e^2 / (2 beta) below beta, |e| - beta / 2 above. charbonnier:
+    sqrt(e^2 + 1e-6).
+    """
+
+    kind: str = setting(
+        "l1", "penalty on the log error", choices=("l1", "smooth_l1", "charbonnier")
+    )
+    beta: float = setting(
+        0.2, "where smooth_l1 turns from square to line", unit="nat", low=1e-4, high=10.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeSettings(TermSettings):
+    enabled: bool = setting(False, "false switches the term off, as weight 0 does")
+    safe_range: float = setting(
+        6.0, "size of scale * |raw| that is still free", unit="nat", low=0.0, high=40.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceptualSettings(TermSettings):
+    enabled: bool = setting(False, "false switches the term off, as weight 0 does")
+    backbone: str = setting(
+        "efficientnet_lite0", "frozen network that sees the images", choices=BACKBONES
+    )
+    beta: float = setting(1e-3, "where smooth-L1 turns from square to line", low=1e-6, high=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings(Settings):
+    """The weights are for means over each term's own count (pixels of the hole, images with a
+    hole); the document's 1, 5, 6, 8, 20 and 10 are in the presets.
+    """
+
+    mu: float = setting(300.0, "mu of the mu-law images of the loss", low=1.0, high=1e5)
+    exposure: float = setting(0.8, "factor on radiance before the mu-law", low=1e-4, high=1e4)
+    log: LogSettings = field(default_factory=LogSettings)
+    l1: TermSettings = field(default_factory=lambda: TermSettings(weight=1.0))
+    edge: TermSettings = field(default_factory=lambda: TermSettings(weight=0.5))
+    boundary: TermSettings = field(default_factory=lambda: TermSettings(weight=1.0))
+    hole: TermSettings = field(default_factory=lambda: TermSettings(weight=2.0))
+    context: TermSettings = field(default_factory=lambda: TermSettings(weight=1.0, enabled=False))
+    sparsity: TermSettings = field(default_factory=lambda: TermSettings(weight=0.1, enabled=False))
+    range: RangeSettings = field(default_factory=RangeSettings)
+    wasserstein: TermSettings = field(
+        default_factory=lambda: TermSettings(weight=0.5, enabled=False)
+    )
+    moments: TermSettings = field(default_factory=lambda: TermSettings(weight=0.5, enabled=False))
+    perceptual: PerceptualSettings = field(default_factory=PerceptualSettings)
+    color: TermSettings = field(default_factory=lambda: TermSettings(weight=0.05, enabled=False))
+    adversarial: TermSettings = field(
+        default_factory=lambda: TermSettings(weight=0.01, enabled=False)
+    )
+    balancer: BalancerSettings = field(default_factory=BalancerSettings)
+
+
+class HdrTree(CriticTree, Protocol):
+    """What the terms read of a system's settings."""
+
+    @property
+    def hdr(self) -> head.HeadSettings: ...
+
+    @property
+    def loss(self) -> LossSettings: ...
+
+
 # Regions and images
 
 
-def ring(batch: Tensors, settings: Any) -> Tensor:
+def ring(batch: Tensors, settings: HdrTree) -> Tensor:
     """The rim of valid pixels around the holes, as the head has it. [B, 1, H, W]"""
     return head.ring(batch["hole"], settings.hdr.ring_kernel)
 
 
-def residual_weight(batch: Tensors, settings: Any) -> Tensor:
+def residual_weight(batch: Tensors, settings: HdrTree) -> Tensor:
     """The head's mask as a weight: hole + ring_scale * ring, or 1 when `hdr.mask` is off."""
     return head.residual_mask(settings.hdr, batch["hole"])
 
 
-def needed_delta(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def needed_delta(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """The Delta that reaches the target: log(target + eps) - log_base."""
     return torch.log(batch["target"].float() + settings.hdr.epsilon) - prediction["log_base"]
 
 
-def mu_images(prediction: Tensors, batch: Tensors, settings: Any) -> tuple[Tensor, Tensor]:
+def mu_images(prediction: Tensors, batch: Tensors, settings: HdrTree) -> tuple[Tensor, Tensor]:
     """(prediction, target) under the loss's mu-law; 1 is white, highlights exceed it."""
     mu, exposure = settings.loss.mu, settings.loss.exposure
     predicted = mu_law(prediction["radiance"].float(), mu, exposure)
@@ -57,7 +137,7 @@ def mu_images(prediction: Tensors, batch: Tensors, settings: Any) -> tuple[Tenso
 # Sums over pixels
 
 
-def log_residual(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def log_residual(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """Sum of w * l(Delta - needed Delta), w the head's mask, on Delta *before* that mask.
 
     004-M3: the document halves Delta on the ring and then compares it with the full one, so the
@@ -74,52 +154,52 @@ def log_residual(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
     return (residual_weight(batch, settings) * cost).sum()
 
 
-def log_residual_count(batch: Tensors, settings: Any) -> Tensor:
+def log_residual_count(batch: Tensors, settings: HdrTree) -> Tensor:
     return counts.weighted_values(batch, residual_weight(batch, settings))
 
 
-def mu_l1(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def mu_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     predicted, target = mu_images(prediction, batch, settings)
     return (predicted - target).abs().sum()
 
 
-def hole_l1(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def hole_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """A mean over hole pixels has no need of the document's factor min(4, 1 / hole share)."""
     predicted, target = mu_images(prediction, batch, settings)
     return (batch["hole"] * (predicted - target).abs()).sum()
 
 
-def boundary_l1(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def boundary_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     predicted, target = mu_images(prediction, batch, settings)
     return (ring(batch, settings) * (predicted - target).abs()).sum()
 
 
-def boundary_count(batch: Tensors, settings: Any) -> Tensor:
+def boundary_count(batch: Tensors, settings: HdrTree) -> Tensor:
     return counts.weighted_values(batch, ring(batch, settings))
 
 
-def context_l1(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def context_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """On valid pixels outside the ring; while `hdr.mask` is on they cannot change: gradient 0."""
     predicted, target = mu_images(prediction, batch, settings)
     return (_outside(batch, settings) * (predicted - target).abs()).sum()
 
 
-def context_count(batch: Tensors, settings: Any) -> Tensor:
+def context_count(batch: Tensors, settings: HdrTree) -> Tensor:
     return counts.weighted_values(batch, _outside(batch, settings))
 
 
-def _outside(batch: Tensors, settings: Any) -> Tensor:
+def _outside(batch: Tensors, settings: HdrTree) -> Tensor:
     return 1.0 - batch["hole"] - ring(batch, settings)
 
 
-def edge(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def edge(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """L1 between the forward differences of the mu-law images, along columns and rows."""
     predicted, target = mu_images(prediction, batch, settings)
     error = predicted - target
     return error.diff(dim=-1).abs().sum() + error.diff(dim=-2).abs().sum()
 
 
-def sparsity(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def sparsity(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """Sum over the holes of |Delta - the prefill's Delta|.
 
     004-M15: the document's mean |Delta| pulls the hole's Delta, which has to be near 14 over a
@@ -136,7 +216,7 @@ def sparsity(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
     return (batch["hole"] * delta.abs()).sum()
 
 
-def range_penalty(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def range_penalty(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """Sum over hole and ring of relu(scale * |raw| - safe_range), on the *pre-activation*.
 
     scale * raw is the Delta that the squash would give if it were linear (its slope at 0 is 1), so
@@ -149,14 +229,14 @@ def range_penalty(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
     return (region * F.relu(linear - settings.loss.range.safe_range)).sum()
 
 
-def range_count(batch: Tensors, settings: Any) -> Tensor:
+def range_count(batch: Tensors, settings: HdrTree) -> Tensor:
     return counts.weighted_values(batch, batch["hole"] + ring(batch, settings))
 
 
 # Sums over images: what is not additive over pixels
 
 
-def wasserstein(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def wasserstein(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """Sum over images of W1 between predicted and needed Delta in the holes, mean over channels.
 
     On a line, W1 of two samples of equal size is the mean |difference| of the sorted values; the
@@ -177,7 +257,7 @@ def _sorted_inside(values: Tensor, inside: Tensor) -> Tensor:
     return values.masked_fill(~inside, largest).flatten(2).sort(dim=-1).values
 
 
-def moments(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def moments(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """Sum over images of |difference of mean| + |difference of deviation| of Delta in the holes.
 
     Without the mask both moments are dominated by the pixels outside, where Delta is 0 (004-M14).
@@ -187,7 +267,7 @@ def moments(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
     return (predicted - needed).abs().sum(0).mean(1).sum()
 
 
-def color(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def color(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """The same moments of chroma (R - Y, B - Y of the mu-law image) in hole and ring."""
     region = (batch["hole"] + ring(batch, settings)) * _has_hole(batch)
     predicted, target = (
@@ -223,7 +303,7 @@ def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
     return torch.stack((mean, torch.sqrt(variance + STD_FLOOR)))
 
 
-def perceptual(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
+def perceptual(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """Sum over images of smooth-L1 between features of the mu-law images, mean over the layers.
 
     The networks know images in [0, 1], so highlights above white are clipped and get no gradient
@@ -231,12 +311,11 @@ def perceptual(prediction: Tensors, batch: Tensors, settings: Any) -> Tensor:
     """
     predicted, target = (image.clamp(0.0, 1.0) for image in mu_images(prediction, batch, settings))
     network = frozen_features(settings.loss.perceptual.backbone, predicted.device)
+    beta = settings.loss.perceptual.beta
     with torch.no_grad():
-        wanted = network(target)
+        goals = network(target)
     total = torch.zeros((), device=predicted.device)
-    for found, goal in zip(network(predicted), wanted, strict=True):
-        cost = F.smooth_l1_loss(
-            found.float(), goal.float(), reduction="none", beta=settings.loss.perceptual.beta
-        )
+    for features, goal in zip(network(predicted), goals, strict=True):
+        cost = F.smooth_l1_loss(features.float(), goal.float(), reduction="none", beta=beta)
         total = total + cost.flatten(1).mean(1).sum()
-    return total / len(wanted)
+    return total / len(goals)

@@ -38,7 +38,7 @@ class Term:
 
     Attributes:
         sum: `sum(prediction, batch, settings) -> scalar`, differentiable in the prediction.
-            `settings` is the system's whole tree.
+            `settings` is the system's whole tree, typed by the term as what it reads of it.
         count: `count(batch, settings) -> scalar`: what the sum is divided by (samples, pixels,
             hole pixels); it may be 0, then the term is absent from the batch.
         reads: keys whose value changes the term's *measured* value (patterns of fnmatch). A space
@@ -54,7 +54,7 @@ class Term:
     unbounded: str = ""
 
     def __call__(
-        self, prediction: Tensors, batch: Tensors, settings: Any
+        self, prediction: Tensors, batch: Tensors, settings: object
     ) -> tuple[Tensor, Tensor]:
         """(sum, count) of the term on one batch."""
         return self.sum(prediction, batch, settings), self.count(batch, settings)
