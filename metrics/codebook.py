@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from metrics.metric import Metric, Tensors
+from models.autoencoders.settings import ModelSettings
 
 READS = ("model.vqvae.codes",)
+
+
+class AutoencoderTree(Protocol):
+    """What is read of a system's settings."""
+
+    @property
+    def model(self) -> ModelSettings: ...
 
 
 def histogram(values: Tensor, bins: int) -> Tensor:
@@ -41,7 +49,9 @@ def entropy_bits(counts: Tensor) -> Tensor:
     return torch.xlogy(shares, 1.0 / shares).sum(dim=-1) / math.log(2.0)
 
 
-def code_counts(prediction: Tensors, batch: Tensors, settings: Any) -> tuple[Tensor, Tensor]:
+def code_counts(
+    prediction: Tensors, batch: Tensors, settings: AutoencoderTree
+) -> tuple[Tensor, Tensor]:
     """(how often each code is used [K], how many codes were written)"""
     codes = prediction["codes"].flatten()[None]
     counts = histogram(codes, settings.model.vqvae.codes)[0]
@@ -80,8 +90,7 @@ def codebook_metrics() -> tuple[Metric, ...]:
         ("dead_codes", "", dead_codes, f"codes that are never used {where}"),
         ("entropy", "bit", entropy, f"entropy of the codes {where}"),
     )
-    direction: Literal["min", "max"] | None = None
     return tuple(
-        Metric(f"codebook_{name}", unit, direction, code_counts, text, finish, READS)
+        Metric(f"codebook_{name}", unit, None, code_counts, text, finish, READS)
         for name, unit, finish, text in rows
     )

@@ -74,18 +74,18 @@ class Combined:
                 f"objective {text!r}: a column, or {', '.join(f'{k}(...)' for k in KINDS)} of "
                 f"columns, such as '{_FORM}' (in quotes: the shell reads brackets)."
             )
-        found = _parts(text, match[2])
-        missing = [column for column, constant in found.items() if constant is None]
+        parts = _parts(text, match[2])
+        missing = [column for column, constant in parts.items() if constant is None]
         if missing and (match[1] == "weighted" or reference is None):
             way = "" if match[1] == "weighted" else ", or name a run that has them (--reference)"
             raise SettingsError(
                 f"objective {text!r}: {', '.join(missing)} has no constant. Write "
                 f"{missing[0]}=NUMBER{way}."
             )
-        given = {column: constant for column, constant in found.items() if constant is not None}
+        given = {column: constant for column, constant in parts.items() if constant is not None}
         if missing and reference is not None:
             given |= reference(missing)
-        return cls(match[1], {column: given[column] for column in found})  # type: ignore[arg-type]
+        return cls(match[1], {column: given[column] for column in parts})  # type: ignore[arg-type]
 
     @property
     def column(self) -> str:
@@ -98,10 +98,10 @@ class Combined:
         """
         parts = []
         for column, constant in self.of.items():
-            found = report.get(column)
-            if not isinstance(found, (int, float)) or not math.isfinite(found):
+            value = report.get(column)
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
                 return math.nan
-            parts.append(self._part(float(found), constant))
+            parts.append(self._part(float(value), constant))
         if any(math.isnan(part) for part in parts):
             return math.nan
         return max(parts) if self.kind == "worst_ratio" else math.fsum(parts)
@@ -137,23 +137,23 @@ def combined_columns(
     derived: Iterable[Combined], report: Mapping[str, Any]
 ) -> dict[str, float | None]:
     """The columns to add to a report; None where one has no value, as in every other column."""
-    values = {one.column: one.value(report) for one in derived}
+    values = {combined.column: combined.value(report) for combined in derived}
     return {column: value if math.isfinite(value) else None for column, value in values.items()}
 
 
 def _parts(text: str, inner: str) -> dict[str, float | None]:
     """Constants by column, None where none is written."""
-    found: dict[str, float | None] = {}
+    constants: dict[str, float | None] = {}
     for part in inner.split(","):
         column, has_constant, written = (piece.strip() for piece in part.partition("="))
         if not _COLUMN.fullmatch(column):
             raise SettingsError(f"objective {text!r}: {part.strip()!r} is no COLUMN=NUMBER.")
-        if column in found:
+        if column in constants:
             raise SettingsError(f"objective {text!r} names {column} twice.")
         try:
-            found[column] = float(written) if has_constant else None
+            constants[column] = float(written) if has_constant else None
         except ValueError:
             raise SettingsError(
                 f"objective {text!r}: {written!r} for {column} is no number."
             ) from None
-    return found
+    return constants

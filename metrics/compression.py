@@ -19,14 +19,14 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from metrics.codebook import codebook_metrics
 from metrics.image import over_images, psnr_db
-from metrics.metric import Metric, Tensors, mean
+from metrics.metric import Metric, Mode, Tensors, mean
 from metrics.ms_ssim import ms_ssim, ms_ssim_of_slices
 from metrics.perceptual import (
     NETWORKS,
@@ -41,12 +41,13 @@ from metrics.rate import READS as RATE_READS
 from metrics.rate import rate_metrics
 from metrics.regional import is_lesion, regional_metrics
 from metrics.sharpness import sharpness, sharpness_sums
+from models.autoencoders.settings import ModelSettings
 from settings.mri import GROUPS, MODALITIES
 from settings.schema import Settings, setting
 
 Measured = tuple[Tensor, Tensor]
 Score = Callable[[Tensor, Tensor], Tensor]
-"""(found, true) [b, c, *S] -> a value for each image [b]."""
+"""(predicted, true) [b, c, *S] -> a value for each image [b]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,25 @@ class MetricSettings(Settings):
     lpips: LpipsSettings = field(default_factory=LpipsSettings)
     radimagenet: RadImageNetSettings = field(default_factory=RadImageNetSettings)
     medicalnet: MedicalNetSettings = field(default_factory=MedicalNetSettings)
+
+
+class GroupNode(Protocol):
+    @property
+    def group(self) -> str:
+        """Of `settings.mri.GROUPS`."""
+
+
+class CompressionTree(Protocol):
+    """What is read of a system's settings."""
+
+    @property
+    def model(self) -> ModelSettings: ...
+
+    @property
+    def data(self) -> GroupNode: ...
+
+    @property
+    def metric(self) -> MetricSettings: ...
 
 
 @dataclass(frozen=True)
@@ -100,49 +120,50 @@ def parts(group: str) -> tuple[Part, ...]:
 
 
 def score_images(
-    score: Score, key: str, part: Part, prediction: Tensors, batch: Tensors, settings: Any
+    score: Score, key: str, part: Part, prediction: Tensors, batch: Tensors, settings: object
 ) -> Measured:
-    found, true = (part.images(x, batch) for x in (prediction[key], batch["image"]))
-    return over_images(score(found, true))
+    predicted, true = (part.images(x, batch) for x in (prediction[key], batch["image"]))
+    return over_images(score(predicted, true))
 
 
-def psnr(found: Tensor, true: Tensor) -> Tensor:
-    return psnr_db(found.double(), true.double(), data_range=1.0)
+def psnr(predicted: Tensor, true: Tensor) -> Tensor:
+    return psnr_db(predicted.double(), true.double(), data_range=1.0)
 
 
-def l1(found: Tensor, true: Tensor) -> Tensor:
-    return (found.double() - true.double()).abs().flatten(1).mean(dim=1)
+def l1(predicted: Tensor, true: Tensor) -> Tensor:
+    return (predicted.double() - true.double()).abs().flatten(1).mean(dim=1)
 
 
-def mse(found: Tensor, true: Tensor) -> Tensor:
-    return (found.double() - true.double()).square().flatten(1).mean(dim=1)
+def mse(predicted: Tensor, true: Tensor) -> Tensor:
+    return (predicted.double() - true.double()).square().flatten(1).mean(dim=1)
 
 
-def _overlap(found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+def _overlap(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
     """(pixels of the intersection, pixels of both masks added) of each image."""
-    first, second = is_lesion(found).flatten(1), is_lesion(true).flatten(1)
+    first, second = is_lesion(predicted).flatten(1), is_lesion(true).flatten(1)
     return (first * second).sum(dim=1), (first + second).sum(dim=1)
 
 
-def dice(found: Tensor, true: Tensor) -> Tensor:
+def dice(predicted: Tensor, true: Tensor) -> Tensor:
     """2 |A and B| / (|A| + |B|), 1 where both are empty: a lesion in an empty mask must show."""
-    both, added = _overlap(found, true)
+    both, added = _overlap(predicted, true)
     return torch.where(added == 0, 1.0, 2.0 * both / added)
 
 
-def iou(found: Tensor, true: Tensor) -> Tensor:
+def iou(predicted: Tensor, true: Tensor) -> Tensor:
     """|A and B| / |A or B|, 1 where both are empty."""
-    both, added = _overlap(found, true)
+    both, added = _overlap(predicted, true)
     return torch.where(added == 0, 1.0, both / (added - both))
 
 
-def boundary(part: Part, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
-    found, true = (part.images(x, batch) for x in (prediction["reconstruction"], batch["image"]))
+def boundary(part: Part, prediction: Tensors, batch: Tensors, settings: object) -> Measured:
+    pair = (prediction["reconstruction"], batch["image"])
+    predicted, true = (part.images(image, batch) for image in pair)
     mask, spacing = (part.samples(batch[key], batch) for key in ("mask", "spacing"))
-    return sharpness_sums(found, true, mask, spacing)
+    return sharpness_sums(predicted, true, mask, spacing)
 
 
-def latent_moments(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def latent_moments(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     """(sums of x and x^2, count) over all numbers of the latents."""
     latent = prediction["latent"].double()
     count = torch.tensor(latent.numel(), dtype=torch.float64, device=latent.device)
@@ -169,7 +190,7 @@ def scale_factor(sums: Tensor, count: float) -> float:
 # The declarations
 
 
-def compression_metrics(settings: Any) -> list[Metric]:
+def compression_metrics(settings: CompressionTree) -> list[Metric]:
     """Those that the kind, the number of axes, the mode and the modalities have; `settings` is
     the system's whole tree. The first is the objective.
 
@@ -194,7 +215,7 @@ def compression_metrics(settings: Any) -> list[Metric]:
 
 def _image_metric(
     name: str,
-    mode: Any,
+    mode: Mode,
     score: Score,
     text: str,
     part: Part,
@@ -214,23 +235,23 @@ def _image_metric(
     )
 
 
-def _quantised(settings: Any) -> Iterator[Metric]:
+def _quantised(settings: CompressionTree) -> Iterator[Metric]:
     """Of the image that comes back from the rounded latent."""
-    own: list[tuple[str, Score, str]] = [("psnr_quantised_db", psnr, "PSNR")]
+    scores: list[tuple[str, Score, str]] = [("psnr_quantised_db", psnr, "PSNR")]
     if settings.model.seg_mode:
-        own.insert(0, ("dice_quantised", dice, "Dice"))
+        scores.insert(0, ("dice_quantised", dice, "Dice"))
     if settings.metric.ms_ssim:
         volumes = settings.model.spatial_dims == 3
         name = "ms_ssim_3d_quantised" if volumes else "ms_ssim_quantised"
-        own.append((name, ms_ssim, "MS-SSIM"))
-    for name, score, words in own:
+        scores.append((name, ms_ssim, "MS-SSIM"))
+    for name, score, words in scores:
         text = f"{words} after rounding the latent to metric.rate_step"
         part = Part(settings.data.group)
         key = "quantised_reconstruction"
         yield _image_metric(name, "max", score, text, part, key=key, reads=RATE_READS)
 
 
-def _plain(settings: Any) -> Iterator[Metric]:
+def _plain(settings: CompressionTree) -> Iterator[Metric]:
     every = parts(settings.data.group)
     volumes = settings.model.spatial_dims == 3
     for part in every:
@@ -254,14 +275,14 @@ def _masks() -> tuple[Metric, ...]:
     )
 
 
-def _distances(settings: Any) -> Iterator[Metric]:
-    own, every = settings.metric, parts(settings.data.group)
-    if own.efficientnet and settings.model.spatial_dims == 2 and not settings.model.seg_mode:
+def _distances(settings: CompressionTree) -> Iterator[Metric]:
+    node, model, every = settings.metric, settings.model, parts(settings.data.group)
+    if node.efficientnet and model.spatial_dims == 2 and not model.seg_mode:
         name, text = "efficientnet_distance", "distance of EfficientNet-Lite0's features"
         yield _image_metric(name, "min", efficientnet_distance, text, every[0])
     for name in enabled(settings):
         if name == "lpips":
-            score = functools.partial(extra_distance, name, own.lpips.network)
+            score = functools.partial(extra_distance, name, node.lpips.network)
             for part in every:
                 yield _image_metric(
                     name, "min", score, "LPIPS", part, reads=("metric.lpips.network",)

@@ -13,12 +13,12 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from metrics.metric import Metric, Tensors, mean
+from metrics.metric import Metric, Mode, Tensors, mean
 from metrics.relative_l2 import counted, mean_relative_l2, relative_l2
 from settings.schema import Settings, setting
 
@@ -38,10 +38,23 @@ class MetricSettings(Settings):
     )
 
 
+class VaeNode(Protocol):
+    @property
+    def reach(self) -> float:
+        """The end of the range to which the training targets are scaled."""
+
+
+class LatentTree(Protocol):
+    """What is read of a system's settings."""
+
+    @property
+    def vae(self) -> VaeNode: ...
+
+
 # The decoded field
 
 
-def field_error_histogram(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def field_error_histogram(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     """Counts in bins of equal width in the logarithm [bins]: additive, unlike a percentile. Errors
     that are not a number count as the largest.
     """
@@ -67,17 +80,17 @@ def percentile(share: float, bins: Tensor, count: float) -> float:
 # Latents
 
 
-def square_error(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def square_error(kind: str, prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     error = _error(kind, prediction, batch)
     return error.square().sum(), counted(error)
 
 
-def absolute_error(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def absolute_error(kind: str, prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     error = _error(kind, prediction, batch)
     return error.abs().sum(), counted(error)
 
 
-def all_square_error(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def all_square_error(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     """Of both kinds together, each number counted once."""
     main, hier = (square_error(kind, prediction, batch, settings) for kind in ("main", "hier"))
     return main[0] + hier[0], main[1] + hier[1]
@@ -87,8 +100,10 @@ def root(sums: Tensor, count: float) -> float:
     return math.sqrt(mean(sums, count))
 
 
-def variation(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
-    """Per number of the latent: sums of y, y^2 and (found - y)^2 over samples, [3 * size]."""
+def variation(kind: str, prediction: Tensors, batch: Tensors, settings: object) -> Measured:
+    """Per number x of the latent with its target y: sums of y, y^2 and (x - y)^2 over samples,
+    [3 * size].
+    """
     target = batch[kind].double().flatten(1)
     error = _error(kind, prediction, batch).flatten(1)
     sums = torch.stack([target, target.square(), error.square()]).sum(dim=1)
@@ -96,7 +111,7 @@ def variation(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> 
 
 
 def r_squared(sums: Tensor, count: float) -> float:
-    """1 - sum (found - y)^2 / sum (y - mean y)^2 of each number of the latent, then their mean.
+    """1 - sum (x - y)^2 / sum (y - mean y)^2 of each number of the latent, then their mean.
     Numbers that do not vary over the set are left out.
     """
     if count == 0:
@@ -108,14 +123,14 @@ def r_squared(sums: Tensor, count: float) -> float:
     return float(shares.mean()) if len(shares) else math.nan
 
 
-def cosine(kind: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def cosine(kind: str, prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     """Of the main latent; of each hierarchical code. Those of length 0 count as 0."""
-    found, target = prediction[kind].double(), batch[kind].double()
-    values = torch.cosine_similarity(found, target, dim=-1, eps=1e-12)
+    latent, target = prediction[kind].double(), batch[kind].double()
+    values = torch.cosine_similarity(latent, target, dim=-1, eps=1e-12)
     return values.sum(), counted(values)
 
 
-def view_distance(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def view_distance(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     """|f(view) - f(image)| over both kinds of latents, of samples whose two views differ."""
     squares = [
         (prediction[kind] - prediction[f"paired_{kind}"]).double().flatten(1).square().sum(dim=1)
@@ -125,7 +140,7 @@ def view_distance(prediction: Tensors, batch: Tensors, settings: Any) -> Measure
     return (valid * (squares[0] + squares[1]).sqrt()).sum(), valid.sum()
 
 
-def beyond(limit: str, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def beyond(limit: str, prediction: Tensors, batch: Tensors, settings: LatentTree) -> Measured:
     """How many target numbers exceed `vae.reach`, the end of the training targets (`reach`), or 1,
     tanh's end (`one`).
     """
@@ -165,14 +180,15 @@ def _tail(percent: int) -> Metric:
 def _of(
     kind: str,
     name: str,
-    mode: Any,
+    mode: Mode,
     measure: Callable[..., Measured],
     help: str,  # noqa: A002 - the field's word for it
     finish: Callable[[Tensor, float], float] = mean,
 ) -> Metric:
     words = "main latent" if kind == "main" else "hierarchical codes"
-    own = functools.partial(measure, kind)
-    return Metric(f"{kind}_{name}", "", mode, own, f"{help} of the {words}, scaled", finish=finish)
+    text = f"{help} of the {words}, scaled"
+    of_kind = functools.partial(measure, kind)
+    return Metric(f"{kind}_{name}", "", mode, of_kind, text, finish=finish)
 
 
 _FIELD_ERROR = Metric(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,10 +39,10 @@ def field_vae_metrics(settings: MetricSettings) -> tuple[Metric, ...]:
             return float("nan")
         return float((_variances(sums, count) > settings.active_variance).sum())
 
-    def of_main(prediction: Tensors, batch: Tensors, tree: Any) -> tuple[Tensor, Tensor]:
+    def of_main(prediction: Tensors, batch: Tensors, tree: object) -> tuple[Tensor, Tensor]:
         return _moments(prediction["main"])
 
-    def of_hier(prediction: Tensors, batch: Tensors, tree: Any) -> tuple[Tensor, Tensor]:
+    def of_hier(prediction: Tensors, batch: Tensors, tree: object) -> tuple[Tensor, Tensor]:
         return _moments(prediction["hier"])
 
     reads = ("metric.active_variance",)

@@ -4,14 +4,15 @@ Images without a hole are left out of what is measured in holes.
 
 Shapes: B images, C = 3 channels, H rows, W columns; `radiance`, `target`, `log_base`, `log_delta`,
 `unclamped` [B, C, H, W]; `hole` [B, 1, H, W] with 1 = hole; `cap` [B, 1|C, 1, 1]; `denom`
-[B, 1, 1, 1]. `settings` is the system's whole tree.
+[B, 1, 1, 1].
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,12 +21,71 @@ from metrics.image import over_images
 from metrics.metric import Tensors
 from models.hdr.cap import clamp_active
 from models.hdr.exposure import mu_law, pu21
-from models.hdr.head import needed_cap, ring
+from models.hdr.head import HeadSettings, needed_cap, ring
+from settings.schema import Settings, SettingsError, setting
 
 PU_RANGE = 256.0
 """PU21 puts 100 cd/m2, an ordinary display's white, at 256: decibels compare to 8-bit images."""
 
 Measured = tuple[Tensor, Tensor]
+
+
+# Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSettings(Settings):
+    """Constants of the measures, fixed per sweep, for what reads them cannot judge a search."""
+
+    mu: float = setting(300.0, "mu of the mu-law images of the metrics", low=1.0, high=1e5)
+    exposure: float = setting(0.8, "factor on radiance before the mu-law", low=1e-4, high=1e4)
+    epsilon: float = setting(
+        1e-4, "added to radiance before the logarithm of hole_log_rmse", low=1e-8, high=1.0
+    )
+    max_radiance: float = setting(
+        1e3,
+        "radiance that counts as white: clipped to it before mu-law and PU21",
+        low=1e-3,
+        high=1e8,
+    )
+    peak_cd_m2: float = setting(
+        1e4, "luminance at which max_radiance is shown", unit="cd/m2", low=1.0, high=1e4
+    )
+    overflow_thresholds: tuple[float, ...] = setting(
+        (1e2, 1e3, 1e4, 1e6), "radiances of the overflow rates, whole numbers", low=1.0, high=1e12
+    )
+    saturation_share: float = setting(
+        0.99, "share of the cap that counts as saturated", low=0.5, high=1.0
+    )
+    ring_kernel: int = setting(3, "odd window of the ring around holes", unit="px", low=3, high=15)
+
+    def check(self) -> None:
+        if self.ring_kernel % 2 == 0:
+            raise SettingsError(
+                f"metric.ring_kernel must be odd, not {self.ring_kernel}. "
+                f"Use {self.ring_kernel + 1}."
+            )
+        for threshold in self.overflow_thresholds:
+            if threshold != int(threshold):
+                raise SettingsError(
+                    f"metric.overflow_thresholds must be whole numbers, not {threshold}: they "
+                    f"name columns. Use {math.ceil(threshold)}."
+                )
+        if len(set(self.overflow_thresholds)) != len(self.overflow_thresholds):
+            raise SettingsError(
+                f"metric.overflow_thresholds must differ, not {self.overflow_thresholds}. "
+                "Leave out the repeated."
+            )
+
+
+class HdrTree(Protocol):
+    """What is read of a system's settings."""
+
+    @property
+    def hdr(self) -> HeadSettings: ...
+
+    @property
+    def metric(self) -> MetricSettings: ...
 
 
 # Regions
@@ -40,14 +100,14 @@ def _hole(batch: Tensors, like: Tensor) -> Tensor:
     return (batch["hole"] > 0).expand_as(like)
 
 
-def _hole_and_ring(batch: Tensors, settings: Any) -> Tensor:
+def _hole_and_ring(batch: Tensors, settings: HdrTree) -> Tensor:
     """[B, 1, H, W], true in the holes and on the rim around them."""
     return batch["hole"] + ring(batch["hole"], settings.metric.ring_kernel) > 0
 
 
-def _share(found: Tensor, region: Tensor) -> Measured:
-    """(how often `found` is true inside a region of the same shape, size of the region)"""
-    return (found & region).sum().double(), region.sum().double()
+def _share(mark: Tensor, region: Tensor) -> Measured:
+    """(how often `mark` is true inside a region of the same shape, size of the region)"""
+    return (mark & region).sum().double(), region.sum().double()
 
 
 # Encodings of radiance
@@ -67,7 +127,7 @@ def pu_encoded(radiance: Tensor, peak_cd_m2: float, limit: float) -> Tensor:
 # Error in the logarithm, PSNR, SSIM, seam
 
 
-def hole_log_square(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def hole_log_square(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Measured:
     """Square of log(radiance + eps) - log(target + eps) in holes; eps is `metric.epsilon`."""
     epsilon = settings.metric.epsilon
     predicted, target = prediction["radiance"].double(), batch["target"].double()
@@ -81,7 +141,7 @@ def root_of_mean(sums: Tensor, count: float) -> float:
 
 
 def _encoded(
-    encoding: str, prediction: Tensors, batch: Tensors, settings: Any
+    encoding: str, prediction: Tensors, batch: Tensors, settings: HdrTree
 ) -> tuple[Tensor, Tensor, float]:
     """(prediction, target, data range) under mu-law ("mu") or PU21 ("pu")."""
     constants = settings.metric
@@ -100,7 +160,7 @@ def similarity(
     in_hole: bool,
     prediction: Tensors,
     batch: Tensors,
-    settings: Any,
+    settings: HdrTree,
 ) -> Measured:
     predicted, target, data_range = _encoded(encoding, prediction, batch, settings)
     if not in_hole:
@@ -108,7 +168,7 @@ def similarity(
     return over_images(score(predicted, target, data_range, batch["hole"]), has_hole(batch))
 
 
-def seam_error(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def seam_error(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Measured:
     """|error of the mu-law step| over the pairs of neighbours of which one is a hole pixel."""
     predicted, target, _ = _encoded("mu", prediction, batch, settings)
     error = predicted - target
@@ -125,20 +185,20 @@ def seam_error(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
 # Overflow
 
 
-def overflow(threshold: float, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def overflow(threshold: float, prediction: Tensors, batch: Tensors, settings: HdrTree) -> Measured:
     """Pixels of hole and ring of which a channel lies above the threshold (or is NaN)."""
     above = ~(prediction["radiance"] <= threshold).all(dim=1, keepdim=True)
     return _share(above, _hole_and_ring(batch, settings))
 
 
-def overflow_above_target(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def overflow_above_target(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Measured:
     """Pixels of hole and ring of which a channel lies above all of the image's target."""
     brightest = batch["target"].amax(dim=(1, 2, 3), keepdim=True)
     above = ~(prediction["radiance"] <= brightest).all(dim=1, keepdim=True)
     return _share(above, _hole_and_ring(batch, settings))
 
 
-def nonfinite(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def nonfinite(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     """Values that are infinite or NaN, counted before anything is cleaned (004-M20)."""
     radiance = prediction["radiance"]
     return _share(~torch.isfinite(radiance), torch.ones_like(radiance, dtype=torch.bool))
@@ -147,14 +207,14 @@ def nonfinite(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
 # The cap and the clamp
 
 
-def saturation(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def saturation(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Measured:
     """Values in holes whose residual reaches `metric.saturation_share` of its bound."""
     size = prediction["log_delta"].abs()
     saturated = size >= settings.metric.saturation_share * prediction["cap"]
     return _share(saturated, _hole(batch, size))
 
 
-def unreachable(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def unreachable(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Measured:
     """Targets in holes that no output can reach: |log(target + eps) - log_base| > cap (004-M1).
 
     eps is the head's own.
@@ -164,13 +224,13 @@ def unreachable(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
     return _share(needed > prediction["cap"], _hole(batch, needed))
 
 
-def clamped(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def clamped(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Measured:
     """Values in holes that the safety clamp changes; none while the cap is below it (004-M5)."""
     active = clamp_active(settings.hdr.clamp, prediction["unclamped"])
     return _share(active, _hole(batch, active))
 
 
-def cap_per_image(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def cap_per_image(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     caps = prediction["cap"].double().flatten(1).mean(1)
     return over_images(caps.expand(batch["target"].shape[0]))
 
@@ -178,12 +238,12 @@ def cap_per_image(prediction: Tensors, batch: Tensors, settings: Any) -> Measure
 # The dynamic range of the input
 
 
-def log_range(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def log_range(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     """Sums of x and x^2 over images, x the 1-99 % log range of valid pixels (004-M4)."""
     return _powers(prediction["denom"].double().flatten())
 
 
-def log_range_with_holes(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def log_range_with_holes(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Measured:
     """The same as the document has it, from the least to the greatest of all pixels.
 
     A hole sets the least to log(eps), so this measures that there is a hole (004-M4).

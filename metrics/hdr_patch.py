@@ -1,4 +1,4 @@
-"""The metrics of HDR hole filling and their constants; the formulas are in `metrics.hdr_measures`.
+"""The metrics of HDR hole filling; formulas and constants are in `metrics.hdr_measures`.
 
 An objective reads constants of `metric.*` only: a log error with the trial's own epsilon could be
 gamed. PSNR and SSIM are means over images (PSNR of an image is at most 100 dB); the log error, the
@@ -14,57 +14,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from metrics import hdr_measures as measures
+from metrics.hdr_measures import MetricSettings
 from metrics.health import STOP_HELP, HealthSettings
 from metrics.health_signs import SIGNS, MeasuredSign
 from metrics.image import psnr_db, ssim
 from metrics.metric import Metric, mean
-from settings.schema import Settings, SettingsError, setting
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricSettings(Settings):
-    """Constants of the measures, fixed per sweep, for what reads them cannot judge a search."""
-
-    mu: float = setting(300.0, "mu of the mu-law images of the metrics", low=1.0, high=1e5)
-    exposure: float = setting(0.8, "factor on radiance before the mu-law", low=1e-4, high=1e4)
-    epsilon: float = setting(
-        1e-4, "added to radiance before the logarithm of hole_log_rmse", low=1e-8, high=1.0
-    )
-    max_radiance: float = setting(
-        1e3,
-        "radiance that counts as white: clipped to it before mu-law and PU21",
-        low=1e-3,
-        high=1e8,
-    )
-    peak_cd_m2: float = setting(
-        1e4, "luminance at which max_radiance is shown", unit="cd/m2", low=1.0, high=1e4
-    )
-    overflow_thresholds: tuple[float, ...] = setting(
-        (1e2, 1e3, 1e4, 1e6), "radiances of the overflow rates, whole numbers", low=1.0, high=1e12
-    )
-    saturation_share: float = setting(
-        0.99, "share of the cap that counts as saturated", low=0.5, high=1.0
-    )
-    ring_kernel: int = setting(3, "odd window of the ring around holes", unit="px", low=3, high=15)
-
-    def check(self) -> None:
-        if self.ring_kernel % 2 == 0:
-            raise SettingsError(
-                f"metric.ring_kernel must be odd, not {self.ring_kernel}. "
-                f"Use {self.ring_kernel + 1}."
-            )
-        for threshold in self.overflow_thresholds:
-            if threshold != int(threshold):
-                raise SettingsError(
-                    f"metric.overflow_thresholds must be whole numbers, not {threshold}: they "
-                    f"name columns. Use {math.ceil(threshold)}."
-                )
-        if len(set(self.overflow_thresholds)) != len(self.overflow_thresholds):
-            raise SettingsError(
-                f"metric.overflow_thresholds must differ, not {self.overflow_thresholds}. "
-                "Leave out the repeated."
-            )
-
+from settings.schema import setting
 
 _CAP_SIGNS = (
     MeasuredSign("cap_saturation", "val.saturation_share", "values in holes at the cap: share"),

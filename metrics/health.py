@@ -79,15 +79,17 @@ class HealthFinding:
     text: str
 
 
-def findings(found: Sequence[Reading], settings: HealthSettings, step: int) -> list[HealthFinding]:
+def findings(
+    readings: Sequence[Reading], settings: HealthSettings, step: int
+) -> list[HealthFinding]:
     """What one report warns of, in the order of its readings.
 
     Args:
-        found: `readings` of the report.
+        readings: `health_signs.readings` of the report.
         step: of the report.
     """
     warnings = []
-    for reading in found:
+    for reading in readings:
         key = _WARN_KEYS.get(reading.sign, reading.sign)
         threshold = getattr(settings, key)
         if reading.value is not None and reading.is_beyond(threshold):
@@ -98,25 +100,25 @@ def findings(found: Sequence[Reading], settings: HealthSettings, step: int) -> l
 
 
 def health_columns(
-    found: Sequence[Reading], settings: HealthSettings, step: int, before: Columns
+    readings: Sequence[Reading], settings: HealthSettings, step: int, before: Columns
 ) -> tuple[dict[str, float | None], list[HealthFinding]]:
     """The columns `health.<sign>` (None where there is nothing to measure) and
     `health.<sign>.warned` (1 from the first report on that was beyond the threshold), and the
     findings that are new.
 
     Args:
-        found: `readings` of the report.
+        readings: `health_signs.readings` of the report.
         step: of the report.
         before: the trial's last report before this one, empty for the first. It holds all that
             must be known of the past, so a resumed training warns as an undisturbed one.
     """
     columns: dict[str, float | None] = {}
-    for reading in found:
+    for reading in readings:
         column = _column(reading.name)
         columns[column] = reading.value
         columns[f"{column}.warned"] = number(before, f"{column}.warned") or 0.0
     fresh = []
-    for finding in findings(found, settings, step):
+    for finding in findings(readings, settings, step):
         warned = f"{_column(finding.name)}.warned"
         if columns[warned] == 0.0:
             columns[warned] = 1.0
@@ -129,20 +131,20 @@ def _column(name: str) -> str:
 
 
 def health_stop(
-    found: Sequence[Reading], settings: HealthSettings, step: int, streaks: Mapping[str, int]
+    readings: Sequence[Reading], settings: HealthSettings, step: int, streaks: Mapping[str, int]
 ) -> tuple[dict[str, int], HealthStop | None]:
     """How many reports up to this one each sign of `health.stop` has been beyond its threshold in
     a row, and the first one that has been so `health.stop_after` times. Where there is nothing to
     measure, a row ends.
 
     Args:
-        found: `readings` of the report.
+        readings: `health_signs.readings` of the report.
         step: of the report.
         streaks: what this returned for the report before; empty for the first.
     """
     counts: dict[str, int] = {}
     stop = None
-    for reading in found:
+    for reading in readings:
         if reading.sign not in settings.stop:
             continue
         threshold = getattr(settings, _STOP_KEYS.get(reading.sign, reading.sign))

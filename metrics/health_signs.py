@@ -87,8 +87,9 @@ def readings(
     for phase in phases:
         for sign, value, subject in _signs(report, phase):
             yield Reading(sign, phase.named(sign), value, subject)
-    for own in measured:
-        yield Reading(own.name, own.name, number(report, own.column), own.subject)
+    for sign_of in measured:
+        value = number(report, sign_of.column)
+        yield Reading(sign_of.name, sign_of.name, value, sign_of.subject)
 
 
 def overfit_ratio(report: Columns, prefix: str, terms: Sequence[str]) -> float | None:
@@ -99,11 +100,11 @@ def overfit_ratio(report: Columns, prefix: str, terms: Sequence[str]) -> float |
     training = validation = 0.0
     for term in terms:
         column = f"{prefix}.{term}"
-        own = number(report, f"train.{column}")
-        other, weight = number(report, f"val.{column}"), number(report, f"train.{column}.weight")
-        if own is not None and other is not None and weight is not None:
-            training += weight * own
-            validation += weight * other
+        train, val = number(report, f"train.{column}"), number(report, f"val.{column}")
+        weight = number(report, f"train.{column}.weight")
+        if train is not None and val is not None and weight is not None:
+            training += weight * train
+            validation += weight * val
     return validation / training if training > 0.0 else None
 
 

@@ -91,12 +91,12 @@ def _blur_matrix(size: int, like: Tensor) -> Tensor:
     )
 
 
-def over_images(values: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(sum, count) over the images that are known (all where None); both float64.
+def over_images(values: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(sum, count) over the images that are counted (all where None); both float64.
 
-    An image without a hole is not counted. A NaN of a known image stays: a broken prediction must
+    An image without a hole is not counted. A NaN of one that is stays: a broken prediction must
     not leave the mean unnoticed.
     """
-    if known is None:
-        known = torch.ones_like(values, dtype=torch.bool)
-    return torch.where(known, values, 0.0).sum(dtype=torch.float64), known.sum().double()
+    if counted is None:
+        counted = torch.ones_like(values, dtype=torch.bool)
+    return torch.where(counted, values, 0.0).sum(dtype=torch.float64), counted.sum().double()

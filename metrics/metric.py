@@ -13,6 +13,9 @@ from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
 
+Mode = Literal["min", "max"]
+"""The better direction of a measure."""
+
 
 def mean(sums: Tensor, count: float) -> float:
     """The default `finish`: sum over count; NaN where nothing was counted."""
@@ -28,7 +31,7 @@ class Metric:
         mode: the better direction; None for a diagnostic, which cannot be an objective.
         measure: `measure(prediction, batch, settings) -> (sums, count)`, float64 sums (a scalar
             or a vector) and the count they are divided by. Sums and counts are added over batches
-            and ranks.
+            and ranks. `settings` is the system's whole tree, typed as what is read of it.
         finish: `finish(sums, count) -> value` after that addition (a root, a logarithm, a ratio
             of sums).
         reads: settings keys (patterns of fnmatch) that change what is *measured*, not what is
@@ -38,7 +41,7 @@ class Metric:
 
     name: str
     unit: str
-    mode: Literal["min", "max"] | None
+    mode: Mode | None
     measure: Callable[[Tensors, Tensors, Any], tuple[Tensor, Tensor]]
     help: str
     finish: Callable[[Tensor, float], float] = mean
@@ -50,5 +53,5 @@ def per_sample(values: Tensor) -> tuple[Tensor, Tensor]:
     [B].
     """
     values = values.double()
-    known = torch.isfinite(values)
-    return torch.where(known, values, 0.0).sum(), known.sum().double()
+    finite = torch.isfinite(values)
+    return torch.where(finite, values, 0.0).sum(), finite.sum().double()

@@ -79,9 +79,9 @@ def ms_ssim(prediction: Tensor, target: Tensor) -> Tensor:
 
     weights = [weight / sum(SCALE_WEIGHTS[:count]) for weight in SCALE_WEIGHTS[:count]]
     # Contiguous, for MONAI views what a channels-last image has not in that order.
-    found, true = (x.float().contiguous() for x in (prediction, target))
+    predicted, true = (x.float().contiguous() for x in (prediction, target))
     values = compute_ms_ssim(
-        found, true, spatial_dims=dims, kernel_size=taps, kernel_sigma=SIGMA, weights=weights
+        predicted, true, spatial_dims=dims, kernel_size=taps, kernel_sigma=SIGMA, weights=weights
     )
     return values.double().flatten()
 

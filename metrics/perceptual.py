@@ -14,11 +14,12 @@ import functools
 import importlib.util
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from models.autoencoders.settings import ModelSettings
 from models.efficientnet import FeatureWeightsError
 from models.perceptual import distance, frozen_features
 from settings.schema import Settings, SettingsError, setting
@@ -42,6 +43,29 @@ class MedicalNetSettings(Settings):
     enabled: bool = setting(False, "measure the MedicalNet distance of volumes")
 
 
+class Distances(Protocol):
+    """The node with one for each of `DIMENSIONS`."""
+
+    @property
+    def lpips(self) -> LpipsSettings: ...
+
+    @property
+    def radimagenet(self) -> RadImageNetSettings: ...
+
+    @property
+    def medicalnet(self) -> MedicalNetSettings: ...
+
+
+class DistanceTree(Protocol):
+    """What is read of a system's settings."""
+
+    @property
+    def model(self) -> ModelSettings: ...
+
+    @property
+    def metric(self) -> Distances: ...
+
+
 DIMENSIONS = {"lpips": 2, "radimagenet": 2, "medicalnet": 3}
 """What each network sees."""
 
@@ -52,7 +76,7 @@ NETWORKS = {
 """MONAI's names."""
 
 
-def enabled(settings: Any) -> tuple[str, ...]:
+def enabled(settings: DistanceTree) -> tuple[str, ...]:
     """The names in `DIMENSIONS` that are measured.
 
     Raises:
@@ -69,7 +93,7 @@ def enabled(settings: Any) -> tuple[str, ...]:
     return names
 
 
-def missing(settings: Any) -> tuple[str, ...]:
+def missing(settings: DistanceTree) -> tuple[str, ...]:
     """What stops the enabled distances on this machine, in words; for a look before training.
 
     Whether weights can be downloaded shows at first use only.

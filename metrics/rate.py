@@ -22,12 +22,11 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from metrics.codebook import entropy_bits, histogram
+from metrics.codebook import AutoencoderTree, entropy_bits, histogram
 from metrics.metric import Metric, Tensors
 from models.autoencoders.interface import LARGEST_SYMBOL
 
@@ -39,17 +38,17 @@ READS = ("metric.rate_step",)
 Measured = tuple[Tensor, Tensor]
 
 
-def is_rounded(settings: Any) -> bool:
+def is_rounded(settings: AutoencoderTree) -> bool:
     """Whether the symbols are rounded numbers; those of a VQ-VAE are codes."""
     return settings.model.kind != "vqvae"
 
 
-def bins_of(settings: Any) -> int:
+def bins_of(settings: AutoencoderTree) -> int:
     """The number of symbols that a channel may have."""
     return 2 * LARGEST_SYMBOL + 1 if is_rounded(settings) else settings.model.vqvae.codes
 
 
-def symbol_counts(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def symbol_counts(prediction: Tensors, batch: Tensors, settings: AutoencoderTree) -> Measured:
     """(how often each symbol occurs in each channel, flat [c * bins], and last the bits spent on
     scales; pixels)
     """
@@ -85,7 +84,7 @@ def share_at_limit(bins: int, sums: Tensor, pixels: float) -> float:
     return float(counts[:, [0, -1]].sum()) / total if total else math.nan
 
 
-def rate_metrics(settings: Any) -> tuple[Metric, ...]:
+def rate_metrics(settings: AutoencoderTree) -> tuple[Metric, ...]:
     """`rate_bpp`, smaller is better; how many symbols are clamped, where they are rounded."""
     bins = bins_of(settings)
     rate = Metric(

@@ -19,7 +19,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,10 +53,10 @@ def sums_by_lesion(labels: Tensor, values: Sequence[Tensor]) -> list[Tensor]:
     """The sum of each of the values [B, 1, *S] over the pixels of every label, float64 [N]."""
     images = torch.arange(len(labels), device=labels.device)
     places = images.view(-1, *[1] * (labels.ndim - 1)) * MOST_LESIONS + labels.long()
-    known = labels > 0
+    labelled = labels > 0
     slots = len(labels) * MOST_LESIONS
     return [
-        torch.bincount(places[known], weights=value[known].double(), minlength=slots)
+        torch.bincount(places[labelled], weights=value[labelled].double(), minlength=slots)
         for value in values
     ]
 
@@ -71,7 +70,7 @@ def members(classes: Tensor) -> Tensor:
 # Errors of images
 
 
-def error_sums(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def error_sums(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     """Sum and count of each of `PIXELS`, then of `LESIONS`, whose values are the mean errors of
     lesions: [11 * 2]; the images. An error is |reconstruction - image|, mean over channels.
     """
@@ -82,7 +81,7 @@ def error_sums(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
     rows = [torch.stack([error[inside].sum(), inside.sum().double()]) for inside in regions]
     total, size, pixels = sums_by_lesion(batch["lesion"], (error, region, torch.ones_like(error)))
     means, classes = (x / pixels.clamp(min=1.0) for x in (total, size))
-    rows += [torch.stack([means[own].sum(), own.sum().double()]) for own in members(classes)]
+    rows += [torch.stack([means[each].sum(), each.sum().double()]) for each in members(classes)]
     return torch.cat(rows), error.new_tensor(len(error))
 
 
@@ -108,19 +107,19 @@ def owners(batch: Tensors) -> Tensor:
     return torch.where(batch["mask"] > 0, lesion, spread).long()
 
 
-def overlap_sums(prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+def overlap_sums(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     """For each of `CLASSES`: pixels of the intersection, of the prediction and of the lesions, sum
     of the Dice of each lesion, lesions: [5 * 5]; the images.
     """
-    found, region = is_lesion(prediction["reconstruction"][:, :1]), batch["region"]
-    both, size, true = sums_by_lesion(batch["lesion"], (found, region, torch.ones_like(found)))
-    (predicted,) = sums_by_lesion(owners(batch), (found,))
+    mask, region = is_lesion(prediction["reconstruction"][:, :1]), batch["region"]
+    both, size, true = sums_by_lesion(batch["lesion"], (mask, region, torch.ones_like(mask)))
+    (predicted,) = sums_by_lesion(owners(batch), (mask,))
     exists = true > 0
-    each = torch.where(exists, 2.0 * both / (predicted + true), 0.0)
-    values = torch.stack([both, predicted, true, each, exists.double()])
+    dice = torch.where(exists, 2.0 * both / (predicted + true), 0.0)
+    values = torch.stack([both, predicted, true, dice, exists.double()])
     classes = size / true.clamp(min=1.0)
-    rows = [values[:, own].sum(dim=1) for own in members(classes)]
-    return torch.cat(rows), found.new_tensor(len(found))
+    rows = [values[:, each].sum(dim=1) for each in members(classes)]
+    return torch.cat(rows), mask.new_tensor(len(mask))
 
 
 def _row(row: int, sums: Tensor) -> list[float]:
@@ -128,13 +127,13 @@ def _row(row: int, sums: Tensor) -> list[float]:
 
 
 def pooled_dice(row: int, sums: Tensor, images: float) -> float:
-    both, found, true, _, lesions = _row(row, sums)
-    return 2.0 * both / (found + true) if lesions > 0 else math.nan
+    both, predicted, true, _, lesions = _row(row, sums)
+    return 2.0 * both / (predicted + true) if lesions > 0 else math.nan
 
 
 def pooled_iou(row: int, sums: Tensor, images: float) -> float:
-    both, found, true, _, lesions = _row(row, sums)
-    return both / (found + true - both) if lesions > 0 else math.nan
+    both, predicted, true, _, lesions = _row(row, sums)
+    return both / (predicted + true - both) if lesions > 0 else math.nan
 
 
 def mean_dice(row: int, sums: Tensor, images: float) -> float:

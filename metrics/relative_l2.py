@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from metrics.metric import Tensors
 
 
-def relative_l2(found: Tensor, true: Tensor) -> Tensor:
-    """||found - true|| / ||true|| (Frobenius norms), float64, of each sample whose true field is
-    not 0 throughout: [B] or fewer. An error relative to nothing says nothing.
+def relative_l2(predicted: Tensor, true: Tensor) -> Tensor:
+    """||predicted - true|| / ||true|| (Frobenius norms), float64, of each sample whose true field
+    is not 0 throughout: [B] or fewer. An error relative to nothing says nothing.
     """
-    error = (found.double() - true.double()).flatten(1).norm(dim=1)
+    error = (predicted.double() - true.double()).flatten(1).norm(dim=1)
     size = true.double().flatten(1).norm(dim=1)
     return error[size > 0] / size[size > 0]
 
 
 def mean_relative_l2(
-    prediction: Tensors, batch: Tensors, settings: Any = None
+    prediction: Tensors, batch: Tensors, settings: object = None
 ) -> tuple[Tensor, Tensor]:
     """(sum, count) of the errors of `field`. A prediction that is not a number makes the mean so:
     left out, it would better it.

@@ -41,15 +41,15 @@ def gradient_size(image: Tensor, spacing: Tensor) -> Tensor:
 
 
 def sharpness_sums(
-    found: Tensor, true: Tensor, mask: Tensor, spacing: Tensor
+    predicted: Tensor, true: Tensor, mask: Tensor, spacing: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """([sum of |grad found|, sum of |grad true|] on the boundary, number of values there)"""
+    """([sum of |grad predicted|, sum of |grad true|] on the boundary, number of values there)"""
     inside = boundary(mask).expand_as(true)
-    sums = [torch.where(inside, gradient_size(x, spacing), 0.0).sum() for x in (found, true)]
+    sums = [torch.where(inside, gradient_size(x, spacing), 0.0).sum() for x in (predicted, true)]
     return torch.stack(sums), inside.sum().double()
 
 
 def sharpness(sums: Tensor, count: float) -> float:
     """NaN without a boundary, and where the image has none in the mask's place."""
-    found, true = (float(value) for value in sums)
-    return found / true if count > 0 and true > 0.0 else math.nan
+    predicted, true = (float(value) for value in sums)
+    return predicted / true if count > 0 and true > 0.0 else math.nan

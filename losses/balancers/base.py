@@ -113,8 +113,8 @@ class TermBalancer(ABC):
 
     def weights(self, base: Mapping[str, float], step: int) -> dict[str, float]:
         active = [name for name in self.names if base[name] > 0.0]
-        found = self._balanced(active) if active else {}
-        return {name: value * found.get(name, 0.0) for name, value in base.items()}
+        balanced = self._balanced(active) if active else {}
+        return {name: value * balanced.get(name, 0.0) for name, value in base.items()}
 
     @abstractmethod
     def _balanced(self, active: Sequence[str]) -> dict[str, float]:
@@ -156,5 +156,5 @@ def normalised(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)
+    numbers = list(values)
+    return sum(numbers) / len(numbers)

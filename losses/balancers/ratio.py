@@ -148,11 +148,11 @@ class InverseGradient(TermBalancer):
         self.averages: dict[str, float] = {}
 
     def _balanced(self, active: Sequence[str]) -> dict[str, float]:
-        seen = {name: self.averages[name] for name in active if name in self.averages}
-        if not seen:
+        norms = {name: self.averages[name] for name in active if name in self.averages}
+        if not norms:
             return dict.fromkeys(active, 1.0)
-        middle = mean(seen.values()) or TINY
-        values = {name: middle / max(seen.get(name, middle), TINY * middle) for name in active}
+        middle = mean(norms.values()) or TINY
+        values = {name: middle / max(norms.get(name, middle), TINY * middle) for name in active}
         low, high = 1.0 / self.weight_max, self.weight_max
         return normalised({name: min(max(x, low), high) for name, x in values.items()})
 
