@@ -7,11 +7,11 @@ import os
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from benchmarks.measuring.commands import scratch, timed
 from benchmarks.measuring.rows import Row, main, row
-from trainables.hdr_patch import HdrPatch
+from data.hdr.dataset import Prepared
+from trainables.hdr_patch import HdrPatch, HdrPatchSettings
 from trainables.system import Built
 
 TRIALS = 50
@@ -25,7 +25,7 @@ class Measured(HdrPatch):
 
     name = "benchmarks.actor_memory:Measured"
 
-    def build(self, settings: Any, prepared: Any) -> Built:
+    def build(self, settings: HdrPatchSettings, prepared: Prepared) -> Built:
         import psutil
 
         note = {"pid": os.getpid(), "rss": psutil.Process().memory_info().rss}

@@ -11,14 +11,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.measuring.rows import Row, main, row
 from benchmarks.measuring.steps import loop_steps
+from data.hdr.dataset import Prepared
 from losses.balancers.settings import KINDS, BalancerSettings
-from trainables.hdr_patch import HdrPatch
+from trainables.hdr_patch import HdrPatch, HdrPatchSettings
 from trainables.system import Phase
 
 BLOCKS = 12
@@ -29,7 +29,7 @@ EVERY_PARAMETER = "gradnorm_all_parameters"
 class EveryParameter(HdrPatch):
     """hdr_patch whose terms are compared at all parameters."""
 
-    def phases(self, settings: Any, prepared: Any) -> Sequence[Phase]:
+    def phases(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Phase]:
         return [replace(phase, shared=None) for phase in super().phases(settings, prepared)]
 
 

@@ -101,7 +101,7 @@ def remove_abandoned(parent: Path) -> None:
             os.close(descriptor)
 
 
-def cache_key(*parts: Any) -> str:
+def cache_key(*parts: object) -> str:
     """A name for what is a function of those parts (anything that JSON holds)."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.files import DataError, natural_key
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ByteArray = NDArray[np.uint8]
 
@@ -124,7 +127,7 @@ def read_image(path: Path, rules: ImageRules, counts: ImageCounts) -> ByteArray:
     return pixels
 
 
-def _grey(image: Any, counts: ImageCounts) -> Any:
+def _grey(image: Image.Image, counts: ImageCounts) -> Image.Image:
     from PIL import Image
 
     if image.mode.startswith("I"):  # Pillow would cut 16 bits off at 255
@@ -137,7 +140,9 @@ def _grey(image: Any, counts: ImageCounts) -> Any:
     return image.convert("L")
 
 
-def _squared(path: Path, grey: Any, rules: ImageRules, counts: ImageCounts) -> Any:
+def _squared(
+    path: Path, grey: Image.Image, rules: ImageRules, counts: ImageCounts
+) -> Image.Image:
     from PIL import ImageOps
 
     counts.not_square += 1

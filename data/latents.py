@@ -17,13 +17,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.files import DataError, Float32
 from settings.atomic_file import atomic_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMAT = 1
 SUFFIX = ".arrow"
@@ -131,7 +134,7 @@ def write_latents(
     return facts
 
 
-def _write_rows(file: Any, batches: Iterable[LatentBatch]) -> None:
+def _write_rows(file: pa.NativeFile, batches: Iterable[LatentBatch]) -> None:
     from pyarrow import ipc
 
     writer = None
@@ -145,7 +148,7 @@ def _write_rows(file: Any, batches: Iterable[LatentBatch]) -> None:
     writer.close()
 
 
-def _record(batch: LatentBatch) -> Any:
+def _record(batch: LatentBatch) -> pa.RecordBatch:
     import pyarrow as pa
 
     latent = np.ascontiguousarray(batch.latent, np.float32)

@@ -19,7 +19,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from models.autoencoders.settings import ModelSettings
 from models.efficientnet import FeatureWeightsError
 from models.perceptual import distance, frozen_features
 from settings.schema import Settings, SettingsError, setting
@@ -56,11 +55,17 @@ class Distances(Protocol):
     def medicalnet(self) -> MedicalNetSettings: ...
 
 
+class SpaceNode(Protocol):
+    @property
+    def spatial_dims(self) -> int:
+        """2 for images, 3 for volumes."""
+
+
 class DistanceTree(Protocol):
     """What is read of a system's settings."""
 
     @property
-    def model(self) -> ModelSettings: ...
+    def model(self) -> SpaceNode: ...
 
     @property
     def metric(self) -> Distances: ...

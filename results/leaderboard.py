@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -182,12 +182,12 @@ def _varied_keys(frame: pd.DataFrame, sweep: Sweep) -> list[str]:
     return [key for key in keys if frame[f"config/{key}"].map(cell).nunique() > 1]
 
 
-def number(value: Any) -> str:
+def number(value: float) -> str:
     """Five significant digits; "-" for no value."""
     return f"{value:.5g}" if math.isfinite(value) else "-"
 
 
-def cell(value: Any) -> str:
+def cell(value: object) -> str:
     """A setting as text: "-" where it is missing."""
     if isinstance(value, tuple):
         return ", ".join(cell(item) for item in value)

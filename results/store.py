@@ -41,7 +41,7 @@ def to_line(row: Mapping[str, Any]) -> bytes:
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """The value in JSON's own types; numbers that are not finite become None."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
@@ -171,12 +171,12 @@ class EventLog(_Appender):
         self._clock = clock
         self._waiting = False
 
-    def append(self, event: str, **fields: Any) -> None:
+    def append(self, event: str, **fields: object) -> None:
         """Writes one event and waits until the disk has it and all before it (`fsync`)."""
         self.write(event, **fields)
         self.sync()
 
-    def write(self, event: str, **fields: Any) -> None:
+    def write(self, event: str, **fields: object) -> None:
         """Writes one event that nothing acts on before the next `append` or `sync`.
 
         A crash of the process loses none, a crash of the machine the last ones together, never one

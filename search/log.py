@@ -288,7 +288,7 @@ class SweepState:
             trial.losses, trial.lost_step = 0, -1
 
 
-def _number(value: Any) -> float:
+def _number(value: float | None) -> float:
     """The log writes null for what is not finite."""
     return math.nan if value is None else float(value)
 

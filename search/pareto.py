@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from search.hypervolume_shares import exclusive_in_three
 
@@ -19,7 +18,7 @@ its extent: with none, the rows that are worst in an objective would lose nothin
 _ROUNDING = 1e-12
 
 
-def non_dominated(values: Any, modes: Sequence[str]) -> NDArray[np.bool_]:
+def non_dominated(values: ArrayLike, modes: Sequence[str]) -> NDArray[np.bool_]:
     """[n] true where no other row is at least as good in every objective and better in one.
 
     values: [n, k]; modes: "min" or "max" for each of the k columns. A row with a NaN is never
@@ -67,7 +66,9 @@ def _front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
     return keep
 
 
-def crowded_ranks(costs: Any, enough: int | None = None) -> list[int]:
+def crowded_ranks(
+    costs: Sequence[Sequence[float]] | NDArray[np.float64], enough: int | None = None
+) -> list[int]:
     """[n] places from 0: by non-dominated rank, then by the hypervolume that the front would lose
     without the row (Beume et al. 2007), then by position.
 
@@ -89,8 +90,8 @@ def crowded_ranks(costs: Any, enough: int | None = None) -> list[int]:
         order += front[np.lexsort((front, -_losses(table[front])))].tolist()
     places = np.full(len(table), len(order))
     places[order] = np.arange(len(order))
-    found: list[int] = places.tolist()
-    return found
+    listed: list[int] = places.tolist()
+    return listed
 
 
 def _losses(front: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -104,11 +105,11 @@ def _losses(front: NDArray[np.float64]) -> NDArray[np.float64]:
     if best.all():
         return np.full(len(front), np.inf)
     low, high = front.min(axis=0), front.max(axis=0)
-    found = exclusive_volumes(front, high + MARGIN * np.where(high > low, high - low, 1.0))
-    return np.where(best, np.inf, found)
+    volumes = exclusive_volumes(front, high + MARGIN * np.where(high > low, high - low, 1.0))
+    return np.where(best, np.inf, volumes)
 
 
-def hypervolume(costs: Any, reference: Any) -> float:
+def hypervolume(costs: ArrayLike, reference: ArrayLike) -> float:
     """The volume that the rows dominate, up to a reference point: exact for any k.
 
     costs: [n, k], the smaller the better; reference: [k]. A row that is not finite, or not below
@@ -125,7 +126,7 @@ def hypervolume(costs: Any, reference: Any) -> float:
     return _volume(table, corner)
 
 
-def exclusive_volumes(costs: Any, reference: Any) -> NDArray[np.float64]:
+def exclusive_volumes(costs: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     """[n] what the hypervolume of the rows loses without each one; 0 for a row that has an equal.
 
     costs: [n, k]; reference: [k]; as in `hypervolume`.
@@ -150,7 +151,7 @@ def exclusive_volumes(costs: Any, reference: Any) -> NDArray[np.float64]:
     return np.maximum(volumes, 0.0)
 
 
-def knee(costs: Any) -> int | None:
+def knee(costs: ArrayLike) -> int | None:
     """The row of the front that gives up least: the one farthest below the hyperplane through the
     ends of the front, every objective scaled to 0..1 between its best and its worst value there.
 
@@ -174,7 +175,9 @@ def knee(costs: Any) -> int | None:
     return int(rows[best]) if below[best] > _ROUNDING else None
 
 
-def _table(costs: Any, reference: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _table(
+    costs: ArrayLike, reference: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The rows that count, and the reference."""
     table, corner = np.asarray(costs, dtype=float), np.asarray(reference, dtype=float)
     if table.ndim != 2 or corner.shape != table.shape[1:] or not np.isfinite(corner).all():

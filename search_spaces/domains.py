@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from settings.schema import SettingsError, Value, listed
 
@@ -18,9 +18,9 @@ Conditions = Mapping[str, tuple[Value, ...]]
 """Other keys with the values under which a key is active. All must hold."""
 
 
-def same_value(one: Any, other: Any) -> bool:
+def same_value(value: object, other: object) -> bool:
     """Equality that keeps true and 1 apart; 1 and 1.0 are the same number."""
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+    return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Uniform:
         index = round((inside - self.low) / self.step)
         return float(Decimal(str(self.low)) + index * Decimal(str(self.step)))
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         if not _is_number(value) or not self.low <= value <= self.high:
             return False
         return self.step is None or self.snap(value) == float(value)
@@ -98,7 +98,7 @@ class LogUniform:
         """The value inside the ends, which exp(log(x)) may leave by one unit of rounding."""
         return min(max(float(value), self.low), self.high)
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         return _is_number(value) and self.low <= value <= self.high
 
     def to_json(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Integer:
         inside = min(max(int(value), self.low), self.high)
         return self.low + round((inside - self.low) / self.step) * self.step
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         if not isinstance(value, int) or isinstance(value, bool):
             return False
         return self.low <= value <= self.high and (value - self.low) % self.step == 0
@@ -184,7 +184,7 @@ class Choice:
     def ends(self) -> tuple[Value, ...]:
         return self.options
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         return any(same_value(option, value) for option in self.options)
 
     def to_json(self) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def domain_from_json(node: Mapping[str, Any]) -> Domain:
     return KINDS[kind](**fields)
 
 
-def domain_from_yaml(key: str, node: Any) -> Domain:
+def domain_from_yaml(key: str, node: object) -> Domain:
     """A domain as a person writes it: `{log_uniform: [0.1, 10]}`, `{integer: [8, 32], step: 8}`,
     `{choice: [zero, nearest]}`, each with an optional `when: {other.key: [values]}`.
     """
@@ -250,7 +250,7 @@ def domain_from_yaml(key: str, node: Any) -> Domain:
         raise SettingsError(f"{key}: {error}") from None
 
 
-def _read_numbers(options: Any) -> Any:
+def _read_numbers(options: object) -> object:
     """Options with text such as `1e-4` read as numbers where the others are numbers (YAML 1.1)."""
     if not isinstance(options, list) or not any(_is_number(option) for option in options):
         return options
@@ -260,7 +260,7 @@ def _read_numbers(options: Any) -> Any:
         return options  # words among numbers: refused by the choice itself
 
 
-def _set_numbers(domain: Any, number: type) -> None:
+def _set_numbers(domain: Uniform | LogUniform | Integer, number: type) -> None:
     """Puts low, high and step into the domain's own type; text such as `1e-6` (YAML 1.1) is read
     as a number.
     """
@@ -269,8 +269,9 @@ def _set_numbers(domain: Any, number: type) -> None:
         if value is None and name == "step":
             continue
         object.__setattr__(domain, name, _number(f"{domain.kind} {name}", value, number))
-    if not isinstance(getattr(domain, "log", False), bool):
-        raise SettingsError(f"integer log is true or false, not {domain.log!r}.")
+    log = getattr(domain, "log", False)
+    if not isinstance(log, bool):
+        raise SettingsError(f"integer log is true or false, not {log!r}.")
     object.__setattr__(domain, "when", _conditions(domain.when))
 
 
@@ -293,7 +294,7 @@ def _number(what: str, value: Any, number: type) -> float | int:
     return value if isinstance(value, int) else int(typed)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -316,7 +317,7 @@ def _check_step(kind: str, low: float, high: float, step: float) -> None:
         )
 
 
-def _option(option: Any) -> Value:
+def _option(option: object) -> Value:
     if isinstance(option, (list, tuple)):
         return tuple(_option(item) for item in option)
     if isinstance(option, float) and not math.isfinite(option):
@@ -336,7 +337,7 @@ def _option_kind(option: Value) -> str:
     return "words" if isinstance(option, str) else "lists"
 
 
-def _conditions(when: Any) -> dict[str, tuple[Value, ...]]:
+def _conditions(when: object) -> dict[str, tuple[Value, ...]]:
     if not isinstance(when, Mapping):
         raise SettingsError(f"when is a mapping from a key to its values, not {when!r}.")
     conditions = {}

@@ -160,7 +160,7 @@ def _wrong_suffix(path: Path) -> SettingsError:
     )
 
 
-def _leaf_value(where: str, key: str, value: Any) -> Value:
+def _leaf_value(where: str, key: str, value: object) -> Value:
     if isinstance(value, Mapping):
         raise SettingsError(
             f"{where}: {key} is nested, and settings are flat. Write {_dotted(key, value)}."
@@ -176,7 +176,7 @@ def _leaf_value(where: str, key: str, value: Any) -> Value:
     raise SettingsError(f"{where}: {key} takes a scalar or a flat list of scalars, not {value!r}.")
 
 
-def _dotted(prefix: str, value: Any) -> str:
+def _dotted(prefix: str, value: object) -> str:
     """How the first leaf of a nested mapping is written flat."""
     while isinstance(value, Mapping) and value:
         name, value = next(iter(value.items()))
@@ -205,7 +205,7 @@ class _JsonObject(tuple):
     """The pairs of a JSON object, repeated keys included."""
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if not isinstance(value, _JsonObject):
@@ -256,7 +256,7 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """As in SafeLoader, but a key that is there twice is an error."""
         seen = set()
         for key, _ in node.value:
@@ -271,7 +271,7 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Text in quotes unless it is a plain name: readers of YAML 1.1 and 1.2 agree on it."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 

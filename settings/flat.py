@@ -31,11 +31,11 @@ def leaves(node: type[Settings]) -> Mapping[str, Leaf]:
 
 
 @remembered
-def _leaves(node: Any, prefix: str) -> Mapping[str, Leaf]:
-    found = {prefix + name: leaf for name, leaf in own_leaves(node).items()}
+def _leaves(node: type[Settings], prefix: str) -> Mapping[str, Leaf]:
+    below = {prefix + name: leaf for name, leaf in own_leaves(node).items()}
     for name, child in child_nodes(node).items():
-        found.update(_leaves(child, f"{prefix}{name}."))
-    return types.MappingProxyType(found)
+        below.update(_leaves(child, f"{prefix}{name}."))
+    return types.MappingProxyType(below)
 
 
 def flatten(tree: Settings) -> dict[str, Value]:

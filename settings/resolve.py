@@ -131,7 +131,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, str]:
 
 
 def _checked(
-    key: str, value: Any, known: Mapping[str, Leaf], refused: Mapping[str, str], place: str
+    key: str, value: object, known: Mapping[str, Leaf], refused: Mapping[str, str], place: str
 ) -> Any:
     """The value in its leaf's type; an error starts with the place where the value stands."""
     try:

@@ -28,12 +28,12 @@ Value = bool | int | float | str | tuple[Any, ...]
 """What a leaf may hold. Tuples hold scalars of one type."""
 
 
-def tupled(value: Any) -> Any:
+def tupled(value: object) -> Any:
     """A value that JSON or YAML gave back, in a leaf's own types: lists become tuples."""
     return tuple(tupled(item) for item in value) if isinstance(value, list) else value
 
 
-def listed(value: Any) -> Any:
+def listed(value: object) -> Any:
     """A leaf's value in JSON's own types: tuples become lists."""
     return [listed(item) for item in value] if isinstance(value, tuple) else value
 
@@ -151,8 +151,8 @@ def child_nodes(node: type[Settings]) -> Mapping[str, type[Settings]]:
     return types.MappingProxyType(children)
 
 
-def _leaf_type(node: type, name: str, hint: Any) -> tuple[type, bool]:
-    if hint in _SCALARS:
+def _leaf_type(node: type, name: str, hint: object) -> tuple[type, bool]:
+    if isinstance(hint, type) and hint in _SCALARS:
         return hint, False
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is tuple and len(arguments) == 2 and arguments[0] in _SCALARS:
@@ -162,7 +162,7 @@ def _leaf_type(node: type, name: str, hint: Any) -> tuple[type, bool]:
     )
 
 
-def conform(key: str, leaf: Leaf, value: Any) -> Value:
+def conform(key: str, leaf: Leaf, value: object) -> Value:
     """The value in the leaf's own type, or a `SettingsError` that says what the leaf may hold.
 
     Only changes that lose nothing are made: int to float, whole float to int, list to tuple, and
@@ -173,7 +173,7 @@ def conform(key: str, leaf: Leaf, value: Any) -> Value:
     return _conform_scalar(key, leaf, value)
 
 
-def _as_sequence(value: Any) -> Sequence[Any]:
+def _as_sequence(value: object) -> Sequence[Any]:
     if isinstance(value, str):
         inner = value.strip().removeprefix("[").removesuffix("]")
         return [part.strip() for part in inner.split(",") if part.strip()]
@@ -182,7 +182,7 @@ def _as_sequence(value: Any) -> Sequence[Any]:
     return [value]
 
 
-def _conform_scalar(key: str, leaf: Leaf, value: Any) -> Value:
+def _conform_scalar(key: str, leaf: Leaf, value: object) -> Value:
     typed = _to_type(leaf.type, value)
     if typed is None:
         raise SettingsError(
@@ -203,7 +203,7 @@ def _conform_scalar(key: str, leaf: Leaf, value: Any) -> Value:
     return typed
 
 
-def _to_type(kind: type, value: Any) -> bool | int | float | str | None:
+def _to_type(kind: type, value: object) -> bool | int | float | str | None:
     """The value as `kind`, or None where that would lose or guess something."""
     if kind is bool:
         if isinstance(value, str) and value.strip().lower() in ("true", "false"):

@@ -38,7 +38,7 @@ class Stretch:
 
 
 def read_timeline(
-    where: str, node: Any, leaf: Callable[[str, str, Any], Value]
+    where: str, node: object, leaf: Callable[[str, str, object], Value]
 ) -> tuple[Stretch, ...]:
     """The stretches of a file, in the order of the training.
 
@@ -63,15 +63,16 @@ def read_timeline(
 
 
 def _stretch(
-    where: str, entry: Any, before: int, leaf: Callable[[str, str, Any], Value]
+    where: str, entry: object, before: int, leaf: Callable[[str, str, object], Value]
 ) -> Stretch:
-    until = entry.get(UNTIL) if isinstance(entry, Mapping) else None
+    node = entry if isinstance(entry, Mapping) else {}
+    until = node.get(UNTIL)
     if not isinstance(until, int) or isinstance(until, bool) or until <= before:
         raise SettingsError(
             f"{where}: a stretch of the {TIMELINE} names the step at which it ends, `{UNTIL}`, "
             f"a whole number above {before}, not {entry!r}."
         )
-    values = {str(key): value for key, value in entry.items() if key != UNTIL}
+    values = {str(key): value for key, value in node.items() if key != UNTIL}
     return Stretch(until, {key: leaf(where, key, value) for key, value in values.items()})
 
 

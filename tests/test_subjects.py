@@ -20,9 +20,12 @@ MRI = {"data.mri", "models.autoencoders"}
 WINGS_OF: Mapping[str, set[str]] = {
     "losses.hdr_patch": HDR,
     "losses.hdr_patch_terms": HDR,
+    "losses.compression_terms": MRI,
     "losses.conditioner_terms": FIELDS,
     "metrics.hdr_patch": HDR,
     "metrics.hdr_measures": HDR,
+    "metrics.codebook": MRI,
+    "metrics.compression": MRI,
     "metrics.rate": MRI,
     "trainables.hdr_patch": HDR,
     "trainables.compression": MRI,

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from benchmarks.measuring.steps import batches_of, prepared_settings, timed_steps
-from trainables.stepping.optimizer import make_optimizer, parameter_groups
+from trainables.stepping.optimizer import OptimizerSettings, make_optimizer, parameter_groups
+from trainables.system import Built, Phase, System
 
 
-def bare_steps(system: Any, changes: Mapping[str, Any], steps: int) -> Callable[[], float]:
+def bare_steps(system: System, changes: Mapping[str, Any], steps: int) -> Callable[[], float]:
     """A function that takes `steps` steps and returns the seconds of one; warmed up."""
     settings, prepared = prepared_settings(system, changes)
     torch.manual_seed(0)
@@ -29,16 +30,16 @@ def bare_steps(system: Any, changes: Mapping[str, Any], steps: int) -> Callable[
 
 
 class _BarePhase:
-    def __init__(self, phase: Any, built: Any, settings: Any) -> None:
-        own = getattr(settings, phase.optimizer)
-        groups = parameter_groups(built.modules, phase.modules, own.weight_decay, built.no_decay)
+    def __init__(self, phase: Phase, built: Built, settings: Any) -> None:
+        node: OptimizerSettings = getattr(settings, phase.optimizer)
+        groups = parameter_groups(built.modules, phase.modules, node.weight_decay, built.no_decay)
         self.phase, self.modules, self.settings = phase, built.modules, settings
-        self.optimizer = make_optimizer(own, groups)
+        self.optimizer = make_optimizer(node, groups)
         self.parameters = [p for name in phase.modules for p in built.modules[name].parameters()]
         others = [m for name, m in built.modules.items() if name not in phase.modules]
         self.others = [p for module in others for p in module.parameters() if p.requires_grad]
-        found = phase.composite.weights(0, 1)
-        self.weights = {name: weight for name, weight in found.items() if weight}
+        weights = phase.composite.weights(0, 1)
+        self.weights = {name: weight for name, weight in weights.items() if weight}
 
     def update(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what the phase hands on to the next one."""

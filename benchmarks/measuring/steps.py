@@ -12,6 +12,7 @@ from settings.flat import replace
 from trainables.loop import Training
 from trainables.run import LocalRun
 from trainables.stepping.batches import Share, train_loader
+from trainables.system import System
 
 MANY = 10_000
 """Steps of the training that blocks are cut from."""
@@ -23,14 +24,14 @@ DEMOS: Mapping[str, Mapping[str, Any]] = {
 """What is changed in each system's demo size."""
 
 
-def prepared_settings(system: Any, changes: Mapping[str, Any]) -> tuple[Any, Any]:
+def prepared_settings(system: System, changes: Mapping[str, Any]) -> tuple[Any, Any]:
     """(settings, prepared) of a long training without files."""
-    own = {**DEMOS.get(system.name, {}), "train.steps": MANY, "train.tensorboard": False}
-    settings = replace(system.Settings(), {**own, **changes})
+    long = {**DEMOS.get(system.name, {}), "train.steps": MANY, "train.tensorboard": False}
+    settings = replace(system.Settings(), {**long, **changes})
     return settings, system.prepare(settings, cache_directory())
 
 
-def batches_of(system: Any, settings: Any, prepared: Any) -> Iterator[Any]:
+def batches_of(system: System, settings: Any, prepared: Any) -> Iterator[Any]:
     share = Share(settings.train.batch_size, 1)
     loaders = system.loaders(settings, prepared)
     return iter(train_loader(loaders, share, 0, 0, MANY, 0))
@@ -55,7 +56,7 @@ def timed_steps(
 
 
 def loop_steps(
-    system: Any, changes: Mapping[str, Any], directory: Path, steps: int
+    system: System, changes: Mapping[str, Any], directory: Path, steps: int
 ) -> Callable[[], float]:
     """Steps of the one loop."""
     settings, prepared = prepared_settings(system, changes)

@@ -19,12 +19,15 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.files import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 AXES: Mapping[str, str] = {
     "fields": "samples, time steps, nodes",
@@ -205,7 +208,7 @@ def _read_parquet(path: Path, kind: str) -> Mapping[str, NDArray[Any]]:
     return {name: _joined(path, name, arrays) for name, arrays in parts.items()}
 
 
-def _dense(path: Path, column: str, values: Any) -> NDArray[Any]:
+def _dense(path: Path, column: str, values: pa.Array) -> NDArray[Any]:
     """A nested list column as one array."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -223,7 +226,7 @@ def _dense(path: Path, column: str, values: Any) -> NDArray[Any]:
     return inner.reshape(len(values), lengths[0], *inner.shape[1:])
 
 
-def _is_other_list(kind: Any) -> bool:
+def _is_other_list(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

@@ -12,12 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.files import Float64
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 HARMONICS = (2, 3, 4, 5)
 """Waves around the outline; the first would only move it."""
@@ -160,7 +163,7 @@ def conduct(outline: Outline, times: int, slope: float) -> Float64:
     return history
 
 
-def _stepper(operator: Any, step: float) -> Callable[[Float64], Float64]:
+def _stepper(operator: csr_matrix, step: float) -> Callable[[Float64], Float64]:
     """One step of time for du/dt = -A u; the matrix is factorised once."""
     from scipy.sparse import identity
     from scipy.sparse.linalg import splu
@@ -175,7 +178,7 @@ def _stepper(operator: Any, step: float) -> Callable[[Float64], Float64]:
     return advance
 
 
-def _operator(outline: Outline, slope: float) -> tuple[NDArray[np.bool_], Any]:
+def _operator(outline: Outline, slope: float) -> tuple[NDArray[np.bool_], csr_matrix]:
     """(which nodes are inside [G, G], the sparse matrix A [n, n] of du/dt = -A u there)."""
     from scipy.sparse import coo_matrix
 
@@ -204,9 +207,9 @@ def _operator(outline: Outline, slope: float) -> tuple[NDArray[np.bool_], Any]:
             rows.append(number[here][both])
             columns.append(number[there][both])
             values.append(-flow[both])
-    own = np.arange(count)
+    nodes_inside = np.arange(count)
     entries = np.concatenate([*values, diagonal])
-    at = (np.concatenate([*rows, own]), np.concatenate([*columns, own]))
+    at = (np.concatenate([*rows, nodes_inside]), np.concatenate([*columns, nodes_inside]))
     return inside, coo_matrix((entries, at), shape=(count, count)).tocsr()
 
 

@@ -195,6 +195,6 @@ def _with_validity(batch: dict[str, Tensor], draws: Draws) -> dict[str, Tensor]:
     return {**batch, "paired_valid": valid}
 
 
-def collate(samples: Any) -> dict[str, Tensor]:
+def collate(samples: Sequence[dict[str, Tensor]] | dict[str, Tensor]) -> dict[str, Tensor]:
     """A batch of a list of samples; what is a batch already stays one."""
-    return samples if isinstance(samples, dict) else default_collate(samples)
+    return samples if isinstance(samples, dict) else default_collate(list(samples))

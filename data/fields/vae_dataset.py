@@ -264,7 +264,7 @@ class FieldData(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: Any) -> dict[str, Tensor]:
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
         index, seed = key if isinstance(key, tuple) else (key, None)
         values = np.array(self.fields[self.indices[index]], dtype=np.float32)
         sample = {"field": torch.from_numpy(values)}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.array_file import ArrayWriter
-from data.mri.augment import augment
+from data.mri.augment import AugmentSettings, augment
 from data.mri.lesions import Lesions, lesions_of
 from data.mri.volumes import Cut
 
@@ -75,8 +76,13 @@ class SplitWriter:
     def __enter__(self) -> SplitWriter:
         return self
 
-    def __exit__(self, *problem: Any) -> None:
-        self._stack.__exit__(*problem)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
         rows = np.array(self._rows, np.int64).reshape(-1, 4)
         columns = dict(zip(("mask", "modality", "patient", "slice"), rows.T, strict=True))
         spacing = np.array(self._spacing, np.float32).reshape(-1, self._axes)
@@ -125,9 +131,9 @@ class MriSamples(Dataset[Sample]):
     def _array(self, name: str) -> NDArray[np.uint8] | None:
         if name not in self._arrays:
             path = self.folder / f"{name}.npy"
-            found = np.load(path, mmap_mode="r", allow_pickle=False) if path.is_file() else None
+            stored = np.load(path, mmap_mode="r", allow_pickle=False) if path.is_file() else None
             # A plain array, for slicing a memmap costs as much as reading a small slice.
-            self._arrays[name] = None if found is None else np.asarray(found)
+            self._arrays[name] = None if stored is None else np.asarray(stored)
         return self._arrays[name]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -139,9 +145,12 @@ class TrainSamples(MriSamples):
     along as `seed` for what is drawn on whole batches.
     """
 
-    def __init__(self, folder: Path, augment: Any, least: int | None) -> None:
-        """`augment` are AugmentSettings or None. `least`: with `region` and `lesion`, measured
-        after augmentation on components of at least that many pixels; None leaves both out.
+    def __init__(self, folder: Path, augment: AugmentSettings | None, least: int | None) -> None:
+        """
+        Args:
+            augment: None leaves the samples as they are.
+            least: with `region` and `lesion`, measured after augmentation on components of at
+                least that many pixels; None leaves both out.
         """
         super().__init__(folder)
         self.augment, self.least = augment, least
@@ -155,9 +164,10 @@ class TrainSamples(MriSamples):
         if self.augment is not None:
             sample = augment(sample, self.augment, torch.Generator().manual_seed(seed))
         if self.least is not None:
-            found = lesions_of(sample["mask"][0].numpy(), sample["spacing"].tolist(), self.least)
-            sample["region"] = torch.from_numpy(found.region)[None]
-            sample["lesion"] = torch.from_numpy(found.number)[None]
+            mask, spacing = sample["mask"][0].numpy(), sample["spacing"].tolist()
+            lesions = lesions_of(mask, spacing, self.least)
+            sample["region"] = torch.from_numpy(lesions.region)[None]
+            sample["lesion"] = torch.from_numpy(lesions.number)[None]
         return {**sample, "seed": torch.tensor(seed)}
 
 

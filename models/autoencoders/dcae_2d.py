@@ -66,8 +66,8 @@ def configuration(settings: DcaeSettings, channels: int) -> dict[str, Any]:
 
 def networks(settings: DcaeSettings, channels: int) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder for images of that many channels."""
-    made = _library()(**configuration(settings, channels))
-    return made.encoder, made.decoder
+    network = _library()(**configuration(settings, channels))
+    return network.encoder, network.decoder
 
 
 def head(decoder: Any, x: Tensor) -> Tensor:
@@ -145,10 +145,10 @@ def _refuse_other_shape(source: str, theirs: Mapping[str, Any], ours: Mapping[st
     stages = len(ours["encoder_block_out_channels"])
     wrong = []
     for key, wanted in ours.items():
-        found = _comparable(theirs[key], wanted, stages)
-        if key != "in_channels" and found != wanted:
+        value = _comparable(theirs[key], wanted, stages)
+        if key != "in_channels" and value != wanted:
             name = f"model.dcae.{SETTING_OF[key]}" if key in SETTING_OF else "no setting of ours"
-            wrong.append(f"{key} is {found}, not {wanted} ({name})")
+            wrong.append(f"{key} is {value}, not {wanted} ({name})")
     if wrong:
         raise SettingsError(
             f"model.pretrained={source!r} is another network than model.dcae describes: "
@@ -156,14 +156,14 @@ def _refuse_other_shape(source: str, theirs: Mapping[str, Any], ours: Mapping[st
         )
 
 
-def _comparable(found: Any, wanted: Any, stages: int) -> Any:
+def _comparable(value: object, wanted: object, stages: int) -> object:
     """Lists of JSON as tuples, one word for all stages as one word a stage."""
-    if not isinstance(found, str):
-        return _tuples(found)
-    return (found,) * stages if isinstance(wanted, tuple) else found.lower()  # some have `Conv`
+    if not isinstance(value, str):
+        return _tuples(value)
+    return (value,) * stages if isinstance(wanted, tuple) else value.lower()  # some have `Conv`
 
 
-def _tuples(value: Any) -> Any:
+def _tuples(value: object) -> object:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(_tuples(item) for item in value)
     return value

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -173,7 +172,7 @@ class Decoder(nn.Module):
         return head(self, x)
 
 
-def head(decoder: Any, x: Tensor) -> Tensor:
+def head(decoder: Decoder, x: Tensor) -> Tensor:
     """What the decoder does after its stages."""
     return decoder.conv_out(decoder.norm_out(x).relu())
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,13 +107,14 @@ class Encoder(nn.Module):
         widths = (nodes, *settings.filters)
         sizes = [settings.hier_size] * settings.hier_shape[0] + [2 * settings.main_size]
         self.levels = nn.ModuleList(_level(*pair) for pair in pairwise(widths))
-        self.heads = nn.ModuleList(
+        heads = [
             nn.Linear(width * length, size)
             for width, size in zip(settings.filters, sizes, strict=True)
-        )
+        ]
+        self.heads = nn.ModuleList(heads)
         if settings.linear:
-            _zero(*self.heads)
-        _lower_bias(self.heads[-1], settings.main_size)
+            _zero(*heads)
+        _lower_bias(heads[-1], settings.main_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         emitted = []
@@ -194,12 +194,12 @@ class Decoder(nn.Module):
             The fields, and delta_mu, delta_logvar, prior_logvar [B, K, h, T].
         """
         x = self.start(self.spread(main).view(-1, self.size, self.length))
-        found: list[dict[str, Tensor]] = []
+        levels: list[dict[str, Tensor]] = []
         for index, step in enumerate(self.steps):
-            own = None if noise is None else noise[:, index]
-            x, statistics = step(x, hier[:, index], own)
-            found.append(statistics)
-        stacked = {key: torch.stack([one[key] for one in found], dim=1) for key in found[0]}
+            level_noise = None if noise is None else noise[:, index]
+            x, statistics = step(x, hier[:, index], level_noise)
+            levels.append(statistics)
+        stacked = {key: torch.stack([level[key] for level in levels], dim=1) for key in levels[0]}
         scaled = torch.tanh(self.output(x).float())
         if self.linear is not None:
             scaled = scaled + self.linear.decode(torch.cat([main, hier.flatten(1)], dim=1))
@@ -213,9 +213,10 @@ def _zero(*layers: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _lower_bias(layer: Any, first: int) -> None:
+def _lower_bias(layer: nn.Linear | nn.Conv1d, first: int) -> None:
     """Outputs from `first` on are log-variances."""
-    layer.bias[first:] += INITIAL_LOG_VARIANCE
+    if layer.bias is not None:
+        layer.bias[first:] += INITIAL_LOG_VARIANCE
 
 
 def _limited(log_variance: Tensor) -> Tensor:

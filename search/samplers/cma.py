@@ -189,5 +189,5 @@ def _costs(goal: Goal, rows: Sequence[Row]) -> list[float]:
     return [cost if violation == 0.0 else behind + violation for violation, cost in keys]
 
 
-def _index(domain: Choice, value: Any) -> int:
+def _index(domain: Choice, value: object) -> int:
     return next(i for i, option in enumerate(domain.options) if same_value(option, value))

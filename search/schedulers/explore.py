@@ -53,7 +53,7 @@ def explored(
     return values
 
 
-def nudged(domain: Number, value: Any, draw: Random) -> Value:
+def nudged(domain: Number, value: float, draw: Random) -> Value:
     """A number one step up or down; the other way where the range ends."""
     first = draw.choice((0, 1))
     for way in (first, 1 - first):
@@ -63,7 +63,7 @@ def nudged(domain: Number, value: Any, draw: Random) -> Value:
     return value
 
 
-def _moved(domain: Number, value: Any, way: int) -> Value:
+def _moved(domain: Number, value: float, way: int) -> Value:
     if isinstance(domain, LogUniform) or (isinstance(domain, Integer) and domain.log):
         aim = value * FACTORS[way]
     else:

@@ -12,7 +12,7 @@ upper confidence bound; choices are drawn as in PBT.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -86,7 +86,7 @@ class Pb2(Population):
         domains = self.plan.space.domains
         return [key for key, domain in domains.items() if not isinstance(domain, Choice)]
 
-    def _position(self, sampled: Any) -> list[float]:
+    def _position(self, sampled: Mapping[str, Any]) -> list[float]:
         domains = self.plan.space.domains
         return [
             to_unit(domains[key], sampled[key]) if key in sampled else NEUTRAL
