@@ -11,6 +11,7 @@ from losses.composite import Composite
 from metrics.metric import Metric
 from settings.flat import flatten, leaves, replace
 from settings.schema import Leaf, Value
+from trainables.stepping.train_settings import SystemSettings
 from trainables.system import Phase, System
 
 
@@ -19,7 +20,7 @@ class Configured:
     """A system and its settings. Its phases and metrics are made once, without data."""
 
     system: System
-    settings: Any
+    settings: SystemSettings
 
     @property
     def leaves(self) -> Mapping[str, Leaf]:
