@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.gp_model import Array, Data, Model
+from search.gp_model import Array, LevelData, LevelModel
 from search.log import SweepState
 from search.optuna_distributions import from_unit, to_unit
 from search.plan import Plan
@@ -54,7 +54,7 @@ def ask_gp(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str,
     if found is None:
         return encoder.configuration(draw.random(encoder.keys))
     data, best = found
-    model = Model(data)
+    model = LevelModel(data)
     least = float(model.predict(data.features)[0].min())
     running = [row.sampled for row in unknown_at(plan, state) if not row.failed]
     model.expect(encoder.features(running))
@@ -120,7 +120,7 @@ class Encoder:
 
 def collect(
     plan: Plan, state: SweepState, encoder: Encoder, draw: np.random.Generator
-) -> tuple[Data, list[Configuration]] | None:
+) -> tuple[LevelData, list[Configuration]] | None:
     """The values of all levels, thinned to `ROWS`, and the best configurations of the highest;
     None where too few trials have a value.
     """
@@ -140,7 +140,7 @@ def collect(
     kept = _kept(levels, values, len(plan.levels) - 1, draw)
     depths = np.log(plan.levels) - math.log(plan.levels[0])
     order = np.lexsort((values[kept], -levels[kept]))[:STARTS]
-    data = Data(
+    data = LevelData(
         features=encoder.features([found[i][1].sampled for i in kept]),
         is_choice=encoder.is_choice,
         levels=levels[kept],
@@ -184,7 +184,7 @@ def _best_and_sample(
     return np.concatenate([order[:best], draw.choice(order[best:], count - best, replace=False)])
 
 
-def _gain(model: Model, encoder: Encoder, positions: Array, least: float) -> Array:
+def _gain(model: LevelModel, encoder: Encoder, positions: Array, least: float) -> Array:
     """[n] expected improvement below `least` at points [n, keys] of the unit cube (Jones et al.
     1998).
     """

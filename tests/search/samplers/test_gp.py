@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
-from search.gp_model import Data, Likelihood, Model
+from search.gp_model import LevelData, LevelModel, LevelPosterior
 from search.log import SweepState
 from search.samplers.ask import ask
 from search.samplers.gp import Encoder, collect
@@ -27,7 +27,7 @@ def cloud(n=40, keys=4, levels=3, seed=0):
     features[:, is_choice] = draw.integers(0, 3, (n, int(is_choice.sum())))
     level = draw.integers(0, levels, n)
     values = np.sin(5 * features[:, 0]) + 0.3 * features[:, 2] + 0.1 * draw.standard_normal(n)
-    return Data(features, is_choice, level, np.linspace(0, 1, levels)[level], values)
+    return LevelData(features, is_choice, level, np.linspace(0, 1, levels)[level], values)
 
 
 def kernel(data, parameters, one, other):
@@ -50,35 +50,35 @@ def points(data):
 
 def test_the_likelihood_is_that_of_the_formula():
     data = cloud(25)
-    likelihood = Likelihood(data)
-    parameters = likelihood.prior_mean + 0.3 * np.random.default_rng(1).standard_normal(8)
+    posterior = LevelPosterior(data)
+    parameters = posterior.prior_mean + 0.3 * np.random.default_rng(1).standard_normal(8)
     low, high = parameters[-2:]
     covariance = kernel(data, parameters, points(data), points(data))
     covariance += 100.0 * (data.levels[:, None] == data.levels[None, :])
     covariance += np.diag(np.exp((1 - data.depth) * low + data.depth * high) + 1e-8)
-    assert np.allclose(likelihood.covariance(parameters), covariance)
+    assert np.allclose(posterior.covariance(parameters), covariance)
     prior = 0.5 * sum(
-        ((parameters - likelihood.prior_mean) / np.array([0.7] * 4 + [1, 1, 2, 2])) ** 2
+        ((parameters - posterior.prior_mean) / np.array([0.7] * 4 + [1, 1, 2, 2])) ** 2
     )
     exact = -multivariate_normal(np.zeros(25), covariance).logpdf(data.values)
     constant = 0.5 * 25 * math.log(2 * math.pi)
-    assert likelihood(parameters)[0] == pytest.approx(exact - constant + prior)
+    assert posterior(parameters)[0] == pytest.approx(exact - constant + prior)
 
 
-def test_the_gradient_of_the_likelihood():
-    likelihood = Likelihood(cloud())
+def test_the_gradient_of_the_posterior():
+    posterior = LevelPosterior(cloud())
     for seed in range(3):
-        at = likelihood.prior_mean + np.random.default_rng(seed).standard_normal(8)
-        numeric = approx_fprime(at, lambda p: likelihood(p)[0], 1e-6)
-        assert likelihood(at)[1] == pytest.approx(numeric, rel=1e-3, abs=1e-3)
+        at = posterior.prior_mean + np.random.default_rng(seed).standard_normal(8)
+        numeric = approx_fprime(at, lambda p: posterior(p)[0], 1e-6)
+        assert posterior(at)[1] == pytest.approx(numeric, rel=1e-3, abs=1e-3)
 
 
 def test_the_prediction_is_the_conditional_normal():
     data = cloud(30)
-    model = Model(data)
+    model = LevelModel(data)
     fresh = cloud(7, seed=5).features
     where = [(x, 1.0, 2) for x in fresh]
-    covariance = Likelihood(data).covariance(model.parameters)
+    covariance = LevelPosterior(data).covariance(model.parameters)
     cross = kernel(data, model.parameters, where, points(data))
     own = kernel(data, model.parameters, where, where)
     mean = cross @ np.linalg.solve(covariance, data.values)
@@ -88,7 +88,7 @@ def test_the_prediction_is_the_conditional_normal():
 
 
 def test_what_is_expected_moves_no_mean_and_narrows_its_neighbourhood():
-    model = Model(cloud(30))
+    model = LevelModel(cloud(30))
     fresh = cloud(6, seed=5).features
     mean, deviation = model.predict(fresh)
     model.expect(fresh[:2])

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search.gp_model import IntervalData, IntervalModel, IntervalPosterior
 from search.jobs import Job, next_job
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
@@ -17,7 +18,7 @@ from search.optuna_distributions import from_unit, to_unit
 from search.plan import Plan
 from search.rule import load_scheduler
 from search.schedulers.explore import nudged, perturbed
-from search.schedulers.pb2 import Model, Rows, _loss
+from search.schedulers.pb2 import KAPPA
 from search.simulator import simulate
 from search_spaces.domains import Choice, Integer, LogUniform, Uniform
 from search_spaces.space import Point, Space
@@ -238,14 +239,19 @@ class TestWhatIsFound:
         random = np.random.default_rng(0)
         x = np.column_stack([random.random(40), np.full(40, 0.5)])
         y = -((x[:, 0] - 0.7) ** 2) * 20.0
-        model = Model.fit(Rows(x, np.repeat(np.arange(4.0), 10), (y - y.mean()) / y.std()))
+        data = IntervalData(x, np.repeat(np.arange(4.0), 10), (y - y.mean()) / y.std())
+        model = IntervalModel(data)
+
+        def bound(pending):
+            mean, deviation = model.predict(grid, 4, pending)
+            return mean + KAPPA * deviation
+
         grid = np.column_stack([np.linspace(0, 1, 101), np.full(101, 0.5)])
-        best = grid[np.argmax(model.upper_bound(grid, 4, np.zeros((0, 2)))), 0]
+        before = bound(np.zeros((0, 2)))
+        best = grid[np.argmax(before), 0]
         assert abs(best - 0.7) < 0.1
         taken = np.array([[best, 0.5]] * 3)
-        before = model.upper_bound(grid, 4, np.zeros((0, 2)))
-        after = model.upper_bound(grid, 4, taken)
-        assert (after <= before + 1e-9).all()
+        assert (bound(taken) <= before + 1e-9).all()
 
     def test_members_that_explore_together_keep_apart(self):
         """The second of two that explore at a step knows what the first has taken."""
@@ -266,14 +272,15 @@ class TestWhatIsFound:
 
     def test_the_gradient_of_the_likelihood(self):
         random = np.random.default_rng(1)
-        rows = Rows(random.random((12, 3)), np.repeat(np.arange(3.0), 4), random.normal(size=12))
+        times = np.repeat(np.arange(3.0), 4)
+        data = IntervalData(random.random((12, 3)), times, random.normal(size=12))
+        posterior = IntervalPosterior(data)
         theta = np.array([0.2, -0.4, 0.1, -0.8, -1.1])
-        centre = np.zeros(5)
-        _, gradient = _loss(theta, rows, centre)
+        _, gradient = posterior(theta)
         for index in range(5):
             step = np.zeros(5)
             step[index] = 1e-5
-            slope = _loss(theta + step, rows, centre)[0] - _loss(theta - step, rows, centre)[0]
+            slope = posterior(theta + step)[0] - posterior(theta - step)[0]
             assert gradient[index] == pytest.approx(slope / 2e-5, rel=1e-5)
 
 
