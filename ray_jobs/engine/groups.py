@@ -14,6 +14,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 MARK_BASE_BYTES = 1 << 20
@@ -50,21 +52,48 @@ def release(mark: int) -> int:
     return removed
 
 
-def make_trainer(
-    loop: Callable[[dict], Any], config: dict, workers: int, resources: dict[str, float]
-) -> Any:
-    """A TorchTrainer for one segment: in this process for one worker, as a worker group for
-    more.
+@dataclass(frozen=True)
+class Group:
+    """What a worker group is started with.
+
+    Attributes:
+        name: of the run, in Ray's own files.
+        workers: how many, two or more.
+        cpus, gpus: of each worker.
+        mark: from `mark_of`.
+        scratch: the folder that Ray Train writes its own files to.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+    name: str
+    workers: int
+    cpus: float
+    gpus: float
+    mark: int
+    scratch: Path
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Of each worker, in Ray's names."""
+        gpus = {"GPU": self.gpus} if self.gpus else {}
+        return {"CPU": self.cpus, "memory": self.mark, **gpus}
+
+
+def local_trainer(loop: Callable[[dict], Any], config: dict) -> Any:
+    """A TorchTrainer that runs `loop(config)` in this process."""
+    from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    if workers == 1:
-        # "Running in local mode ... please file a report": it is what we mean.
-        logging.getLogger("ray.train.v2.api.config").setLevel(logging.WARNING)
-        return TorchTrainer(
-            loop, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)
-        )
+    # "Running in local mode ... please file a report": it is what we mean.
+    logging.getLogger("ray.train.v2.api.config").setLevel(logging.WARNING)
+    return TorchTrainer(
+        loop, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)
+    )
+
+
+def group_trainer(loop: Callable[[dict], Any], config: dict, group: Group) -> Any:
+    """A TorchTrainer that runs `loop(config)` on every rank of a worker group."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
 
     class GroupTrainer(TorchTrainer):
         """Without Ray's cleaner: one process of 600 MB per run that never ends where there is no
@@ -76,25 +105,36 @@ def make_trainer(
             return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
     scaling = ScalingConfig(
-        num_workers=workers, use_gpu=resources.get("GPU", 0) > 0, resources_per_worker=resources
+        num_workers=group.workers, use_gpu=group.gpus > 0, resources_per_worker=group.resources
     )
     run = RunConfig(
-        name=config["run_name"],
-        storage_path=config["scratch"],
+        name=group.name,
+        storage_path=str(group.scratch),
         failure_config=FailureConfig(max_failures=0),
     )
     return GroupTrainer(loop, train_loop_config=config, scaling_config=scaling, run_config=run)
 
 
-def run_group(
-    trainer: Any, mark: int, watch: Callable[[], None], interval_seconds: float = 0.2
-) -> None:
-    """Runs a worker group beside a watch that passes its reports on; whatever ends the watch ends
-    the group.
+def fit_group(trainer: Any, mark: int, watch: Callable[[], None] | None = None) -> None:
+    """Runs a worker group to its end and gives back what it has reserved, whatever ends it. The
+    group's own error is raised.
 
-    `watch` may leave by SystemExit (Tune's way to stop a trial). The group's own error is raised
-    here.
+    Args:
+        watch: called again and again while the group runs, to pass its reports on; it may leave by
+            SystemExit (Tune's way to stop a trial), which ends the group.
     """
+    try:
+        if watch is None:
+            trainer.fit()
+        else:
+            _fit_watched(trainer, watch)
+    finally:
+        # Whatever Ray says of a clean-up, the error of the training itself is the one to raise.
+        with contextlib.suppress(Exception):
+            release_until_gone(mark)
+
+
+def _fit_watched(trainer: Any, watch: Callable[[], None], interval_seconds: float = 0.2) -> None:
     errors: list[BaseException] = []
 
     def fit() -> None:
@@ -105,21 +145,16 @@ def run_group(
 
     thread = threading.Thread(target=fit, name="worker-group", daemon=True)
     thread.start()
-    try:
-        while thread.is_alive():
-            watch()
-            thread.join(interval_seconds)
+    while thread.is_alive():
         watch()
-    finally:
-        # Whatever Ray says of a clean-up, the error of the training itself is the one to raise.
-        with contextlib.suppress(Exception):
-            release_until_gone(mark)
+        thread.join(interval_seconds)
+    watch()
     if errors:
         raise errors[0]
 
 
 def release_until_gone(mark: int, attempts: int = 3) -> None:
-    """Releases again where a group was being made at that moment."""
+    """Releases the groups of a mark, and again those that were being made at that moment."""
     for attempt in range(attempts):
         if release(mark) == 0 and attempt > 0:
             return

@@ -95,18 +95,18 @@ def _run(payload: dict[str, Any], context: SweepContext, job: Mapping[str, Any])
     from ray_jobs.engine import groups
 
     if context.workers == 1:
-        groups.make_trainer(train_one, payload, 1, {}).fit()
+        groups.local_trainer(train_one, payload).fit()
         return
-    mark = groups.mark_of(context.session, job["trial"], job["segment"])
-    resources = {
-        "CPU": context.cpus,
-        "memory": mark,
-        **({"GPU": context.gpus} if context.gpus else {}),
-    }
-    payload["run_name"] = f"trial-{job['trial']:04d}-{job['segment']}"
-    payload["scratch"] = str(context.root / "tune" / "groups")
-    trainer = groups.make_trainer(train_one_rank, payload, context.workers, resources)
-    groups.run_group(trainer, mark, _ReportTail(context, job).pass_on)
+    group = groups.Group(
+        name=f"trial-{job['trial']:04d}-{job['segment']}",
+        workers=context.workers,
+        cpus=context.cpus,
+        gpus=context.gpus,
+        mark=groups.mark_of(context.session, job["trial"], job["segment"]),
+        scratch=context.root / "tune" / "groups",
+    )
+    trainer = groups.group_trainer(train_one_rank, payload, group)
+    groups.fit_group(trainer, group.mark, _ReportTail(context, job).pass_on)
 
 
 def train_one(payload: dict[str, Any]) -> None:

@@ -116,14 +116,14 @@ def _run(arguments: Namespace, ready: Ready, directory: Path, resume: bool) -> A
 
     if arguments.no_ray or arguments.workers > 1:
         return train_parts(parts, one, resume=resume, trained=trained)
-    from ray_jobs.engine.groups import make_trainer
+    from ray_jobs.engine.groups import local_trainer
 
     reports = []
 
     def loop(config: dict) -> None:
         reports.append(train_parts(parts, one, resume=resume, trained=trained))
 
-    make_trainer(loop, {}, 1, {}).fit()
+    local_trainer(loop, {}).fit()
     return reports[-1]
 
 
@@ -170,10 +170,14 @@ def _run_group(arguments: Namespace, name: str, part: Any, directory: Path, resu
         cluster.Demand(arguments.workers, arguments.cpus, arguments.gpus), may_grow=False
     )
     cluster.check_shared_directory(directory)
-    mark = groups.mark_of(str(directory.resolve()), os.getpid(), 0)
-    resources = {"CPU": arguments.cpus, "memory": mark}
-    if arguments.gpus:
-        resources["GPU"] = arguments.gpus
+    group = groups.Group(
+        name="train",
+        workers=arguments.workers,
+        cpus=arguments.cpus,
+        gpus=arguments.gpus,
+        mark=groups.mark_of(str(directory.resolve()), os.getpid(), 0),
+        scratch=(directory / "tune").resolve(),
+    )
     config = {
         "system": name,
         "settings": flatten(part.settings),
@@ -181,21 +185,17 @@ def _run_group(arguments: Namespace, name: str, part: Any, directory: Path, resu
         "cache": str(cache_directory()),
         "resume": resume,
         "stop_step": part.stop_step,
-        "run_name": "train",
-        "scratch": str((directory / "tune").resolve()),
     }
     try:
-        groups.make_trainer(_one_rank, config, arguments.workers, resources).fit()
+        groups.fit_group(groups.group_trainer(_train_one_rank, config, group), group.mark)
     except Exception as error:  # of a system, on a rank: any; Ray's wrapping is taken off
         cause = root_cause(error)
         raise RuntimeError(f"{type(cause).__name__}: {cause}") from error
-    finally:
-        groups.release_until_gone(mark)
     lines = (directory / "reports.jsonl").read_text().splitlines()
     return json.loads(lines[-1])
 
 
-def _one_rank(config: dict[str, Any]) -> None:
+def _train_one_rank(config: dict[str, Any]) -> None:
     import ray.train
 
     from results.store import ReportWriter
