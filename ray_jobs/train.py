@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.training import stages
+from ray_jobs.training import run, stages
 from ray_jobs.verb import (
     OK,
     SOME_FAILED,
@@ -132,7 +132,6 @@ def _overridden(chain: stages.Chain, given: dict[str, Any]) -> tuple[stages.Chai
 
 
 def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> int:
-    from ray_jobs.training import run
     from settings.resolve import resolve
     from settings.stop_reasons import STOP_REASON
     from trainables.system import load_system
@@ -144,7 +143,7 @@ def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> in
         return OK
     directory = _directory(arguments)
     ready = run.made_ready(system, resolved, arguments.force)
-    report = run.train(arguments, ready, directory, arguments.resume)
+    report = run.train(_place(arguments), ready, directory, arguments.resume)
     run.print_report(report)
     if report.get(STOP_REASON):
         print(f"\nended by itself at step {report['step']}: {report[STOP_REASON]}")
@@ -154,7 +153,6 @@ def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> in
 
 def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, Any]) -> int:
     """All stages that have not ended are looked at before the first of them begins."""
-    from ray_jobs.training import run
     from settings.files import write_settings
     from settings.flat import flatten
     from trainables.system import load_system
@@ -188,14 +186,13 @@ def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, 
 def _run_chain(
     arguments: Namespace, chain: stages.Chain, ready: Sequence[Any], directory: Path
 ) -> int:
-    from ray_jobs.training import run
     from trainables.checkpoints.checkpoint import at_stage
 
     report: Any = {}
     for stage, one in zip(chain.waiting, ready, strict=True):
         print(f"\nstage {stage.number} of {len(chain.stages)}: {stage.line}", flush=True)
         folder = at_stage(directory, stage.number)
-        report = run.train(arguments, one, folder, resume=True)
+        report = run.train(_place(arguments), one, folder, resume=True)
         column = run.objective_of(one.system, one.resolved.settings)[0]
         stage = stage.ended(report, stages.best(folder, column))
         chain = chain.with_stage(stage)
@@ -215,6 +212,16 @@ def _show(resolved: Any) -> None:
 
     print_settings(resolved, type(resolved.settings))
     timeline.print_timeline(resolved.timeline)
+
+
+def _place(arguments: Namespace) -> run.Place:
+    return run.Place(
+        workers=arguments.workers,
+        cpus=arguments.cpus,
+        gpus=arguments.gpus,
+        address=arguments.address,
+        ray=not arguments.no_ray,
+    )
 
 
 def _directory(arguments: Namespace) -> Path:

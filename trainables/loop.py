@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from losses.terms import Tensors
 from settings.flat import flatten
+from settings.paths import TrainingPaths
 from settings.stop_reasons import STOP_REASON
 from trainables.checkpoints import begin, checkpoint
 from trainables.checkpoints.restore import built_for, fill, stripped
@@ -95,7 +96,7 @@ class Training(Generic[Tree, PreparedT]):
         self.phases = list(system.phases(settings, prepared))
         self.metrics = list(system.metrics(settings, prepared))
         self._seed(-1)
-        self.folder = run.directory / "checkpoints"
+        self.folder = TrainingPaths(run.directory).checkpoints
         follows = begin.meta_of_start(run, self.folder, system.name)
         built = built_for(system, settings, prepared, follows)
         self.built_meta = dict(built.meta)

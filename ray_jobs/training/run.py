@@ -1,16 +1,34 @@
-"""One training whose settings are settled: what is looked at before it, and where it runs."""
+"""One training whose settings are resolved: what is looked at before it, and where it runs."""
 
 from __future__ import annotations
 
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.verb import PROJECT, cache_directory, data_lines
+from settings.paths import TrainingPaths
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training runs: in this process, or in a worker group of Ray Train.
+
+    Attributes:
+        workers: of the group; 1 for this process.
+        cpus, gpus: of each worker of a group.
+        address: of the cluster that the group runs on; None for one on this machine.
+        ray: whether a training in this process runs inside a `TorchTrainer` as well.
+    """
+
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    address: str | None = None
+    ray: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,17 +63,17 @@ def made_ready(system: Any, resolved: Any, force: bool) -> Ready:
     return Ready(system, resolved, parts, prepared)
 
 
-def train(arguments: Namespace, ready: Ready, directory: Path, resume: bool) -> Any:
+def train(place: Place, ready: Ready, directory: Path, resume: bool) -> Any:
     """Trains to the end and returns the last report."""
     from settings.files import write_settings
     from settings.flat import flatten
 
     directory.mkdir(parents=True, exist_ok=True)
-    flat, path = flatten(ready.resolved.settings), directory / "settings.json"
+    flat, path = flatten(ready.resolved.settings), TrainingPaths(directory).settings
     if resume and path.exists():
         _say_changes(path, flat)
     write_settings(path, flat, timeline=ready.resolved.timeline)
-    return _run(arguments, ready, directory, resume)
+    return _run(place, ready, directory, resume)
 
 
 def _say_changes(path: Path, settings: Mapping[str, Any]) -> None:
@@ -97,7 +115,7 @@ def _preflight(system: Any, settings: Sequence[Any], prepared: Any, force: bool)
         raise SettingsError(f"{' '.join(hopeless)} To train all the same, add --force.")
 
 
-def _run(arguments: Namespace, ready: Ready, directory: Path, resume: bool) -> Any:
+def _run(place: Place, ready: Ready, directory: Path, resume: bool) -> Any:
     from ray_jobs.training.timeline import train_parts, trained_step
     from trainables.loop import fit
 
@@ -106,15 +124,15 @@ def _run(arguments: Namespace, ready: Ready, directory: Path, resume: bool) -> A
     say = _line(objective_of(system, parts[0].settings)[0])
 
     def one(part: Any, resume: bool) -> Any:
-        if arguments.workers > 1:
-            return _run_group(arguments, system.name, part, directory, resume)
+        if place.workers > 1:
+            return _run_group(place, system.name, part, directory, resume)
         run = _local_run(directory, system, part, resume, say)
         try:
             return fit(system, part.settings, run, ready.prepared)
         finally:
             run.reports.close()
 
-    if arguments.no_ray or arguments.workers > 1:
+    if not place.ray or place.workers > 1:
         return train_parts(parts, one, resume=resume, trained=trained)
     from ray_jobs.engine.groups import local_trainer
 
@@ -134,7 +152,7 @@ def _local_run(directory: Path, system: Any, part: Any, resume: bool, say: Any) 
 
     return LocalRun(
         directory,
-        reports=ReportWriter(directory / "reports.jsonl"),
+        reports=ReportWriter(TrainingPaths(directory).reports),
         objective=objective_of(system, part.settings),
         resume=resume,
         stop_step=part.stop_step,
@@ -157,7 +175,7 @@ def _line(column: str) -> Any:
     return say
 
 
-def _run_group(arguments: Namespace, name: str, part: Any, directory: Path, resume: bool) -> Any:
+def _run_group(place: Place, name: str, part: Any, directory: Path, resume: bool) -> Any:
     """A worker group of Ray Train outside a sweep."""
     import json
 
@@ -165,16 +183,14 @@ def _run_group(arguments: Namespace, name: str, part: Any, directory: Path, resu
     from ray_jobs.engine.trial import root_cause
     from settings.flat import flatten
 
-    cluster.connect(arguments.address, PROJECT)
-    cluster.check_fit(
-        cluster.Demand(arguments.workers, arguments.cpus, arguments.gpus), may_grow=False
-    )
+    cluster.connect(place.address, PROJECT)
+    cluster.check_fit(cluster.Demand(place.workers, place.cpus, place.gpus), may_grow=False)
     cluster.check_shared_directory(directory)
     group = groups.Group(
         name="train",
-        workers=arguments.workers,
-        cpus=arguments.cpus,
-        gpus=arguments.gpus,
+        workers=place.workers,
+        cpus=place.cpus,
+        gpus=place.gpus,
         mark=groups.mark_of(str(directory.resolve()), os.getpid(), 0),
         scratch=(directory / "tune").resolve(),
     )
@@ -191,7 +207,7 @@ def _run_group(arguments: Namespace, name: str, part: Any, directory: Path, resu
     except Exception as error:  # of a system, on a rank: any; Ray's wrapping is taken off
         cause = root_cause(error)
         raise RuntimeError(f"{type(cause).__name__}: {cause}") from error
-    lines = (directory / "reports.jsonl").read_text().splitlines()
+    lines = TrainingPaths(directory).reports.read_text().splitlines()
     return json.loads(lines[-1])
 
 
@@ -210,7 +226,7 @@ def _train_one_rank(config: dict[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     run = WorkerRun(
         directory,
-        reports=ReportWriter(directory / "reports.jsonl"),
+        reports=ReportWriter(TrainingPaths(directory).reports),
         objective=objective_of(system, settings),
         resume=config["resume"],
         stop_step=config["stop_step"],

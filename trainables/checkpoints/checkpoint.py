@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from settings.paths import TrainingPaths
 from settings.systems import current_name
 
 FORMAT = 1
@@ -170,8 +171,9 @@ def find(path: Path, best: bool = False) -> Path:
     """
     if (path / "meta.json").exists():
         return path
-    folder = path if path.name == "checkpoints" else path / "checkpoints"
-    folders = [folder, *(stage / "checkpoints" for stage in _stages(path))]
+    folder = TrainingPaths(path).checkpoints
+    folder = path if path.name == folder.name else folder
+    folders = [folder, *(TrainingPaths(stage).checkpoints for stage in _stages(path))]
     found = next(filter(None, map(available, folders)), [])
     if not found:
         raise CheckpointError(

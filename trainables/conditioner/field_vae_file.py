@@ -14,6 +14,7 @@ from torch import Tensor
 from models.fields.field_vae import FieldVaeModel, FrozenDecoder, ModelSettings
 from settings.atomic_file import atomic_file
 from settings.flat import flatten, replace
+from settings.paths import TrainingPaths
 from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import fill, open_checkpoint
 from trainables.conditioner.field_vae import FieldVae
@@ -62,7 +63,7 @@ def source_files(path: Path) -> list[Path]:
 
 def _newest(path: Path) -> Path:
     """Of the checkpoints of a training's folder; or the folder itself, which should be one."""
-    folder = path / "checkpoints"
+    folder = TrainingPaths(path).checkpoints
     steps = checkpoint.available(folder) if folder.is_dir() else []
     return steps[-1] if steps else path
 

@@ -24,6 +24,7 @@ from losses.terms import TermSettings
 from models.fields.field_vae import FieldVaeModel, ModelSettings
 from settings.atomic_file import atomic_file
 from settings.flat import flatten, replace
+from settings.paths import TrainingPaths
 from settings.schema import SettingsError, setting
 from trainables.checkpoints import checkpoint
 from trainables.conditioner.field_vae import FieldVae, FieldVaeSettings
@@ -103,7 +104,7 @@ def _train(vae: VaeSettings, fields_path: Path, train: np.ndarray, folder: Path)
     run = LocalRun(folder / "training", resume=True, on_report=_report)
     prepared = system.prepare(tree, folder)
     fit(system, tree, run, prepared)
-    newest = checkpoint.available(folder / "training" / "checkpoints")[-1]
+    newest = checkpoint.available(TrainingPaths(folder / "training").checkpoints)[-1]
     write_module(folder / VAE_FILE, load_vae(newest))
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset
 
 from metrics.health import SIGNS
 from settings.flat import leaves, replace
+from settings.paths import TrainingPaths
 from trainables.checkpoints import checkpoint
 from trainables.contract.examined import Examined, same
 from trainables.contract.fault import Fault
@@ -81,7 +82,7 @@ def trained(
 
 def newest(directory: Path) -> Path:
     """The last checkpoint of a training."""
-    return checkpoint.available(directory / "checkpoints")[-1]
+    return checkpoint.available(TrainingPaths(directory).checkpoints)[-1]
 
 
 def without_time(report: Report) -> dict[str, Any]:
