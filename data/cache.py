@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import glob
 import hashlib
@@ -11,9 +12,11 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from settings.schema import Settings
 
 INDEX = "index.json"
 
@@ -23,6 +26,28 @@ _WRITER = ".writer"
 
 class CacheError(OSError):
     """A folder of the cache that cannot be used; the message says which, and what to do."""
+
+
+def cached_by(
+    cache: Path, kind: str, key: Sequence[Any], make: Callable[[Path], Any]
+) -> tuple[Path, Any]:
+    """The folder `<kind>-<hash of key>` of the cache, and what `make` returned when it filled it,
+    as `cached_folder` gives it back.
+
+    Args:
+        key: all that the content is a function of, as JSON holds it: the version of the format,
+            `shaping` settings, `file_states`.
+    """
+    folder = cache / f"{kind}-{cache_key(*key)}"
+    return folder, cached_folder(folder, make)
+
+
+def shaping(settings: Settings, unread: Collection[str]) -> dict[str, Any]:
+    """The settings of a node that shape what is cached: all but those that `make` does not
+    read.
+    """
+    values = dataclasses.asdict(settings)  # type: ignore[call-overload]  # a dataclass
+    return {name: value for name, value in values.items() if name not in unread}
 
 
 def cached_folder(folder: Path, make: Callable[[Path], Any]) -> Any:

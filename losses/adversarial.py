@@ -111,8 +111,7 @@ def adversarial_term(objective: str, samples: str) -> Term:
 
 def idle_critic(settings: AdversarialTree) -> list[str]:
     """Why critic and adversarial term cannot work as they are set, in words, for the preflight."""
-    term = settings.loss.adversarial
-    is_heard = term.enabled and term.weight > 0.0
+    is_heard = settings.loss.adversarial.is_on
     if is_heard and not settings.discriminator.enabled:
         return [
             "loss.adversarial is on, and there is no critic, so the term is left out. Set "

@@ -67,7 +67,7 @@ class Composite:
 
     def _is_on(self, name: str) -> bool:
         term: TermSettings = getattr(self.settings, name)
-        return term.enabled and term.weight > 0.0
+        return term.is_on
 
     def weights(self, step: int, steps: int) -> dict[str, float]:
         """The weight of every term as applied at `step` of `steps`; 0 for a term that is off."""

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from losses import compression_terms, counts
 from losses.adversarial import CriticSettings, adversarial_term
-from losses.adversarial import critic_terms as patch_terms
 from losses.compression_terms import CompressionTree, LossSettings
 from losses.terms import Term
 
-__all__ = ["TERMS", "CriticSettings", "LossSettings", "critic_terms", "terms"]
+__all__ = ["TERMS", "CriticSettings", "LossSettings", "terms"]
 
 _SAMPLES, _VALUES = counts.samples_of("image"), counts.values_of("image")
 
@@ -44,8 +43,3 @@ def terms(settings: CompressionTree) -> dict[str, Term]:
     if settings.discriminator.enabled:
         chosen["adversarial"] = adversarial_term(settings.discriminator.objective, "image")
     return chosen
-
-
-def critic_terms(settings: object) -> dict[str, Term]:
-    """The terms of the critic's phase."""
-    return patch_terms("image")

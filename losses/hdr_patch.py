@@ -70,25 +70,21 @@ def idle_terms(settings: HdrTree) -> list[str]:
     """Terms that are on but cannot work under the head's settings, in words, for the preflight."""
     loss, head = settings.loss, settings.hdr
     problems = idle_critic(settings)
-    if _on(loss.context) and head.mask:
+    if loss.context.is_on and head.mask:
         problems.append(
             "loss.context has no gradient: with hdr.mask=true valid pixels outside the ring never "
             "change. Set hdr.mask=false or loss.context.enabled=false."
         )
-    if _on(loss.boundary) and head.mask and head.ring_scale == 0.0:
+    if loss.boundary.is_on and head.mask and head.ring_scale == 0.0:
         problems.append(
             "loss.boundary has no gradient: with hdr.mask=true and hdr.ring_scale=0 the ring "
             "never changes. Raise hdr.ring_scale or set loss.boundary.enabled=false."
         )
     needed = math.log(1.0 / head.epsilon)
-    if _on(loss.range) and head.prefill == "zero" and loss.range.safe_range < needed:
+    if loss.range.is_on and head.prefill == "zero" and loss.range.safe_range < needed:
         problems.append(
             f"loss.range forbids filling: over a base of 0, radiance 1 needs a residual of "
             f"log(1 / hdr.epsilon) = {needed:.1f}, and loss.range.safe_range is "
             f"{loss.range.safe_range:g} (004-M1). Use hdr.prefill=push_pull."
         )
     return problems
-
-
-def _on(term: TermSettings) -> bool:
-    return term.enabled and term.weight > 0.0

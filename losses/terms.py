@@ -31,6 +31,11 @@ class TermSettings(Settings):
     enabled: bool = setting(True, "false switches the term off, as weight 0 does")
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether the term is trained, at some steps at least: its schedule may begin late."""
+        return self.enabled and self.weight > 0.0
+
 
 @dataclass(frozen=True)
 class Term:

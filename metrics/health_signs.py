@@ -111,7 +111,7 @@ def overfit_ratio(report: Columns, prefix: str, terms: Sequence[str]) -> float |
 def number(report: Columns, column: str) -> float | None:
     """The value of a column, None where it has none."""
     value = report.get(column)
-    return None if value is None or isinstance(value, str) else value
+    return None if value is None or isinstance(value, str) else float(value)
 
 
 def _signs(report: Columns, phase: Watched) -> Iterator[tuple[str, float | None, str]]:

@@ -11,19 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from data.hdr.dataset import DataSettings, Prepared, open_split, prepare
-from losses.adversarial import CriticSettings, critic_terms
+from losses.adversarial import CriticSettings
 from losses.hdr_patch import LossSettings, idle_terms, refused_keys, terms
 from losses.hdr_patch_terms import mu_images
 from metrics.hdr_patch import CapHealthSettings, MetricSettings, hdr_metrics
-from models.discriminator import (
-    DiscriminatorSettings,
-    build_discriminator,
-    judge_both,
-    least_side,
-)
+from models.discriminator import DiscriminatorSettings
 from models.hdr.head import HeadSettings, largest_cap, needed_cap
 from models.hdr.head import prepare as prepare_head
 from models.hdr.network import HdrPatchModel, ModelSettings
+from trainables.adversarial import check_critic, critic_modules, phases_with_critic
 from trainables.api import (
     Built,
     Composite,
@@ -84,13 +80,7 @@ class HdrPatchSettings(SystemSettings):
                 "data.crop must be a multiple of 16 and at least 32 (four halvings), not "
                 f"{self.data.crop}."
             )
-        side = least_side(self.discriminator)
-        if self.discriminator.enabled and self.data.crop < side:
-            raise SettingsError(
-                f"a critic with discriminator.layers={self.discriminator.layers} needs crops of "
-                f"{side} px or more, not data.crop={self.data.crop}. Lower the one or raise the "
-                "other."
-            )
+        check_critic(self.discriminator, self.data.crop, "data.crop")
 
 
 class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
@@ -123,15 +113,9 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
 
     def build(self, settings: HdrPatchSettings, prepared: Prepared) -> Built:
         model = HdrPatchModel(settings.model, settings.hdr)
-        modules: dict[str, nn.Module] = {"model": model}
-        if settings.discriminator.enabled:
-            modules["discriminator"] = build_discriminator(
-                settings.discriminator, _SEEN_CHANNELS, dims=2
-            )
-        return Built(
-            modules=modules,
-            no_decay=frozenset(f"model.{name}" for name in model.no_decay),
-        )
+        critic = critic_modules(settings.discriminator, _SEEN_CHANNELS, dims=2)
+        no_decay = frozenset(f"model.{name}" for name in model.no_decay)
+        return Built(modules={"model": model, **critic}, no_decay=no_decay)
 
     def loaders(self, settings: HdrPatchSettings, prepared: Prepared) -> Loaders:
         bad = prepared.counts.bad
@@ -146,21 +130,8 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
 
     def phases(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Phase]:
         composite = Composite(terms(settings), settings.loss)
-        if not settings.discriminator.enabled:
-            return [Phase("model", ("model",), fill, composite, shared=last_layer)]
-        critic = Composite(critic_terms("target"), settings.critic, "critic")
-        return [
-            Phase(
-                "model",
-                ("model",),
-                fill_and_ask,
-                composite,
-                shared=last_layer,
-                shares_outputs=("radiance",),
-                without={"adversarial": fill},
-            ),
-            Phase("critic", ("discriminator",), judge, critic, "critic_optimizer"),
-        ]
+        model = Phase("model", ("model",), fill, composite, shared=last_layer)
+        return phases_with_critic(model, critic_views, "radiance", "target", settings)
 
     def metrics(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Metric]:
         return hdr_metrics(settings.metric)
@@ -179,25 +150,13 @@ def fill(modules: Modules, batch: Tensors, settings: HdrPatchSettings) -> dict[s
     return modules["model"](batch)
 
 
-def fill_and_ask(
-    modules: Modules, batch: Tensors, settings: HdrPatchSettings
-) -> dict[str, Tensor]:
-    """The prediction, and what the critic says of it."""
-    prediction = fill(modules, batch, settings)
-    filled, _ = mu_images(prediction, batch, settings)
-    return {**prediction, "fake_logits": modules["discriminator"](_seen(filled, batch))}
-
-
-def judge(modules: Modules, batch: Tensors, settings: HdrPatchSettings) -> dict[str, Tensor]:
-    """What the critic says of the references, and of what the model has just made of them."""
-    filled, target = mu_images({"radiance": batch["model.radiance"]}, batch, settings)
-    critic = modules["discriminator"]
-    return judge_both(critic, _seen(target, batch), _seen(filled, batch))
-
-
-def _seen(image: Tensor, batch: Tensors) -> Tensor:
-    """[B, 3, H, W] -> [B, 4, H, W]"""
-    return torch.cat([image, batch["hole"].float()], dim=1)
+def critic_views(
+    prediction: Tensors, batch: Tensors, settings: HdrPatchSettings
+) -> tuple[Tensor, Tensor]:
+    """The filled and the true mu-law images [B, 4, H, W], each with the hole mask."""
+    hole = batch["hole"].float()
+    filled, target = mu_images(prediction, batch, settings)
+    return torch.cat([filled, hole], dim=1), torch.cat([target, hole], dim=1)
 
 
 def last_layer(modules: Modules) -> Sequence[nn.Parameter]:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.terms import Tensors
+from metrics.health_signs import number
 from settings.flat import flatten
 from settings.paths import TrainingPaths
 from settings.stop_reasons import STOP_REASON
@@ -37,7 +38,7 @@ from trainables.reporting.measure import check_splits, final_test
 from trainables.reporting.metadata import write_metadata
 from trainables.reporting.tensorboard import open_board
 from trainables.reporting.watch import Watch, goes_on
-from trainables.run import LocalRun, Report, number
+from trainables.run import LocalRun, Report
 from trainables.stepping import devices
 from trainables.stepping.average import averages
 from trainables.stepping.batches import Share, hash63, train_loader, validation_loader
@@ -301,35 +302,35 @@ class Training(Generic[Tree, PreparedT]):
 
     def _restore(self) -> bool:
         """Whether it is another trial's checkpoint that this one goes on from."""
-        found = begin.find(self.run, self.folder, self.system.name)
-        if found is None:
+        stored = begin.find(self.run, self.folder, self.system.name)
+        if stored is None:
             if self.run.is_main and self.run.reports is not None:
                 self.run.reports.truncate_after(0)
             return False
         for name, module in self.modules.items():
-            fill(module, stripped(found.tensors, f"module.{name}."), f"module {name}")
+            fill(module, stripped(stored.tensors, f"module.{name}."), f"module {name}")
         for name, average in self.ema.items():
-            average.load(stripped(found.tensors, f"ema.{name}."))
-        for update, own in zip(self.updates, found.state["optimizers"], strict=True):
-            begin.load_optimizer(update.optimizer, own)
-        for update, own in zip(self.updates, found.state["balancers"], strict=True):
-            update.phase.composite.balancer.load_state_dict(own)
-        for update, skipped in zip(self.updates, found.state["skipped_in_a_row"], strict=True):
+            average.load(stripped(stored.tensors, f"ema.{name}."))
+        for update, state in zip(self.updates, stored.state["optimizers"], strict=True):
+            begin.load_optimizer(update.optimizer, state)
+        for update, state in zip(self.updates, stored.state["balancers"], strict=True):
+            update.phase.composite.balancer.load_state_dict(state)
+        for update, skipped in zip(self.updates, stored.state["skipped_in_a_row"], strict=True):
             update.overflows.in_a_row = skipped
-        if self.accelerator.scaler and found.state["scaler"]:
-            self.accelerator.scaler.load_state_dict(found.state["scaler"])
-        self.step, self.last_report = found.step, dict(found.meta["report"])
+        if self.accelerator.scaler and stored.state["scaler"]:
+            self.accelerator.scaler.load_state_dict(stored.state["scaler"])
+        self.step, self.last_report = stored.step, dict(stored.meta["report"])
         reason = str(self.last_report.get(STOP_REASON, ""))
-        if reason and goes_on(reason, found.meta["settings"], flatten(self.settings)):
+        if reason and goes_on(reason, stored.meta["settings"], flatten(self.settings)):
             del self.last_report[STOP_REASON]
-        if "watch" in found.meta:
-            self.watch.load(found.meta["watch"])
-        self.seconds = found.meta["seconds"]
-        self.best = tuple(found.meta["best"]) if found.meta["best"] else None
-        inherited = begin.is_taken_over(found, self.run)
+        if "watch" in stored.meta:
+            self.watch.load(stored.meta["watch"])
+        self.seconds = stored.meta["seconds"]
+        self.best = tuple(stored.meta["best"]) if stored.meta["best"] else None
+        inherited = begin.is_taken_over(stored, self.run)
         if self.run.is_main and self.run.reports is not None:
-            own = None if inherited else {"segment": self.run.segment, **self.last_report}
-            self.run.reports.truncate_after(self.step, own)
+            last = None if inherited else {"segment": self.run.segment, **self.last_report}
+            self.run.reports.truncate_after(self.step, last)
         if inherited:
             self.best = None  # the best step of a life whose checkpoints are in another folder
             if self.run.is_main:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from metrics.combined import Combined, combined_columns
+from metrics.health_signs import number
 from settings.stop_reasons import STOP_REASON
 
 Report = Mapping[str, float | str | None]
@@ -136,9 +137,9 @@ class TuneRun(LocalRun):
         tune.report({**part, "began": self.began})
 
     def tell_again(self, report: Report) -> None:
-        for known in self.earlier():
-            if (number(known, "step") or 0.0) < (number(report, "step") or 0.0):
-                self.tell(known)
+        for before in self.earlier():
+            if (number(before, "step") or 0.0) < (number(report, "step") or 0.0):
+                self.tell(before)
         self.tell(report)
 
 
@@ -166,19 +167,13 @@ def decision_part(report: Report, columns: Sequence[str] = ()) -> dict[str, Any]
         "step": number(report, "step") or 0.0,
         "seconds": number(report, "seconds") or 0.0,
     }
-    known = {column: number(report, column) for column in columns}
+    values = {column: number(report, column) for column in columns}
     if columns:
-        part["values"] = {column: v for column, v in known.items() if v is not None}
+        part["values"] = {column: v for column, v in values.items() if v is not None}
     reason = report.get(STOP_REASON)
     if reason:
         part[STOP_REASON] = str(reason)
     return part
-
-
-def number(report: Report, column: str) -> float | None:
-    """The value of a column, None where it has none."""
-    value = report.get(column)
-    return None if value is None or isinstance(value, str) else float(value)
 
 
 def owner_check(lock: Path, session: str) -> Callable[[], bool]:

@@ -361,11 +361,11 @@ def load_system(name: str) -> System:
     if isinstance(kind, type) and not issubclass(kind, SystemBase):
         kind = type(kind.__name__, (kind, SystemBase), {"__module__": kind.__module__})
     system: System = kind()
-    own = getattr(system, "name", None)
-    if own != name:
+    declared = getattr(system, "name", None)
+    if declared != name:
         raise SettingsError(
-            f"system {name!r} calls itself {own!r}, by which its checkpoints could not be opened "
-            f"again: set `name = {name!r}` in {module}:{attribute}."
+            f"system {name!r} calls itself {declared!r}, by which its checkpoints could not be "
+            f"opened again: set `name = {name!r}` in {module}:{attribute}."
         )
     return system
 

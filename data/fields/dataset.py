@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.cache import cache_key, cached_folder, file_states
+from data.cache import cached_by, file_states, shaping
 from data.fields.files import check_pairs, read_targets, target_files
 from data.fields.outlines import samples
 from data.files import DataError
@@ -159,20 +159,23 @@ def prepare_arrays(settings: DataSettings, cache: Path) -> Arrays:
     Raises:
         DataError: files that are missing, damaged or do not belong together.
     """
-    shaping = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _OPEN_ONLY}
     files: list[Path] = []
     if settings.source == "folder":
         images, _ = find_images(_path(settings.images))
         files = [*images, *target_files(_path(settings.targets), settings.kind)]
-    folder = cache / f"conditioner-{cache_key(_FORMAT, shaping, file_states(files))}"
-    made = cached_folder(folder, lambda scratch: _convert(settings, scratch))
-    fields = made["fields"] and str(folder / made["fields"])  # an absolute path stays itself
+    key = _FORMAT, shaping(settings, _OPEN_ONLY), file_states(files)
+
+    def make(scratch: Path) -> dict[str, Any]:
+        return _convert(settings, scratch)
+
+    folder, index = cached_by(cache, "conditioner", key, make)
+    fields = index["fields"] and str(folder / index["fields"])  # an absolute path stays itself
     return Arrays(
         folder=str(folder),
         fields=fields,
         latents=str(folder) if settings.kind == "latents" else "",
-        counts=made["counts"],
-        warnings=tuple(made["warnings"]),
+        counts=index["counts"],
+        warnings=tuple(index["warnings"]),
     )
 
 

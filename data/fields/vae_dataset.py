@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.cache import cache_key, cached_folder
+from data.cache import cached_by
 from data.fields.outlines import field, random_outline
 from data.split import random_split
 from settings.schema import Settings, SettingsError, setting
@@ -203,7 +203,7 @@ def _take_test(
 
 
 def _embedded(settings: DataSettings, cache: Path) -> Path:
-    shaping = [settings.count, settings.length, settings.probes_per_side, settings.seed]
+    shape = [settings.count, settings.length, settings.probes_per_side, settings.seed]
 
     def make(scratch: Path) -> str:
         fields = [
@@ -217,8 +217,8 @@ def _embedded(settings: DataSettings, cache: Path) -> Path:
         np.save(scratch / "fields.npy", np.stack(fields).astype(np.float32))
         return "fields.npy"
 
-    folder = cache / f"fields-{cache_key(_FORMAT, shaping)}"
-    return folder / cached_folder(folder, make)
+    folder, name = cached_by(cache, "fields", (_FORMAT, shape), make)
+    return folder / name
 
 
 def blocks_of(fields: Fields) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.array_file import ArrayWriter
-from data.cache import cache_key, cached_folder, file_states
+from data.cache import cached_by, file_states, shaping
 from data.files import DataError
 from data.hdr.crops import CROP_CHANNELS, FixedCrops, TrainCrops, choose_crops, cut_crops
 from data.hdr.files import Frame, FrameFiles, Repairs, find_frames, read_frame
@@ -160,7 +160,6 @@ def prepare(settings: DataSettings, cache: Path) -> Prepared:
     names, sizes and times of its files. It appears under that name only when it is complete.
     """
     sources, strangers = _split_sources(settings)
-    folder = cache / f"hdr-{_key(settings, sources)}"
 
     def make(scratch: Path) -> dict[str, Any]:
         return {
@@ -169,7 +168,8 @@ def prepare(settings: DataSettings, cache: Path) -> Prepared:
             "frame_ids": {split: list(source.ids) for split, source in sources.items()},
         }
 
-    index = cached_folder(folder, make)
+    key = _FORMAT, shaping(settings, _OPEN_ONLY), file_states(_files_of(sources))
+    folder, index = cached_by(cache, "hdr", key, make)
     return Prepared(
         folder=str(folder),
         counts=Counts(**{**index["counts"], "unrecognised_files": strangers}),
@@ -179,15 +179,13 @@ def prepare(settings: DataSettings, cache: Path) -> Prepared:
     )
 
 
-def _key(settings: DataSettings, sources: Mapping[str, _Source]) -> str:
-    shaping = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _OPEN_ONLY}
-    files = [
+def _files_of(sources: Mapping[str, _Source]) -> list[Path]:
+    return [
         path
         for source in sources.values()
         for frame in source.files or ()
         for path in frame.files.values()
     ]
-    return cache_key(_FORMAT, shaping, file_states(files))
 
 
 def _split_sources(settings: DataSettings) -> tuple[dict[str, _Source], int]:

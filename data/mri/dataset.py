@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.cache import cache_key, cached_folder, file_states
+from data.cache import cached_by, file_states, shaping
 from data.mri.augment import AugmentSettings
 from data.mri.convert import Conversion
 from data.mri.files import find_patients
@@ -177,14 +177,13 @@ def prepare(settings: DataSettings, cache: Path, dims: int) -> Prepared:
     if dims not in _OTHER_DIMS:
         raise ValueError(f"samples have 2 or 3 dimensions, not {dims}")
     unread = {*_OPEN_ONLY, *_OTHER_DIMS[dims]}
-    shaping = {k: v for k, v in dataclasses.asdict(settings).items() if k not in unread}
     states = _states(settings) if settings.source == "folder" else []
-    folder = cache / f"mri-{cache_key(_FORMAT, dims, shaping, states)}"
+    key = _FORMAT, dims, shaping(settings, unread), states
 
     def make(scratch: Path) -> dict[str, Any]:
         return _convert(settings, dims, scratch, cache)
 
-    index = cached_folder(folder, make)
+    folder, index = cached_by(cache, "mri", key, make)
     return Prepared(
         folder=str(folder),
         channels=channels_of(settings.group),
@@ -254,13 +253,12 @@ def _phantom(settings: DataSettings, cache: Path, dims: int) -> Path:
     patients = dict(zip(("train", "val", "test"), settings.patients, strict=True))
     size = max(settings.space(dims)[-2:])
     slices = settings.slices if dims == 2 else settings.volume_size[0]
-    folder = cache / f"mri-phantom-{cache_key(_FORMAT, patients, size, slices, settings.seed)}"
 
     def make(scratch: Path) -> None:
         write_patients(scratch, patients, size, slices, settings.seed)
 
-    cached_folder(folder, make)
-    return folder
+    key = _FORMAT, patients, size, slices, settings.seed
+    return cached_by(cache, "mri-phantom", key, make)[0]
 
 
 def _rules(settings: DataSettings, dims: int) -> Rules:

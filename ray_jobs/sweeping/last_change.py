@@ -97,8 +97,7 @@ def _term_step(node: TermSettings, drawn: Mapping[str, Value], term: str, steps:
         changed = replace(node, changes)
     except SettingsError:  # a start after its end: no trial can have it
         return 0
-    on = changed.enabled and changed.weight > 0.0
-    return last_change_step(changed.schedule, steps) if on else 0
+    return last_change_step(changed.schedule, steps) if changed.is_on else 0
 
 
 def extremes(

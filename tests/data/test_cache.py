@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from data.cache import CacheError, cached_folder, remove_abandoned
+from data.cache import CacheError, cached_by, cached_folder, remove_abandoned, shaping
 
 CONVERTS = """
 import sys
@@ -106,3 +107,18 @@ def test_a_torn_index_is_named_with_the_way_out(tmp_path, torn):
     (tmp_path / "a" / "index.json").write_text(torn)
     with pytest.raises(CacheError, match=rf"{tmp_path}/a/index\.json is damaged .* Delete the"):
         cached_folder(tmp_path / "a", made(2))
+
+
+def test_a_folder_is_named_by_all_that_shapes_it(tmp_path):
+    """The name of format 1 and these settings and files is the one that it has always had."""
+
+    @dataclass(frozen=True)
+    class Node:
+        size: int = 16
+        validation: int = 3
+
+    key = 1, shaping(Node(), {"validation"}), [("a.npy", 3, 5)]
+    for number in (7, 8):  # the second finds what the first has made
+        folder, index = cached_by(tmp_path, "kind", key, made(number))
+        assert (folder, index) == (tmp_path / "kind-e557a1879b5d5102", 1)
+    assert (folder / "file").read_text() == "7"

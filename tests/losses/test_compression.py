@@ -11,8 +11,9 @@ import scipy.special
 import torch
 
 from data.mri.batch_augment import BatchAugment, BatchAugmentSettings
+from losses.adversarial import critic_terms
 from losses.composite import Composite
-from losses.compression import TERMS, critic_terms, terms
+from losses.compression import TERMS, terms
 from losses.compression_terms import edge_map
 from models.perceptual import chosen_slices, content_seeds, distance, frozen_features
 from settings.mri import SIZE_EDGES_MM, SIZE_NAMES
@@ -286,7 +287,7 @@ def test_the_defaults_are_the_documented_weights(compression):
     masks = compression.settings(model__kind="dcae", model__seg_mode=True)
     weights = Composite(terms(masks), masks.loss).weights(0, 10)
     assert weights == {"bce": 1.0, "dice": 1.0, "boundary": 0.5}
-    critic = Composite(critic_terms(settings), settings.critic, "critic")
+    critic = Composite(critic_terms("image"), settings.critic, "critic")
     assert critic.weights(0, 10) == {"patch": 1.0}
 
 

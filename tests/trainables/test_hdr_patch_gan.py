@@ -168,7 +168,7 @@ def test_before_its_start_the_critic_rests(prepared, tmp_path, one_thread):
 
 
 def test_a_critic_needs_crops_that_hold_a_patch():
-    with pytest.raises(SettingsError, match=r"layers=4 needs crops of 48 px .* data.crop=32"):
+    with pytest.raises(SettingsError, match=r"layers=4 needs 48 px .* not 32 .data.crop"):
         tree(discriminator__layers=4)
     assert tree(discriminator__layers=4, discriminator__enabled=False).data.crop == 32
 

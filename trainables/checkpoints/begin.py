@@ -61,9 +61,9 @@ def meta_of_start(run: LocalRun, folder: Path, system: str) -> Mapping[str, Any]
     return {}
 
 
-def is_taken_over(found: Checkpoint, run: LocalRun) -> bool:
+def is_taken_over(stored: Checkpoint, run: LocalRun) -> bool:
     """Whether it is another trial's, and nothing of this segment has been trained yet."""
-    return found.path == run.start
+    return stored.path == run.start
 
 
 def forget_others(folder: Path, start: Path) -> None:
@@ -71,10 +71,10 @@ def forget_others(folder: Path, start: Path) -> None:
     to fall back to.
     """
     for path in checkpoint.available(folder):
-        own = None
+        origin = None
         with contextlib.suppress(CheckpointError):
-            own = checkpoint.read_meta(path).get("start")
-        if own != label(start):
+            origin = checkpoint.read_meta(path).get("start")
+        if origin != label(start):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -101,19 +101,19 @@ def initial_weights(
         CheckpointError: there is no checkpoint, it is damaged, or of another system.
         SettingsError: a module there has other parameters.
     """
-    found = checkpoint.load(checkpoint.find(path.expanduser(), best=True), system)
+    stored = checkpoint.load(checkpoint.find(path.expanduser(), best=True), system)
     shared = {
         name: module
         for name, module in modules.items()
-        if any(key.startswith(f"module.{name}.") for key in found.tensors)
+        if any(key.startswith(f"module.{name}.") for key in stored.tensors)
     }
     left = sorted(modules.keys() - shared.keys())
     if left:
-        warn(f"train.init_from: {found.path} has no {', '.join(left)}; they begin anew.")
+        warn(f"train.init_from: {stored.path} has no {', '.join(left)}; they begin anew.")
     try:
-        load_validated(shared, found.tensors)
+        load_validated(shared, stored.tensors)
     except RuntimeError as error:  # torch's word for keys or shapes that do not fit
         raise SettingsError(
-            f"train.init_from: {found.path} was trained with another network: {error}. Take its "
+            f"train.init_from: {stored.path} was trained with another network: {error}. Take its "
             "`model.*` settings (they are in its meta.json), or begin without it."
         ) from error

@@ -121,10 +121,10 @@ def load(path: Path, system: str) -> Checkpoint:
             f"Name the system it was trained as."
         )
     for name, expected in meta["files"].items():
-        found = _fingerprint(path / name) if (path / name).exists() else None
-        if found != expected:
+        fingerprint = _fingerprint(path / name) if (path / name).exists() else None
+        if fingerprint != expected:
             raise CheckpointError(
-                f"{path}: {name} is damaged (size and CRC {found}, written as {expected})."
+                f"{path}: {name} is damaged (size and CRC {fingerprint}, written as {expected})."
             )
     try:
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
@@ -174,14 +174,14 @@ def find(path: Path, best: bool = False) -> Path:
     folder = TrainingPaths(path).checkpoints
     folder = path if path.name == folder.name else folder
     folders = [folder, *(TrainingPaths(stage).checkpoints for stage in _stages(path))]
-    found = next(filter(None, map(available, folders)), [])
-    if not found:
+    steps = next(filter(None, map(available, folders)), [])
+    if not steps:
         raise CheckpointError(
             f"{path} is neither a checkpoint (step-*/meta.json) nor a folder with some."
         )
-    noted = read_meta(found[-1]).get("best") if best else None
-    known = {step_of(step): step for step in found}
-    return known.get(noted[0], found[-1]) if noted else found[-1]
+    noted = read_meta(steps[-1]).get("best") if best else None
+    at_steps = {step_of(step): step for step in steps}
+    return at_steps.get(noted[0], steps[-1]) if noted else steps[-1]
 
 
 def newest_good(folder: Path, system: str, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -211,10 +211,10 @@ def prune(folder: Path, best_step: int | None, keep_every: int, ends: int = 0) -
     none), and the last `ends` of those at which a segment ended.
     """
     paths = available(folder)
-    kept = _segment_ends(paths)[-ends:] if ends else []
+    lent = _segment_ends(paths)[-ends:] if ends else []
     for path in paths[:-2]:
         step = step_of(path)
-        if step != best_step and not (keep_every and step % keep_every == 0) and path not in kept:
+        if step != best_step and not (keep_every and step % keep_every == 0) and path not in lent:
             shutil.rmtree(path, ignore_errors=True)
 
 

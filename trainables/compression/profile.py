@@ -40,10 +40,10 @@ def profile_cases(
     sizes = sizes or ["x".join(map(str, settings.data.space(dims)))]
     cases = []
     for kind, size in itertools.product(kinds, sizes):
-        found = replace(settings, {"model.kind": kind, **_space(size, dims)})
-        shown = "x".join(map(str, found.data.space(dims)))
-        case = {"kind": kind, "size": shown, "batch_size": found.train.batch_size}
-        cases.append((case, found))
+        tree = replace(settings, {"model.kind": kind, **_space(size, dims)})
+        shown = "x".join(map(str, tree.data.space(dims)))
+        case = {"kind": kind, "size": shown, "batch_size": tree.train.batch_size}
+        cases.append((case, tree))
     return cases
 
 
@@ -106,8 +106,8 @@ def profile_step(system: System, settings: CompressionSettings, steps: int) -> d
     from trainables.run import LocalRun
 
     system = _on_nothing(system)
-    own = {"train.steps": _ENDLESS, "train.tensorboard": False, "train.test": False}
-    settings = replace(settings, own)
+    changes = {"train.steps": _ENDLESS, "train.tensorboard": False, "train.test": False}
+    settings = replace(settings, changes)
     space = settings.data.space(settings.model.spatial_dims)
     with torch.device("meta"):  # imports what building needs, which is no memory of the model
         system.build(replace(settings, {"model.pretrained": ""}), None)

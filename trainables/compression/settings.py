@@ -14,8 +14,9 @@ from losses.compression import LossSettings
 from metrics.compression import MetricSettings
 from metrics.ms_ssim import check_sides
 from models.autoencoders.settings import PURE_WEIGHTS, ModelSettings
-from models.discriminator import DiscriminatorSettings, least_side
+from models.discriminator import DiscriminatorSettings
 from models.efficientnet import SHORTEST_SIDE
+from trainables.adversarial import check_critic
 from trainables.api import (
     HealthSettings,
     OptimizerSettings,
@@ -86,18 +87,13 @@ class CompressionSettings(SystemSettings):
         check_eps(self.optimizer, "optimizer", getattr(torch, PURE_WEIGHTS[model.pure_weights]))
         space = data.space(model.spatial_dims)
         model.latent_shape(space)
-        if self.discriminator.enabled and min(space) < least_side(self.discriminator):
-            raise SettingsError(
-                f"the critic needs {least_side(self.discriminator)} pixels a side "
-                f"(discriminator.layers={self.discriminator.layers}), not {min(space)}. Lower "
-                "discriminator.layers."
-            )
+        size = f"data.{'image_size' if len(space) == 2 else 'volume_size'}"
+        check_critic(self.discriminator, min(space), size)
         if not model.seg_mode and sorted(space)[-2] < SHORTEST_SIDE:
             raise SettingsError(
                 "the perceptual term, which validation measures also where it is off, needs "
                 f"{SHORTEST_SIDE} px or more along two sides, and the samples have "
-                f"{' x '.join(map(str, space))}. Use larger ones "
-                f"(data.{'image_size' if len(space) == 2 else 'volume_size'})."
+                f"{' x '.join(map(str, space))}. Use larger ones ({size})."
             )
         if self.metric.ms_ssim:
             check_sides(space)

@@ -14,15 +14,12 @@ from torch import Tensor, nn
 from data.mri.batch_augment import BatchAugment
 from data.mri.dataset import Prepared, open_split, prepare
 from losses.adversarial import idle_critic
-from losses.compression import critic_terms, terms
+from losses.compression import terms
 from metrics.compression import compression_metrics
 from metrics.perceptual import missing
 from models.autoencoders.build import build_autoencoder
-from models.discriminator import (
-    build_discriminator,
-    judge_both,
-)
 from settings.mri import channels_of
+from trainables.adversarial import critic_modules, phases_with_critic
 from trainables.api import (
     Built,
     Composite,
@@ -87,22 +84,9 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
         )
 
     def phases(self, settings: CompressionSettings, prepared: Prepared | None) -> Sequence[Phase]:
-        composite = Composite(terms(settings), settings.loss)
-        if not settings.discriminator.enabled:
-            return [Phase("autoencoder", ("autoencoder",), compress, composite, shared=last_layer)]
-        critic = Composite(critic_terms(settings), settings.critic, "critic")
-        return [
-            Phase(
-                "autoencoder",
-                ("autoencoder",),
-                compress_and_ask,
-                composite,
-                shared=last_layer,
-                shares_outputs=("reconstruction",),
-                without={"adversarial": compress},
-            ),
-            Phase("critic", ("discriminator",), judge, critic, "critic_optimizer"),
-        ]
+        model, composite = ("autoencoder",), Composite(terms(settings), settings.loss)
+        autoencoder = Phase("autoencoder", model, compress, composite, shared=last_layer)
+        return phases_with_critic(autoencoder, critic_views, "reconstruction", "image", settings)
 
     def metrics(
         self, settings: CompressionSettings, prepared: Prepared | None
@@ -163,11 +147,8 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
 
 def _made(settings: CompressionSettings, channels: int, load: bool) -> Built:
     autoencoder = build_autoencoder(settings.model, channels, load=load)
-    modules: dict[str, nn.Module] = {"autoencoder": autoencoder}
-    if settings.discriminator.enabled:
-        dims = settings.model.spatial_dims
-        modules["discriminator"] = build_discriminator(settings.discriminator, channels, dims)
-    return Built(modules=modules, meta={"channels": channels})
+    critic = critic_modules(settings.discriminator, channels, settings.model.spatial_dims)
+    return Built(modules={"autoencoder": autoencoder, **critic}, meta={"channels": channels})
 
 
 def compress(modules: Modules, batch: Tensors, settings: CompressionSettings) -> dict[str, Tensor]:
@@ -181,19 +162,11 @@ def compress(modules: Modules, batch: Tensors, settings: CompressionSettings) ->
     return prediction
 
 
-def compress_and_ask(
-    modules: Modules, batch: Tensors, settings: CompressionSettings
-) -> dict[str, Tensor]:
-    """The same, and what the critic says of the reconstruction."""
-    prediction = compress(modules, batch, settings)
-    logits = modules["discriminator"](prediction["reconstruction"])
-    return {**prediction, "fake_logits": logits}
-
-
-def judge(modules: Modules, batch: Tensors, settings: CompressionSettings) -> dict[str, Tensor]:
-    """What the critic says of the images and of their reconstructions."""
-    critic = modules["discriminator"]
-    return judge_both(critic, batch["image"], batch["autoencoder.reconstruction"])
+def critic_views(
+    prediction: Tensors, batch: Tensors, settings: CompressionSettings
+) -> tuple[Tensor, Tensor]:
+    """The reconstructions and the images."""
+    return prediction["reconstruction"], batch["image"]
 
 
 PICTURED = 8
@@ -207,8 +180,8 @@ def side_by_side(image: Tensor, reconstruction: Tensor) -> Tensor:
     shown = [image.float(), reconstruction.float()]
     if image.ndim == 5:
         shown = [volume[:, :, volume.shape[2] // 2] for volume in shown]
-    true, found = (images.flatten(0, 1)[:PICTURED].clamp(0.0, 1.0) for images in shown)
-    rows = [true, found, (4.0 * (true - found).abs()).clamp(max=1.0)]
+    true, output = (images.flatten(0, 1)[:PICTURED].clamp(0.0, 1.0) for images in shown)
+    rows = [true, output, (4.0 * (true - output).abs()).clamp(max=1.0)]
     grid = torch.cat([torch.cat(list(row), dim=1) for row in rows], dim=0)
     return grid.expand(3, -1, -1)
 

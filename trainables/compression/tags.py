@@ -169,20 +169,20 @@ FIGURES: tuple[Row, ...] = (
 def facts(settings: CompressionSettings) -> frozenset[str]:
     """The conditions that hold under the settings, the system's whole tree."""
     model, metric, group = settings.model, settings.metric, settings.data.group
-    found = {
+    conditions = {
         model.kind,
         f"{model.spatial_dims}d",
         "masks" if model.seg_mode else "images",
         "gan" if settings.discriminator.enabled else "no_gan",
     }
     if group != "seg":
-        found.add("one_modality" if len(GROUPS[group]) == 1 else "several_modalities")
+        conditions.add("one_modality" if len(GROUPS[group]) == 1 else "several_modalities")
     extras = {
         "not_dcae": model.kind != "dcae",
         "ms_ssim": metric.ms_ssim,
         "lpips": metric.lpips.enabled,
     }
-    return frozenset(found.union(name for name, holds in extras.items() if holds))
+    return frozenset(conditions.union(name for name, holds in extras.items() if holds))
 
 
 def tags(settings: CompressionSettings) -> dict[str, tuple[str, ...]]:
@@ -201,15 +201,15 @@ def figure_tags(settings: CompressionSettings) -> dict[str, tuple[str, ...]]:
 
 def _chosen(rows: tuple[Row, ...], settings: CompressionSettings) -> dict[str, tuple[str, ...]]:
     holds, group = facts(settings), settings.data.group
-    found: dict[str, tuple[str, ...]] = {}
+    columns: dict[str, tuple[str, ...]] = {}
     for row in rows:
         if not holds.issuperset(row.only):
             continue
         if row.switch and not getattr(settings.logging, row.switch):
             continue
         for column, tag in _by_modality(row, group, settings.logging.per_modality):
-            found[column] = (*found.get(column, ()), tag)
-    return found
+            columns[column] = (*columns.get(column, ()), tag)
+    return columns
 
 
 def _by_modality(row: Row, group: str, wanted: bool) -> list[tuple[str, str]]:

@@ -35,19 +35,19 @@ _PICTURED = 8
 
 @dataclass
 class Tally:
-    """What became of the inputs; `found` are measures of each scan, by name."""
+    """What became of the inputs; `scores` are measures of each scan, by name."""
 
     counts: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(
             ("patients", "left_out", "scans", "slices", "cropped_slices"), 0.0
         )
     )
-    found: dict[str, list[float]] = field(default_factory=dict)
+    scores: dict[str, list[float]] = field(default_factory=dict)
     shown: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def columns(self) -> dict[str, float]:
-        means = {name: float(np.mean(values)) for name, values in self.found.items()}
+        means = {name: float(np.mean(values)) for name, values in self.scores.items()}
         return {**self.counts, **means}
 
 
@@ -82,9 +82,9 @@ def reconstruct(
 
 def _one_scan(model: Autoencoder, scan: Scan, folder: Path, tally: Tally) -> None:
     image = torch.from_numpy(scan.image)[:, scan.inside]
-    made = round_trip(model, torch.from_numpy(scan.image))[:, scan.inside]
+    output = round_trip(model, torch.from_numpy(scan.image))[:, scan.inside]
     masks = scan.names == (MASK,)
-    for name, channel in zip(scan.names, made.numpy(), strict=True):
+    for name, channel in zip(scan.names, output.numpy(), strict=True):
         volume = (channel > 0.5).astype(np.uint8) if masks else channel
         # X, Y, Z as NIfTI has them, from D, H, W.
         placed = scan.affine[:, [2, 1, 0, 3]]
@@ -94,11 +94,11 @@ def _one_scan(model: Autoencoder, scan: Scan, folder: Path, tally: Tally) -> Non
     tally.counts["slices"] += image.shape[1]
     tally.counts["cropped_slices"] += scan.cropped
     for name, score in {"psnr_db": psnr, **({"dice": dice} if masks else {})}.items():
-        tally.found.setdefault(name, []).append(float(score(made[None], image[None])))
+        tally.scores.setdefault(name, []).append(float(score(output[None], image[None])))
     if len(tally.shown) < _PICTURED:
         lesions = image.sum(dim=(0, 2, 3))
         at = int(lesions.argmax()) if masks else image.shape[1] // 2
-        tally.shown.append((image[:, at], made[:, at]))
+        tally.shown.append((image[:, at], output[:, at]))
 
 
 @torch.no_grad()
@@ -106,8 +106,8 @@ def round_trip(model: Autoencoder, volume: Tensor) -> Tensor:
     """A volume [C, D, H, W] in [0, 1] through the encoder and back, on the CPU and clipped."""
     codec = codec_of(model, 3)
     given = volume[None].to(next(model.parameters()).device)
-    made = model.to_image(codec.decode(codec.encode(given)))
-    return made[0].float().clamp(0.0, 1.0).cpu()
+    output = model.to_image(codec.decode(codec.encode(given)))
+    return output[0].float().clamp(0.0, 1.0).cpu()
 
 
 def codec_of(model: Autoencoder, dims: int) -> Autoencoder | Slicewise:
@@ -118,8 +118,8 @@ def codec_of(model: Autoencoder, dims: int) -> Autoencoder | Slicewise:
 def _write_figure(shown: Sequence[tuple[Tensor, Tensor]], draw: Draw, path: Path) -> None:
     from PIL import Image
 
-    image, made = (torch.stack(images) for images in zip(*shown, strict=True))
-    pixels = draw(image, made).mul(255.0).round().byte().permute(1, 2, 0)
+    image, output = (torch.stack(images) for images in zip(*shown, strict=True))
+    pixels = draw(image, output).mul(255.0).round().byte().permute(1, 2, 0)
     Image.fromarray(np.ascontiguousarray(pixels.numpy())).save(path)
 
 
@@ -233,13 +233,13 @@ def _shapes(model: Autoencoder, prepared: Prepared) -> dict[str, Any]:
     """What goes in and what comes out; the factor along the depth of a volume that a 2-D model
     takes slice by slice is 1.
     """
-    own, space = model.settings, prepared.space
+    network, space = model.settings, prepared.space
     return {
-        "kind": own.kind,
-        "spatial_dims": own.spatial_dims,
+        "kind": network.kind,
+        "spatial_dims": network.spatial_dims,
         "image_shape": [prepared.channels, *space],
         "latent_shape": list(codec_of(model, len(space)).latent_shape(space)),
-        "factors": [*[1] * (len(space) - own.spatial_dims), *own.factors],
+        "factors": [*[1] * (len(space) - network.spatial_dims), *network.factors],
     }
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.cache import cache_key, cached_folder, file_states
+from data.cache import cache_key, cached_by, cached_folder, file_states
 from data.fields.vae_dataset import open_fields, split_fields
 from metrics.relative_l2 import relative_l2
 from models.fields.field_vae import FrozenDecoder
@@ -137,9 +137,9 @@ def scale_given(source: Path, train_indices: np.ndarray, reach: float) -> GivenL
         save_file(tensors, scratch / SCALERS_FILE)
         return _range_notes(scaled, scalers, _others(len(main), train))
 
-    chosen = cache_key(reach, hash_of_indices(train))
-    folder = source / f"scaled-{chosen}"
-    return GivenLatents(folder, meta, cached_folder(folder, make))
+    key = reach, hash_of_indices(train)
+    folder, notes = cached_by(source, "scaled", key, make)
+    return GivenLatents(folder, meta, notes)
 
 
 def _write_scaled(
@@ -178,14 +178,14 @@ def _own_error(
         decoder.cuda()
     errors = []
     for rows in batches_of(len(validation)):
-        own = validation[rows]
-        found = decode_on(decoder, *(part[own] for part in scaled)).cpu()
-        true = torch.from_numpy(np.array(values[own], dtype=np.float32))
-        errors.append(relative_l2(found, true))
-    known = torch.cat(errors)
-    if not known.numel():
+        indices = validation[rows]
+        decoded = decode_on(decoder, *(part[indices] for part in scaled)).cpu()
+        true = torch.from_numpy(np.array(values[indices], dtype=np.float32))
+        errors.append(relative_l2(decoded, true))
+    measured = torch.cat(errors)
+    if not measured.numel():
         return {}
     return {
-        "vae.validation_error": float(known.mean()),
-        "vae.validation_error_p95": float(known.quantile(0.95)),
+        "vae.validation_error": float(measured.mean()),
+        "vae.validation_error_p95": float(measured.quantile(0.95)),
     }

@@ -142,9 +142,9 @@ class FieldVae(SystemBase[FieldVaeSettings, Fields]):
         )
         errors = []
         for rows in batches_of(len(fields)):
-            found = decode_on(model, main[rows], hier[rows])
-            written[rows] = found.cpu().numpy()
-            errors.append(relative_l2(found.cpu(), as_tensor(fields, rows)))
+            decoded = decode_on(model, main[rows], hier[rows])
+            written[rows] = decoded.cpu().numpy()
+            errors.append(relative_l2(decoded.cpu(), as_tensor(fields, rows)))
         written.flush()
         np.save(target / "main.npy", main.numpy())
         np.save(target / "hier.npy", hier.numpy())

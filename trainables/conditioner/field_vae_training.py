@@ -71,23 +71,23 @@ def train_or_load(
         SettingsError: the VAE of `vae.checkpoint` is another network, or for other fields.
         ValueError: `folder` holds a VAE of other settings, fields or training samples.
     """
-    found = split_fields(fields_path, train_indices)
+    split = split_fields(fields_path, train_indices)
     if vae.checkpoint:
         path = Path(vae.checkpoint).expanduser()
-        _check_shapes(vae, path, load_vae(path), found.shape)
+        _check_shapes(vae, path, load_vae(path), split.shape)
         return path
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / VAE_FILE
     request = {
         "vae": asdict(vae),
-        "fields": list(found.shape),
-        "train": hash_of_indices(np.array(found.train)),
+        "fields": list(split.shape),
+        "train": hash_of_indices(np.array(split.train)),
     }
     with _only_one(folder):
         _claim(folder, request)
         if not file.is_file():
             _refuse_group(folder)
-            _train(vae, fields_path, np.array(found.train), folder)
+            _train(vae, fields_path, np.array(split.train), folder)
         shutil.rmtree(folder / "training", ignore_errors=True)
     return file
 
@@ -151,8 +151,8 @@ def _check_shapes(
             f"nodes, and the data has {shape[1]} x {shape[2]}. Give the VAE of this data, or "
             "leave vae.checkpoint empty to train one."
         )
-    own, wanted = flatten(model.settings), flatten(vae.network)
-    other = [f"vae.{key}={own[key]}" for key in wanted if own[key] != wanted[key]]
+    network, wanted = flatten(model.settings), flatten(vae.network)
+    other = [f"vae.{key}={network[key]}" for key in wanted if network[key] != wanted[key]]
     if other:
         raise SettingsError(
             f"vae.checkpoint={path} is another network than the settings say. Set "
@@ -162,14 +162,14 @@ def _check_shapes(
 
 def _claim(folder: Path, request: Mapping[str, Any]) -> None:
     """Makes the folder this request's, or refuses."""
-    path, own = folder / REQUEST_FILE, json.loads(json.dumps(request))
+    path, claim = folder / REQUEST_FILE, json.loads(json.dumps(request))
     if not path.exists():
         with atomic_file(path, on_disk=True) as scratch:
-            scratch.write_text(json.dumps(own, indent=1))
+            scratch.write_text(json.dumps(claim, indent=1))
         return
-    found = json.loads(path.read_text())
-    if found != own:
-        other = [key for key in own if found.get(key) != own[key]]
+    stored = json.loads(path.read_text())
+    if stored != claim:
+        other = [key for key in claim if stored.get(key) != claim[key]]
         raise ValueError(
             f"{folder} holds a simulation VAE of other {' and '.join(other)}. Name another folder."
         )

@@ -83,13 +83,13 @@ class ConditionerSettings(SystemSettings):
     )
 
     def check(self) -> None:
-        if self.data.kind == "latents" and is_on(self.loss.decoded):
+        if self.data.kind == "latents" and self.loss.decoded.is_on:
             raise SettingsError(
                 "loss.decoded needs a decoder, and with data.kind=latents there is none. Give "
                 "fields (data.kind=fields), or set loss.decoded.enabled=false."
             )
         consistency = self.loss.consistency
-        if is_on(consistency) and consistency.teacher == "ema" and not self.train.ema_decay:
+        if consistency.is_on and consistency.teacher == "ema" and not self.train.ema_decay:
             raise SettingsError(
                 "loss.consistency.teacher=ema needs a moving average, and train.ema_decay is 0. "
                 "Set train.ema_decay=0.99, or loss.consistency.teacher=same."
@@ -154,8 +154,8 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
         if not arrays.fields:
             given = scale_given(Path(arrays.latents), train, settings.vae.reach)
             return Prepared(arrays, Path(given.folder), given.meta, given.notes, None)
-        own = file_states([Path(arrays.fields)])
-        key = cache_key(arrays.folder, flatten(settings.vae), own)
+        fields = file_states([Path(arrays.fields)])
+        key = cache_key(arrays.folder, flatten(settings.vae), fields)
         folder = cache / f"conditioner-vae-{key}"
         vae = train_or_load(settings.vae, Path(arrays.fields), train, folder / "vae")
         latents = encode_all(vae, Path(arrays.fields), train, folder / "latents")
@@ -237,14 +237,10 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
         (target / "names.txt").write_text("".join(f"{path.name}\n" for path in images))
         pixels = np.load(target / "images.npy", mmap_mode="r", allow_pickle=False)
         starts = range(0, len(pixels), GENERATE_BATCH)
-        found = [_predict(modules, pixels[at : at + GENERATE_BATCH]) for at in starts]
-        for name in found[0]:
-            np.save(target / f"{name}.npy", np.concatenate([part[name] for part in found]))
+        parts = [_predict(modules, pixels[at : at + GENERATE_BATCH]) for at in starts]
+        for name in parts[0]:
+            np.save(target / f"{name}.npy", np.concatenate([part[name] for part in parts]))
         return {"images": float(len(images)), "other_files": float(other_files)}
-
-
-def is_on(term: Any) -> bool:
-    return term.enabled and term.weight > 0.0
 
 
 def last_stage(modules: Modules) -> Sequence[nn.Parameter]:
@@ -258,10 +254,10 @@ def condition(
     """The prediction on a batch; in training only with what the terms that are on read."""
     model, loss = modules["model"], settings.loss
     measuring = not model.training
-    prediction = model(batch["image"], collect=measuring or is_on(loss.spectral))
-    if measuring or is_on(loss.consistency):
+    prediction = model(batch["image"], collect=measuring or loss.spectral.is_on)
+    if measuring or loss.consistency.is_on:
         prediction |= _other_view(modules, batch, loss.consistency.teacher)
-    if "decoder" in modules and (measuring or is_on(loss.decoded)):
+    if "decoder" in modules and (measuring or loss.decoded.is_on):
         decoder = modules["decoder"]
         prediction["field"] = decoder(prediction["main"], prediction["hier"])
         with torch.no_grad():
@@ -280,9 +276,9 @@ def _other_view(
     judge = plain_model(modules["ema.model"]) if teacher == "ema" else model
     training = judge.training
     judge.eval()
-    found = judge(batch["paired"])
+    prediction = judge(batch["paired"])
     judge.train(training)
-    return {f"paired_{kind}": found[kind] for kind in ("main", "hier")}
+    return {f"paired_{kind}": prediction[kind] for kind in ("main", "hier")}
 
 
 def contradictions(settings: ConditionerSettings) -> list[str]:
@@ -296,7 +292,7 @@ def contradictions(settings: ConditionerSettings) -> list[str]:
         net["scale"] * augment.scale_change,
         net["noise"] * augment.noise_sigma,
     )
-    if is_on(settings.loss.consistency) and not any(changes):
+    if settings.loss.consistency.is_on and not any(changes):
         problems.append(
             "loss.consistency is idle: no image is augmented, so there is no second view "
             "(000-M12). Raise augment.outer_probability and that of a change (such as "
@@ -317,10 +313,10 @@ def _predict(modules: Modules, pixels: np.ndarray) -> dict[str, np.ndarray]:
     """pixels: [B, 1, S, S] of bytes."""
     device = next(modules["model"].parameters()).device
     image = torch.from_numpy(np.array(pixels)).to(device).float() / 255.0
-    found = modules["model"](image)
+    prediction = modules["model"](image)
     if "decoder" in modules:
-        found["field"] = modules["decoder"](found["main"], found["hier"])
+        prediction["field"] = modules["decoder"](prediction["main"], prediction["hier"])
     else:
         scalers: Any = modules["scalers"]
-        found = {name: scalers[name].inverse(value) for name, value in found.items()}
-    return {name: value.cpu().numpy() for name, value in found.items()}
+        prediction = {name: scalers[name].inverse(value) for name, value in prediction.items()}
+    return {name: value.cpu().numpy() for name, value in prediction.items()}

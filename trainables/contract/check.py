@@ -50,16 +50,16 @@ def check(examined: Examined, said: Callable[[str], None] = lambda line: None) -
     Args:
         said: is told what is looked at.
     """
-    found: dict[Fault, None] = {}
+    faults: dict[Fault, None] = {}
     for rule in RULES:
-        if found and rule is samples.RULES[0]:
+        if faults and rule is samples.RULES[0]:
             break
         said(rule.__name__.replace("_", " "))
         for fault in faults_of(rule, examined):
-            known = any(fault.value == earlier.value for earlier in found)
-            if not (fault.subject == SYSTEM and known):
-                found[fault] = None
-    return list(found)
+            is_told = any(fault.value == earlier.value for earlier in faults)
+            if not (fault.subject == SYSTEM and is_told):
+                faults[fault] = None
+    return list(faults)
 
 
 def _raised(rule: Rule, error: Exception) -> Fault:

@@ -149,12 +149,12 @@ def has_a_node_for_every_term(examined: Examined) -> Iterator[Fault]:
             'Give the second one Composite(terms, settings.critic, "critic")',
         )
     for phase, name, node in examined.nodes():
-        found = getattr(getattr(examined.settings, phase.composite.prefix), name, None)
-        if not isinstance(found, TermSettings):
+        value = getattr(getattr(examined.settings, phase.composite.prefix), name, None)
+        if not isinstance(value, TermSettings):
             yield Fault(
                 f"term {name}",
                 f"its settings node {node} is a TermSettings",
-                f"it is {type(found).__name__}",
+                f"it is {type(value).__name__}",
                 "Add the node, or derive it from TermSettings",
             )
 

@@ -113,11 +113,11 @@ class Examined:
         dimensions: under those of another network, a prediction means something else.
         """
         built = (self.system.build(tree, self.prepared) for tree in (self.settings, settings))
-        one, other = (
+        network, asked = (
             {k: (type(m), {p.ndim for p in m.parameters()}) for k, m in b.modules.items()}
             for b in built
         )
-        return one == other
+        return network == asked
 
     def batch(self, settings: SystemSettings, validation: bool = False) -> dict[str, Tensor]:
         """The first `SAMPLES` samples."""
@@ -134,11 +134,11 @@ class Examined:
         """Phase, prediction and batch, phase after phase as in a step: what the system has for
         its audit, or else the first training batch and the modules' forward.
         """
-        own = self.system.audit_tensors(settings, self.prepared)
+        audited = self.system.audit_tensors(settings, self.prepared)
         batch, modules = self.batch(settings), self.with_averages(settings, modules)
         for phase in self.system.phases(settings, self.prepared):
-            if phase.name in own:
-                prediction, batch = map(dict, own[phase.name])
+            if phase.name in audited:
+                prediction, batch = map(dict, audited[phase.name])
             else:
                 prediction = forward(phase, modules, batch, settings)
             yield phase, prediction, batch
@@ -147,8 +147,8 @@ class Examined:
 
 def short_of(system: System) -> dict[str, Any]:
     """The system's small settings, for a training of two reports."""
-    known = leaves(system.Settings)  # a tree without `train` is a fault that a rule names
-    return {**{key: value for key, value in SHORT.items() if key in known}, **system.small}
+    keys = leaves(system.Settings)  # a tree without `train` is a fault that a rule names
+    return {**{key: value for key, value in SHORT.items() if key in keys}, **system.small}
 
 
 def forward(

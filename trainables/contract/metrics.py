@@ -36,7 +36,7 @@ def _measures(
     examined: Examined, metric: Metric, prediction: Tensors, batch: Tensors
 ) -> Iterator[Fault]:
     subject, settings = f"metric {metric.name}", examined.settings
-    kept = cloned(prediction)
+    untouched = cloned(prediction)
     measured = metric.measure(prediction, batch, settings)
     if not (isinstance(measured, tuple) and [type(x) for x in measured] == [torch.Tensor] * 2):
         yield Fault(
@@ -47,7 +47,7 @@ def _measures(
         )
         return
     sums, count = measured
-    if not same(cloned(prediction), kept):
+    if not same(cloned(prediction), untouched):
         yield Fault(subject, "it changes nothing", "the prediction is another one", "Copy first")
     if sums.dtype != torch.float64 or sums.ndim > 1 or count.numel() != 1 or float(count) < 0:
         yield Fault(
@@ -92,10 +92,10 @@ def _measures(
         """What the metric comes to, also by what it was made from: `metrics` may hand it a
         setting.
         """
-        made = examined.system.metrics(tree, examined.prepared)
-        own = next(other for other in made if other.name == metric.name)
-        total, number = own.measure(prediction, batch, tree)
-        return repr(own.finish(total, float(number)))
+        metrics = examined.system.metrics(tree, examined.prepared)
+        namesake = next(other for other in metrics if other.name == metric.name)
+        total, number = namesake.measure(prediction, batch, tree)
+        return repr(namesake.finish(total, float(number)))
 
     before = measure(settings)
 

@@ -40,7 +40,7 @@ def prepares_the_same_again(examined: Examined) -> Iterator[Fault]:
             )
         other = examined.system.loaders(examined.settings, again)
         pairs = zip(_some(examined.loaders), _some(other), strict=False)
-        if any(not same(one, two) for one, two in pairs):
+        if any(not same(sample, anew) for sample, anew in pairs):
             yield Fault("member prepare", rule, "another cache gives other samples", way_out)
 
 
@@ -71,22 +71,22 @@ def draws_samples_from_their_seed(examined: Examined) -> Iterator[Fault]:
         "validation sample": lambda: validation[0],
     }
     for subject, draw in draws.items():
-        seen = []
+        drawn = []
         for seed in (1, 2):
             seed_everything(seed)
             state = torch.get_rng_state()
-            seen.append(draw())
-        if same(*seen) and not torch.equal(state, torch.get_rng_state()):
+            drawn.append(draw())
+        if same(*drawn) and not torch.equal(state, torch.get_rng_state()):
             yield Fault(
                 subject,
                 "it leaves torch's global generator alone, from which a forward draws",
                 "the generator is at another place after it",
                 "Draw from a torch.Generator of the sample's seed, and seed nothing else",
             )
-        if not all(isinstance(value, torch.Tensor) for value in seen[0].values()):
-            kinds = {key: type(value).__name__ for key, value in seen[0].items()}
+        if not all(isinstance(value, torch.Tensor) for value in drawn[0].values()):
+            kinds = {key: type(value).__name__ for key, value in drawn[0].items()}
             yield Fault(subject, "it is a dict of tensors", f"it holds {kinds}", "Convert them")
-        elif not same(*seen):
+        elif not same(*drawn):
             yield Fault(
                 subject,
                 "all that is random about it comes from its seed",
@@ -221,8 +221,8 @@ def moves_what_its_phase_trains(examined: Examined) -> Iterator[Fault]:
                 if total.requires_grad
                 else ()
             )
-            found = [g for g in gradients if g is not None]
-            if not any(bool((g != 0).any()) for g in found):
+            reached = [g for g in gradients if g is not None]
+            if not any(bool((g != 0).any()) for g in reached):
                 yield Fault(
                     f"term {name}",
                     f"its gradient reaches what phase {phase.name} updates",
@@ -230,7 +230,7 @@ def moves_what_its_phase_trains(examined: Examined) -> Iterator[Fault]:
                     "Let the forward keep its graph, and name settings in `audit` under which "
                     "the term has something to do",
                 )
-            elif not all(bool(torch.isfinite(g).all()) for g in found):
+            elif not all(bool(torch.isfinite(g).all()) for g in reached):
                 yield Fault(
                     f"term {name}",
                     "its gradient is finite for every parameter",

@@ -78,11 +78,11 @@ def returns_two_scalars(case: TermCase) -> Iterator[Fault]:
     for name, value in zip(("sum", "count"), measured, strict=True):
         if not isinstance(value, Tensor) or value.ndim:
             is_tensor = isinstance(value, Tensor)
-            seen = f"of the shape {list(value.shape)}" if is_tensor else type(value).__name__
+            kind = f"of the shape {list(value.shape)}" if is_tensor else type(value).__name__
             yield Fault(
                 case.subject,
                 "sum and count are scalar tensors",
-                f"the {name} is {seen}",
+                f"the {name} is {kind}",
                 "Sum over every axis, the samples' too; a count is float64 on the batch's device",
             )
 
@@ -155,8 +155,8 @@ def is_a_sum_over_samples(case: TermCase, edges: Sequence[int] | None = None) ->
     sums = counts = 0.0
     for start, end in pairwise(edges):
         part = replace(case, batch={k: v[start:end] for k, v in case.batch.items()})
-        own = part.measured({k: v[start:end] for k, v in prediction.items()})
-        sums, counts = sums + own[0], counts + own[1]
+        of_part = part.measured({k: v[start:end] for k, v in prediction.items()})
+        sums, counts = sums + of_part[0], counts + of_part[1]
     relative, absolute = TOLERANCE
     if counts != count:
         yield Fault(
@@ -223,15 +223,15 @@ def has_keys_that_do_something(case: TermCase) -> Iterator[Fault]:
 def draws_nothing(case: TermCase) -> Iterator[Fault]:
     """Equal tensors give equal sums, whatever the global generators are at."""
     prediction = case.prediction()
-    seen = []
+    sums = []
     for seed in (1, 2):
         seed_everything(seed)
-        seen.append(case.measured(prediction))
-    if seen[0] != seen[1]:
+        sums.append(case.measured(prediction))
+    if sums[0] != sums[1]:
         yield Fault(
             case.subject,
             "a term draws nothing: equal tensors give equal sums",
-            f"{seen[0][0]:g} under one global seed, {seen[1][0]:g} under another",
+            f"{sums[0][0]:g} under one global seed, {sums[1][0]:g} under another",
             "Draw in the data set from the sample's seed, and pass the draw in the batch",
         )
 
@@ -268,13 +268,13 @@ RULES: tuple[Callable[[TermCase], Iterator[Fault]], ...] = (
 
 def faults_of_term(case: TermCase) -> list[Fault]:
     """What breaks a rule."""
-    found: list[Fault] = []
+    broken: list[Fault] = []
     for rule in RULES:
         faults = list(rule(case))
         if faults and rule in FIRST:
             return faults
-        found += faults
-    return found
+        broken += faults
+    return broken
 
 
 def term_cases(examined: Examined) -> Iterator[TermCase]:
@@ -282,7 +282,7 @@ def term_cases(examined: Examined) -> Iterator[TermCase]:
     settings = examined.audited
     modules = examined.modules(settings)
     for phase, prediction, batch in examined.predictions(settings, copy.deepcopy(modules)):
-        made = _Made(examined, phase.name, copy.deepcopy(modules), settings, cloned(prediction))
+        predict = _Made(examined, phase.name, copy.deepcopy(modules), settings, cloned(prediction))
         for name, term in phase.composite.terms.items():
             node = f"{phase.composite.prefix}.{name}"
             yield TermCase(
@@ -291,9 +291,9 @@ def term_cases(examined: Examined) -> Iterator[TermCase]:
                 term=term,
                 settings=settings,
                 batch=batch,
-                raw=made.raw,
-                predict=made,
-                under=functools.partial(made.term, name),
+                raw=predict.raw,
+                predict=predict,
+                under=functools.partial(predict.term, name),
                 compares=examined.has_the_network,
             )
 
@@ -347,16 +347,16 @@ def _count_depends(subject: str, value: str) -> Fault:
 def counts_the_batch_alone(examined: Examined) -> Iterator[Fault]:
     """After the forwards of two models, the counts of a batch are the same."""
     settings = examined.audited
-    seen: dict[tuple[str, str], list[float]] = {}
+    counts_of: dict[tuple[str, str], list[float]] = {}
     for seed in (0, 1):
         modules = examined.modules(settings, seed)
         for phase, prediction, batch in examined.predictions(settings, modules):
             for name, term in phase.composite.terms.items():
                 _, count = term(prediction, batch, settings)
-                seen.setdefault((phase.name, name), []).append(float(count))
-    for (_, name), (one, other) in seen.items():
-        if one != other:
-            value = f"{one:g} with one model, {other:g} with another"
+                counts_of.setdefault((phase.name, name), []).append(float(count))
+    for (_, name), (first, second) in counts_of.items():
+        if first != second:
+            value = f"{first:g} with one model, {second:g} with another"
             yield _count_depends(f"term {name}", value)
 
 

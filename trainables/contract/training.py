@@ -236,7 +236,7 @@ def validates_alike_in_any_batches(examined: Examined) -> Iterator[Fault]:
     """A checkpoint's measures do not depend on the size of the validation's batches."""
     with tempfile.TemporaryDirectory() as folder:
         trained(examined, Path(folder), stop=examined.settings.train.report_every)
-        one, other = (
+        singly, in_fives = (
             evaluate_checkpoint(
                 examined.system,
                 replace(examined.settings, {"train.validation_batch_size": size}),
@@ -245,20 +245,20 @@ def validates_alike_in_any_batches(examined: Examined) -> Iterator[Fault]:
             )
             for size in (1, 5)
         )
-    for column, value in one.items():
-        if not _close(value, other[column]):
+    for column, value in singly.items():
+        if not _close(value, in_fives[column]):
             yield Fault(
                 f"column {column}",
                 "what validation measures does not depend on the size of its batches",
-                f"{value} in batches of 1, {other[column]} in batches of 5",
+                f"{value} in batches of 1, {in_fives[column]} in batches of 5",
                 "Return sums and counts that add up, and use nothing of the other samples",
             )
 
 
-def _close(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    pair = torch.tensor([one, other], dtype=torch.float64)
+def _close(value: float | None, reference: float | None) -> bool:
+    if value is None or reference is None:
+        return value is reference
+    pair = torch.tensor([value, reference], dtype=torch.float64)
     return torch.allclose(pair[0], pair[1], rtol=1e-4, atol=1e-6, equal_nan=True)
 
 

@@ -65,8 +65,11 @@ def evaluate(
     totals: list[Tensor] | None = None
     for batch in batches:
         batch = to_device(batch, accelerator.device, settings.train.channels_last)
-        found = _measure(accelerator, modules, phases, metrics, batch, settings, worst)
-        totals = found if totals is None else [a + b for a, b in zip(totals, found, strict=True)]
+        vectors = _measure(accelerator, modules, phases, metrics, batch, settings, worst)
+        if totals is None:
+            totals = vectors
+        else:
+            totals = [a + b for a, b in zip(totals, vectors, strict=True)]
     for name, module in modules.items():
         module.train(training[name])
     totals = _reduce(accelerator, totals, phases, metrics)
@@ -90,13 +93,14 @@ def _measure(
         with accelerator.autocast():
             prediction = phase.forward(modules, batch, settings)
         if number == 0:
-            found: dict[Any, Tensor] = {}  # columns may share one measure and differ in `finish`
+            # Columns may share one measure and differ in `finish`.
+            measures: dict[Any, Tensor] = {}
             for metric in metrics:
-                if metric.measure not in found:
+                if metric.measure not in measures:
                     sums, count = metric.measure(prediction, batch, settings)
                     both = [sums.double().reshape(-1), count.double().reshape(1)]
-                    found[metric.measure] = torch.cat(both)
-                vectors.append(found[metric.measure])
+                    measures[metric.measure] = torch.cat(both)
+                vectors.append(measures[metric.measure])
         measured = phase.composite.measure(prediction, batch, settings)
         if number == 0 and worst is not None:
             worst.look(torch.stack(measured), prediction, batch)

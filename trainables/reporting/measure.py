@@ -57,13 +57,13 @@ def evaluate_checkpoint(
     if getattr(loaders, split) is None:
         raise SettingsError(f"the data of {system.name} has no {split} split.")
     accelerator = make_accelerator(settings.train)
-    found = checkpoint.load(path, system.name)
-    built = built_for(system, settings, prepared, found.meta)
+    stored = checkpoint.load(path, system.name)
+    built = built_for(system, settings, prepared, stored.meta)
     modules = {name: module.to(accelerator.device) for name, module in built.modules.items()}
-    load_validated(modules, found.tensors)
+    load_validated(modules, stored.tensors)
     for module in modules.values():
         devices.lay_out(module, settings.train.channels_last)
-    if any(name.startswith("ema.") for name in found.tensors):
+    if any(name.startswith("ema.") for name in stored.tensors):
         modules |= {f"ema.{name}": module for name, module in modules.items()}
     size = settings.train.validation_batch_size
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -81,7 +81,7 @@ def final_test(
     Not a part of any report: a sweep that could see them would choose by them.
     """
     board = open_board(system, settings, run.directory / "tensorboard")
-    found: dict[str, dict[str, float | None]] = {}
+    measured: dict[str, dict[str, float | None]] = {}
     for name, best in (("test_best", True), ("test_latest", False)):
         path = checkpoint.find(run.directory, best=best)
         worst = None
@@ -91,14 +91,14 @@ def final_test(
             weights = composite.weights(step, settings.train.steps)
             worst = Worst(weights, system.picture)
         columns = evaluate_checkpoint(system, settings, prepared, path, "test", worst)
-        found[name] = {f"{name}.{key.removeprefix('val.')}": v for key, v in columns.items()}
+        measured[name] = {f"{name}.{key.removeprefix('val.')}": v for key, v in columns.items()}
         if run.is_main and settings.train.tensorboard:
-            board.write({"step": checkpoint.step_of(path), **found[name]})
+            board.write({"step": checkpoint.step_of(path), **measured[name]})
             if worst is not None and worst.image is not None:
                 board.draw(f"{name}.worst_batch", worst.image, checkpoint.step_of(path))
     board.close()
     if not run.is_main:
         return
-    merged = {key: value for columns in found.values() for key, value in columns.items()}
+    merged = {key: value for columns in measured.values() for key, value in columns.items()}
     with atomic_file(run.directory / "test.json") as scratch:
         scratch.write_text(json.dumps(merged, indent=1) + "\n")

@@ -31,7 +31,7 @@ def write_metadata(
     prepared: object,
 ) -> None:
     """Written anew where a training goes on: it may do so on another machine."""
-    found = {
+    metadata = {
         "system": system,
         "versions": {**versions(_VERSIONED), "python": platform.python_version()},
         "device": device_name(accelerator.device),
@@ -41,7 +41,7 @@ def write_metadata(
         "data": data(loaders, prepared),
     }
     with atomic_file(directory / NAME) as scratch:
-        scratch.write_text(json.dumps(found, indent=1) + "\n")
+        scratch.write_text(json.dumps(metadata, indent=1) + "\n")
 
 
 def device_name(device: torch.device) -> str:
@@ -53,11 +53,11 @@ def device_name(device: torch.device) -> str:
 
 def parameters(module: nn.Module) -> dict[str, Any]:
     """How many a module has, how many of them learn, and in which precisions they are."""
-    own = list(module.parameters())
+    tensors = list(module.parameters())
     return {
-        "all": sum(p.numel() for p in own),
-        "learning": sum(p.numel() for p in own if p.requires_grad),
-        "precisions": sorted({str(p.dtype).removeprefix("torch.") for p in own}),
+        "all": sum(p.numel() for p in tensors),
+        "learning": sum(p.numel() for p in tensors if p.requires_grad),
+        "precisions": sorted({str(p.dtype).removeprefix("torch.") for p in tensors}),
     }
 
 

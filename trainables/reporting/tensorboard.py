@@ -59,8 +59,8 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
 
             # The name has whole seconds only: a second file of one second would replace the first.
-            own = f".{time.time_ns()}"
-            self._writer = SummaryWriter(str(self.folder), flush_secs=30, filename_suffix=own)
+            suffix = f".{time.time_ns()}"
+            self._writer = SummaryWriter(str(self.folder), flush_secs=30, filename_suffix=suffix)
         return self._writer
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class TensorBoard:
 
 def further_tags(column: str, names: Mapping[str, str | tuple[str, ...]]) -> tuple[str, ...]:
     """The tags that the table gives a column beside its own name."""
-    found: tuple[str, ...] = ()
+    fitting: tuple[str, ...] = ()
     fixed = -1
     for pattern, given in names.items():
         tags = (given,) if isinstance(given, str) else given
@@ -83,8 +83,8 @@ def further_tags(column: str, names: Mapping[str, str | tuple[str, ...]]) -> tup
         if fits and len(column) >= len(head) + len(tail) > fixed:
             fixed = len(head) + len(tail)
             middle = column[len(head) : len(column) - len(tail)]
-            found = tuple(tag.replace("*", middle) for tag in tags)
-    return found
+            fitting = tuple(tag.replace("*", middle) for tag in tags)
+    return fitting
 
 
 def open_board(system: System, settings: Settings, folder: Path) -> TensorBoard:

@@ -12,11 +12,11 @@ from typing import Any
 from losses.balancers.base import FixedWeights
 from losses.terms import TermSettings
 from metrics.health import HealthSettings, health_columns, health_stop
-from metrics.health_signs import Watched, overfit_ratio, readings
+from metrics.health_signs import Watched, number, overfit_ratio, readings
 from metrics.metric import Metric
 from settings.schema import SettingsError, listed
 from settings.stop_reasons import PATIENCE, STOP_REASON, HealthStop
-from trainables.run import Report, number
+from trainables.run import Report
 from trainables.stepping.train_settings import SystemSettings
 from trainables.system import Phase
 
@@ -64,12 +64,12 @@ class Watch:
         ill = self._overfitted(report)
         if self.health is not None:
             step = _step(report)
-            found = list(readings(report, self.phases, self.health.measured))
-            columns, fresh = health_columns(found, self.health, step, before)
+            signs = list(readings(report, self.phases, self.health.measured))
+            columns, fresh = health_columns(signs, self.health, step, before)
             added.update(columns)
             for finding in fresh:
                 self.warn(finding.text)
-            self.streaks, stop = health_stop(found, self.health, step, self.streaks)
+            self.streaks, stop = health_stop(signs, self.health, step, self.streaks)
             ill = ill or stop
         tired = self._out_of_patience(report)
         if ill is not None:
@@ -95,12 +95,12 @@ class Watch:
         self.waited += 1
         if self.waited < self.train.patience:
             return ""
-        known = (
+        best = (
             "has never had a value"
             if self.best is None
             else f"was best with {self.best:.6g} at step {self.best_step}"
         )
-        return f"{PATIENCE}{column} {known}, {self.waited} validations ago"
+        return f"{PATIENCE}{column} {best}, {self.waited} validations ago"
 
     def _overfitted(self, report: Report) -> HealthStop | None:
         """The documents' rule: at once, whatever `health.*` says."""
@@ -157,7 +157,7 @@ def watched(phase: Phase) -> Watched:
     if not isinstance(balancer, FixedWeights) and not balancer.equalises:
         for name in composite.terms:
             term: TermSettings = getattr(composite.settings, name)
-            if term.enabled and term.weight > 0.0 and term.schedule.kind == "constant":
+            if term.is_on and term.schedule.kind == "constant":
                 balanced.append(name)
     return Watched(
         name="" if phase.is_first else phase.name,

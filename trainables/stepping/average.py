@@ -43,12 +43,12 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Takes in the weights of the module after an update."""
-        own = list(self._exact.values())
-        new = [p.detach().to(w.dtype) for p, w in zip(module.parameters(), own, strict=True)]
+        averaged = list(self._exact.values())
+        new = [p.detach().to(w.dtype) for p, w in zip(module.parameters(), averaged, strict=True)]
         if self.count:
-            self._average(own, new, self.count)
+            self._average(averaged, new, self.count)
         else:
-            for average, weight in zip(own, new, strict=True):
+            for average, weight in zip(averaged, new, strict=True):
                 average.copy_(weight)
         for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(theirs)
@@ -60,9 +60,9 @@ class MovingAverage:
         """What a checkpoint holds: the count, and `module.<key>` in the precision of the
         average, which a module's `load_state_dict` rounds to its own.
         """
-        found = {f"module.{key}": value for key, value in self.module.state_dict().items()}
+        rounded = {f"module.{key}": value for key, value in self.module.state_dict().items()}
         exact = {f"module.{name}": weight for name, weight in self._exact.items()}
-        return {COUNT: torch.tensor(self.count), **found, **exact}
+        return {COUNT: torch.tensor(self.count), **rounded, **exact}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:

@@ -86,31 +86,31 @@ class IdleParameters:
 
     def __init__(self, accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
         self.accelerator, self.parameters = accelerator, list(parameters)
-        self.known: dict[frozenset[str], list[nn.Parameter]] = {}
+        self.idle_of: dict[frozenset[str], list[nn.Parameter]] = {}
 
     def of(self, total: Tensor, terms: Iterable[str]) -> list[nn.Parameter]:
         """Those of a loss over these terms, equal on every rank; called by all of them."""
         key = frozenset(terms)
-        if key not in self.known:
+        if key not in self.idle_of:
             reached = leaves_below(total)
             used = torch.tensor([float(id(p) in reached) for p in self.parameters])
             used = self.accelerator.reduce(used.to(self.accelerator.device), reduction="sum")
             pairs = zip(self.parameters, used.tolist(), strict=True)
-            self.known[key] = [parameter for parameter, count in pairs if not count]
-        return self.known[key]
+            self.idle_of[key] = [parameter for parameter, count in pairs if not count]
+        return self.idle_of[key]
 
 
 def leaves_below(total: Tensor) -> set[int]:
     """The ids of the tensors whose `.grad` a backward of `total` adds to."""
-    found: set[int] = set()
+    leaves: set[int] = set()
     waiting: list[Any] = [total.grad_fn]
-    seen: set[Any] = {None}
+    visited: set[Any] = {None}
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         if hasattr(node, "variable"):  # only the node that adds to `.grad` has it
-            found.add(id(node.variable))
+            leaves.add(id(node.variable))
         waiting.extend(before for before, _ in node.next_functions)
-    return found
+    return leaves
