@@ -10,7 +10,7 @@ from losses import counts
 from losses import hdr_patch_terms as hdr
 from losses.adversarial import adversarial_term, idle_critic
 from losses.hdr_patch_terms import HdrTree, LossSettings
-from losses.terms import Term, TermSettings
+from losses.terms import Term
 
 __all__ = ["REFUSED", "TERMS", "LossSettings", "idle_terms", "refused_keys", "terms"]
 
