@@ -118,10 +118,10 @@ def _dimension(key: str, domain: dict[str, Any] | Any, column: pd.Series) -> dic
         numbers, initial=1
     ) > 0
     places = np.log10(numbers) if is_log else numbers
-    known = places[~missing]
-    if not len(known):
+    drawn = places[~missing]
+    if not len(drawn):
         return {"label": key, "values": [0] * len(column), "tickvals": [0], "ticktext": ["-"]}
-    low, high = float(known.min()), float(known.max())
+    low, high = float(drawn.min()), float(drawn.max())
     bottom = low - 0.15 * ((high - low) or 1.0)
     ticks = np.linspace(low, high, 5) if high > low else np.array([low])
     texts = [f"{10**tick:.3g}" if is_log else f"{tick:.4g}" for tick in ticks]

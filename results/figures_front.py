@@ -24,8 +24,8 @@ def pareto_scatter(sweep: Sweep, frame: pd.DataFrame) -> Figure | None:
     if len(sweep.objectives) < 2:
         return None
     values = pd.DataFrame({o.metric: judged(frame, sweep, o.metric) for o in sweep.objectives})
-    known = np.isfinite(values).all(axis=1) & frame["state"].eq("complete")
-    if not known.any():
+    shown = np.isfinite(values).all(axis=1) & frame["state"].eq("complete")
+    if not shown.any():
         return None
     from plotly import graph_objects as go
 
@@ -38,11 +38,11 @@ def pareto_scatter(sweep: Sweep, frame: pd.DataFrame) -> Figure | None:
     ]
     figure = go.Figure()
     groups: list[tuple[str, pd.Series, dict[str, Any]]] = [
-        ("misses the constraints", known & ~feasible, {"color": OTHER, "symbol": "x"}),
-        ("dominated", known & feasible & ~front, {"color": OTHER, "size": 7}),
-        ("front", known & front, _front_marker(sweep, values[known & front])),
-        ("documented point", known & frame["point"].ne(""), _ring(DOCUMENT, "diamond-open")),
-        ("knee", known & frame["is_knee"], _ring(WINNER, "star-open")),
+        ("misses the constraints", shown & ~feasible, {"color": OTHER, "symbol": "x"}),
+        ("dominated", shown & feasible & ~front, {"color": OTHER, "size": 7}),
+        ("front", shown & front, _front_marker(sweep, values[shown & front])),
+        ("documented point", shown & frame["point"].ne(""), _ring(DOCUMENT, "diamond-open")),
+        ("knee", shown & frame["is_knee"], _ring(WINNER, "star-open")),
     ]
     for name, chosen, marker in groups:
         if chosen.any():

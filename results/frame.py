@@ -104,5 +104,5 @@ def _reports(directory: Path, sources: Sources) -> pd.DataFrame:
 def _with_absolute_checkpoints(frame: pd.DataFrame, directory: Path) -> pd.DataFrame:
     root = directory.resolve()
     names = [str(root / name) if name else "" for name in frame["checkpoint"]]
-    found = pd.Series(names, index=frame.index, dtype=frame["checkpoint"].dtype)
-    return frame.assign(checkpoint=found).copy()  # one block: else a user's new column warns
+    absolute = pd.Series(names, index=frame.index, dtype=frame["checkpoint"].dtype)
+    return frame.assign(checkpoint=absolute).copy()  # one block: else a user's new column warns

@@ -28,19 +28,19 @@ def reference_point(sweep: Sweep, history: History, frame: pd.DataFrame) -> dict
     complete trials. Nothing that comes later moves it: while the sweep runs, it is not known
     before the trials that it rests on have ended.
     """
-    own = [trial for trial in history.trials if trial.repeat_of is None]
-    documented = [trial for trial in own if trial.point is not None]
+    originals = [trial for trial in history.trials if trial.repeat_of is None]
+    documented = [trial for trial in originals if trial.point is not None]
     unsettled = (RUNNING, PAUSED, INTERRUPTED)
     if history.state == "running" and any(t.status in unsettled for t in documented):
         return {}
     values = _last_values(sweep, frame)
-    found = _worst(sweep, values, [t for t in documented if t.status == COMPLETE])
-    if found:
-        return found
+    worst = _worst(sweep, values, [t for t in documented if t.status == COMPLETE])
+    if worst:
+        return worst
     first = [number for number in _in_order(history) if number in values.index][:FIRST_TRIALS]
     if history.state == "running" and len(first) < FIRST_TRIALS:
         return {}
-    return _worst(sweep, values, [trial for trial in own if trial.number in first])
+    return _worst(sweep, values, [trial for trial in originals if trial.number in first])
 
 
 def _last_values(sweep: Sweep, frame: pd.DataFrame) -> pd.DataFrame:
@@ -52,11 +52,11 @@ def _last_values(sweep: Sweep, frame: pd.DataFrame) -> pd.DataFrame:
 def _worst(sweep: Sweep, values: pd.DataFrame, trials: Sequence[TrialRecord]) -> dict[str, float]:
     """Empty where an objective has no finite value among them."""
     rows = values.loc[[trial.number for trial in trials]]
-    found = {
+    worst = {
         o.metric: float(rows[o.metric].max() if o.mode == "min" else rows[o.metric].min())
         for o in sweep.objectives
     }
-    return found if all(map(math.isfinite, found.values())) else {}
+    return worst if all(map(math.isfinite, worst.values())) else {}
 
 
 def _in_order(history: History) -> list[int]:

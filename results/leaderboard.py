@@ -144,10 +144,10 @@ def goal_text(sweep: Sweep) -> str:
 def _measures(frame: pd.DataFrame, sweep: Sweep) -> dict[str, str]:
     """Header -> column of what trials are judged by."""
     first, *others = sweep.objectives
-    found = {first.metric: "value"} | {o.metric: f"last/{o.metric}" for o in others}
+    measures = {first.metric: "value"} | {o.metric: f"last/{o.metric}" for o in others}
     if "repeats/mean" in frame and frame["repeats/mean"].notna().any():
-        found |= {"mean": "repeats/mean", "± error": "repeats/se", "draws": "repeats/n"}
-    return found | ({"violation": "violation"} if sweep.constraints else {})
+        measures |= {"mean": "repeats/mean", "± error": "repeats/se", "draws": "repeats/n"}
+    return measures | ({"violation": "violation"} if sweep.constraints else {})
 
 
 def _rank(row: pd.Series, sweep: Sweep) -> str:

@@ -66,9 +66,9 @@ def _named(frame: pd.DataFrame, which: str) -> pd.Series | None:
 
 def _value(row: pd.Series, column: str, name: str) -> float:
     if f"last/{column}" not in row:
-        known = [key.removeprefix("last/") for key in row.index if key.startswith("last/val.")]
+        columns = [key.removeprefix("last/") for key in row.index if key.startswith("last/val.")]
         raise SettingsError(
-            f"--reference: {name} has no column {column}. It has: {', '.join(known) or 'none'}."
+            f"--reference: {name} has no column {column}. It has: {', '.join(columns) or 'none'}."
         )
     value = float(row[f"last/{column}"])
     if not (math.isfinite(value) and value > 0.0):

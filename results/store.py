@@ -226,13 +226,13 @@ class ReportWriter(_Appender):
             return 0
         data = self.path.read_bytes() if self.path.exists() else b""
         lines, torn = complete_lines(data)
-        kept = [line for line in lines if _step(line) <= step]
-        lost = own is not None and (not kept or _step(kept[-1]) < step)
-        if lost or len(kept) < len(lines) or torn:
-            whole = b"".join(line + b"\n" for line in kept)
+        remaining = [line for line in lines if _step(line) <= step]
+        lost = own is not None and (not remaining or _step(remaining[-1]) < step)
+        if lost or len(remaining) < len(lines) or torn:
+            whole = b"".join(line + b"\n" for line in remaining)
             with atomic_file(self.path) as scratch:
                 scratch.write_bytes(whole + (to_line(own) if lost and own else b""))
-        return len(lines) - len(kept)
+        return len(lines) - len(remaining)
 
 
 def _step(line: bytes) -> float:

@@ -38,11 +38,11 @@ def verdict_columns(
     judged = draws.means
     violation = violations(goal, judged, len(trials))
     feasible = (violation == 0.0) & ~np.array([t.infeasible for t in trials], dtype=bool)
-    own = np.array([t.repeat_of is None for t in trials], dtype=bool)
+    is_original = np.array([t.repeat_of is None for t in trials], dtype=bool)
     complete = np.array([t.status == COMPLETE for t in trials], dtype=bool)
     costs = [judged[o.metric] * (1.0 if o.mode == "min" else -1.0) for o in goal.objectives]
     table = np.column_stack(costs)
-    candidates = own & complete & feasible & np.isfinite(table).all(axis=1)
+    candidates = is_original & complete & feasible & np.isfinite(table).all(axis=1)
     repeated = candidates & (draws.counts > 0)
     has_repeats = bool((draws.counts > 0).any())
     best = _best(table, repeated if has_repeats else candidates)
@@ -140,9 +140,9 @@ def _tied_ranks(costs: np.ndarray, errors: np.ndarray, rows: np.ndarray) -> list
     return ranks
 
 
-def tells_apart(difference: float, one_error: float, other_error: float) -> bool:
+def tells_apart(difference: float, error_here: float, error_there: float) -> bool:
     """Whether two means differ by `TIE_ERRORS` standard errors of their difference."""
-    error = math.hypot(one_error, other_error)
+    error = math.hypot(error_here, error_there)
     return difference != 0.0 and abs(difference) >= TIE_ERRORS * error
 
 
@@ -153,9 +153,9 @@ def _front(costs: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 
 def _knee(costs: np.ndarray, front: np.ndarray) -> np.ndarray:
-    found = np.zeros(len(costs), dtype=bool)
+    is_knee = np.zeros(len(costs), dtype=bool)
     rows = np.flatnonzero(front)
     at = knee(costs[rows])
     if at is not None:
-        found[rows[at]] = True
-    return found
+        is_knee[rows[at]] = True
+    return is_knee

@@ -40,8 +40,8 @@ def read_warm(
     for directory in dict.fromkeys(os.fspath(directory) for directory in directories):
         sweep = read_sweep(directory)
         _check_derived(sweep, goal, derived)
-        found, lines = warm_from(read_earlier(sweep), space, goal, settings)
-        rows += found
+        usable, lines = warm_from(read_earlier(sweep), space, goal, settings)
+        rows += usable
         notes += lines
     return tuple(rows), notes
 
@@ -86,7 +86,7 @@ def _is_steady(trial: TrialRecord) -> bool:
 
 
 def _check_derived(sweep: Sweep, goal: Goal, derived: Sequence[Combined]) -> None:
-    there = {made.column: made for made in sweep.derived}
+    there = {combined.column: combined for combined in sweep.derived}
     for here in derived:
         if here.column in goal.columns and there.get(here.column, here) != here:
             raise SettingsError(

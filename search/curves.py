@@ -159,13 +159,13 @@ class Workload:
         complete = [
             state.trials[n] for n in state.with_status(COMPLETE) if not state.trials[n].infeasible
         ]
-        found = self._best([trial.values for trial in complete])
+        best = self._best([trial.values for trial in complete])
         return Outcome(
             trials=state.own_trials,
             complete=len(complete),
             spent=sum(state.steps.values()) / self.steps,
             hours=simulation.seconds / 3600.0,
-            regret=found - self.best,
+            regret=best - self.best,
         )
 
     def agreement(self, step: int) -> float:

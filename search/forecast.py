@@ -110,33 +110,33 @@ def forecast(plan: Plan, workers: int) -> Forecast:
     for trial in state.trials.values():
         kinds[_kind(plan, trial)].append(trial)
     rows = [_row(plan, name, trials) for name, trials in kinds.items() if trials]
-    found = Forecast(plan.levels, tuple(rows), round(simulation.seconds))
-    return _scaled(found, plan, plain.trials)
+    simulated = Forecast(plan.levels, tuple(rows), round(simulation.seconds))
+    return _scaled(simulated, plan, plain.trials)
 
 
-def _scaled(found: Forecast, plan: Plan, trials: int) -> Forecast:
+def _scaled(simulated: Forecast, plan: Plan, trials: int) -> Forecast:
     """What `trials` do, for all of the plan's or as many as its budget has steps for; repeats are
     no part of it.
     """
-    steps = {row.name: row.steps for row in found.rows}
+    steps = {row.name: row.steps for row in simulated.rows}
     of_points, of_repeats = steps.get(_POINTS, 0), steps.get(_REPEATS, 0)
     points = len(plan.points)
     factor = (plan.trials - points) / (trials - points) if plan.trials > trials else 1.0
     if plan.budget is not None:
-        asked = found.steps - of_points - of_repeats
+        asked = simulated.steps - of_points - of_repeats
         left = plan.budget * plan.steps - of_points
         factor = min(factor, max(left / asked, 1.0) if asked else 1.0)
     if factor == 1.0:
-        return found
+        return simulated
     rows = [
         row
         if row.name in (_POINTS, _REPEATS)
         else Row(
             row.name, tuple(round(n * factor) for n in row.reached), round(row.steps * factor)
         )
-        for row in found.rows
+        for row in simulated.rows
     ]
-    return Forecast(found.levels, tuple(rows), round(found.elapsed_steps * factor))
+    return Forecast(simulated.levels, tuple(rows), round(simulated.elapsed_steps * factor))
 
 
 def _draw_nothing(plan: Plan, state: SweepState, trial: int, bracket: int) -> Mapping[str, Any]:

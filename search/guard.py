@@ -57,13 +57,13 @@ def check_objective(
             a searched key; a combination of a column that is better the larger it is; two
             objectives of one column. The message lists the columns that may be used.
     """
-    known = _Columns(metrics, terms, searched_keys, prefix)
+    columns = _Columns(metrics, terms, searched_keys, prefix)
     modes: dict[str, Mode] = {}
     for objective in objectives:
         if isinstance(objective, Combined):
-            column, mode = known.combination(objective), "min"
+            column, mode = columns.combination(objective), "min"
         else:
-            column, mode = objective, known.mode(objective)
+            column, mode = objective, columns.mode(objective)
         if column in modes:
             raise SettingsError(
                 f"{column} is an objective twice: one column a name, so one combination of each "
@@ -71,7 +71,7 @@ def check_objective(
             )
         modes[column] = mode  # type: ignore[assignment]  # "min" is one
     if not modes:
-        raise SettingsError(f"a sweep needs an objective. {known.usable}")
+        raise SettingsError(f"a sweep needs an objective. {columns.usable}")
     return modes
 
 
@@ -92,11 +92,11 @@ def check_constraints(
     Raises:
         SettingsError: see `check_objective`.
     """
-    known = _Columns(metrics, terms, searched_keys, prefix)
-    made = {combined.column for combined in derived}
+    reported = _Columns(metrics, terms, searched_keys, prefix)
+    combinations = {combined.column for combined in derived}
     for column in columns:
-        if column not in made:
-            known.check(column)
+        if column not in combinations:
+            reported.check(column)
 
 
 class _Columns:
@@ -170,10 +170,10 @@ def _unknown(column: str, columns: Collection[str]) -> str | None:
 
 
 def _reads_searched(column: str, measure: Reads, searched_keys: Collection[str]) -> str | None:
-    found = _searched(measure, searched_keys)
-    if found is None:
+    match = _searched(measure, searched_keys)
+    if match is None:
         return None
-    key, pattern = found
+    key, pattern = match
     reads = key if key == pattern else f"{pattern} (which includes {key})"
     return f"{column} reads {reads}, and the trials differ in {key}. {RULE}"
 

@@ -59,15 +59,15 @@ class _Sweep:
         x, y, z = self.rows[index]
         first = last = bisect_left(self.xs, x)
         left, above = x, self.ys[first - 1] if first else self.top
-        own = self.strips[index]
+        strips = self.strips[index]
         while last < len(self.xs) and self.ys[last] >= y:
             if self.xs[last] > left:
-                own.append(_Strip(left, self.xs[last], above, z))
+                strips.append(_Strip(left, self.xs[last], above, z))
             left, above = self.xs[last], self.ys[last]
             self.close_all(self.owners[last], z)
             last += 1
         right = self.xs[last] if last < len(self.xs) else self.right
-        own.append(_Strip(left, right, above, z))
+        strips.append(_Strip(left, right, above, z))
         if first:
             self._cut_right(self.owners[first - 1], x, z)
         if last < len(self.xs):

@@ -145,10 +145,10 @@ def _new(plan: Plan, state: SweepState, started: int, draw: Ask) -> Job:
 
 
 def _repeat(plan: Plan, state: SweepState) -> Job | None:
-    found = repeats.next_repeat(plan, state)
-    if found is None:
+    repeat = repeats.next_repeat(plan, state)
+    if repeat is None:
         return None
-    original, draw = state.trials[found.trial], found.draw
+    original, draw = state.trials[repeat.trial], repeat.draw
     return Job(
         trial=state.next_number,
         segment=0,

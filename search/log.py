@@ -189,12 +189,12 @@ class SweepState:
 
     def _hand_out(self, event: Event) -> None:
         number = event["trial"]
-        known = self.trials.get(number)
-        if known is not None and event["segment"] <= known.segment:
+        trial = self.trials.get(number)
+        if trial is not None and event["segment"] <= trial.segment:
             return
         sampled = {key: tupled(value) for key, value in event["sampled"].items()}
-        if known is None:
-            known = self.trials[number] = TrialRecord(
+        if trial is None:
+            trial = self.trials[number] = TrialRecord(
                 number=number,
                 sampled=sampled,
                 point=event.get("point"),
@@ -204,22 +204,22 @@ class SweepState:
                 bracket=event.get("bracket", 0),
                 repeat_of=event.get("repeat_of"),
             )
-            self.own_trials += known.repeat_of is None
+            self.own_trials += trial.repeat_of is None
             self.next_number = max(self.next_number, number + 1)
-            if known.is_asked_for:
+            if trial.is_asked_for:
                 self.asked_for.append(number)
-        elif known.status == PAUSED:
-            self.promoted.setdefault((known.bracket, known.step), set()).add(number)
-        fresh = known.status == PAUSED or not known.spans
-        known.segment, known.reason, known.sampled = event["segment"], "", sampled
-        known.start = tuple(event["from"]) if event.get("from") else None
-        known.stop_step = event.get("stop_step", 0)
-        if known.start:
-            known.step = known.start[1]
+        elif trial.status == PAUSED:
+            self.promoted.setdefault((trial.bracket, trial.step), set()).add(number)
+        fresh = trial.status == PAUSED or not trial.spans
+        trial.segment, trial.reason, trial.sampled = event["segment"], "", sampled
+        trial.start = tuple(event["from"]) if event.get("from") else None
+        trial.stop_step = event.get("stop_step", 0)
+        if trial.start:
+            trial.step = trial.start[1]
         if fresh:
-            known.spans[known.step] = Span(sampled, known.start)
-        self._charge(known, known.stop_step - known.step)
-        self._set_status(known, RUNNING)
+            trial.spans[trial.step] = Span(sampled, trial.start)
+        self._charge(trial, trial.stop_step - trial.step)
+        self._set_status(trial, RUNNING)
 
     def _charge(self, trial: TrialRecord, steps: int) -> None:
         if trial.repeat_of is not None:

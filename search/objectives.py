@@ -35,8 +35,8 @@ class Objective:
         """The same of many."""
         sign = 1.0 if self.mode == "min" else -1.0
         name, isfinite, infinite = self.metric, math.isfinite, math.inf
-        found = [values.get(name, infinite) for values in observed]
-        return [sign * value if isfinite(value) else infinite for value in found]
+        column = [values.get(name, infinite) for values in observed]
+        return [sign * value if isfinite(value) else infinite for value in column]
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Constraint:
         """The same of many."""
         sign = 1.0 if self.relation == "<=" else -1.0
         name, limit, isfinite, infinite = self.metric, sign * self.bound, math.isfinite, math.inf
-        found = [values.get(name, infinite) for values in observed]
-        return [sign * value - limit if isfinite(value) else infinite for value in found]
+        column = [values.get(name, infinite) for values in observed]
+        return [sign * value - limit if isfinite(value) else infinite for value in column]
 
     def __str__(self) -> str:
         return f"{self.metric}{self.relation}{self.bound!r}"
@@ -106,11 +106,11 @@ class Goal:
 
     def violations(self, observed: Sequence[Values]) -> list[float]:
         """The same of many."""
-        found = [0.0] * len(observed)
+        sums = [0.0] * len(observed)
         for constraint in self.constraints:
             excesses = constraint.excesses(observed)
-            found = [broken + max(own, 0.0) for broken, own in zip(found, excesses, strict=True)]
-        return found
+            sums = [total + max(excess, 0.0) for total, excess in zip(sums, excesses, strict=True)]
+        return sums
 
     def is_measured(self, values: Values) -> bool:
         """Whether every objective and constraint has a finite value."""

@@ -82,8 +82,8 @@ class Mirror:
         numbers: dict[int, None] = {}  # in their order: Optuna numbers trials as they come
         for event in events:
             self.state.apply(event)
-            own = (event["trial"],) if "trial" in event else (*self._shown, *numbers)
-            numbers |= dict.fromkeys(own)
+            changed = (event["trial"],) if "trial" in event else (*self._shown, *numbers)
+            numbers |= dict.fromkeys(changed)
         if not self._broken:
             self._guarded(lambda: self._take(numbers))
 
@@ -127,10 +127,10 @@ class Mirror:
 
     def _open_server(self, url: str) -> None:
         storage = _server(url)
-        studies = {study.study_name: study for study in storage.get_all_studies()}
-        known = studies.get(self.study_name)
-        if known is not None:
-            if known.user_attrs.get("sweep") != self._identity:
+        studies = {s.study_name: s for s in storage.get_all_studies()}
+        study = studies.get(self.study_name)
+        if study is not None:
+            if study.user_attrs.get("sweep") != self._identity:
                 raise ValueError(
                     f"study {self.study_name!r} exists there and is not of this sweep; rename the "
                     "sweep's directory or delete that study"
@@ -243,5 +243,5 @@ def _server(url: str) -> BaseStorage:
     return RDBStorage(url, engine_kwargs=patience)
 
 
-def _same(one: float, other: float) -> bool:
-    return one == other or (math.isnan(one) and math.isnan(other))
+def _same(value: float, other: float) -> bool:
+    return value == other or (math.isnan(value) and math.isnan(other))

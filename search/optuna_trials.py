@@ -36,15 +36,15 @@ class OptunaTrials:
 
         domains = self.plan.space.domains
         first = trial.spans[min(trial.spans)].sampled if trial.spans else trial.sampled
-        known = {**dict.fromkeys(domains), **first}
+        settings = {**dict.fromkeys(domains), **first}
         active = [
-            key for key in self.plan.space.active(known) if domains[key].contains(known[key])
+            key for key in self.plan.space.active(settings) if domains[key].contains(settings[key])
         ]
         state, values = self._final(trial) if over else (TrialState.RUNNING, None)
         return create_trial(
             state=state,
             values=values,
-            params={key: encode(domains[key], known[key]) for key in active},
+            params={key: encode(domains[key], settings[key]) for key in active},
             distributions={key: self._distributions[key] for key in active},
             user_attrs={name: note for name, note in self.notes(trial).items() if note != ""},
             intermediate_values=self.curve(trial),

@@ -90,8 +90,8 @@ def crowded_ranks(
         order += front[np.lexsort((front, -_losses(table[front])))].tolist()
     places = np.full(len(table), len(order))
     places[order] = np.arange(len(order))
-    listed: list[int] = places.tolist()
-    return listed
+    ranks: list[int] = places.tolist()
+    return ranks
 
 
 def _losses(front: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -209,8 +209,8 @@ def _volume(table: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
     for index, row in enumerate(table):
         # Of those that follow, the part within this row's reach: they all begin at its last cost.
         rest = np.maximum(table[index + 1 :, :-1], row[:-1])
-        own = np.prod(corner[:-1] - row[:-1]) - _volume(rest, corner[:-1])
-        total += float(own * (corner[-1] - row[-1]))
+        area = np.prod(corner[:-1] - row[:-1]) - _volume(rest, corner[:-1])
+        total += float(area * (corner[-1] - row[-1]))
     return total
 
 

@@ -150,8 +150,8 @@ class Measured(Recorded):
     """Those of them that have a finite value in every column."""
 
     def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
-        found = super().values(state, trial)
-        return found if found is not None and self.plan.goal.is_measured(found) else None
+        values = super().values(state, trial)
+        return values if values is not None and self.plan.goal.is_measured(values) else None
 
 
 class Waiting(Measured):
@@ -189,8 +189,8 @@ def observed(trial: TrialRecord, step: int) -> Values | None:
     """What a trial has measured at a step, {} where ill health has stopped it; None where it was
     not there.
     """
-    found = trial.rungs.get(step)
-    return _NOTHING if found is not None and trial.infeasible else found
+    values = trial.rungs.get(step)
+    return _NOTHING if values is not None and trial.infeasible else values
 
 
 AnyView = TypeVar("AnyView", bound=View)

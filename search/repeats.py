@@ -34,8 +34,8 @@ def chosen(plan: Plan, state: SweepState) -> list[int]:
     keys = plan.goal.badness([state.trials[number].values for number in complete])
     best = [number for _, number in sorted(zip(keys, complete, strict=True))]
     points = [number for number in best if state.trials[number].point is not None]
-    own = [number for number in points if state.trials[number].point == DOCUMENT]
-    return sorted({*best[: plan.repeat_top], *points[:1], *own})
+    document = [number for number in points if state.trials[number].point == DOCUMENT]
+    return sorted({*best[: plan.repeat_top], *points[:1], *document})
 
 
 def next_repeat(plan: Plan, state: SweepState) -> Repeat | None:

@@ -51,8 +51,8 @@ def trusted_from(plan: Plan, state: SweepState) -> int:
     """
     memory = cached_for(plan, state, _Memory)
     # Nobody passes the lowest level late, so its own count changes no pair.
-    seen = [len(state.rungs.get(level, ())) for level in plan.levels[1:]]
-    made_from = (state.count(STOPPED), state.replaced, *seen)
+    counts = [len(state.rungs.get(level, ())) for level in plan.levels[1:]]
+    made_from = (state.count(STOPPED), state.replaced, *counts)
     if memory.answer is None or memory.answer[0] != made_from:
         highest = len(plan.levels) - 1
         agreeing = (index for index in range(highest) if _agrees(memory, state, index))
@@ -72,11 +72,11 @@ def _agrees(memory: _Memory, state: SweepState, index: int) -> bool:
         both = list(itertools.islice(passed, MOST_PAIRS))
         if len(both) >= PAIRS:
             made_from = (later, state.count(STOPPED), state.replaced, both)
-            known = memory.agreed.get(index)
-            if known is None or known[0] != made_from:
+            cached = memory.agreed.get(index)
+            if cached is None or cached[0] != made_from:
                 answer = _correlates(plan, state, both, low, plan.levels[later])
-                known = memory.agreed[index] = (made_from, answer)
-            return known[1]
+                cached = memory.agreed[index] = (made_from, answer)
+            return cached[1]
     return True
 
 
@@ -100,9 +100,9 @@ def agreement(goal: Goal, early: Sequence[Values], late: Sequence[Values]) -> fl
     return rank_correlation(*([cost for _, cost in goal.badness(side)] for side in (early, late)))
 
 
-def rank_correlation(one: list[float], other: list[float]) -> float:
+def rank_correlation(early: list[float], late: list[float]) -> float:
     """Spearman's correlation, ties at their mean rank; 1 where a side has no ranks at all."""
-    ranks = [_ranks(np.asarray(side, dtype=float)) for side in (one, other)]
+    ranks = [_ranks(np.asarray(side, dtype=float)) for side in (early, late)]
     if any(np.ptp(side) == 0.0 for side in ranks):
         return 1.0
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

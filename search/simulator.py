@@ -82,32 +82,32 @@ def simulate(
         simulation.seconds, place, job, step = heapq.heappop(running)
         values = observe(job, step)
         reason = decider.reported(job, step, values)
-        own = ends(job)
-        if own is not None and step >= own[0]:  # it goes before a rule's verdict
-            reason = own[1]
+        end = ends(job)
+        if end is not None and step >= end[0]:  # it goes before a rule's verdict
+            reason = end[1]
         if reason or step >= job.stop_step:
             decider.ended(job, step, values, reason=reason)
             continue
-        following = _next_visit(plan, job, step, own)
+        following = _next_visit(plan, job, step, end)
         when = simulation.seconds + (following - step) * step_seconds(job)
         heapq.heappush(running, (when, place, job, following))
 
 
-def _begin(known: TrialRecord | None, job: Job) -> tuple[int, bool]:
+def _begin(trial: TrialRecord | None, job: Job) -> tuple[int, bool]:
     """The step of the checkpoint that a job goes on from, and whether it says again what it had
     reported there: of a segment that was cut short the verdict may be lost.
     """
     if job.start is not None:
         return job.start[1], False
-    if known is None:
+    if trial is None:
         return 0, False
-    return known.step, known.status == INTERRUPTED and known.step > max(known.spans)
+    return trial.step, trial.status == INTERRUPTED and trial.step > max(trial.spans)
 
 
-def _next_visit(plan: Plan, job: Job, step: int, own: tuple[int, str] | None) -> int:
+def _next_visit(plan: Plan, job: Job, step: int, end: tuple[int, str] | None) -> int:
     """Nothing is decided between two rungs, so the clock jumps to the next one, or to where the
     training ends by itself.
     """
-    last = job.stop_step if own is None else min(job.stop_step, max(own[0], step))
+    last = job.stop_step if end is None else min(job.stop_step, max(end[0], step))
     ahead = (level for level in plan.levels if step < level <= last)
     return next(ahead, last)

@@ -21,8 +21,8 @@ def cached_for(plan: Plan, state: SweepState, make: Callable[[Plan], T]) -> T:
     plan, and gone with the state. It may save time and must change no answer.
     """
     memories = _memories.setdefault(state, {})
-    known = memories.get(make)
-    if known is None or known[0] is not plan:
-        known = memories[make] = (plan, make(plan))
-    made: T = known[1]
-    return made
+    cached = memories.get(make)
+    if cached is None or cached[0] is not plan:
+        cached = memories[make] = (plan, make(plan))
+    value: T = cached[1]
+    return value

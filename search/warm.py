@@ -195,10 +195,10 @@ def _place(
     there: Mapping[str, Value], space: Space, settings: Mapping[str, Value]
 ) -> tuple[dict[str, Value], str]:
     """An earlier configuration's active keys in this space, and why it has no place there."""
-    known = {**settings, **{key: there[key] for key in space.domains if key in there}}
+    values = {**settings, **{key: there[key] for key in space.domains if key in there}}
     active: dict[str, Value] = {}
     for key in space.order():
-        if not space.is_active(key, known, active):
+        if not space.is_active(key, values, active):
             continue
         if key not in there:
             return active, f"{key} is searched here and did not exist there"
@@ -212,8 +212,8 @@ def _is_fixed_otherwise(
     key: str, there: Mapping[str, Value], space: Space, settings: Mapping[str, Value]
 ) -> bool:
     """Whether only the earlier sweep searched a key, and this one sets another value of it."""
-    known = key in settings and key not in space.domains
-    return known and not same_value(there[key], settings[key])
+    is_fixed = key in settings and key not in space.domains
+    return is_fixed and not same_value(there[key], settings[key])
 
 
 def _all_same(values: Iterable[Any]) -> bool:

@@ -55,8 +55,8 @@ class JobSearcher(Searcher):
         if not isinstance(job, Job):
             return None
         keys = ("trial", "segment", "seed", "stop_step", "resume", "start")
-        known = {key: getattr(job, key) for key in keys}
-        return {**job.sampled, "job": {**known, "rungs": self.driver().rungs_of(job)}}
+        fields = {key: getattr(job, key) for key in keys}
+        return {**job.sampled, "job": {**fields, "rungs": self.driver().rungs_of(job)}}
 
     def on_trial_complete(
         self, trial_id: str, result: dict | None = None, error: bool = False

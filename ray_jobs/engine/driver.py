@@ -96,8 +96,8 @@ class Driver:
     _left: list[Job] = field(default_factory=list)
 
     def __post_init__(self, events: Sequence[Event] | None) -> None:
-        known = self.log.read() if events is None else events
-        self.decider = Decider(self.plan, self._append, known)
+        history = self.log.read() if events is None else events
+        self.decider = Decider(self.plan, self._append, history)
 
     @property
     def state(self) -> SweepState:
@@ -265,11 +265,11 @@ class Driver:
             return INTERRUPTED, f"preempted: {loss.reason}"
         reason = f"{loss.reason}: {losses} in a row under this trial, which came no further"
         path = self._error_file(current.job)
-        own = path.read_text() if path.exists() else ""
+        error_text = path.read_text() if path.exists() else ""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
             f"{reason}.\nIt may be the cause: does it take all memory of its node? "
-            f"--max-failures N lets it try again.\n\n{own}"
+            f"--max-failures N lets it try again.\n\n{error_text}"
         )
         return FAILED, reason
 

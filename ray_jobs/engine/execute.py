@@ -130,7 +130,7 @@ def _make_driver(
     name = "resumed" if log.path.stat().st_size else "started"
     log.append(name, session=session, host=os.uname().nodename, pid=os.getpid())
     events = log.read()
-    made = Mirror(
+    optuna_mirror = Mirror(
         SweepPaths(directory).journal if options.storage == JOURNAL else options.storage,
         setup.plan,
         directory.name,
@@ -138,7 +138,7 @@ def _make_driver(
         identity=f"{directory.name} {setup.document['created']}",
         warn=execution.tell,
     )
-    mirror = MirrorBeside(made.follow, execution.tell)
+    mirror = MirrorBeside(optuna_mirror.follow, execution.tell)
 
     def preflight(sampled: dict[str, Any]) -> list[str]:
         trial = setup.configured.under(sampled)

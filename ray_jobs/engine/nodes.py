@@ -51,12 +51,12 @@ def note(folder: Path, segment: int, part: str = "trial") -> None:
 
 def noted(folder: Path, segment: int) -> set[str]:
     """The nodes of a segment's processes; none where it has not begun."""
-    found = set()
+    node_ids = set()
     for file in (folder / "nodes").glob("*"):
         words = file.read_text().split()
         if len(words) == 2 and words[0] == str(segment):
-            found.add(words[1])
-    return found
+            node_ids.add(words[1])
+    return node_ids
 
 
 def lost(folder: Path, segment: int, patience_seconds: float = 0.0) -> Loss | None:

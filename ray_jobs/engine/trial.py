@@ -261,12 +261,12 @@ def _output_to(path: Path) -> Iterator[None]:
 
 def root_cause(error: BaseException) -> BaseException:
     """The first error below the wrappers that Ray puts around it."""
-    seen = error
+    current = error
     while True:
-        below = getattr(seen, "cause", None) or seen.__cause__
-        failures = getattr(seen, "worker_failures", None)
+        below = getattr(current, "cause", None) or current.__cause__
+        failures = getattr(current, "worker_failures", None)
         if isinstance(failures, dict) and failures:
             below = next(iter(failures.values()))
-        if not isinstance(below, BaseException) or below is seen:
-            return seen
-        seen = below
+        if not isinstance(below, BaseException) or below is current:
+            return current
+        current = below

@@ -105,8 +105,8 @@ def objective_of(system: Any, settings: Any) -> tuple[str, str]:
 def _preflight(system: Any, settings: Sequence[Any], prepared: Any, force: bool) -> None:
     from settings.schema import SettingsError
 
-    found = [finding for tree in settings for finding in system.preflight(tree, prepared)]
-    findings = list(dict.fromkeys(found))
+    every = [finding for tree in settings for finding in system.preflight(tree, prepared)]
+    findings = list(dict.fromkeys(every))
     hopeless = [finding.text for finding in findings if finding.hopeless]
     for finding in findings:
         if not finding.hopeless or force:
@@ -123,7 +123,7 @@ def _run(place: Place, ready: Ready, directory: Path, resume: bool) -> Any:
     trained = trained_step(directory, system.name) if resume and len(parts) > 1 else 0
     say = _line(objective_of(system, parts[0].settings)[0])
 
-    def one(part: Any, resume: bool) -> Any:
+    def train_part(part: Any, resume: bool) -> Any:
         if place.workers > 1:
             return _run_group(place, system.name, part, directory, resume)
         run = _local_run(directory, system, part, resume, say)
@@ -133,13 +133,13 @@ def _run(place: Place, ready: Ready, directory: Path, resume: bool) -> Any:
             run.reports.close()
 
     if not place.ray or place.workers > 1:
-        return train_parts(parts, one, resume=resume, trained=trained)
+        return train_parts(parts, train_part, resume=resume, trained=trained)
     from ray_jobs.engine.groups import local_trainer
 
     reports = []
 
     def loop(config: dict) -> None:
-        reports.append(train_parts(parts, one, resume=resume, trained=trained))
+        reports.append(train_parts(parts, train_part, resume=resume, trained=trained))
 
     local_trainer(loop, {}).fit()
     return reports[-1]

@@ -82,13 +82,13 @@ class Chain:
         """With other values of what differs between the stages, for those that wait."""
         chain = self
         for stage in self.waiting:
-            own = {key: values.get(key, value) for key, value in stage.settings.items()}
-            chain = chain.with_stage(replace(stage, settings=own))
+            settings = {key: values.get(key, value) for key, value in stage.settings.items()}
+            chain = chain.with_stage(replace(stage, settings=settings))
         return chain
 
     def with_stage(self, stage: Stage) -> Chain:
         """With that one in the place of its number."""
-        changed = [stage if one.number == stage.number else one for one in self.stages]
+        changed = [stage if old.number == stage.number else old for old in self.stages]
         return replace(self, stages=tuple(changed))
 
 
@@ -143,26 +143,26 @@ def resolved(
     from settings.resolve import parse_overrides, resolve
     from trainables.checkpoints.checkpoint import at_stage
 
-    overrides, own = list(given.get("overrides", ())), dict(stage.settings)
-    if twice := parse_overrides(overrides).keys() & own.keys():
+    overrides, values = list(given.get("overrides", ())), dict(stage.settings)
+    if twice := parse_overrides(overrides).keys() & values.keys():
         raise SettingsError(
             f"{', '.join(sorted(twice))}: given once for all and once for each stage. Keep one."
         )
     if stage.number > 1:
         overrides = [text for text in overrides if text.partition("=")[0].strip() != _INIT_FROM]
-        own[_INIT_FROM] = str(at_stage(directory, stage.number - 1))
-    arguments = {**given, "overrides": overrides, "fixed": ("--stages", own)}
+        values[_INIT_FROM] = str(at_stage(directory, stage.number - 1))
+    arguments = {**given, "overrides": overrides, "fixed": ("--stages", values)}
     try:
-        made = resolve(system.Settings, chain.system, **arguments)
+        tree = resolve(system.Settings, chain.system, **arguments)
     except SettingsError as error:
         raise SettingsError(f"stage {stage.number} ({stage.line}): {error}") from None
-    timed = {key for stretch in made.timeline for key in stretch.values}
+    timed = {key for stretch in tree.timeline for key in stretch.values}
     if both := timed & stage.settings.keys():
         raise SettingsError(
             f"{', '.join(sorted(both))}: the timeline changes it within a training, --stages "
             "from one to the next. Keep one."
         )
-    return made
+    return tree
 
 
 def planned(stage: Stage, flat: Mapping[str, Value]) -> Stage:
@@ -186,13 +186,13 @@ def shapes(system: Any, settings: Any, prepared: Any) -> Shapes:
     }
 
 
-def check_fit(chain: Sequence[Stage], found: Sequence[Shapes]) -> None:
+def check_fit(chain: Sequence[Stage], networks: Sequence[Shapes]) -> None:
     """Refuses a stage whose network cannot take the weights of the stage before it.
 
     By the rule of `trainables.checkpoints.begin.initial_weights`, before any training: names and
     shapes are equal; a module that only one of them has is no obstacle.
     """
-    for stage, before, now in zip(chain[1:], found, found[1:], strict=False):
+    for stage, before, now in zip(chain[1:], networks, networks[1:], strict=False):
         for module in sorted(before.keys() & now.keys()):
             old, new = before[module], now[module]
             for key in [*old, *new]:
@@ -248,12 +248,12 @@ def read(directory: Path) -> Chain | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
-        if (version := found["format"]) <= FORMAT:
-            for row in found["stages"]:
+        document = json.loads(path.read_text())
+        if (version := document["format"]) <= FORMAT:
+            for row in document["stages"]:
                 del row["folder"]  # for people
-            stages = tuple(Stage(**row) for row in found["stages"])
-            return Chain(current_name(found["system"]), stages)
+            stages = tuple(Stage(**row) for row in document["stages"])
+            return Chain(current_name(document["system"]), stages)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
             f"{path} cannot be read ({error!r}). Its stages are ordinary trainings: go on with "

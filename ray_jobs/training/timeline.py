@@ -51,7 +51,7 @@ def parts_of(system: Any, resolved: Any) -> list[Part]:
 
 def train_parts(
     parts: Sequence[Part],
-    one: Callable[[Part, bool], Any],
+    train_part: Callable[[Part, bool], Any],
     *,
     resume: bool,
     trained: int = 0,
@@ -59,8 +59,8 @@ def train_parts(
     """Trains one part after another and returns the last report.
 
     Args:
-        one: `one(part, resume)` trains a part, from the newest checkpoint with `resume`, and
-            returns its last report.
+        train_part: `train_part(part, resume)` trains a part, from the newest checkpoint with
+            `resume`, and returns its last report.
         trained: the step from which a resumed training goes on; parts that end before are done.
     """
     from settings.stop_reasons import STOP_REASON
@@ -68,7 +68,7 @@ def train_parts(
     done = sum(part.stop_step is not None and part.stop_step <= trained for part in parts)
     report: Any = {}
     for part in parts[min(done, len(parts) - 1) :]:
-        report = one(part, resume)
+        report = train_part(part, resume)
         if report.get(STOP_REASON):
             break
         resume = True

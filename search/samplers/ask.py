@@ -102,17 +102,17 @@ def rows_at(
     for good.
     """
     told = ranking(plan, state, Told, step)
-    kept = told.numbers
-    if len(kept) > best + others:
+    chosen = told.numbers
+    if len(chosen) > best + others:
         first = told.best(best)
-        taken = sorted(bisect_left(kept, number) for number in first)
+        taken = sorted(bisect_left(chosen, number) for number in first)
         before = [index - earlier for earlier, index in enumerate(taken)]  # others before each
-        picked = draw.sample(range(len(kept) - best), others)
-        kept = first + [kept[place + bisect_right(before, place)] for place in picked]
-    known = [_row(plan, state, told, number) for number in kept]
-    numbers = set(kept)
+        picked = draw.sample(range(len(chosen) - best), others)
+        chosen = first + [chosen[place + bisect_right(before, place)] for place in picked]
+    measured = [_row(plan, state, told, number) for number in chosen]
+    numbers = set(chosen)
     unknown = [row for row in unknown_at(plan, state) if row.number not in numbers]
-    return sorted([*known, *unknown], key=_number)
+    return sorted([*measured, *unknown], key=_number)
 
 
 def known_at(plan: Plan, state: SweepState, step: int) -> list[Row]:

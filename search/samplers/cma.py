@@ -107,15 +107,15 @@ class Replay:
 
     def _point(self, row: Row) -> Any:
         """A trial as the optimizer's own draw."""
-        known, domains = row.sampled, self.plan.space.domains
+        values, domains = row.sampled, self.plan.space.domains
         numbers, choices = self._ask(derive(self.plan.seed, "inactive", row.number))
         for index, key in enumerate(self._numbers):
-            if key in known:
-                numbers[index] = to_unit(domains[key], known[key])
+            if key in values:
+                numbers[index] = to_unit(domains[key], values[key])
         for index, (key, domain) in enumerate(self._choices.items()):
-            if key in known:
+            if key in values:
                 choices[index] = 0.0
-                choices[index, _index(domain, known[key])] = 1.0
+                choices[index, _index(domain, values[key])] = 1.0
         return (numbers, choices) if self._choices else numbers
 
     def _origin(self, warm: Sequence[Row]) -> tuple[Array, float, Array]:
@@ -173,10 +173,10 @@ def _replay_of(
     time and changes no answer; else a new one.
     """
     replays = cached_for(plan, state, _Replays)
-    known = replays.get(step)
-    if known is None or not known.follows(asked):
-        known = replays[step] = Replay(plan, warm)
-    return known
+    replay = replays.get(step)
+    if replay is None or not replay.follows(asked):
+        replay = replays[step] = Replay(plan, warm)
+    return replay
 
 
 def _costs(goal: Goal, rows: Sequence[Row]) -> list[float]:
@@ -184,8 +184,8 @@ def _costs(goal: Goal, rows: Sequence[Row]) -> list[float]:
     worst of those that keep them, what is not finite last.
     """
     keys = goal.badness([row.values or {} for row in rows])
-    kept = [cost for violation, cost in keys if violation == 0.0 and np.isfinite(cost)]
-    behind = max(kept, default=0.0) + 1.0
+    feasible = [cost for violation, cost in keys if violation == 0.0 and np.isfinite(cost)]
+    behind = max(feasible, default=0.0) + 1.0
     return [cost if violation == 0.0 else behind + violation for violation, cost in keys]
 
 

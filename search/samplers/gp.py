@@ -50,10 +50,10 @@ def ask_gp(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str,
         return ask_optuna(plan, state, trial, bracket)
     draw = np.random.default_rng(derive(plan.seed, "sampler", trial))
     encoder = Encoder(plan)
-    found = collect(plan, state, encoder, draw)
-    if found is None:
+    collected = collect(plan, state, encoder, draw)
+    if collected is None:
         return encoder.configuration(draw.random(encoder.keys))
-    data, best = found
+    data, best = collected
     model = LevelModel(data)
     least = float(model.predict(data.features)[0].min())
     running = [row.sampled for row in unknown_at(plan, state) if not row.failed]
@@ -96,8 +96,8 @@ class Encoder:
     def positions(self, configurations: Sequence[Configuration]) -> Array:
         """[n, keys] points of the unit cube; inactive keys lie in the middle."""
         rows = [
-            [to_unit(d, known[key]) if key in known else 0.5 for key, d in self._domains.items()]
-            for known in configurations
+            [to_unit(d, values[key]) if key in values else 0.5 for key, d in self._domains.items()]
+            for values in configurations
         ]
         return np.array(rows, dtype=float).reshape(len(configurations), self.keys)
 
@@ -110,10 +110,10 @@ class Encoder:
         """[n, keys] what the model sees."""
         rows = [
             [
-                self._feature(key, domain, known[key]) if key in known else _absent(domain)
+                self._feature(key, domain, values[key]) if key in values else _absent(domain)
                 for key, domain in self._domains.items()
             ]
-            for known in configurations
+            for values in configurations
         ]
         return np.array(rows, dtype=float).reshape(len(configurations), self.keys)
 
@@ -124,30 +124,30 @@ def collect(
     """The values of all levels, thinned to `ROWS`, and the best configurations of the highest;
     None where too few trials have a value.
     """
-    found: list[tuple[int, Row, float]] = []
+    entries: list[tuple[int, Row, float]] = []
     for level, step in enumerate(plan.levels):
         rows = known_at(plan, state, step)
         costs = [plan.goal.objectives[0].cost(row.values or {}) for row in rows]
         last = level == len(plan.levels) - 1
-        known = zip(rows, costs, strict=True)
+        pairs = zip(rows, costs, strict=True)
         # What ill health has stopped is bad at full length, wherever that was.
-        found += [(level, row, cost) for row, cost in known if math.isfinite(cost) or last]
-    if len({row.number for _, row, cost in found if math.isfinite(cost)}) < fewest(plan):
+        entries += [(level, row, cost) for row, cost in pairs if math.isfinite(cost) or last]
+    if len({row.number for _, row, cost in entries if math.isfinite(cost)}) < fewest(plan):
         return None
-    values = np.array([cost for _, _, cost in found])
-    levels = np.array([level for level, _, _ in found])
+    values = np.array([cost for _, _, cost in entries])
+    levels = np.array([level for level, _, _ in entries])
     values = _standardised(values, levels)
-    kept = _kept(levels, values, len(plan.levels) - 1, draw)
+    chosen = _thinned(levels, values, len(plan.levels) - 1, draw)
     depths = np.log(plan.levels) - math.log(plan.levels[0])
-    order = np.lexsort((values[kept], -levels[kept]))[:STARTS]
+    order = np.lexsort((values[chosen], -levels[chosen]))[:STARTS]
     data = LevelData(
-        features=encoder.features([found[i][1].sampled for i in kept]),
+        features=encoder.features([entries[i][1].sampled for i in chosen]),
         is_choice=encoder.is_choice,
-        levels=levels[kept],
-        depth=(depths / depths[-1])[levels[kept]],
-        values=values[kept],
+        levels=levels[chosen],
+        depth=(depths / depths[-1])[levels[chosen]],
+        values=values[chosen],
     )
-    return data, [found[kept[i]][1].sampled for i in order]
+    return data, [entries[chosen[i]][1].sampled for i in order]
 
 
 def _standardised(costs: Array, levels: NDArray[np.int64]) -> Array:
@@ -165,7 +165,7 @@ def _standardised(costs: Array, levels: NDArray[np.int64]) -> Array:
     return values / max(float(finite.std()), 1e-12)
 
 
-def _kept(
+def _thinned(
     levels: NDArray[np.int64], values: Array, top: int, draw: np.random.Generator
 ) -> NDArray[np.int64]:
     """Indices of at most `ROWS` values, ascending."""

@@ -31,23 +31,23 @@ def without_repeat(
     """
     space, tried = plan.space, _tried(plan, state)
     draw = Random(derive(plan.seed, "fresh", trial))
-    found = asked
+    candidate = asked
     for _ in range(_CHANGES):
-        if _name(space, found) not in tried:
-            return found
-        found = _changed(space, found, draw)
+        if _name(space, candidate) not in tried:
+            return candidate
+        candidate = _changed(space, candidate, draw)
     return asked
 
 
 def _changed(space: Space, values: Sampled, draw: Random) -> dict[str, Value]:
     """`values` with one key drawn anew, and with those that become active by it."""
     changed = draw.choice([key for key in space.order() if key in values])
-    found: dict[str, Value] = {}
+    sampled: dict[str, Value] = {}
     for key in space.order():
-        if space.is_active(key, found, found):
-            kept = key in values and key != changed
-            found[key] = values[key] if kept else from_unit(space.domains[key], draw.random())
-    return found
+        if space.is_active(key, sampled, sampled):
+            is_kept = key in values and key != changed
+            sampled[key] = values[key] if is_kept else from_unit(space.domains[key], draw.random())
+    return sampled
 
 
 def _name(space: Space, values: Sampled) -> str:
@@ -56,17 +56,21 @@ def _name(space: Space, values: Sampled) -> str:
 
 
 def _tried(plan: Plan, state: SweepState) -> set[str]:
-    """The names of all trials' configurations; an ask looks at those that have come since."""
-    known = cached_for(plan, state, _Names)
-    for trial in islice(state.trials.values(), known.count, None):
+    """The names of all trials' configurations; only those that have come since the last ask are
+    looked at.
+    """
+    tried = cached_for(plan, state, _Tried)
+    for trial in islice(state.trials.values(), tried.count, None):
         first = trial.spans[min(trial.spans)].sampled  # a population changes its members
-        known.names.add(_name(plan.space, first))
-    known.count = len(state.trials)
-    return known.names
+        tried.names.add(_name(plan.space, first))
+    tried.count = len(state.trials)
+    return tried.names
 
 
-class _Names:
-    """Of the first `count` trials: naming ten thousand takes longer than an ask."""
+class _Tried:
+    """The names of the first `count` trials' configurations, kept between two asks: naming ten
+    thousand takes longer than an ask.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.count, self.names = 0, set[str]()

@@ -101,13 +101,13 @@ def history(plan: Plan, state: SweepState, step: int, draw: Random) -> list[Froz
     told = []
     for row in rows:
         key = (row.number, step, bool(ill))
-        known = cache.get(key)
-        if known is None or known[0] is not row.values or known[1] is not row.sampled:
+        entry = cache.get(key)
+        if entry is None or entry[0] is not row.values or entry[1] is not row.sampled:
             values = worst if row.number in ill else row.values
-            known = (row.values, row.sampled, _frozen(plan, row, values, ill, cache))
+            entry = (row.values, row.sampled, _frozen(plan, row, values, ill, cache))
             if row.failed or (row.values and row.number not in ill):
-                cache[key] = known
-        told.append(known[2])
+                cache[key] = entry
+        told.append(entry[2])
     while len(cache) > _KEPT:
         del cache[next(iter(cache))]
     return told
@@ -117,12 +117,12 @@ def _worst(plan: Plan, rows: Sequence[Row]) -> dict[str, float]:
     """The worst value of every column; 0 where none has any, since all are infeasible then."""
     worst = {}
     for column in plan.goal.columns:
-        seen = [row.values[column] for row in rows if row.values and column in row.values]
+        measured = [row.values[column] for row in rows if row.values and column in row.values]
         least = any(o.metric == column and o.mode == "max" for o in plan.goal.objectives)
         least = least or any(
             c.metric == column and c.relation == ">=" for c in plan.goal.constraints
         )
-        worst[column] = (min if least else max)(seen, default=0.0)
+        worst[column] = (min if least else max)(measured, default=0.0)
     return worst
 
 
@@ -246,8 +246,8 @@ class _Steady(NSGAIISampler):
     """
 
     def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
-        known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return int(len(known) >= (self.population_size or 0))
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return int(len(trials) >= (self.population_size or 0))
 
     def get_population(self, study: Study, generation: int) -> list[FrozenTrial]:
         return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

@@ -25,9 +25,9 @@ class Asha(Stopping):
         if earlier is recorded and len(self.plan.goal.objectives) == 1:
             better = ranking(self.plan, state, Recorded, step).better_than(values)
         else:
-            seen = state.observed_by(earlier, step)
-            *others, own = self.plan.goal.badness([*seen, values])
-            better = sum(other < own for other in others)
+            observed = state.observed_by(earlier, step)
+            *others, key = self.plan.goal.badness([*observed, values])
+            better = sum(other < key for other in others)
         if better < passing:
             return Verdict(judged=True, passed=True)
         stop = f"asha: place {better + 1} of {count} at step {step}, {passing} pass"

@@ -31,8 +31,8 @@ class AshaPromotion(Promoting):
         if len(self.plan.goal.objectives) > 1:  # a place among fronts hangs on all of them
             return best_waiting(self.plan, state, step, list(numbers), places)
         for best in ranking(self.plan, state, Waiting, step).best(1):
-            seen = ranking(self.plan, state, Measured, step)
-            return best if seen.better_than(seen.values(best), best) < places else None
+            measured = ranking(self.plan, state, Measured, step)
+            return best if measured.better_than(measured.values(best), best) < places else None
         return None
 
     def closing(self, state: SweepState) -> Continuation | None:

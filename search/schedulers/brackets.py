@@ -95,14 +95,14 @@ class Brackets(Scheduler):
             return Verdict()
         if self.plan.pausing:
             return Verdict(judged=True)
-        key = (trial.bracket, step)
-        ladder = state.ladders.get(key, {})
+        place = (trial.bracket, step)
+        ladder = state.ladders.get(place, {})
         earlier = recorded_before(ladder, trial)
         recent = list(itertools.islice(reversed(earlier), RECENT - 1))[::-1]
-        *others, own = self.plan.goal.badness([*state.observed_by(recent, step), values])
+        *other_keys, key = self.plan.goal.badness([*state.observed_by(recent, step), values])
         passing = math.ceil((len(recent) + 1) / self.plan.eta)
-        better = sum(other < own for other in others)
-        promoted = state.promoted.get(key, set())
+        better = sum(other < key for other in other_keys)
+        promoted = state.promoted.get(place, set())
         passed = len(promoted if earlier is ladder else promoted & earlier.keys())
         quota = math.ceil((len(earlier) + 1) / self.plan.eta)
         if better < passing and passed < quota:

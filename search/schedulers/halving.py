@@ -40,9 +40,9 @@ class Halving(Promoting):
         for first, end in itertools.pairwise(self.bounds[done:]):
             if len(asked) < end:
                 break
-            found = self._of_wave(state, asked[first:end])
-            if found is not None:
-                return found
+            continuation = self._of_wave(state, asked[first:end])
+            if continuation is not None:
+                return continuation
         return None
 
     def _waves_through(self, state: SweepState) -> int:

@@ -29,9 +29,9 @@ class Median(Stopping):
         earlier = recorded_before(recorded, trial)
         if len(earlier) < FEWEST:
             return Verdict(judged=True, passed=True)
-        own = [*(seen for rung, seen in trial.rungs.items() if rung < step), values]
-        keys = self.plan.goal.badness(own)
-        best = own[keys.index(min(keys))]
+        reports = [*(there for rung, there in trial.rungs.items() if rung < step), values]
+        keys = self.plan.goal.badness(reports)
+        best = reports[keys.index(min(keys))]
         if earlier is recorded and len(self.plan.goal.objectives) == 1:
             better = ranking(self.plan, state, Averaged, step).better_than(best)
         else:
@@ -54,9 +54,9 @@ class Averaged(View):
 
 def average(plan: Plan, trial: TrialRecord, step: int) -> Values:
     """A trial's mean over its rungs up to `step`, by column; none where one is not finite."""
-    seen = [observed(trial, rung) or {} for rung in trial.rungs if rung <= step]
+    reports = [observed(trial, rung) or {} for rung in trial.rungs if rung <= step]
     sums = {
-        column: sum(values.get(column, math.nan) for values in seen)
+        column: sum(values.get(column, math.nan) for values in reports)
         for column in plan.goal.columns
     }
-    return {column: total / len(seen) for column, total in sums.items() if math.isfinite(total)}
+    return {column: total / len(reports) for column, total in sums.items() if math.isfinite(total)}

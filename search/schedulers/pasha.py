@@ -17,7 +17,7 @@ PERCENTILE = 90.0
 """The paper's N: of the distances between trials that overtake each other."""
 
 
-class _Known:
+class _LastAnswer:
     """The last answer and what it was made from: several questions come between two reports."""
 
     def __init__(self, plan: Plan) -> None:
@@ -49,12 +49,12 @@ class Pasha(AshaPromotion):
 
     def _disagree_now(self, state: SweepState, below: int, above: int) -> bool:
         """`_disagree`, which looks at the trials above the first level alone."""
-        seen = [len(state.rungs.get(step, ())) for step in self.plan.levels[1:]]
-        made_from = (above, state.replaced, *seen)
-        known = cached_for(self.plan, state, _Known)
-        if known.made_from != made_from:
-            known.answer, known.made_from = self._disagree(state, below, above), made_from
-        return known.answer
+        counts = [len(state.rungs.get(step, ())) for step in self.plan.levels[1:]]
+        made_from = (above, state.replaced, *counts)
+        cached = cached_for(self.plan, state, _LastAnswer)
+        if cached.made_from != made_from:
+            cached.answer, cached.made_from = self._disagree(state, below, above), made_from
+        return cached.answer
 
     def _is_open(self, state: SweepState, level: int) -> bool:
         """Whether a trial was promoted to the level, and not beyond it as the sweep's last."""
@@ -67,8 +67,8 @@ class Pasha(AshaPromotion):
 
     def _disagree(self, state: SweepState, below: int, above: int) -> bool:
         """Whether two levels rank the asked-for trials of the upper one differently."""
-        seen = sorted(n for n in state.rungs.get(above, ()) if state.trials[n].point is None)
-        lower, upper = self._costs(state, seen, below), self._costs(state, seen, above)
+        numbers = sorted(n for n in state.rungs.get(above, ()) if state.trials[n].point is None)
+        lower, upper = self._costs(state, numbers, below), self._costs(state, numbers, above)
         as_above = [lower[index] for index in np.lexsort((lower, upper))]
         moved = [abs(a - b) for a, b in zip(as_above, sorted(lower), strict=True) if a != b]
         return bool(moved) and max(moved) > self._epsilon(state)
@@ -116,5 +116,5 @@ def overtaking_distances(costs: NDArray[np.float64]) -> NDArray[np.float64]:
         order = np.where(sign != 0, sign, order)
         distance = np.where(np.isnan(difference), distance, np.abs(difference))
     upper = np.triu(np.ones((count, count), dtype=bool), 1)
-    found: NDArray[np.float64] = distance[upper & (changes >= 2)]
-    return found
+    distances: NDArray[np.float64] = distance[upper & (changes >= 2)]
+    return distances

@@ -91,9 +91,9 @@ class Population(Scheduler):
         members = self.members(state)
         for step in sorted(waiting):
             if self._may_leave(members, step):
-                found = self._decided(state, members, step, waiting[step])
-                if found is not None:
-                    return found
+                continuation = self._decided(state, members, step, waiting[step])
+                if continuation is not None:
+                    return continuation
         return None
 
     def _may_leave(self, members: list[TrialRecord], step: int) -> bool:
@@ -130,12 +130,12 @@ class Population(Scheduler):
         better than it.
         """
         best = [(key, number) for key, number in ranked[:count] if math.isfinite(key[1])]
-        found = {}
+        copiers = {}
         for key, number in ranked[len(ranked) - count :]:
             better = [source for source_key, source in best if source_key < key]
             if better:
-                found[number] = better
-        return found
+                copiers[number] = better
+        return copiers
 
     def _exploit(
         self, state: SweepState, number: int, step: int, after: int, sources: list[int]

@@ -71,8 +71,8 @@ def last_promotion(plan: Plan, state: SweepState) -> Continuation | None:
     Quotas alone do not see to it: of 16 trials with eta 3 they let 5 pass, then 1, then none.
     """
     for number in state.rungs.get(plan.steps, ()):
-        seen = state.observed(number, plan.steps)
-        if state.trials[number].point is None and plan.goal.is_measured(seen):
+        values = state.observed(number, plan.steps)
+        if state.trials[number].point is None and plan.goal.is_measured(values):
             return None
     for step in reversed(plan.rungs):
         waiting = waiting_at(state, step, state.rungs.get(step, ()))
