@@ -50,7 +50,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     # the contract, which knows none of them.
     "trainables": PARTS,
     "trainables.stepping": {"trainables"},
-    "trainables.checkpoints": {"trainables", "trainables.stepping"},
+    "trainables.configured": {"trainables", "trainables.stepping"},
+    "trainables.checkpoints": {"trainables", "trainables.configured", "trainables.stepping"},
     "trainables.reporting": {"trainables", "trainables.stepping", "trainables.checkpoints"},
     "trainables.loop": LOOP | {"trainables"},
     "trainables.api": {"trainables", "trainables.stepping"},
