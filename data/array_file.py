@@ -13,7 +13,7 @@ class ArrayWriter:
     """Appends arrays to one .npy file whose length is known only at the end.
 
     numpy pads the header of a .npy file so that its first axis can grow; it is written again on
-    closing. After an error it is not: the file stays one of no arrays.
+    closing. After an error it is not, and the file has no arrays.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> None:
@@ -23,7 +23,7 @@ class ArrayWriter:
         self._data_start = self._write_header()
 
     def append(self, arrays: np.ndarray) -> None:
-        """arrays: [N, *shape], of a type that the file's can hold but for rounding."""
+        """arrays: [N, *shape], of a type that the file's can hold up to rounding."""
         fits = np.can_cast(arrays.dtype, self.dtype, "same_kind")
         if arrays.shape[1:] != self.shape or not fits:
             raise ValueError(

@@ -51,8 +51,8 @@ def shaping(settings: Settings, unread: Collection[str]) -> dict[str, Any]:
 
 
 def cached_folder(folder: Path, make: Callable[[Path], Any]) -> Any:
-    """What `make` wrote into that folder, or had written; returns what it returned, read back from
-    JSON. The folder appears under its name only when it is complete.
+    """Has `make` fill the folder unless it is there already; returns what `make` returned, read
+    back from JSON. The folder appears under its name only when it is complete.
 
     Raises:
         CacheError: its index cannot be read.
@@ -80,8 +80,8 @@ def cached_folder(folder: Path, make: Callable[[Path], Any]) -> Any:
 
 @contextlib.contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that is gone afterwards; `remove_abandoned` sees by the lock
-    of its writer whether someone still works on it.
+    """An empty folder beside `folder` that is gone afterwards; `remove_abandoned` sees by its
+    writer's lock whether it is still in use.
     """
     while True:
         scratch = folder.parent / f".{folder.name}-{uuid.uuid4().hex}{_machine()}"
@@ -91,7 +91,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             break
-        os.close(descriptor)  # taken for abandoned between its making and its lock
+        os.close(descriptor)  # removed as abandoned before it was locked
     try:
         scratch.mkdir()
         yield scratch
@@ -127,12 +127,12 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def cache_key(*parts: object) -> str:
-    """A name for what is a function of those parts (anything that JSON holds)."""
+    """A name for something that is a function of those parts (anything that JSON holds)."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_states(files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Path, size and time of each file that is there: what changes when its content does."""
+    """Path, size and time of each file that exists: these change when its content does."""
     states = ((path, path.stat()) for path in files if path.is_file())
     return [(str(path.absolute()), state.st_size, state.st_mtime_ns) for path, state in states]

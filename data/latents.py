@@ -1,4 +1,4 @@
-"""Latents of an autoencoder on disk: one Arrow file that is memory-mapped, a row a sample.
+"""Latents of an autoencoder on disk: one Arrow file that is memory-mapped, a row per sample.
 
     latent     fixed-shape tensor of float32 [c, *s]
     split      name of the split
@@ -45,7 +45,7 @@ FACTS: Mapping[str, str] = {
     "data": "settings of the data, by key",
     "patients": "their names, by split",
 }
-"""What a file always says of itself."""
+"""The metadata that every file has."""
 
 _KEY = b"weighbridge_latents"
 _COLUMNS = ("modality", "patient", "slice")
@@ -112,8 +112,8 @@ class Latents:
 def write_latents(
     path: Path, batches: Iterable[LatentBatch], describe: Callable[[], Mapping[str, Any]]
 ) -> Mapping[str, Any]:
-    """Writes a file, whole or not at all; returns its facts. `describe` is called when all batches
-    are through, for only then is the scale known; the rows wait in a second file meanwhile.
+    """Writes a file, whole or not at all; returns its facts. `describe` is called after the last
+    batch, because only then is the scale known; until then the rows are in a second file.
     """
     import pyarrow as pa
     from pyarrow import ipc
@@ -166,7 +166,7 @@ def read_latents(path: Path) -> Latents:
     """Opens a file that `write_latents` wrote, without reading its latents.
 
     Raises:
-        DataError: it is no Arrow file, or does not say what its latents are.
+        DataError: it is no Arrow file, or lacks the metadata.
     """
     import pyarrow as pa
     from pyarrow import ipc

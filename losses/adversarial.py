@@ -22,7 +22,7 @@ from settings.schema import Settings
 @dataclass(frozen=True, kw_only=True)
 class CriticSettings(Settings):
     """The critic's own loss. A critic begins where the schedule of its term does; it should not
-    begin after `loss.adversarial`, which would follow one that knows nothing yet.
+    begin after `loss.adversarial`, which would then follow an untrained critic.
     """
 
     patch: TermSettings = field(default_factory=TermSettings)
@@ -46,7 +46,7 @@ class AdversarialTree(CriticTree, Protocol):
 
 
 def generator_sum(fake_logits: Tensor, objective: str) -> Tensor:
-    """What the maker of the images pays, f the logits of its patches.
+    """The generator's loss, f the logits of its patches.
 
     least_squares: (f - 1)^2 (Mao et al. 2017, equation 9 with a = 0, b = c = 1, without its factor
     1/2, which the documented weights do not have either).
@@ -59,7 +59,7 @@ def generator_sum(fake_logits: Tensor, objective: str) -> Tensor:
 
 
 def critic_sum(real_logits: Tensor, fake_logits: Tensor, objective: str) -> Tensor:
-    """What the critic pays, r and f the logits of real and made patches.
+    """The critic's loss, r and f the logits of real and generated patches.
 
     least_squares: ((r - 1)^2 + f^2) / 2 (Mao et al. 2017, equation 9).
     hinge: max(0, 1 - r) + max(0, 1 + f) (Miyato et al. 2018, equation 16).
@@ -92,10 +92,10 @@ def patch(prediction: Tensors, batch: Tensors, settings: CriticTree) -> Tensor:
 
 
 def adversarial_term(objective: str, samples: str) -> Term:
-    """The term of the network that makes the images.
+    """The adversarial term of the network that generates the images.
 
-    Its value judges no trial, for it is the opinion of a critic that was trained beside the
-    network: whatever a search changes, it changes the critic. So it is said to read every key.
+    Its value judges no trial: the critic is trained beside the network, so whatever a search
+    changes also changes the critic. The term therefore declares that it reads every key.
 
     Args:
         samples: the tensor of the batch whose samples are counted.

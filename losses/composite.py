@@ -1,5 +1,4 @@
-"""A Composite keeps a loss as named terms: it weighs them, sums them for the gradient, and loses
-none of them.
+"""A loss as named terms: a Composite weights them, sums them for the gradient, and reports each.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ class Composite:
 
     Args:
         terms: name -> term, in the order of the columns.
-        settings: the node with one `TermSettings` a term, by the same names.
+        settings: the node with one `TermSettings` per term, by the same names.
         prefix: the settings key of that node, which is also the prefix of the columns (`loss`,
             `critic`).
-        balancer: makes the weights; where None, the one that the settings' node `balancer` asks
-            for, or fixed ones where there is no such node.
+        balancer: computes the weights; None takes the one that the settings' node `balancer` asks
+            for, or fixed weights where there is no such node.
     """
 
     def __init__(

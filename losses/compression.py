@@ -35,8 +35,8 @@ _OF_KIND = {"vae": ("kl",), "vqvae": ("vq",), "dcae": ()}
 def terms(settings: CompressionTree) -> dict[str, Term]:
     """The terms that the model of a settings tree has, in the order of the columns.
 
-    A model of masks (`model.seg_mode`) is not compared by a network trained on photographs.
-    Without a critic (`discriminator.enabled=false`) there is no adversarial term.
+    A model of masks (`model.seg_mode`) has no perceptual term, whose network was trained on
+    photographs. Without a critic (`discriminator.enabled=false`) there is no adversarial term.
     """
     names = _OF_MASKS if settings.model.seg_mode else _OF_IMAGES
     chosen = {name: TERMS[name] for name in (*names, *_OF_KIND[settings.model.kind])}

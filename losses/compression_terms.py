@@ -26,7 +26,7 @@ from settings.mri import SIZE_NAMES
 from settings.schema import Settings, setting
 
 DICE_SMOOTH = 1.0
-"""Added to both sides of the Dice ratio: an empty mask that is found empty costs nothing."""
+"""Added to both sides of the Dice ratio: an empty mask that is predicted empty costs nothing."""
 
 
 # Settings
@@ -103,7 +103,7 @@ def l1(prediction: Tensors, batch: Tensors, settings: CompressionTree) -> Tensor
 
 
 def l1_count(batch: Tensors, settings: CompressionTree) -> Tensor:
-    """The sum of the weights, so that lesions in a batch do not raise its loss by being there
+    """The sum of the weights, so that the mere presence of lesions does not raise a batch's loss
     (001-M17: the source divides by the number of pixels).
     """
     if not settings.loss.l1.regional.enabled:
@@ -134,9 +134,9 @@ def perceptual(prediction: Tensors, batch: Tensors, settings: CompressionTree) -
     """Sum over samples of `models.perceptual`'s distance; of volumes, over a share of the slices
     across each axis ("2.5-D").
 
-    Which slices, says a sample's `seed`, so that they are others in every epoch. Validation has
-    none, and there its own values say it: the same slices at every report. Never the global
-    generator, and never the other samples.
+    A sample's `seed` chooses its slices, so that they differ in every epoch. In validation,
+    without seeds, the sample's own values choose: the same slices at every report. Neither a
+    global generator nor the other samples have any influence.
     """
     image, target = prediction["reconstruction"], batch["image"]
     term = settings.loss.perceptual

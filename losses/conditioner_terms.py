@@ -24,7 +24,7 @@ from models.fields.latent_projection import LatentProjections
 from settings.schema import Settings, SettingsError, setting
 
 NORM_FLOOR = 1e-6
-"""Least norm of a vector whose direction is looked at."""
+"""Least norm of a vector whose direction is compared."""
 
 TINY = 1e-12
 """Least square that a ratio divides by."""
@@ -35,7 +35,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class OffSettings(TermSettings):
-    """A term that is off unless it is asked for."""
+    """Settings of a term that is off by default."""
 
     enabled: bool = setting(False, "false switches the term off, as weight 0 does")
 
@@ -90,7 +90,8 @@ class ConsistencySettings(OffSettings):
 @dataclass(frozen=True, kw_only=True)
 class LossSettings(Settings):
     """Weights are those of the source, multiplied out: it sums 10 (mse + 0.1 mae + 0.05 huber) of
-    the main latent and 1 (...) of the hierarchical one. Its default has the two squares only.
+    the main latent and 1 (...) of the hierarchical one. Its default has the two squared errors
+    only.
     """
 
     label_smoothing: float = setting(
@@ -133,7 +134,7 @@ def entry(prediction: Tensors, name: str, term: str) -> Tensor:
     """An entry of the prediction in float32.
 
     Raises:
-        ValueError: the forward gave none.
+        ValueError: the forward pass gave none.
     """
     if name not in prediction:
         raise ValueError(
@@ -171,7 +172,7 @@ def smooth_l1(kind: str, prediction: Tensors, batch: Tensors, settings: Conditio
     return F.smooth_l1_loss(latent, target, reduction="sum", beta=term.beta)
 
 
-# Likeness of the latents: sums over samples, or one value a batch
+# Likeness of the latents: sums over samples, or one value per batch
 
 
 def perceptual(
@@ -182,8 +183,8 @@ def perceptual(
 
     projection: 1 - cos of the outputs of fixed random networks, mean over networks and levels.
     cosine: 1 - cos of the latents themselves (0 is the centre of their range), mean over levels.
-    cka: 1 - linear CKA over the samples of the batch, mean over levels; one value a *batch*, which
-    depends on how samples are batched.
+    cka: 1 - linear CKA over the samples of the batch, mean over levels; one value per *batch*,
+    which depends on how samples are batched.
 
     Each level is compared with its own: features are on the last axis (000-M3: along axis 1 the
     source compares levels, and its network does not fit). No gradient reaches the targets.
@@ -234,7 +235,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _centred(x: Tensor) -> Tensor:
-    """[B, K, size] -> [K, B, size], mean 0 over B and norm 1 a level."""
+    """[B, K, size] -> [K, B, size], mean 0 over B and norm 1 per level."""
     x = (x - x.mean(dim=0)).transpose(0, 1)
     return x / (x.flatten(1).norm(dim=1)[:, None, None] + NORM_FLOOR)
 

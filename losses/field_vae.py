@@ -16,7 +16,7 @@ from losses.terms import Tensors, Term, TermSettings
 from settings.schema import Settings
 
 BETA_RAMP = ScheduleSettings(kind="linear", start=0.3, end=0.8, first=1e-4, last=1.0)
-"""The document's: 1e-4 of its final value for 30 % of the training, then linear until 80 %."""
+"""The document's ramp: 1e-4 of the final value for 30 % of a training, then linear until 80 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ def main_kl(prediction: Tensors) -> Tensor:
 def hier_kl(prediction: Tensors) -> Tensor:
     """KL of the residual posterior of each sample [B], summed over codes, numbers and time, nat.
 
-    The posterior is N(mu + delta_mu, sigma^2 exp(delta_logvar)), the prior N(mu, sigma^2): half
-    of delta_mu^2 / sigma^2 + exp(delta_logvar) - delta_logvar - 1 (NVAE, Vahdat and Kautz 2020,
-    equation 2; 000-M21: the source's expression belongs to another way of sampling).
+    The posterior is N(mu + delta_mu, sigma^2 exp(delta_logvar)), the prior N(mu, sigma^2): half of
+    delta_mu^2 / sigma^2 + exp(delta_logvar) - delta_logvar - 1 (NVAE, Vahdat and Kautz 2020,
+    equation 2; 000-M21: the source's expression belongs to a different sampling scheme).
     """
     delta_mu, delta = prediction["delta_mu"].float(), prediction["delta_logvar"].float()
     precision = torch.exp(-prediction["prior_logvar"].float())

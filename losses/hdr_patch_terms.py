@@ -164,7 +164,7 @@ def mu_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
 
 
 def hole_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
-    """A mean over hole pixels has no need of the document's factor min(4, 1 / hole share)."""
+    """L1 in the holes; a mean needs no factor min(4, 1 / hole share), which the document has."""
     predicted, target = mu_images(prediction, batch, settings)
     return (batch["hole"] * (predicted - target).abs()).sum()
 
@@ -179,7 +179,7 @@ def boundary_count(batch: Tensors, settings: HdrTree) -> Tensor:
 
 
 def context_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
-    """On valid pixels outside the ring; while `hdr.mask` is on they cannot change: gradient 0."""
+    """L1 on valid pixels outside the ring; with `hdr.mask` they cannot change: gradient 0."""
     predicted, target = mu_images(prediction, batch, settings)
     return (_outside(batch, settings) * (predicted - target).abs()).sum()
 
@@ -268,7 +268,7 @@ def moments(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
 
 
 def color(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
-    """The same moments of chroma (R - Y, B - Y of the mu-law image) in hole and ring."""
+    """As `moments`, of chroma (R - Y, B - Y of the mu-law image) in hole and ring."""
     region = (batch["hole"] + ring(batch, settings)) * _has_hole(batch)
     predicted, target = (
         masked_moments(_chroma(image), region) for image in mu_images(prediction, batch, settings)
@@ -306,8 +306,8 @@ def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
 def perceptual(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
     """Sum over images of smooth-L1 between features of the mu-law images, mean over the layers.
 
-    The networks know images in [0, 1], so highlights above white are clipped and get no gradient
-    from here.
+    The networks were trained on images in [0, 1], so highlights above white are clipped and get no
+    gradient from this term.
     """
     predicted, target = (image.clamp(0.0, 1.0) for image in mu_images(prediction, batch, settings))
     network = frozen_features(settings.loss.perceptual.backbone, predicted.device)

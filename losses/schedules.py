@@ -1,5 +1,5 @@
-"""Schedules: pure functions of the step that scale a term's weight. They keep no state, so resume
-is free.
+"""Schedules: pure functions of the step that scale a term's weight. They keep no state, so nothing
+of them needs to be resumed.
 
 Positions are fractions of `train.steps`, so one schedule serves a rung, a trial and a longer
 training.

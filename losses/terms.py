@@ -1,4 +1,4 @@
-"""What a loss term is: a named pure function with the count that turns its sum into a mean.
+"""Loss terms: named pure functions, with the count that turns a term's sum into a mean.
 
 A term returns a *sum*; its count depends on the batch alone. The loop adds the counts of all
 micro-batches and ranks first, so that a mean is exact under accumulation, ragged batches, masks
@@ -20,12 +20,12 @@ Tensors = Mapping[str, Tensor]
 """A batch or a prediction: named tensors whose first axis is the sample."""
 
 RESERVED_NAMES = ("total", "balancer")
-"""What a term cannot be called: a column and a settings node beside the terms have these names."""
+"""Names that no term may have: a column and a settings node beside the terms have them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TermSettings(Settings):
-    """What every term has. A term with settings of its own extends this node."""
+    """The settings that every term has. A term with more extends this node."""
 
     weight: float = setting(1.0, "factor on the term in the training loss", low=0.0, high=1e6)
     enabled: bool = setting(True, "false switches the term off, as weight 0 does")
@@ -48,7 +48,7 @@ class Term:
             hole pixels); it may be 0, then the term is absent from the batch.
         reads: keys whose value changes the term's *measured* value (patterns of fnmatch). A space
             that searches one of them cannot use the term as its objective. Weights and schedules
-            need no mention.
+            are not listed.
         unbounded: why the term has no lower bound, where it has none (a hinge generator); ""
             where it has.
     """

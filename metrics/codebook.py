@@ -29,9 +29,9 @@ class AutoencoderTree(Protocol):
 
 
 def histogram(values: Tensor, bins: int) -> Tensor:
-    """How often each of 0 .. bins - 1 occurs in each row: [rows, n] -> float64 [rows, bins]. NaN
-    throughout a row where a value lies outside, as one does that was rounded from NaN: a broken
-    model has no rate, not a low one.
+    """How often each of 0 .. bins - 1 occurs in each row: [rows, n] -> float64 [rows, bins]. A row
+    with a value outside, such as one rounded from NaN, is NaN throughout: a broken model has no
+    rate, rather than a low one.
     """
     rows = len(values)
     places = values.long().clamp(min=-1, max=bins) + 1
@@ -63,7 +63,7 @@ def entropy(counts: Tensor, count: float) -> float:
 
 
 def perplexity(counts: Tensor, count: float) -> float:
-    """2^entropy: the number of codes that, used alike, would have this entropy."""
+    """2^entropy: the number of codes that, used equally, would have this entropy."""
     return 2.0 ** entropy(counts, count)
 
 
@@ -81,7 +81,7 @@ def dead_codes(counts: Tensor, count: float) -> float:
 
 
 def codebook_metrics() -> tuple[Metric, ...]:
-    """Diagnostics: a codebook in full use is no aim by itself, and its rate is `rate_bpp`."""
+    """The diagnostics: full use of the codebook is no aim, and its rate is `rate_bpp`."""
     where = "over the whole validation set"
     rows: tuple[tuple[str, str, Callable[[Tensor, float], float], str], ...] = (
         ("perplexity", "", perplexity, f"2^entropy of the codes {where}"),

@@ -63,7 +63,7 @@ class Combined:
 
         Args:
             reference: asked once for the constants of the columns that have none; not for
-                `weighted`, whose weights nothing but a person can choose.
+                `weighted`, whose weights only a person can choose.
 
         Raises:
             SettingsError: not of that form, or a constant is missing, doubled or not above 0.
@@ -89,7 +89,7 @@ class Combined:
 
     @property
     def column(self) -> str:
-        """Under which name a report has it."""
+        """The name of its column in a report."""
         return f"val.{self.kind}"
 
     def value(self, report: Mapping[str, Any]) -> float:
@@ -115,12 +115,12 @@ class Combined:
         return math.log(value) - math.log(constant) if value > 0.0 else math.nan
 
     def to_json(self) -> dict[str, Any]:
-        """As `sweep.json` has it."""
+        """The form that `sweep.json` stores."""
         return {"kind": self.kind, "of": dict(self.of)}
 
     @classmethod
     def from_json(cls, node: Mapping[str, Any]) -> Combined:
-        """What `to_json` wrote."""
+        """The combination that `to_json` wrote."""
         return cls(node["kind"], {column: float(c) for column, c in node["of"].items()})
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The metrics of compression: what comes back of an image, and what its latent costs.
+"""The metrics of compression: how well an image is reconstructed, and what its latent costs.
 
 The objective is rate against distortion, `rate_bpp` and `psnr_quantised_db` (masks:
 `dice_quantised`), both at one rounding step that no trial can change: without a step a latent of
@@ -52,7 +52,7 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSettings(Settings):
-    """What is measured, fixed per sweep."""
+    """Settings of the metrics, fixed per sweep."""
 
     rate_step: float = setting(
         0.25,
@@ -97,13 +97,13 @@ class Part:
     modality: str = ""
 
     def samples(self, values: Tensor, batch: Tensors) -> Tensor:
-        """Those of the pooled samples that are of the modality."""
+        """The pooled samples that are of the modality."""
         if not self.modality or self.group != "multi_modality":
             return values
         return values[batch["modality"] == MODALITIES.index(self.modality)]
 
     def images(self, values: Tensor, batch: Tensors) -> Tensor:
-        """The same of images, whose channels may be modalities."""
+        """The images of the modality, or their channels where these are modalities."""
         if self.modality and self.group == "dual":
             place = GROUPS[self.group].index(self.modality)
             values = values[:, place : place + 1]
@@ -191,11 +191,11 @@ def scale_factor(sums: Tensor, count: float) -> float:
 
 
 def compression_metrics(settings: CompressionTree) -> list[Metric]:
-    """Those that the kind, the number of axes, the mode and the modalities have; `settings` is
-    the system's whole tree. The first is the objective.
+    """The metrics for the kind, the number of axes, the mode and the modalities; `settings` is the
+    system's whole tree. The first is the objective.
 
     Raises:
-        SettingsError: a distance is switched on that sees images of another number of axes.
+        SettingsError: a distance is switched on that takes images of another number of axes.
     """
     seg_mode, group = settings.model.seg_mode, settings.data.group
     quantised = list(_quantised(settings))
@@ -236,7 +236,7 @@ def _image_metric(
 
 
 def _quantised(settings: CompressionTree) -> Iterator[Metric]:
-    """Of the image that comes back from the rounded latent."""
+    """The metrics of the image that is decoded from the quantised latent."""
     scores: list[tuple[str, Score, str]] = [("psnr_quantised_db", psnr, "PSNR")]
     if settings.model.seg_mode:
         scores.insert(0, ("dice_quantised", dice, "Dice"))

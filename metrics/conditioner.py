@@ -1,4 +1,4 @@
-"""What the conditioner is measured by: the decoded field first, then the scaled latents.
+"""The metrics of the conditioner: the decoded field first, then the scaled latents.
 
 Errors of scaled latents hide that columns differ in what they do to the field (000-M24); so the
 objective is the error of the decoded field, where there is a decoder.
@@ -26,7 +26,7 @@ Measured = tuple[Tensor, Tensor]
 
 BINS_PER_DECADE = 200
 DECADES = (-5, 2)
-"""Of the histogram of relative errors: 1e-5 to 1e2; what lies outside goes to the end bins."""
+"""Decades of the histogram of relative errors, 1e-5 to 1e2; errors outside go to the end bins."""
 
 _BINS = BINS_PER_DECADE * (DECADES[1] - DECADES[0])
 
@@ -66,8 +66,8 @@ def field_error_histogram(prediction: Tensors, batch: Tensors, settings: object)
 
 
 def percentile(share: float, bins: Tensor, count: float) -> float:
-    """The value below which that share of the histogram lies, on a line (in the logarithm) within
-    its bin: exact to the width of a bin, 1.2 %.
+    """The value below which that share of the histogram lies, interpolated (in the logarithm)
+    within its bin: exact to the width of a bin, 1.2 %.
     """
     if count == 0:
         return math.nan
@@ -91,7 +91,7 @@ def absolute_error(kind: str, prediction: Tensors, batch: Tensors, settings: obj
 
 
 def all_square_error(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
-    """Of both kinds together, each number counted once."""
+    """Squared error of both kinds of latents together, each number counted once."""
     main, hier = (square_error(kind, prediction, batch, settings) for kind in ("main", "hier"))
     return main[0] + hier[0], main[1] + hier[1]
 
@@ -124,7 +124,7 @@ def r_squared(sums: Tensor, count: float) -> float:
 
 
 def cosine(kind: str, prediction: Tensors, batch: Tensors, settings: object) -> Measured:
-    """Of the main latent; of each hierarchical code. Those of length 0 count as 0."""
+    """Cosine of the main latent, or of each hierarchical code; 0 for those of length 0."""
     latent, target = prediction[kind].double(), batch[kind].double()
     values = torch.cosine_similarity(latent, target, dim=-1, eps=1e-12)
     return values.sum(), counted(values)

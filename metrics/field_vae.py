@@ -1,4 +1,4 @@
-"""What the simulation VAE is measured by."""
+"""The metrics of the simulation VAE."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _moments(latents: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _variances(sums: Tensor, count: float) -> Tensor:
-    """Of each latent number over the samples, from its two moments."""
+    """Variance of each latent number over the samples, from its two moments."""
     mean, square = sums.view(2, -1) / count
     return (square - mean.square()).clamp_min(0.0)
 

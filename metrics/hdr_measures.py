@@ -35,7 +35,7 @@ Measured = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSettings(Settings):
-    """Constants of the measures, fixed per sweep, for what reads them cannot judge a search."""
+    """Constants of the metrics, fixed per sweep: a search over them could not be judged."""
 
     mu: float = setting(300.0, "mu of the mu-law images of the metrics", low=1.0, high=1e5)
     exposure: float = setting(0.8, "factor on radiance before the mu-law", low=1e-4, high=1e4)

@@ -29,8 +29,8 @@ _CAP_SIGNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class CapHealthSettings(HealthSettings):
-    """For a head with a cap. 004-M1: holes that need more than the cap stay black, and no training
-    changes that.
+    """Health thresholds for a head with a cap. 004-M1: holes that need more than the cap stay
+    black, and no training changes that.
     """
 
     measured: ClassVar[tuple[MeasuredSign, ...]] = _CAP_SIGNS
@@ -196,4 +196,4 @@ _DIAGNOSTICS = (
 )
 
 METRICS = hdr_metrics(MetricSettings())
-"""With the default thresholds."""
+"""The metrics with the default thresholds."""

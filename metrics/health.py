@@ -1,4 +1,4 @@
-"""When a training is ill: the thresholds of the signs, what is said of them, and which end it.
+"""Health checks of a training: thresholds of the signs, their warnings, and which signs end it.
 
 The signs (`metrics.health_signs`) are those that the documents list: a term that outweighs the
 others, a gradient norm that explodes or vanishes, a balancer that gives up a term, a validation
@@ -18,18 +18,18 @@ from settings.stop_reasons import HealthStop
 
 _WARN_KEYS = {"weight_collapse": "weight_share"}
 _STOP_KEYS = {**_WARN_KEYS, "gradient_norm_high": "gradient_norm_stop"}
-"""The setting with a sign's threshold, where it is not called like the sign."""
+"""The setting with a sign's threshold, where its name is not the sign's."""
 
 STOP_HELP = "signs that end a training, which is no result then"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HealthSettings(Settings):
-    """When a training is warned of, and when it ends.
+    """When a training gets a warning, and when it ends.
 
-    Thresholds of the documents, but for `overfit_ratio`: their only ratio is the one that stops a
-    training (1000). They speak of a large gradient norm above 10, and of an ill one where it is
-    above 50 "consistently"; hence two thresholds, and `stop_after`.
+    The thresholds are the documents', except for `overfit_ratio`: their only ratio is the one that
+    stops a training (1000). They call a gradient norm large above 10, and unhealthy if it is
+    "consistently" above 50; hence two thresholds, and `stop_after`.
     """
 
     measured: ClassVar[tuple[MeasuredSign, ...]] = ()
@@ -134,8 +134,8 @@ def health_stop(
     readings: Sequence[Reading], settings: HealthSettings, step: int, streaks: Mapping[str, int]
 ) -> tuple[dict[str, int], HealthStop | None]:
     """How many reports up to this one each sign of `health.stop` has been beyond its threshold in
-    a row, and the first one that has been so `health.stop_after` times. Where there is nothing to
-    measure, a row ends.
+    a row, and the first one that has been so `health.stop_after` times. A report with nothing to
+    measure ends a row.
 
     Args:
         readings: `health_signs.readings` of the report.

@@ -1,4 +1,4 @@
-"""What the signs of ill health say of one report, before any threshold."""
+"""The values of the health signs in one report, before any threshold."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SIGNS = (
     "weight_collapse",
     "overfit_ratio",
 )
-"""Of every system."""
+"""The signs of every system."""
 
 _BELOW = ("gradient_norm_low", "weight_collapse")
-"""Signs that are ill below their threshold; the others are above."""
+"""Signs that warn below their threshold; the others warn above it."""
 
 
 @dataclass(frozen=True)
 class MeasuredSign:
-    """A sign that one system's validation measures; ill above `health.<name>`.
+    """A sign that one system's validation measures; it warns above `health.<name>`.
 
     Attributes:
         column: of the report.
@@ -42,10 +42,10 @@ class Watched:
     Attributes:
         name: of the phase; "" for the first one.
         prefix: of its terms (`loss`, `critic`).
-        terms: with a lower bound; the others have no ratio and no share to speak of.
+        terms: those with a lower bound; the others have no meaningful ratio or share.
         gradient_norm: its column.
-        balanced: terms whose weight a balancer alone makes, and whose size says something; none
-            where the weights are fixed.
+        balanced: terms whose weight is a balancer's alone and has a meaningful size; none where
+            the weights are fixed.
     """
 
     name: str
@@ -83,7 +83,9 @@ class Reading:
 def readings(
     report: Columns, phases: Sequence[Watched], measured: Sequence[MeasuredSign]
 ) -> Iterator[Reading]:
-    """By phase in the order of `SIGNS`, then what the system measures."""
+    """All readings of a report: by phase in the order of `SIGNS`, then those that the system
+    measures.
+    """
     for phase in phases:
         for sign, value, subject in _signs(report, phase):
             yield Reading(sign, phase.named(sign), value, subject)
@@ -129,7 +131,7 @@ def _signs(report: Columns, phase: Watched) -> Iterator[tuple[str, float | None,
 
 
 def _largest_share(report: Columns, phase: Watched) -> tuple[str, float | None]:
-    """Of the terms that were trained on, where there are several: one alone has all by nature."""
+    """The largest share of the terms that were trained on; None for one alone, which has all."""
     shares = {}
     for term in phase.terms:
         column = f"train.{phase.prefix}.{term}"
@@ -143,7 +145,7 @@ def _largest_share(report: Columns, phase: Watched) -> tuple[str, float | None]:
 
 
 def _smallest_weight(report: Columns, phase: Watched) -> tuple[str, float | None]:
-    """Of the balanced terms, over their mean."""
+    """The smallest weight of the balanced terms, over their mean."""
     weights = {}
     for term in phase.balanced:
         weight = number(report, f"train.{phase.prefix}.{term}.weight")

@@ -1,5 +1,5 @@
-"""What a metric is: a weight-free measure of a model on the validation set, declared with all
-that it reads.
+"""Metrics: weight-free measures of a model on the validation set, declared with all that they
+read.
 """
 
 from __future__ import annotations

@@ -24,10 +24,10 @@ from settings.schema import SettingsError
 
 SIGMA = 1.5
 TAPS = {2: 11, 3: 7}
-"""Of the window along each axis, by the number of axes."""
+"""Taps of the window along each axis, by the number of axes."""
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Of the paper's five scales, from the finest."""
+"""Weights of the paper's five scales, from the finest."""
 
 
 def scales(shortest_side: int, taps: int) -> int:
@@ -60,7 +60,7 @@ def check_sides(space: Sequence[int]) -> None:
 
 
 def ms_ssim(prediction: Tensor, target: Tensor) -> Tensor:
-    """Of each image, or of each volume as one piece.
+    """MS-SSIM of each image, or of each volume as a whole.
 
     Raises:
         ValueError: a side is shorter than the window.
@@ -78,7 +78,7 @@ def ms_ssim(prediction: Tensor, target: Tensor) -> Tensor:
     from monai.metrics.regression import compute_ms_ssim  # seconds to import
 
     weights = [weight / sum(SCALE_WEIGHTS[:count]) for weight in SCALE_WEIGHTS[:count]]
-    # Contiguous, for MONAI views what a channels-last image has not in that order.
+    # Contiguous, because MONAI takes a view that a channels-last image does not allow.
     predicted, true = (x.float().contiguous() for x in (prediction, target))
     values = compute_ms_ssim(
         predicted, true, spatial_dims=dims, kernel_size=taps, kernel_sigma=SIGMA, weights=weights
@@ -87,7 +87,7 @@ def ms_ssim(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def ms_ssim_of_slices(prediction: Tensor, target: Tensor) -> Tensor:
-    """Of each volume the mean over its slices along D, as a 2-D model is measured."""
+    """Mean MS-SSIM of each volume's slices along D, as a 2-D model is measured."""
     volumes, depth = target.shape[0], target.shape[2]
     pair = (x.transpose(1, 2).flatten(0, 1) for x in (prediction, target))
     return ms_ssim(*pair).view(volumes, depth).mean(dim=1)

@@ -1,4 +1,4 @@
-"""Perceptual distances that the loss need not know.
+"""Perceptual distances for validation, independent of the loss.
 
 `efficientnet_distance` works offline (models/perceptual.py) and is named for its network: it is
 not LPIPS, and the values do not compare. LPIPS, RadImageNet and MedicalNet come through MONAI,
@@ -72,20 +72,20 @@ class DistanceTree(Protocol):
 
 
 DIMENSIONS = {"lpips": 2, "radimagenet": 2, "medicalnet": 3}
-"""What each network sees."""
+"""The number of axes of the images that each network takes."""
 
 NETWORKS = {
     "radimagenet": "radimagenet_resnet50",
     "medicalnet": "medicalnet_resnet10_23datasets",
 }
-"""MONAI's names."""
+"""MONAI's names of the networks."""
 
 
 def enabled(settings: DistanceTree) -> tuple[str, ...]:
     """The names in `DIMENSIONS` that are measured.
 
     Raises:
-        SettingsError: one of them does not see images of this number of axes.
+        SettingsError: one of them does not take images of this number of axes.
     """
     names = tuple(name for name in DIMENSIONS if getattr(settings.metric, name).enabled)
     dims = settings.model.spatial_dims
@@ -99,7 +99,7 @@ def enabled(settings: DistanceTree) -> tuple[str, ...]:
 
 
 def missing(settings: DistanceTree) -> tuple[str, ...]:
-    """What stops the enabled distances on this machine, in words; for a look before training.
+    """What prevents the enabled distances on this machine, in words, for a check before training.
 
     Whether weights can be downloaded shows at first use only.
     """

@@ -1,7 +1,7 @@
 """Rate of a compressed image: the entropy of its quantised latent, in bits per pixel.
 
-The size of a latent separates nothing (the document's f32, f64 and f128 all hold 2,048 numbers an
-image), so numbers are counted by the bits that an ideal order-0 coder spends on them:
+The number of values in a latent separates nothing (the document's f32, f64 and f128 all have 2,048
+per image), so they are counted by the bits that an ideal order-0 coder spends on them:
 
     rate = (sum over channels of positions x H_channel + 32 x images) / pixels
 
@@ -31,7 +31,7 @@ from metrics.metric import Metric, Tensors
 from models.autoencoders.interface import LARGEST_SYMBOL
 
 SCALE_BITS = 32
-"""Of the rms of an image's latent, a float32."""
+"""Bits for the rms of an image's latent, a float32."""
 
 READS = ("metric.rate_step",)
 

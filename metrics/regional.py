@@ -1,8 +1,9 @@
 """Errors by region: lesions against background, and lesions by the class of their size.
 
-Two means, for they answer different questions (001-M25: weighting by pixels hides small lesions;
-in a slice one of 20 mm has the pixels of forty-four of 3 mm): `tumour_*` and `regional_*` are
-means over pixels, `lesion_*` are means over lesions. Lesions and size classes come with the batch.
+Two means, because they answer different questions (001-M25: weighting by pixels hides small
+lesions; in a slice one of 20 mm has the pixels of forty-four of 3 mm): `tumour_*` and `regional_*`
+are means over pixels, `lesion_*` are means over lesions. Lesions and size classes come with the
+batch.
 
 Dice by lesion needs an owner for every pixel of the prediction: a lesion's own pixels, and the
 background within `HALO_PX` of it. Without that margin a class would not see what was added around
@@ -32,10 +33,10 @@ Measured = tuple[Tensor, Tensor]
 HALO_PX = 2
 
 MOST_LESIONS = 256
-"""In an image; `lesion` is a byte."""
+"""The most lesions in an image; `lesion` is a byte."""
 
 THRESHOLD = 0.5
-"""A probability above it is lesion."""
+"""A pixel with a probability above it is lesion."""
 
 CLASSES = ("", *SIZE_NAMES)
 """All lesions, and those of one size."""

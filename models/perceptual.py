@@ -1,5 +1,5 @@
-"""How unlike two images are to a frozen network trained on photographs; of volumes, how unlike
-their slices.
+"""The distance of two images in the features of a frozen network trained on photographs; for
+volumes, that of their slices.
 
 Shapes: B samples, C channels, images [B, C, H, W], volumes [B, C, D, H, W], values about [0, 1].
 """

@@ -59,7 +59,7 @@ def check_space(
 
 
 def check_anchor(space: Space, enabled_terms: Collection[str], weights: str = "loss") -> None:
-    """One term's weight must stay fixed where weights are searched.
+    """Refuses a search over weights that leaves no term's weight fixed.
 
     Adam divides the gradient by its own size, so a common factor on all weights changes next to
     nothing: only ratios to an anchor are searchable. A term that a trial may switch off is no

@@ -26,9 +26,9 @@ _PERCEPTUAL: dict[str, Domain] = {
     "loss.perceptual.weight": LogUniform(1e-4, 1.0, when={"loss.perceptual.enabled": (True,)}),
 }
 
-# The critic is there in every trial and learns from the first step on, so that all report the same
-# columns and no term follows a critic that knows nothing for long; the switch says whether the
-# autoencoder listens. The source's listens from the first step, too.
+# Every trial has a critic that learns from the first step on, so that all report the same columns
+# and no term follows an untrained critic for long; the switch says whether the autoencoder is
+# trained against it. The source's is, from the first step on.
 _GAN: dict[str, Domain] = {
     "loss.adversarial.enabled": Choice(_ON_OFF),
     "loss.adversarial.weight": LogUniform(1e-3, 0.1, when=_LISTENS),
@@ -107,8 +107,8 @@ DATA = Space(
     fixed=_ANCHOR,
 )
 
-# Lesion masks, whose anchor is the cross entropy. The VQ-VAE is fixed, for the default kind takes
-# no masks; the override model.kind=dcae searches the document's other one.
+# Lesion masks, whose anchor is the cross entropy. The VQ-VAE is fixed, because the default kind
+# takes no masks; the override model.kind=dcae searches the document's other one.
 MASKS = Space(
     name="masks",
     system="compression",
@@ -131,7 +131,7 @@ MASKS = Space(
     metrics=_MASKS,
 )
 
-# All of it; with budgets of many trials.
+# Everything, for budgets of many trials.
 FULL = Space(
     name="full",
     system="compression",

@@ -1,13 +1,14 @@
 """Spaces of the conditioner. The ranges are those of its source and around them.
 
-Only ratios of weights matter under Adam, so the hierarchical square is the anchor, at 1, and the
-source's 10:1 is the weight 10 of the main one. Weights are searched where they are the weights:
-with a balancer a term is on or off.
+Only ratios of weights matter under Adam, so the hierarchical squared error is the anchor, at 1,
+and the source's 10:1 is a weight of 10 for the main one. Weights are searched only without a
+balancer; with one a term is on or off.
 
 Three of the source's tunables are in no space. The range of the targets (`vae.reach`) is read by
 the preparation that all trials share: one sweep for each value. The length (`train.steps`, its
-epochs) makes the sweep's rungs and schedules. The rules that end a training (`train.patience`,
-`train.overfit_ratio`) are in `training` alone: they save time and improve no trial.
+epochs) determines the sweep's rungs and schedules. The rules that end a training
+(`train.patience`, `train.overfit_ratio`) are in `training` alone: they save time and improve no
+trial.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ BALANCERS = (
     "inverse_gradient",
     "magnitude_ratio",
 )
-"""All but `softmax`, whose weights collapse: the document's own point has it."""
+"""All kinds but `softmax`, whose weights collapse; the document's own point uses it."""
 
 _ON_OFF = (True, False)
 _FIXED = {"loss.balancer.kind": ("fixed",)}
@@ -46,7 +47,9 @@ _ANCHOR = {"loss.hier_mse.enabled": True, "loss.hier_mse.weight": 1.0}
 
 
 def _term(name: str, low: float, high: float, when: Conditions | None = None) -> dict[str, Domain]:
-    """A term as a switch of its own, with a weight that exists where it is on and applied."""
+    """A switch for a term, and its weight, which exists where the term is on and its weight
+    applies.
+    """
     on = {f"loss.{name}.enabled": (True,)}
     return {
         f"loss.{name}.enabled": Choice(_ON_OFF, when=when or {}),
@@ -57,7 +60,8 @@ def _term(name: str, low: float, high: float, when: Conditions | None = None) ->
 # Given latents have no decoder, and the term would be refused.
 _DECODED = _term("decoded", 0.1, 30.0, when={"data.kind": ("fields",)})
 
-# What the source asks first: the ratio of the two squares, which terms help, and who weighs them.
+# The source's first questions: the ratio of the two squared errors, which terms help, and which
+# balancer.
 WEIGHTS = Space(
     name="weights",
     system="conditioner",
@@ -136,7 +140,8 @@ _LOSS: dict[str, Domain] = {
     "loss.consistency.teacher": Choice(
         ("same", "ema"), when={"loss.consistency.enabled": (True,)}
     ),
-    # Without a moving average that teacher does not exist; with one, it is what is validated.
+    # Without a moving average that teacher does not exist; with one, the average is also what is
+    # validated.
     "train.ema_decay": Choice((0.99, 0.995, 0.999), when={"loss.consistency.teacher": ("ema",)}),
     **_term("spectral", 1e-6, 1e-2),
 }
@@ -144,8 +149,8 @@ _LOSS: dict[str, Domain] = {
 _AUGMENT: dict[str, Domain] = {
     "augment.outer_probability": Uniform(0.0, 1.0),
     "augment.inner_probability": Uniform(0.0, 1.0),
-    # Without the symmetry flips are wrong targets (000-M13): on data of one's own the sweep shows
-    # which it is, for validation images are never flipped.
+    # Without the symmetry flips give wrong targets (000-M13). On a user's data the sweep shows
+    # whether they do, because validation images are never flipped.
     "augment.flip_symmetric": Choice(_ON_OFF),
     "augment.flip_probability": Uniform(0.0, 1.0, when={"augment.flip_symmetric": (True,)}),
     "augment.shift_probability": Uniform(0.0, 1.0),
@@ -177,7 +182,7 @@ FULL = Space(
     fixed=_ANCHOR,
 )
 
-# How it is trained, under one loss.
+# How the network is trained, with a fixed loss.
 TRAINING = Space(
     name="training",
     system="conditioner",

@@ -1,4 +1,4 @@
-"""The space of the simulation VAE: how much its divergence weighs, what its latents start as."""
+"""The space of the simulation VAE: the weight of its divergence, the start of its latents."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ CAPS = Space(
 def _term(
     name: str, low: float, high: float, when: Mapping[str, tuple[object, ...]]
 ) -> dict[str, Domain]:
-    """A term as a switch of its own, with a weight that exists only where it is on."""
+    """A switch for a term, and its weight, which exists only where the term is on."""
     return {
         f"loss.{name}.enabled": Choice(_ON_OFF, when=when),  # type: ignore[arg-type]
         f"loss.{name}.weight": LogUniform(low, high, when={f"loss.{name}.enabled": (True,)}),
@@ -94,9 +94,9 @@ _LOSS: dict[str, Domain] = {
 
 _LISTENS = {"loss.adversarial.enabled": (True,)}
 
-# Whether a GAN helps, and which: the critic is there in every trial, so that all report the same
-# columns, and `loss.adversarial.enabled` says whether the model listens to it. In every draw the
-# critic begins before the term does, and the ramp begins before it ends.
+# Whether a GAN helps, and which. Every trial has a critic, so that all report the same columns;
+# `loss.adversarial.enabled` says whether the model is trained against it. In every configuration
+# the critic starts before the term does, and the ramp starts before it ends.
 GAN = Space(
     name="gan",
     system="hdr_patch",

@@ -185,7 +185,7 @@ def space_from_json(node: Mapping[str, Any]) -> Space:
 
 def spaces_of(system: str) -> Mapping[str, Space]:
     """The spaces of one of our systems, `search_spaces.<system>:SPACES`, the default first; none
-    of a system outside the repository.
+    for a system outside the repository.
     """
     if system not in SYSTEMS:
         return {}
@@ -242,7 +242,7 @@ def _texts(path: Path, body: Mapping[str, Any], key: str, what: str) -> list[str
 
 
 def _point_source(path: Path, point: str) -> str:
-    """A preset's name, or the path of a settings file, which a space names as seen from itself."""
+    """A preset's name, or the path of a settings file, which a space names relative to itself."""
     return str(path.parent / point) if point.endswith((".yaml", ".yml")) else point
 
 

@@ -23,20 +23,20 @@ PRESETS = Path(__file__).resolve().parent / "presets"
 """`<system>/<name>.yaml`: the documented points and recommendations of each system."""
 
 ABOUT = "about"
-"""The one key of a file that is no setting: a line on what the file is."""
+"""The key of a file that is no setting: a line that says what the file is."""
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True)
 class SettingsFile:
-    """What a settings file says.
+    """The contents of a settings file.
 
     Attributes:
         values: by dotted key, in the order of the file; lists as tuples.
         lines: the line of each key, from 1; empty for JSON.
         about: the reserved line, "" where the file has none.
-        timeline: settings that change on the way of a training; () where the file has none.
+        timeline: settings that change during a training; () where the file has none.
     """
 
     path: Path
@@ -92,7 +92,7 @@ def read_settings_file(path: str | Path) -> SettingsFile:
 
 
 def read_pairs(path: Path) -> list[tuple[Any, Any, int]]:
-    """Key, value and line (0 for JSON) of a file's entries, a repeated key each time it is there.
+    """Key, value and line (0 for JSON) of a file's entries; a repeated key appears each time.
     Raises `SettingsError` with file and line.
     """
     try:
@@ -177,7 +177,7 @@ def _leaf_value(where: str, key: str, value: object) -> Value:
 
 
 def _dotted(prefix: str, value: object) -> str:
-    """How the first leaf of a nested mapping is written flat."""
+    """The first leaf of a nested mapping, written flat."""
     while isinstance(value, Mapping) and value:
         name, value = next(iter(value.items()))
         prefix = f"{prefix}.{name}"

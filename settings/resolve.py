@@ -20,9 +20,10 @@ class Resolved(Generic[Tree]):
     """A legal tree and where each of its values comes from.
 
     Attributes:
-        origins: every key -> "default", "preset NAME", "file PATH", the name of who fixes it
+        origins: every key -> "default", "preset NAME", "file PATH", the name of what fixes it
             ("space NAME"), "override" or "sampled".
-        timeline: settings that change on the way; a key that an override sets is not among them.
+        timeline: settings that change during the training; a key that an override sets is not
+            among them.
     """
 
     settings: Tree
@@ -54,10 +55,10 @@ def resolve(
     are checked once, on the whole tree.
 
     Args:
-        fixed: who sets values beside the user ("space caps"), and the values by dotted key.
+        fixed: what sets values besides the user ("space caps"), and the values by dotted key.
         overrides: `key=value`, as they stand on the command line.
         sampled: what a search decided, by dotted key.
-        refused: key or prefix of keys -> why it does not exist, which is the answer to such a key.
+        refused: key or prefix of keys -> why it does not exist, for the error message.
         with_timeline: whether the caller can follow the timeline of a file.
 
     Raises:
@@ -98,7 +99,7 @@ def resolve(
 def _files(
     system_name: str, preset: str | None, file: str | Path | None, presets_root: Path
 ) -> list[tuple[str, SettingsFile]]:
-    """What stands in files, and where it comes from, the lowest precedence first."""
+    """The values from files with their origins, lowest precedence first."""
     found = []
     if preset is not None:
         found.append((f"preset {preset}", preset_file(system_name, preset, presets_root)))
@@ -133,7 +134,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, str]:
 def _checked(
     key: str, value: object, known: Mapping[str, Leaf], refused: Mapping[str, str], place: str
 ) -> Any:
-    """The value in its leaf's type; an error starts with the place where the value stands."""
+    """The value in its leaf's type; an error starts with the value's origin."""
     try:
         for prefix, reason in refused.items():
             if key == prefix or key.startswith(f"{prefix}."):

@@ -34,7 +34,7 @@ HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def hiding_ours() -> str:
-    """What hides our packages, why, and the way out; "" where Python finds each beside us."""
+    """What hides our packages, why, and the remedy; "" where Python finds each beside us."""
     hiding: dict[str, dict[str, str]] = {}
     for room in NEEDED:
         place = _place(_spec(room))
@@ -44,10 +44,11 @@ def hiding_ours() -> str:
 
 
 def hidden_by_ours(error: ImportError | AttributeError) -> str:
-    """What of the user's a package of ours hides, so that an import of theirs ended in `error`,
-    and the way out; "" where that is not the reason.
+    """Which package of the user one of ours hides, so that its import ended in `error`, and the
+    remedy; "" where that is not the reason.
 
-    Theirs is looked for along the import path, and beside the files that the import went through.
+    The user's package is looked for along the import path, and beside the files that the import
+    went through.
     """
     name = _searched(error)
     room = name.partition(".")[0]
@@ -66,7 +67,7 @@ def hidden_by_ours(error: ImportError | AttributeError) -> str:
 
 
 def _is_ours(place: str, room: str) -> bool:
-    """Links, of a folder or of an installer, lead to the same place."""
+    """Whether a place is our package, also through the links of a folder or of an installer."""
     ours = os.path.join(HOME, room)
     return place == ours or os.path.realpath(place) == os.path.realpath(ours)
 
@@ -103,9 +104,9 @@ def _way_out(folder: str, found: dict[str, str]) -> str:
 
 
 def _holds_code(place: str) -> bool:
-    """Whether it is a package or a module: Python prefers one anywhere on its path to a folder
-    without `__init__.py`, which hides ours only where no folder of the path holds them, as after
-    `pip install -e`.
+    """Whether a place is a package or a module: Python prefers one anywhere on its path to a
+    folder without `__init__.py`, which hides ours only where no folder of the path holds them, as
+    after `pip install -e`.
     """
     return not os.path.isdir(place) or os.path.exists(os.path.join(place, "__init__.py"))
 
@@ -133,7 +134,7 @@ def _searched(error: ImportError | AttributeError) -> str:
 
 
 def _folders(error: BaseException) -> Iterator[str]:
-    """Of the files that an error came through."""
+    """The folders of the files in an error's traceback."""
     trace = error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename

@@ -20,7 +20,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def remembered(function: Function) -> Function:
-    """`functools.cache` that keeps the signature; a class as an argument confuses mypy."""
+    """`functools.cache` that keeps the signature, since a class as an argument confuses mypy."""
     return cast(Function, functools.cache(function))
 
 
@@ -42,8 +42,7 @@ _SCALARS = (bool, int, float, str)
 
 
 class SettingsError(ValueError):
-    """A key or a value that breaks a rule; the message names the rule, the value and the way
-    out.
+    """A key or a value that breaks a rule; the message names the rule, the value and the remedy.
     """
 
 

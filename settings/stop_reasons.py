@@ -1,4 +1,4 @@
-"""How a training says why it ended by itself: shared by those who train, decide and read."""
+"""The reasons why a training ends early, as text that trials write and sweeps read."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 
 STOP_REASON = "stop_reason"
-"""Column of the last report of a training that ended by itself: why."""
+"""Column with the reason, in the last report of a training that ended early."""
 
 PATIENCE = "patience: "
-"""How the reason begins where it had stopped improving: such a result counts as a complete one."""
+"""Start of the reason of a training that had stopped improving: its result counts as complete."""
 
 HEALTH = "health: "
-"""How it begins where a sign of ill health has stopped it: no result, whatever its value."""
+"""Start of the reason of a training that a health check stopped: no result, whatever its value."""
 
 _HEALTH_STOP = re.compile(rf"{HEALTH}(\S+) (\S+) ([<>]) (\S+) at step (\d+)")
 
@@ -34,8 +34,8 @@ class HealthStop:
 
     @classmethod
     def shortened(cls, name: str, value: float, threshold: float, step: int) -> HealthStop:
-        """With six digits of the value, or with all where six would hide that it is beyond the
-        threshold; the report has the exact one.
+        """The reason with six digits of the value, or with all where six would hide that it is
+        beyond the threshold; the report has the exact one.
         """
         short = float(f"{value:.6g}")
         is_told = short != threshold and (short > threshold) == (value > threshold)
@@ -43,7 +43,7 @@ class HealthStop:
 
     @classmethod
     def parse(cls, reason: str) -> HealthStop | None:
-        """Of a reason that says so, else None."""
+        """The stop that a reason describes; None for any other reason."""
         match = _HEALTH_STOP.fullmatch(reason)
         if match is None:
             return None

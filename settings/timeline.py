@@ -1,4 +1,4 @@
-"""A timeline: settings that change on the way of one training, stretch by stretch.
+"""A timeline: settings that change during one training, stretch by stretch.
 
 In a settings file it stands beside the keys that hold throughout:
 
@@ -24,14 +24,14 @@ UNTIL = "until"
 """The key of a stretch that is no setting: the step at which it ends."""
 
 SEED = "train.seed"
-"""May change on the way of a training: in a population every trial has a seed of its own, so a
-schedule that passes from one to another says it.
+"""The key of the seed, which may change during a training: in a population every trial has a seed
+of its own, so a schedule that passes from one trial to another states it.
 """
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """What holds from the end of the stretch before, or from the start, to step `until`."""
+    """Values from the end of the previous stretch, or from the start, to step `until`."""
 
     until: int
     values: Mapping[str, Value]

@@ -1,4 +1,4 @@
-"""Random changes of images that leave the target as it is, or mix it along.
+"""Random changes of images that leave the target as it is, or mix it as well.
 
 What happens to a sample is a function of its index and its seed alone: neither the batch it is in
 nor the device matters. The pixels are computed for a whole batch at once, and the given images
@@ -30,9 +30,9 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings(Settings):
-    """`augment.*`. The outline of a sample is moved where two coins say so, `outer_probability`
-    and `inner_probability` (by default 0.5·0.8 = 0.4 of the samples); flip, shift, rotation and
-    scale then have each their own. Mix-up and noise have one coin each, beside those. The
+    """`augment.*`. The outline of a sample is moved if two draws succeed, with `outer_probability`
+    and `inner_probability` (by default for 0.5·0.8 = 0.4 of the samples); flip, shift, rotation
+    and scale then have a draw each. Mix-up and noise have a draw each, independent of those. The
     resulting shares of samples are `net_probabilities`.
     """
 
@@ -77,7 +77,7 @@ class AugmentSettings(Settings):
 
     @property
     def net_probabilities(self) -> dict[str, float]:
-        """The share of all samples that each change is applied to, the two coins counted in.
+        """The share of all samples that each change is applied to, with the two draws included.
 
         By default: outline 0.4, flip 0 (0.06 where the symmetry is declared), shift 0.2 (of which
         one in nine is by 0 pixels), rotation 0.12, scale 0.12, mix-up 0.02, noise 0.05.
@@ -104,7 +104,7 @@ FIXED_VIEW = AugmentSettings(
     noise_probability=0.0,
 )
 """The other view of a validation sample: always moved, never mixed nor flipped, and the same for
-every trial whatever its own augmentation, so that their consistency scores compare.
+every trial whatever its own augmentation, so that their consistency scores are comparable.
 """
 
 
@@ -242,8 +242,8 @@ def _maps(draws: Draws, side: int) -> Float64:
 
 
 def _grid(maps: Tensor, side: int) -> Tensor:
-    """[B, S, S, (x, y)]. Written out, since `affine_grid` multiplies matrices, and their last bit
-    depends on how many there are: a sample would depend on its batch.
+    """[B, S, S, (x, y)]. Written out, because `affine_grid` multiplies matrices, and the last bit
+    of a product depends on how many there are: a sample would depend on its batch.
     """
     place = (torch.arange(side, device=maps.device, dtype=maps.dtype) + 0.5) * (2.0 / side) - 1.0
     across = maps[:, None, None, :, 0] * place[:, None] + maps[:, None, None, :, 2]

@@ -28,7 +28,9 @@ from data.split import random_split
 from settings.schema import Settings, SettingsError, setting
 
 _FORMAT = 1
-"""Of the converted files; part of their name, so that a change of it never reads old ones."""
+"""Version of the converted files; part of their name, so that files of another version are never
+read.
+"""
 
 _OPEN_ONLY = ("on_device",)
 """Settings that are applied on reading and do not change the converted files."""
@@ -115,16 +117,16 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True)
 class Arrays:
-    """Where the converted data lies and what was counted; small and picklable.
+    """The place of the converted data, and what was counted; small and picklable.
 
     Attributes:
         folder: holds images.npy [P, 1, S, S] of bytes, train.npy and validation.npy (indices into
             P, ascending); and main.npy [P, M] and hier.npy [P, K, h] where latents were given, as
             given: they are not scaled yet.
         fields: the file [P, T, N] in float32, "" where latents were given. A .npy file in float32
-            is read where it lies, any other was converted into `folder`.
+            is used in place, any other was converted into `folder`.
         latents: `folder` where latents were given, else "".
-        warnings: what was changed in the images and may not be meant, in words.
+        warnings: what was changed in the images, perhaps against the user's intent, in words.
     """
 
     folder: str
@@ -146,7 +148,7 @@ class Arrays:
         return Path(self.folder) / f"{split}.npy"
 
     def indices(self, split: str) -> NDArray[np.int64]:
-        """Of the samples of `train` or `validation`."""
+        """The indices of the samples of `train` or `validation`."""
         return np.load(self.indices_file(split), allow_pickle=False)
 
 
@@ -204,8 +206,8 @@ def _convert(settings: DataSettings, folder: Path) -> dict[str, Any]:
 
 
 def _place_fields(path: Path, fields: NDArray[Any], folder: Path) -> str:
-    """The path of the fields in float32: their own where they are that already, for they can be
-    larger than the disk has room for twice; else the name of a copy in the folder.
+    """The path of the fields in float32: their own if they already are, since the disk may not
+    have room for them twice; else the name of a copy in the folder.
     """
     if isinstance(fields, np.memmap) and fields.dtype == np.float32 and fields.flags.c_contiguous:
         return str(path.absolute())

@@ -2,7 +2,7 @@
 
     fields   .npy      [P, T, N]
              .npz      array `fields` (or the only one), optionally `names` [P]
-             .parquet  a row a sample: column `field`, T lists of N numbers; optionally `name`
+             .parquet  a row per sample: column `field`, T lists of N numbers; optionally `name`
              .pickle   (.pkl) one numpy array [P, T, N]; only where pickles are allowed
     latents  a folder  main.npy [P, M] and hier.npy [P, K, h], optionally names.npy [P]
              .npz      arrays `main`, `hier`, optionally `names`
@@ -259,8 +259,8 @@ def _read_pickle(path: Path, _kind: str) -> Mapping[str, NDArray[Any]]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Calls nothing but what rebuilds a numpy array; even behind the flag a stranger's file is
-    not given the machine.
+    """An unpickler that calls nothing but what rebuilds a numpy array: even with the flag a
+    foreign file cannot run code.
     """
 
     _NEEDED = frozenset(

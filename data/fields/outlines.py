@@ -31,7 +31,9 @@ temperature (tests/data/fields/test_outlines.py).
 """
 
 END_TIME = 0.12
-"""Of the field. A disc of radius 0.6 and conductivity 1 has then lost nine tenths of its heat."""
+"""The last time of the field. A disc of radius 0.6 and conductivity 1 has then lost nine tenths of
+its heat.
+"""
 
 CONDUCTIVITY_SLOPE = 0.6
 """The conductivity is 1 + slope·x: bodies cool faster on the right, so a mirrored body is another

@@ -18,8 +18,8 @@ from data.fields.dataset import Arrays
 from data.files import DataError, Float32
 
 DEVICE_SHARE = 0.25
-"""Of the GPU's free memory that the samples of one split may take: the rest is for the model, and
-for the other trials on a shared GPU.
+"""The share of the GPU's free memory that the samples of one split may take: the rest is for the
+model, and for the other trials on a shared GPU.
 """
 
 SPLITS = ("train", "validation")
@@ -91,7 +91,7 @@ class ConditionerData(Dataset[dict[str, Tensor]]):
         return self._training(rows, seeds)
 
     def draws(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> Draws:
-        """What happens to those samples: in validation to their other view, whatever the seeds."""
+        """The changes of those samples; in validation of their other view, whatever the seeds."""
         if self.split == "validation":
             own = self.indices[rows]
             return draw(FIXED_VIEW, own.tolist(), own.tolist(), len(self))

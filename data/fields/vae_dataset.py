@@ -1,6 +1,7 @@
 """Simulation fields [P, T, N] (P samples, T time steps, N mesh nodes): settings, split, datasets.
 
-Fields lie in one .npy file that is read through a memory map, for they may be larger than memory.
+Fields are in one .npy file that is read through a memory map, since they may be larger than
+memory.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from settings.schema import Settings, SettingsError, setting
 _FORMAT = 1
 
 _BLOCK_VALUES = 1 << 24
-"""Values that are looked at together when the range of a file is taken."""
+"""Values that are read at a time when the range of a file is computed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,9 @@ from settings.schema import Settings, SettingsError, setting
 SPLITS = ("train", "validation", "test")
 
 _FORMAT = 1
-"""Of the converted files; part of their name, so that a change of it never reads old crops."""
+"""Version of the converted files; part of their name, so that files of another version are never
+read.
+"""
 
 _OPEN_ONLY = ("validation_crops", "flips")
 """Settings that are applied on reading and do not change the converted files."""
@@ -99,7 +101,7 @@ class DataSettings(Settings):
 
 @dataclass
 class Counts:
-    """What became of the frames and crops of one conversion."""
+    """Counts of the frames and crops of one conversion, by what happened to them."""
 
     frames: int = 0
     bad_frames: int = 0
@@ -117,7 +119,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where the crops lie and what was counted; small and picklable.
+    """The place of the crops, and what was counted; small and picklable.
 
     Attributes:
         folder: holds <split>.npy and index.json.

@@ -29,11 +29,10 @@ from data.hdr.files import Frame, read_image, write_frame
 
 PACKAGE = "blender-data"
 VALIDATION_MAPS = ("interior", "sunset")
-"""One indoors, one outdoors; where maps of one's own have other names, the last quarter is taken.
-"""
+"""One indoors, one outdoors; of maps with other names the last quarter is taken."""
 
 RADII = (8.0, 3.0, 1.8, 1.2)
-"""Of the spheres, far to near, in units of which the camera moves about 0.08 per frame."""
+"""Radii of the spheres, far to near, in units of which the camera moves about 0.08 per frame."""
 
 _NEAR_SHARE = 0.16  # of a near sphere that is covered
 _SUPERSAMPLING = (
@@ -264,9 +263,8 @@ def render_maps(
     number = 0
     for index, path in enumerate(maps):
         rng = np.random.default_rng((*seed, index))
-        panorama = np.maximum(
-            read_image(path, 3), 0
-        )  # photographs dip a little below 0 by resampling
+        # resampled photographs dip slightly below 0
+        panorama = np.maximum(read_image(path, 3), 0)
         scene = make_scene(panorama, rng)
         cameras = camera_path(frames + 1, rng)
         for first, second in itertools.pairwise(cameras):

@@ -188,7 +188,7 @@ def read_image(path: Path, channels: int) -> Float32:
     """An image as [H, W, channels] float32. Alpha and further channels are left out."""
     readers: Mapping[str, Callable[[Path, int], NDArray[np.generic]]] = {
         ".exr": _read_exr, ".npy": _read_npy, ".hdr": lambda path, _: read_hdr(path)
-    }  # fmt: skip
+    }
     suffix = path.suffix.lower()
     if suffix not in readers:
         raise DataError(f"{path}: expected {', '.join(SUFFIXES)}, found {suffix or 'no suffix'}.")

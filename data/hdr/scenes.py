@@ -79,9 +79,8 @@ def _shot(count: int, height: int, width: int, rng: np.random.Generator) -> Iter
     camera = np.arange(count + 1)[:, None] * step + jitter
     # Whole pixels: a warped pixel is then a pixel of the first view, and only the holes differ.
     disparity = np.array([layer.disparity for layer in layers])
-    shifts = np.rint(camera[:, None] * disparity[:, None]).astype(
-        np.int64
-    )  # [view, layer, (y, x)]
+    # [view, layer, (y, x)]
+    shifts = np.rint(camera[:, None] * disparity[:, None]).astype(np.int64)
     before = _render(layers, shifts[0], 0, height, width)
     for time in range(1, count + 1):
         after = _render(layers, shifts[time], time, height, width)

@@ -108,8 +108,8 @@ class VaeAugmentSettings(GeometrySettings):
             raise SettingsError(
                 f"elastic_pixels must be at most {_INJECTIVE:g} of elastic_spacing "
                 f"({self.elastic_spacing:g}), or the image folds over itself, not "
-                f"{self.elastic_pixels:g}. Lower it to "
-                f"{_INJECTIVE * self.elastic_spacing:g}, or widen elastic_spacing."
+                f"{self.elastic_pixels:g}. Lower it to {_INJECTIVE * self.elastic_spacing:g}, or "
+                "widen elastic_spacing."
             )
         if not self.blur_kernels or any(width % 2 == 0 for width in self.blur_kernels):
             raise SettingsError(
@@ -145,8 +145,8 @@ class AugmentSettings(Settings):
 
 
 class _Dice:
-    """Coins and numbers in a fixed order, a fixed count for each question: another probability
-    does not change what else happens to a sample.
+    """Random draws in a fixed order, a fixed number for each question: a changed probability does
+    not change what else happens to a sample.
     """
 
     def __init__(self, generator: Generator) -> None:

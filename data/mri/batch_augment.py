@@ -1,10 +1,10 @@
 """Mix-up, CutMix, mosaic and copy-paste of brain-MRI samples, as the collate function of a loader.
 
-Each training sample is mixed or not by coins of its own `seed`, with others of its batch as they
+Each training sample is mixed or not by draws from its own `seed`, with others of its batch as they
 were before: a batch is a function of its samples and their seeds alone, whichever process makes
 it. Cut into other micro-batches, samples find other partners. A sample keeps its seed, mixed or
 not, for terms that choose by it. Samples without one (validation) are never mixed, nor are masks
-(data.group=seg), which are no masks afterwards (001-M26).
+(data.group=seg), which would then no longer be masks (001-M26).
 
 Partners have the same modality, so that `modality` stays true; a sample that finds none stays as
 it is. What chooses pixels (CutMix, mosaic, copy-paste) chooses them for the mask, the size classes
@@ -38,7 +38,7 @@ _MOST_LESIONS = 255  # numbers are bytes
 
 @dataclass(frozen=True, kw_only=True)
 class BatchAugmentSettings(Settings):
-    """`batch_augment.*`. Each change has a coin of its own, so a sample may have several."""
+    """`batch_augment.*`. Each change is drawn independently, so a sample may have several."""
 
     enabled: bool = setting(False, "mix samples of a batch; images only")
     mosaic_prob: float = setting(
@@ -70,7 +70,7 @@ class BatchAugment:
         return default_collate(list(mixed))
 
     def _mixed(self, samples: Sequence[Sample], index: int) -> Sample:
-        """Sample `index`, mixed by its own seed; the same count of coins for every sample."""
+        """Sample `index`, mixed by its own seed; the same number of draws for every sample."""
         settings, own = self.settings, samples[index]
         modality = int(own["modality"])
         if modality == _SEG:

@@ -1,4 +1,4 @@
-"""Brain-MRI patients become stored samples: the conversion, what it counts and what it says."""
+"""The conversion of brain-MRI patients to stored samples, with its counts and warnings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WARNINGS = {
     "negative_images": "{} images have values below 0, which MRI has not (CT, or interpolation): "
     "their least value counts as background.",
 }
-"""What to say of a count above 0."""
+"""The warning for a count above 0."""
 
 
 class Conversion:

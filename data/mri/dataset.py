@@ -27,7 +27,9 @@ from settings.schema import Settings, SettingsError, setting
 SPLITS = ("train", "validation", "test")
 
 _FORMAT = 1
-"""Of the converted files; part of their name, so that a change of it never reads old samples."""
+"""Version of the converted files; part of their name, so that files of another version are never
+read.
+"""
 
 _OPEN_ONLY = ("validation_samples",)
 """Settings that are applied on reading and do not change the converted files."""
@@ -141,7 +143,7 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where the samples lie and what was counted; small and picklable.
+    """The place of the samples, and what was counted; small and picklable.
 
     Attributes:
         folder: holds a folder for each split (`data.mri.store`) and index.json.
@@ -236,7 +238,7 @@ def _root(settings: DataSettings) -> Path:
 
 
 def _states(settings: DataSettings) -> list[tuple[str, int, int]]:
-    """Of all files that may be read."""
+    """The states of all files that may be read."""
     patients, _ = find_patients(_root(settings))
     everyone = [patient for split in patients.values() for patient in split]
     return file_states([path for patient in everyone for path in patient.files.values()])

@@ -39,7 +39,7 @@ _NIFTI2_HEADER_BYTES = 540  # what its first number says
 _AXES = ("S", "P", "L")  # of D, H, W: towards which side of the body they run
 _MM = {"meter": 1e3, "micron": 1e-3}  # everything else is mm, as nearly all files mean it
 _SAME_PLACE = 0.1
-"""Voxels by which the corners of two files may lie apart: less is the rounding of headers."""
+"""Voxels by which the corners of two files may differ: less is rounding in the headers."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Scans that a trained model is applied to: which files of a folder are whose, how they come onto
-the model's grid, and where a voxel of that grid lies in the patient.
+"""Scans that a trained model is applied to: which files of a folder belong together, how they are
+put onto the model's grid, and where a voxel of that grid lies in the patient.
 
 Shapes: C channels; D, H, W the file's size, d, h, w that of the grid.
 """
@@ -31,7 +31,7 @@ class Scan:
         image: float32 [C, d, h, w] in [0, 1], of masks 0 and 1.
         inside: slices of `image` that the file has; the others are padding.
         affine: [4, 4], from an index in image[:, inside] to mm (right, anterior, superior).
-        cropped: slices of the file that `image` has not.
+        cropped: slices of the file that `image` does not have.
     """
 
     names: tuple[str, ...]
@@ -96,7 +96,7 @@ def read_scans(files: PatientFiles, data: DataSettings, dims: int) -> list[Scan]
     if data.group == "multi_modality":
         names = [name for name in names if name in files.files] or names[:1]
     masks = data.group == MASK
-    # A mask that nobody reads may be broken.
+    # A mask that is not used may be broken.
     kept = {name: path for name, path in files.files.items() if masks or name != MASK}
     own = PatientFiles(files.folder, kept)
     patient = read_patient(own, [] if masks else names, require_seg=masks, require_lesions=False)

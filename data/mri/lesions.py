@@ -24,10 +24,12 @@ at the size of the demo a tiny lesion is a single pixel, and nothing is ignored.
 """
 
 MOST_LESIONS = 255
-"""Of a mask, the largest: their numbers are bytes, and a mask with more is noise."""
+"""The most lesions of a mask, the largest ones: their numbers are bytes, and a mask with more is
+noise.
+"""
 
 _FEW_POINTS = 128
-"""Up to here the distances between all points are measured sooner than their hull is found."""
+"""Up to this many points it is faster to measure all distances than to find the hull."""
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,10 @@ SPLITS = ("train", "val", "test")
 MOST_LESIONS = 5
 
 SMALLEST_SIDE = 8
-"""In voxels; already there a voxel is larger than most lesions."""
+"""The smallest side in voxels; even then a voxel is larger than most lesions."""
 
 WHITE_VALUE = 1000.0
-"""Of undisturbed white matter in T1; files hold whole numbers, at least 1 in the brain."""
+"""Value of undisturbed white matter in T1; files have whole numbers, at least 1 in the brain."""
 
 _BIAS = 0.12  # largest log coefficient of the bias field
 _NOISE = (0.01, 0.03)  # deviation, in units of white matter in T1
@@ -83,7 +83,7 @@ CONTRASTS: dict[str, Contrast] = {
     # The same after it: lesions enhance, those with a core as a ring.
     "t1_gd": Contrast(0.28, 0.72, 0.94, rim=1.40, core=0.45, oedema=0.74, texture=0.7),
 }
-"""Values by us, chosen for their order; no sequence was simulated."""
+"""Our values, chosen for their order; no sequence was simulated."""
 
 
 @dataclass(frozen=True)

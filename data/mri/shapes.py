@@ -17,18 +17,19 @@ from data.files import Float64
 Mask = NDArray[np.bool_]
 
 CONTROL_MM = 40.0
-"""Between the control points of a deformation."""
+"""Distance between the control points of a deformation."""
 
 LARGEST_CONTROL_SHIFT_MM = 7.0
-"""Along each axis. Up to CONTROL_MM / 2.479 = 16.1 mm a cubic B-spline deformation in 3-D folds
-nowhere (Choi and Lee, Injectivity conditions of 2D and 3D uniform cubic B-spline functions, 2000).
+"""Largest shift of a control point along each axis. Up to CONTROL_MM / 2.479 = 16.1 mm a cubic
+B-spline deformation in 3-D folds nowhere (Choi and Lee, Injectivity conditions of 2D and 3D
+uniform cubic B-spline functions, 2000).
 """
 
 DIAMETERS_MM = (2.0, 40.0)
-"""Of lesions, log-uniform: from what is barely seen to beyond the edges of all size classes."""
+"""Lesion diameters, log-uniform: from barely visible to beyond the edges of all size classes."""
 
 OEDEMA_FROM_MM = 10.0
-"""Smaller lesions have none around them."""
+"""Diameter below which a lesion has no oedema around it."""
 
 _DEEPEST_DENT = 0.3  # of the radius, sideways
 _REACH = 2.0  # in levels: how far from its centre a lesion changes an image, oedema included
@@ -63,7 +64,7 @@ def cubic_basis(points: Float64, count: int, spacing: float = CONTROL_MM) -> Flo
 
 
 def draw_deformation(rng: np.random.Generator, extent_mm: Sequence[float]) -> Deformation:
-    """A head of another size and shape that is held a little askew."""
+    """A random deformation: a head of another size and shape, slightly rotated."""
     angles = np.radians(rng.uniform(-6.0, 6.0, 3))
     matrix = rotation(angles) @ np.diag(rng.uniform(1.02, 1.14, 3))
     counts = [control_count(extent) for extent in extent_mm]

@@ -132,7 +132,7 @@ class MriSamples(Dataset[Sample]):
         if name not in self._arrays:
             path = self.folder / f"{name}.npy"
             stored = np.load(path, mmap_mode="r", allow_pickle=False) if path.is_file() else None
-            # A plain array, for slicing a memmap costs as much as reading a small slice.
+            # A plain array, because slicing a memmap costs as much as reading a small slice.
             self._arrays[name] = None if stored is None else np.asarray(stored)
         return self._arrays[name]
 

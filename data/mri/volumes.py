@@ -1,4 +1,4 @@
-"""From a patient's volumes to samples: intensities to [0, 1], the size asked for, the slices worth
+"""From a patient's volumes to samples: intensities in [0, 1], the requested size, the slices worth
 keeping.
 
 Shapes: C channels; D, H, W the file's size, d, h, w that of the samples.
@@ -65,7 +65,7 @@ class Cut:
 
 @dataclass
 class CutCounts:
-    """What became of one patient beside its samples.
+    """Counts of one patient besides its samples.
 
     Attributes:
         left_out: samples that were not worth keeping.

@@ -1,4 +1,5 @@
-"""What a balancer is: it makes the weights of the terms from what it saw of them in earlier steps.
+"""The interface of a balancer, which computes the weights of the terms from what it saw of them in
+earlier steps.
 
 Legend: i a term, L_i its mean over a step, g_i its gradient (unweighted) with respect to the
 shared parameters, K the number of active terms.
@@ -15,7 +16,7 @@ from typing import Any, Literal, Protocol
 Needs = Literal["nothing", "losses", "gradients"]
 
 TINY = 1e-12
-"""Added where a loss or a norm divides: a term may be exactly 0 (a hinge that is content)."""
+"""Added where a loss or a norm divides: a term may be exactly 0 (a satisfied hinge)."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,20 @@ class Observed:
 
 
 class Balancer(Protocol):
-    """Another way to make the weights.
+    """Computes the weights of the terms.
 
     It may also have `keeps_weight_of`: the terms whose weight in the settings still counts (all,
     where it has none). Of every other term the settings' weight says only whether the term is on,
-    since two knobs on one weight would fight (000-M11: terms multiplied by a fixed weight and then
-    weighed again).
+    since two factors on one weight would work against each other (000-M11: terms multiplied by a
+    fixed weight and then weighted again).
     """
 
     kind: str
     needs: Needs
     equalises: bool
-    """Whether the weights bring losses or gradients of different sizes to one. The large ones then
-    have small weights on purpose, and a small weight is no sign of a term that was given up.
+    """Whether the weights bring losses or gradients of different sizes to the same size. Large
+    ones then have small weights on purpose, and a small weight does not mean that a term was given
+    up.
     """
     interval: int
     """`observe` is called after the updates from `step` to `step + 1` with `step % interval ==
@@ -63,11 +65,11 @@ class Balancer(Protocol):
         ...
 
     def observe(self, observed: Observed, step: int) -> None:
-        """What the update at `step` saw; it may change the weights from `step + 1` on."""
+        """Takes in what the update at `step` saw; may change the weights from `step + 1` on."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors: a checkpoint is read without unpickling code."""
+        """The state as plain values and tensors: a checkpoint is read without unpickling code."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
@@ -95,8 +97,8 @@ class FixedWeights:
 
 
 class TermBalancer(ABC):
-    """What the kinds share: weights by the names of the terms that are on (000-M9: a weighter
-    with a fixed number of components cuts off in silence), and a state that is checked.
+    """The base of all kinds: weights by the names of the terms that are on (000-M9: a weighter
+    with a fixed number of components silently drops the rest), and a state that is checked.
 
     Args:
         names: the terms that the settings switch on. A schedule may still hold one at 0.
@@ -135,7 +137,8 @@ class TermBalancer(ABC):
         return {"kind": self.kind, "names": list(self.names), **self._state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
+        """Restores what `state_dict` gave.
+
         Raises:
             ValueError: the state is that of another kind, or of other terms.
         """

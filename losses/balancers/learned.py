@@ -1,6 +1,6 @@
-"""Balancers that learn one number a term by Adam, each with its objective's gradient in closed
-form, so no graph is kept and no second backward is run (000-M10: a backward for the weights and
-one for the model double the model's gradient).
+"""Balancers that learn one number per term by Adam, each with its objective's gradient in closed
+form, so no graph is kept and no second backward pass is run (000-M10: one for the weights and one
+for the model double the model's gradient).
 
 Legend: i a term, L_i its loss, g_i its unweighted gradient, K the number of terms.
 """
@@ -15,17 +15,17 @@ from losses.balancers.base import Needs, Observed, TermBalancer, mean, normalise
 from losses.balancers.ratio import growth, softmax_weights
 
 LOG_VARIANCE_LIMIT = 15.0
-"""Bound on |s|: a loss of exactly 0 would drive exp(-s) out of float32 until it wakes up."""
+"""Bound on |s|: a loss of exactly 0 would drive exp(-s) out of float32 before it rises again."""
 
 WEIGHT_FLOOR = 1e-3
 """Least weight of GradNorm before it is normalised: below 0 a term would be maximised."""
 
 
 class Scalars:
-    """One number a term under Adam (Kingma & Ba 2015, algorithm 1, with its default decays).
+    """One number per term under Adam (Kingma & Ba 2015, algorithm 1, with its default decays).
 
-    In plain floats: of so few numbers torch's Adam makes a noticeable part of a small step. A term
-    without a gradient in a step stays as it is, with its own count of steps.
+    In plain floats: for so few numbers torch's Adam would be a noticeable part of a small step. A
+    term without a gradient in a step stays as it is, with its own count of steps.
     """
 
     BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
@@ -99,8 +99,8 @@ class Softmax(LearnedBalancer):
     """w_i = K softmax_i(theta), where theta minimises sum_i w_i L_i, as source document 000 has
     it, with one component for each term that is on (000-M9).
 
-    A negative example (000-M8): all weight flows to the smallest loss, so what is learnt already
-    is weighed most and what is not is switched off. The gradient in theta_i is
+    A negative example (000-M8): all weight flows to the smallest loss, so what is already learnt
+    gets the most weight and the rest is switched off. The gradient in theta_i is
     K p_i (L_i - sum_j p_j L_j), p = softmax(theta).
     """
 
@@ -128,8 +128,8 @@ class GradNorm(LearnedBalancer):
     training rate: L_i / L_i(0) over its mean. Then w is normalised to sum K.
 
     So the gradient in w_i is sign(w_i ||g_i|| - target_i) ||g_i||: the norms are enough, and no
-    graph of a gradient is made. L_i(0) is the term's first observed loss; of a loss that has grown
-    since, at most `RATIO_LIMIT` is believed, for a hinge that wakes from 0 would take all weight.
+    graph of a gradient is made. L_i(0) is the term's first observed loss; growth since then counts
+    up to `RATIO_LIMIT`, because a hinge that rises from 0 would take all the weight.
     """
 
     kind = "gradnorm"

@@ -13,7 +13,7 @@ from typing import Any
 from losses.balancers.base import TINY, Needs, Observed, TermBalancer, mean, normalised
 
 RATIO_LIMIT = 10.0
-"""Growth of a loss that is believed: a hinge that wakes from 0 would take all the weight."""
+"""Largest growth of a loss that counts: a hinge that rises from 0 would take all the weight."""
 
 
 def softmax_weights(logits: Mapping[str, float]) -> dict[str, float]:
@@ -129,7 +129,7 @@ class RelativeLossBalancing(TermBalancer):
 
 class InverseGradient(TermBalancer):
     """w_i = mean_j(n_j) / n_i with n_i a moving average of ||g_i||, held within 1 / `weight_max`
-    to `weight_max`, then normalised to sum K: every term pulls equally hard.
+    to `weight_max`, then normalised to sum K: every term contributes a gradient of the same size.
 
     003-M1: a loss differentiated with respect to itself has gradient 1 and all weights become
     equal; the gradient is that of the shared parameters. The average starts at the first norm, so

@@ -38,9 +38,9 @@ _TAKE_ANY_LOSS = ("fixed", "inverse_gradient")
 
 @dataclass(frozen=True, kw_only=True)
 class BalancerSettings(Settings):
-    """How the weights are made. With another kind than fixed a term's own weight says only
-    whether the term is on (0: off), and schedules still multiply; magnitude_ratio keeps the
-    weight of its anchor, the first term that is on.
+    """How the weights are computed. With any kind but fixed a term's own weight says only whether
+    the term is on (0: off), and schedules still multiply; magnitude_ratio keeps the weight of its
+    anchor, the first term that is on.
 
     softmax is the source document's learned weighter, kept as a negative example: it gives all
     weight to the smallest loss (000-M8).

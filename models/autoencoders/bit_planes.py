@@ -10,9 +10,9 @@ class BitPlaneReduction(nn.Module):
     """Planes [.., K, h, w] of 0 and 1 (K = block², one for each pixel of a block) -> condition
     [.., width, h, w]: a 1 x 1 convolution over the planes.
 
-    `..` is any number of axes, a batch or the slices of its volumes. The exact mask enters as it
-    is, in place of its words read as numbers (001-M1). A map from K bits to fewer numbers cannot
-    keep them all; which of them matter is learned with the network.
+    `..` is any number of axes, a batch or the slices of its volumes. The exact mask enters, rather
+    than its words read as numbers (001-M1). A map from K bits to fewer numbers cannot keep them
+    all; which of them matter is learned with the network.
 
     The rows of the weight start orthonormal: distances between masks are kept up to the factor
     sqrt(width / K) on average, and none of the outputs repeats another. A block without lesion

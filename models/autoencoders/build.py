@@ -14,20 +14,20 @@ CLASSES: Mapping[str, str] = {
     "vqvae": "models.autoencoders.vqvae:Vqvae",
     "dcae": "models.autoencoders.dcae:Dcae",
 }
-"""Every kind by name, as "module:class"; imported when built, for the libraries are heavy."""
+"""Every kind by name, as "module:class"; imported when built, because the libraries are heavy."""
 
 
 def build_autoencoder(settings: ModelSettings, channels: int, *, load: bool = True) -> Autoencoder:
-    """Freshly initialised from torch's current random state.
+    """An autoencoder, initialised from torch's current random state.
 
     Args:
         channels: C of the images.
         load: whether `pretrained` is looked up; not where a checkpoint's weights follow, which
-            must open without the network.
+            must open offline.
 
     Raises:
         SettingsError: `pretrained` is another network than the settings describe.
-        PretrainedError: it cannot be read, or not be fetched.
+        PretrainedError: it cannot be read or fetched.
     """
     module, _, name = CLASSES[settings.kind].partition(":")
     made: Any = getattr(importlib.import_module(module), name)(settings, channels)

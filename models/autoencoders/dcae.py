@@ -46,11 +46,11 @@ class Dcae(Autoencoder):
 
     @property
     def _parts(self) -> Any:
-        """The module that has the networks; no attribute, for a module cannot be copied."""
+        """The Python module with the networks; no attribute, because a module cannot be copied."""
         return dcae_2d if self.settings.spatial_dims == 2 else dcae_3d
 
     def train(self, mode: bool = True) -> Dcae:
-        """Parts that do not learn stay in eval mode: their normalisation keeps its statistics."""
+        """Keeps parts that do not learn in eval mode: their normalisation keeps its statistics."""
         super().train(mode)
         if mode and self.settings.phase != 1:
             self.encoder.eval()
@@ -60,7 +60,7 @@ class Dcae(Autoencoder):
         return self
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """With structured latents, in training, only a drawn number of leading channels is used;
+        """With structured latents, in training, only a random number of leading channels is used;
         `latent` holds zeros for the others.
         """
         if not (self.training and self.options):
@@ -96,7 +96,7 @@ class Dcae(Autoencoder):
         return (2.0 * image - 1.0).to(self.dtype)
 
     def _finished(self, made: Tensor) -> Tensor:
-        """What the decoder made as an image in [0, 1], or as logits."""
+        """The decoder's output as an image in [0, 1], or as logits."""
         return made.float() if self.settings.seg_mode else 0.5 * (made.float() + 1.0)
 
     def _encode_leading(self, image: Tensor, count: int) -> Tensor:

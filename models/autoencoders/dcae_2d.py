@@ -65,7 +65,7 @@ def configuration(settings: DcaeSettings, channels: int) -> dict[str, Any]:
 
 
 def networks(settings: DcaeSettings, channels: int) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder for images of that many channels."""
+    """Encoder and decoder for images with that many channels."""
     network = _library()(**configuration(settings, channels))
     return network.encoder, network.decoder
 
@@ -157,7 +157,7 @@ def _refuse_other_shape(source: str, theirs: Mapping[str, Any], ours: Mapping[st
 
 
 def _comparable(value: object, wanted: object, stages: int) -> object:
-    """Lists of JSON as tuples, one word for all stages as one word a stage."""
+    """Lists of JSON as tuples, one word for all stages as one word per stage."""
     if not isinstance(value, str):
         return _tuples(value)
     return (value,) * stages if isinstance(wanted, tuple) else value.lower()  # some have `Conv`

@@ -37,12 +37,12 @@ def pixel_shuffle(x: Tensor, factors: Factors) -> Tensor:
 
 
 def average_groups(x: Tensor, channels: int) -> Tensor:
-    """Means over as many groups of neighbouring channels. [B, C, ...] -> [B, channels, ...]"""
+    """Means over `channels` groups of neighbouring channels. [B, C, ...] -> [B, channels, ...]"""
     return x.unflatten(1, (channels, -1)).mean(dim=2)
 
 
 def repeat_channels(x: Tensor, channels: int) -> Tensor:
-    """Each channel as often as it takes. [B, C, ...] -> [B, channels, ...]"""
+    """Each channel repeated to give `channels` in all. [B, C, ...] -> [B, channels, ...]"""
     return x.repeat_interleave(channels // x.shape[1], dim=1)
 
 
@@ -182,5 +182,5 @@ def _blocks(width: int, layers: int) -> list[nn.Module]:
 
 
 def networks(settings: DcaeSettings, channels: int) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder for images of that many channels."""
+    """Encoder and decoder for images with that many channels."""
     return Encoder(settings, channels), Decoder(settings, channels)

@@ -16,13 +16,13 @@ from torch.utils.checkpoint import checkpoint
 from models.autoencoders.settings import PURE_WEIGHTS, ModelSettings
 
 LARGEST_SYMBOL = 64
-"""Latents are rounded to whole steps within +- this many; `symbols` of that size are the count of
-what was clamped.
+"""Latents are rounded to whole steps within +- this many; `symbols` of that size are counted as
+clamped.
 """
 
 
 class PretrainedError(OSError):
-    """Weights to start from that are neither a readable folder nor to be fetched."""
+    """Weights to start from that are no readable folder and cannot be fetched."""
 
 
 @torch.no_grad()
@@ -77,14 +77,14 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def last_layer(self) -> list[nn.Parameter]:
-        """The last trainable weights that the whole reconstruction passes."""
+        """The last trainable weights that the whole reconstruction passes through."""
 
     def latent_shape(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """(c, *s) of images of size `spatial`; see `ModelSettings.latent_shape`."""
         return self.settings.latent_shape(spatial)
 
     def to_image(self, decoded: Tensor) -> Tensor:
-        """What `decode` returns as an image: of logits their sigmoid."""
+        """What `decode` returns, as an image: the sigmoid of logits."""
         return decoded.sigmoid() if self.settings.seg_mode else decoded
 
     def decoded(self, latent: Tensor) -> dict[str, Tensor]:
@@ -115,8 +115,8 @@ class Autoencoder(nn.Module, ABC):
 
 
 class Checkpointed(nn.Sequential):
-    """The same layers, under the same names in the state dict, whose activations are computed
-    again in the backward pass.
+    """The same layers, under the same names in the state dict, whose activations are recomputed in
+    the backward pass.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name

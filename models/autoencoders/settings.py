@@ -1,5 +1,4 @@
-"""What an autoencoder of images or volumes is: the settings of VAE, VQ-VAE and DC-AE, in 2-D and
-3-D.
+"""Settings of the autoencoders of images and volumes: VAE, VQ-VAE and DC-AE, in 2-D and 3-D.
 
 Shapes: `*S` the space, (H, W) or (D, H, W); c and `*s` of the latent.
 """
@@ -20,7 +19,7 @@ PURE_WEIGHTS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Names of precisions in the settings -> in torch."""
 
 HEAD_WIDTH = 32
-"""Channels per head of DC-AE's linear attention; its stages are a multiple of it wide."""
+"""Channels per head of DC-AE's linear attention; the widths of its stages are multiples of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +221,7 @@ class ModelSettings(Settings):
 
     @property
     def latent_channels(self) -> int:
-        """c"""
+        """The number of latent channels, c."""
         if self.kind == "vqvae":
             return self.vqvae.code_width
         return self.vae.latent_channels if self.kind == "vae" else self.dcae.latent_channels

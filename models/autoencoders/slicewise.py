@@ -1,4 +1,4 @@
-"""A 2-D autoencoder applied to every slice of a volume, as a diffusion over volumes takes its
+"""A 2-D autoencoder applied to every slice of a volume, as diffusion models of volumes take their
 latents.
 
 Shapes: volumes [B, C, D, H, W], their latents [B, c, D, h, w]: the depth stays as it is.
@@ -15,7 +15,8 @@ from models.autoencoders.interface import Autoencoder
 
 
 class Slicewise(nn.Module):
-    """
+    """Encodes and decodes volumes slice by slice.
+
     Args:
         autoencoder: for slices.
         chunk: slices that go through it together; bounds the memory, not the result.

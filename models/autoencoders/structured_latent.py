@@ -1,6 +1,6 @@
 """Structured latents (DC-AE 1.5, arXiv 2508.00413): the leading channels learn to carry the
-structure of an image, the later ones its details, since a random number of leading channels must
-do without the rest in training.
+structure of an image, the later ones its details, because in training a random number of leading
+channels must do without the rest.
 
 Shapes: latent [B, c, *s]. What trains on such latents masks with the same channel numbers.
 """
@@ -46,7 +46,7 @@ class StructuredSettings(Settings):
 def draw(options: tuple[int, ...]) -> int:
     """One of the numbers, all equally likely, from torch's current random state.
 
-    One number for the whole batch, as the paper draws it for an iteration: only so can a
+    One number for the whole batch, as the paper draws it for an iteration: only then can a
     convolution leave out what is not kept.
     """
     return options[int(torch.randint(len(options), ()))]
@@ -87,6 +87,6 @@ def _convolution(conv: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Of size 3 with stride 1, in two or three dimensions."""
+    """Convolution of size 3 with stride 1, in two or three dimensions."""
     convolution = F.conv2d if x.ndim == 4 else F.conv3d
     return convolution(x, weight, bias, padding=1)

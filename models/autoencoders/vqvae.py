@@ -19,16 +19,16 @@ DOWN = (2, 4, 1, 1)
 """Stride, size, dilation and padding of a stage's convolution: it halves every side exactly."""
 
 UP = (*DOWN, 0)
-"""The same for the transposed one, and no padding of its output."""
+"""The same for the transposed convolution, without padding of its output."""
 
 
 class Vqvae(Autoencoder):
     """Every cell of the latent is replaced by the nearest of K codes, with the gradient passed
     straight through.
 
-    The average number of uses starts at one a code, not at MONAI's zero: its first update divides
-    the random codes by a hundredth of their uses and by about epsilon where they have none, which
-    moves most of the codebook out of reach of any encoder.
+    The average number of uses starts at one per code, not at MONAI's zero: its first update
+    divides the random codes by a hundredth of their uses and by about epsilon where they have
+    none, which moves most of the codebook out of reach of any encoder.
     """
 
     def __init__(self, settings: ModelSettings, channels: int) -> None:

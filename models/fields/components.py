@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 PATTERNS = 256
-"""Patterns over the nodes that are kept at most."""
+"""The most patterns over the nodes that are kept."""
 
 _ROWS = 4096
-"""Snapshots that the patterns are taken from at most, evenly spread over samples and times."""
+"""The most snapshots that the patterns are computed from, evenly spread over samples and times."""
 
 _EXACT = 1024
 """Up to this many rows or nodes the decomposition is exact, and randomised beyond."""
@@ -41,7 +41,7 @@ class Components(nn.Module):
         self.register_buffer("deviation", torch.ones(count))
 
     def fit(self, blocks: Callable[[], Iterable[Tensor]]) -> None:
-        """Takes the components of fields that `blocks()` yields as [b, N, T], twice.
+        """Computes the components of fields that `blocks()` yields as [b, N, T], twice.
 
         With fewer samples than components the last components stay 0.
         """
@@ -58,7 +58,7 @@ class Components(nn.Module):
         self.deviation[:count] = deviation[:count].to(self.deviation)
 
     def encode(self, x: Tensor) -> Tensor:
-        """[B, N, T] -> [B, C]; always in float32, for the precision is what it is good for."""
+        """[B, N, T] -> [B, C]; always in float32, because precision is its purpose."""
         with torch.autocast(x.device.type, enabled=False):
             return (self._courses(x.float()) - self.mean) @ self.basis.T / self.deviation
 

@@ -5,9 +5,9 @@ B samples, T time steps (the length of the convolutions), N mesh nodes (their ch
 of the main latent, K = levels - 1 hierarchical codes of h numbers each, deepest level first.
 
 It differs from the source in three things. Its decoder ended one level early and never read the
-last code; ours reads all K. It normalised right before the last tanh, which takes the amplitude
-out of a sample. And the network corrects a linear path, the principal components, which it would
-need thousands of steps to find by itself.
+last code; ours reads all K. It normalised right before the last tanh, which removes a sample's
+amplitude. And the network corrects a linear path, the principal components, which it would need
+thousands of steps to find by itself.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ LOG_VARIANCE_LIMIT = 30.0
 RESIDUAL_SCALE = 0.1
 
 INITIAL_LOG_VARIANCE = -6.0
-"""Of the posteriors: at 0 the sampled noise is as large as the signal, and drowns it."""
+"""Start of the posteriors' log-variance: at 0 the noise would be as large as the signal."""
 
 CHANNELS_PER_GROUP = 8
-"""Of GroupNorm. One channel a group would take each channel's mean over time out of a sample."""
+"""Channels per group of GroupNorm; 1 would remove each channel's mean over time from a sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class Encoder(nn.Module):
 
 
 class CodeStep(nn.Module):
-    """One hierarchical code enters the decoder.
+    """Layers by which one hierarchical code enters the decoder.
 
     The prior of z [B, h, T] comes from the running feature; the code and the feature give the
     posterior's residual to it: z ~ N(mu + delta_mu, sigma^2 * exp(delta_logvar)).
@@ -186,7 +186,8 @@ class Decoder(nn.Module):
     def forward(
         self, main: Tensor, hier: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """
+        """Decodes the latents, with a sample of each code or with its mean.
+
         Args:
             noise: unit normal [B, K, h, T], or None for the means.
 
@@ -234,7 +235,7 @@ class FieldVaeModel(nn.Module):
         self.decoder = Decoder(settings, length, nodes)
 
     def fit(self, low: float, high: float, blocks: Callable[[], Iterable[Tensor]]) -> None:
-        """Takes the constants of the training fields: their range, and with a linear path their
+        """Computes the constants of the training fields: their range, and with a linear path their
         principal components. `blocks()` yields the fields as [b, T, N], more than once.
         """
         self.scaler.fit_range(torch.tensor(low), torch.tensor(high))
@@ -325,6 +326,6 @@ class FrozenDecoder(nn.Module):
         return self.decode(main, hier)
 
     def set_reach(self, reach: float) -> None:
-        """Takes latents that are scaled to another range, +- `reach`."""
+        """Adapts to latents that are scaled to another range, +- `reach`."""
         self.main_scaler.reach.fill_(reach)
         self.hier_scaler.reach.fill_(reach)

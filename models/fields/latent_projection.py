@@ -1,6 +1,4 @@
-"""Fixed random networks that look at a latent: the "perceptual" features of the conditioner's
-loss.
-"""
+"""Fixed random networks on a latent: the "perceptual" features of the conditioner's loss."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 
 class LatentProjections(nn.Module):
-    """One network a width w: linear size -> w, ReLU, w -> w, ReLU, w -> size / 2.
+    """One network per width w: linear size -> w, ReLU, w -> w, ReLU, w -> size / 2.
 
     Drawn from the seed, kept as buffers: no optimizer can be given them (000-M4: networks that are
     trained on their own distance become constant, which costs nothing). Weights N(0, 2 / inputs),

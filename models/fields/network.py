@@ -250,8 +250,8 @@ def shared_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
-    """Without bias (a GroupNorm follows), He-initialised with fan_in, which keeps the variance of
-    the forward pass (000-M16: the source takes fan_out).
+    """Convolution without bias (a GroupNorm follows), He-initialised with fan_in, which keeps the
+    variance of the forward pass (000-M16: the source takes fan_out).
     """
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
@@ -266,7 +266,7 @@ def _linear(
     bias: bool = True,
     gain: float | None = None,
 ) -> nn.Module:
-    """He-initialised (fan_in), or Xavier with that gain; zero bias.
+    """Linear layer, He-initialised (fan_in), or Xavier with that gain; zero bias.
 
     The weight is drawn before it is normalised: the first singular vectors are then its own.
     """

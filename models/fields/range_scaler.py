@@ -32,12 +32,12 @@ class RangeScaler(nn.Module):
         self.register_buffer("reach", torch.tensor(float(reach)))
 
     def fit(self, values: Tensor) -> RangeScaler:
-        """Takes the range of values [..., *shape]."""
+        """Sets the range to that of the values [..., *shape]."""
         columns = values.reshape(-1, *self.center.shape)
         return self.fit_range(columns.amin(dim=0), columns.amax(dim=0))
 
     def fit_range(self, low: Tensor, high: Tensor) -> RangeScaler:
-        """Takes ranges that are known.
+        """Sets ranges that are known.
 
         Raises:
             ValueError: a bound is not finite.

@@ -25,7 +25,7 @@ def mu_law(radiance: Tensor, mu: float, exposure: float) -> Tensor:
     """log(1 + mu * x) / log(1 + mu) with x = max(exposure * radiance, 0).
 
     x = 1 maps to 1. There is no upper clip: brighter pixels map above 1, so that an error among
-    highlights keeps its gradient. Who needs an image in [0, 1] clips the result.
+    highlights keeps its gradient. Code that needs an image in [0, 1] clips the result.
     """
     exposed = (radiance * exposure).clamp(min=0.0)
     return (mu * exposed).log1p() / math.log1p(mu)

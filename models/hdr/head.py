@@ -102,7 +102,7 @@ def valid_percentiles(values: Tensor, hole: Tensor, shares: tuple[float, ...]) -
 def prepare(
     settings: HeadSettings, batch: Mapping[str, Tensor], dither: bool = False
 ) -> dict[str, Tensor]:
-    """What is known before the network runs, all fp32.
+    """All that is computed before the network runs, in fp32.
 
     Returns:
         prefilled, log_base [B, 3, H, W]; hole, mask [B, 1, H, W];

@@ -48,7 +48,7 @@ class ModelSettings(Settings):
 
 
 def check_side(height: int, width: int) -> None:
-    """Refuses sizes that four halvings do not divide, or leave a single cell of."""
+    """Refuses sizes that cannot be halved four times, or of which that leaves a single cell."""
     if height % STRIDE or width % STRIDE or min(height, width) < SMALLEST_SIDE:
         raise ValueError(
             f"the sides of a patch must be multiples of {STRIDE} and at least {SMALLEST_SIDE} px, "
@@ -170,12 +170,13 @@ class GatedUNet(nn.Module):
         occlusion: Tensor | None = None,
         motion: Tensor | None = None,
     ) -> Tensor:
-        """
+        """The raw residual.
+
         Args:
             image: `image` of the head's `prepare`.
             occlusion: [B, 1, H, W], needed with `use_occlusion`.
             motion: [B, 2, H, W] in pixels, needed with `use_motion`; fed in cells of the coarsest
-            level.
+                level.
         """
         check_side(image.shape[-2], image.shape[-1])
         parts = [image, hole]

@@ -27,8 +27,8 @@ def prefill(kind: str, warped: Tensor, hole: Tensor, eps: float) -> Tensor:
     zero: left 0, as the source document does.
     nearest: the nearest valid pixel.
     push_pull: averages of a pyramid over the valid pixels (Gortler et al. 1996), of log radiance.
-    median_log: one colour a patch, the median log radiance of the valid pixels that touch a hole;
-        of all valid pixels where none does.
+    median_log: one colour per patch, the median log radiance of the valid pixels that touch a
+        hole; of all valid pixels where none does.
     """
     valid = hole < 0.5
     kept = torch.where(valid, warped, torch.zeros_like(warped))
