@@ -160,14 +160,16 @@ def critic_views(
 
 
 def last_layer(modules: Modules) -> Sequence[nn.Parameter]:
-    """Where a balancer compares gradients: what every residual passes."""
+    """The parameters at which a balancer compares gradients: every residual passes them."""
     network: Any = modules["model"].network
     return [network.output.weight]
 
 
 @torch.no_grad()
 def _reach(settings: HdrPatchSettings, prepared: Prepared) -> Finding | None:
-    """None where the cap reaches nearly all hole targets of a sample of the training crops."""
+    """Compares the cap with the hole targets in a sample of the training crops; None where it
+    reaches nearly all of them.
+    """
     head = settings.hdr
     base = prepare_head(head, _sample(prepared))
     needed = needed_cap(_sample(prepared)["target"], base["log_base"], head.epsilon)
@@ -183,10 +185,8 @@ def _reach(settings: HdrPatchSettings, prepared: Prepared) -> Finding | None:
     enough = float(few.quantile(1.0 - WARN_SHARE))
     return Finding(
         f"{share:.0%} of the hole targets need a larger |log_delta| than the cap of "
-        f"{float(cap[inside].max()):.1f} "
-        f"allows (004-M1); a cap of {enough:.1f} would reach all but {WARN_SHARE:.0%}. Raise it, "
-        "or give the holes a "
-        f"first guess: hdr.prefill=push_pull.",
+        f"{float(cap[inside].max()):.1f} allows (004-M1); a cap of {enough:.1f} would reach all "
+        f"but {WARN_SHARE:.0%}. Raise it, or give the holes a first guess: hdr.prefill=push_pull.",
         hopeless=share == 1.0,
     )
 

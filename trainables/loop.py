@@ -148,7 +148,7 @@ class Training(Generic[Tree, PreparedT]):
 
     @property
     def last_step(self) -> int:
-        """Where this segment ends."""
+        """The step at which this segment ends."""
         return min(self.train.steps, self.run.stop_step or self.train.steps)
 
     @property
@@ -198,7 +198,7 @@ class Training(Generic[Tree, PreparedT]):
         self.run.report(report, self._save)
 
     def _worst(self) -> Worst | None:
-        """Looks for the batch to draw, where somebody wants to see it."""
+        """A collector of the batch to draw; None where the document has no tag for the figure."""
         if not (self.train.tensorboard and self.board.wants("val.worst_batch")):
             return None
         weights = self.phases[0].composite.weights(self.step, self.train.steps)
@@ -217,7 +217,7 @@ class Training(Generic[Tree, PreparedT]):
         )
 
     def _seed(self, step: int) -> None:
-        """Everything random inside a step (dropout, noise) is a function of (seed, step, rank)."""
+        """Seeds all that is random inside a step (dropout, noise) by (seed, step, rank)."""
         rank = 0 if step < 0 else self.accelerator.process_index
         value = hash63(self.train.seed, 3, step + 1, rank)
         random.seed(value)
@@ -228,7 +228,7 @@ class Training(Generic[Tree, PreparedT]):
 
     @property
     def teachers(self) -> dict[str, nn.Module]:
-        """The moving averages as `Phase.forward` finds them, beside the modules that they average:
+        """The moving averages by the names under which a forward finds them, beside the modules:
         in eval mode, without gradients.
         """
         return {f"ema.{name}": average.module for name, average in self.ema.items()}
@@ -301,7 +301,9 @@ class Training(Generic[Tree, PreparedT]):
             self.best = (self.step, value)
 
     def _restore(self) -> bool:
-        """Whether it is another trial's checkpoint that this one goes on from."""
+        """Loads the checkpoint that the segment goes on from. Returns whether it is another
+        trial's.
+        """
         stored = begin.find(self.run, self.folder, self.system.name)
         if stored is None:
             if self.run.is_main and self.run.reports is not None:
@@ -340,7 +342,7 @@ class Training(Generic[Tree, PreparedT]):
         return inherited
 
     def close(self) -> None:
-        """Gives back what the next trial in this process needs."""
+        """Releases what the next trial in this process needs."""
         self.board.close()
         if self.train.compile:
             torch.compiler.reset()  # what was compiled holds the modules
@@ -355,8 +357,8 @@ def _weighted_validation(
     report: Mapping[str, float | str | None], phases: Iterable[Phase]
 ) -> dict[str, float | None]:
     """`train.<prefix>.validation_total`: the validation's terms under the weights of the last
-    step. To be seen beside `train.<prefix>.total`, never to be judged by: it falls when its
-    weights fall.
+    step. It stands beside `train.<prefix>.total` and judges nothing, for it falls when the weights
+    fall.
     """
     totals: dict[str, float | None] = {}
     for phase in phases:

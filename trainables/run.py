@@ -1,4 +1,4 @@
-"""Where a trial runs: what the loop is told about its surroundings, and whom it reports to.
+"""The surroundings of a trial: what the loop is told about them, and whom it reports to.
 
 Three implementations: `LocalRun` (a plain process), `TuneRun` (inside Ray Tune's own actor) and
 `WorkerRun` (one rank of a Ray Train worker group). The loop sees the common part only; ray is
@@ -29,8 +29,8 @@ class ReportSink(Protocol):
     def append(self, report: Report) -> None: ...
 
     def truncate_after(self, step: int, own: Report | None = None) -> int:
-        """Drops reports of later steps, which a trial that resumes will make again; how many.
-        `own` is the report of that step, written where it is missing.
+        """Drops the reports of later steps, which a resumed trial will make again, and returns how
+        many. `own` is the report of that step, written where it is missing.
         """
         ...
 
@@ -78,17 +78,18 @@ class LocalRun:
         return True
 
     def derive(self, report: Report) -> dict[str, float | None]:
-        """The columns to add to a report that is not handed in yet.
+        """The derived columns of a report that is not handed in yet.
 
-        Not `report`'s business: patience and the best checkpoint wait for such a column, too.
+        They are added before `report`, because patience and the best checkpoint may wait for one
+        of them.
         """
         return combined_columns(self.derived, report)
 
     def report(self, report: Report, save: Callable[[], None]) -> None:
-        """One report: first the file, then the checkpoint, then whoever decides.
+        """Hands in one report: first to the file, then to the checkpoint, then to whoever decides.
 
-        In this order a crash between two of them loses nothing: what a checkpoint does not cover
-        is trained and reported again. May leave by SystemExit where a scheduler has stopped the
+        In this order a crash between two of them loses nothing: what no checkpoint covers is
+        trained and reported again. It may leave by SystemExit where a scheduler has stopped the
         trial.
         """
         if self.is_main:
@@ -108,8 +109,8 @@ class LocalRun:
             self.on_report(report)
 
     def tell_again(self, report: Report) -> None:
-        """Passes on the report of the checkpoint that the trial goes on from: who decides may not
-        have heard it before the interruption.
+        """Passes on the report of the checkpoint that the trial goes on from, which the decider
+        may not have heard before the interruption.
         """
         self.tell(report)
 
@@ -120,7 +121,7 @@ class LocalRun:
 
 @dataclass
 class TuneRun(LocalRun):
-    """A trial inside Tune's actor: Tune hears the step, the columns that a decision needs, why the
+    """A trial inside Tune's actor. Tune hears the step, the columns that a decision needs, why the
     training ended by itself and when the segment began, nothing else.
 
     Attributes:
@@ -160,8 +161,8 @@ class WorkerRun(LocalRun):
 
 
 def decision_part(report: Report, columns: Sequence[str] = ()) -> dict[str, Any]:
-    """The step and the seconds as plain floats; the columns that a decision needs, as `values`,
-    those left out that have none; and why the training ends by itself, where it does.
+    """The part of a report that a decision needs: step and seconds as plain floats, `values` of
+    those columns that have one, and the reason where the training ends by itself.
     """
     part: dict[str, Any] = {
         "step": number(report, "step") or 0.0,
@@ -177,8 +178,8 @@ def decision_part(report: Report, columns: Sequence[str] = ()) -> dict[str, Any]
 
 
 def owner_check(lock: Path, session: str) -> Callable[[], bool]:
-    """A check that the sweep's lock still bears this session; a takeover by a resumed driver ends
-    old writers.
+    """Checks that the sweep's lock still bears this session: where a resumed driver takes the
+    sweep over, old writers end.
     """
 
     def still_owner() -> bool:

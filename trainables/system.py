@@ -39,8 +39,8 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Phase:
-    """Who is updated, from which forward, with which Composite. Most systems have one, a GAN has
-    two.
+    """One part of a step: the modules that it updates, their forward and their Composite. Most
+    systems have one phase, a GAN has two.
 
     Attributes:
         name: of the phase, and in the columns of every phase but the first.
@@ -70,14 +70,13 @@ class Phase:
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the phase whose prediction the metrics read, and whose columns need no
-        name.
-        """
+        """Whether the metrics read the prediction of this phase, and its columns need no name."""
         return self.optimizer == "optimizer"
 
     @property
     def column_prefix(self) -> str:
-        """Of the columns of its training beside those of the terms: `train`, `train.critic`."""
+        """The prefix of the columns of its training that are no term's: `train`, `train.critic`.
+        """
         return "train" if self.is_first else f"train.{self.name}"
 
     def forward_for(self, weights: Mapping[str, float]) -> Forward:
@@ -86,7 +85,7 @@ class Phase:
         return next(idle, self.forward)
 
     def shared_outputs(self, prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What later phases find in their batch."""
+        """The outputs that later phases find in their batch."""
         return {f"{self.name}.{key}": prediction[key].detach() for key in self.shares_outputs}
 
 
@@ -131,7 +130,7 @@ class Loaders:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a look at settings and data found before a training.
+    """An objection to settings and data, made before a training.
 
     Attributes:
         text: what is wrong and the way out.
@@ -186,8 +185,8 @@ class System(Protocol[SettingsT, PreparedT]):
     def loaders(self, settings: SettingsT, prepared: PreparedT) -> Loaders: ...
 
     def phases(self, settings: SettingsT, prepared: PreparedT | None) -> Sequence[Phase]:
-        """Who is updated, in order. `prepared` is None where only the names of the terms are
-        asked for.
+        """The phases in the order in which they are updated. `prepared` is None where only the
+        names of the terms are asked for.
         """
         ...
 
@@ -198,8 +197,8 @@ class System(Protocol[SettingsT, PreparedT]):
         ...
 
     def prepare(self, settings: SettingsT, cache: Path) -> PreparedT:
-        """What all trials share: converted data, statistics, frozen networks; something picklable.
-        By default nothing.
+        """Makes what all trials share: converted data, statistics, frozen networks; something
+        picklable. By default nothing.
 
         Runs once per sweep before any trial and is cached by a hash of the settings in
         `prepare_reads`.
@@ -207,8 +206,8 @@ class System(Protocol[SettingsT, PreparedT]):
         return _NOTHING
 
     def preflight(self, settings: SettingsT, prepared: PreparedT) -> Sequence[Finding]:
-        """What speaks against these settings, from a sample of the data; quick, for it runs
-        before every trial. By default nothing does.
+        """Objections to these settings, from a sample of the data; quick, for it runs before every
+        trial. By default there are none.
         """
         return ()
 
@@ -220,9 +219,9 @@ class System(Protocol[SettingsT, PreparedT]):
         return node
 
     def rebuild(self, settings: SettingsT, meta: Mapping[str, Any]) -> Built:
-        """As `build`, from the `Built.meta` of a checkpoint instead of data, and without files:
-        the weights follow. Where it is left out, a checkpoint is opened by `build(settings,
-        None)`.
+        """Builds the modules as `build` does, from the `Built.meta` of a checkpoint instead of
+        data, and without files: the weights follow. Where it is left out, a checkpoint is opened
+        by `build(settings, None)`.
         """
         return self.build(settings, _NOTHING)
 
@@ -243,11 +242,11 @@ class System(Protocol[SettingsT, PreparedT]):
         return {}
 
     def tensorboard_figures(self, settings: SettingsT) -> Mapping[str, tuple[str, ...]]:
-        """The same of figures."""
+        """The tags of figures: name of a figure -> its tags."""
         return {}
 
     def picture(self, prediction: Tensors, batch: Tensors) -> Tensor:
-        """[3, H, W] in [0, 1]: what a batch looks like, for the figures `val.worst_batch`,
+        """A drawing of a batch, [3, H, W] in [0, 1], for the figures `val.worst_batch`,
         `test_best.worst_batch` and `test_latest.worst_batch` (of `tensorboard_figures`).
         """
         raise SettingsError(f"system {self.name} has no member `picture`: nothing is drawn of it.")
@@ -255,7 +254,7 @@ class System(Protocol[SettingsT, PreparedT]):
     def generate(
         self, settings: SettingsT, modules: Modules, source: Path, target: Path
     ) -> dict[str, float]:
-        """What the trained model is for; the verb `generate` calls it.
+        """Applies the trained model to a user's inputs, for the verb `generate`.
 
         Args:
             modules: those of a checkpoint, in eval mode on the device to use. There is no
@@ -292,8 +291,8 @@ class System(Protocol[SettingsT, PreparedT]):
         raise SettingsError(f"system {self.name} has no member `encode`.")
 
     def prepare_volumes(self, settings: SettingsT, cache: Path) -> tuple[SettingsT, PreparedT]:
-        """For `encode`, where a model of slices is to take whole volumes: the settings that say
-        so, and what `prepare` makes of them.
+        """The settings, and what `prepare` makes of them, under which `encode` gives whole volumes
+        to a model of slices.
         """
         raise SettingsError(
             f"system {self.name} has no member `prepare_volumes`: it encodes samples as they are. "
@@ -317,7 +316,7 @@ class System(Protocol[SettingsT, PreparedT]):
         raise SettingsError(f"system {self.name} has no member `profile_cases`.")
 
     def profile_step(self, settings: SettingsT, steps: int) -> Mapping[str, Any]:
-        """What a training step of one case takes, in a process that does nothing else.
+        """Measures a training step of one case, in a process that does nothing else.
 
         Returns:
             `parameters`, `critic_parameters` (0 for none), `latent` [c, *s], `step_seconds`,
@@ -371,7 +370,7 @@ def load_system(name: str) -> System:
 
 
 def _why(error: Exception, module: str) -> str:
-    """What went wrong, where, and the way out where it is known."""
+    """The cause of an error, its place, and the way out where it is known."""
     hidden = hidden_by_ours(error) if isinstance(error, (ImportError, AttributeError)) else ""
     if hidden:
         return f"{error}. {hidden}"

@@ -1,5 +1,5 @@
-"""Where a segment begins: at the trial's own newest checkpoint, at that of another trial, whose
-weights it takes over under settings and a seed of its own, or at weights that are fine-tuned.
+"""The beginning of a segment: the trial's own newest checkpoint, the checkpoint of another trial,
+whose weights it takes over under settings and a seed of its own, or weights that are fine-tuned.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainables.run import LocalRun
 
 
 def label(start: Path | None) -> str | None:
-    """How a checkpoint names the one of another trial that its segment began from:
+    """The name that a checkpoint gives to the one its segment began from, of another trial:
     `0003/step-00000040`, which stays true where the sweep's directory is moved.
     """
     return None if start is None else f"{start.parent.parent.name}/{start.name}"
@@ -30,8 +30,8 @@ def label(start: Path | None) -> str | None:
 def find(run: LocalRun, folder: Path, system: str) -> Checkpoint | None:
     """The checkpoint that this segment goes on from; None for a trial that begins.
 
-    A segment with `run.start` has its own checkpoints once it has been under way: those that
-    bear the name of its start. All others in the folder are of the life that the trial gave up.
+    A segment with `run.start` has its own checkpoints once it has been under way: those that name
+    this start. All others in the folder belong to the training that the trial gave up.
 
     Raises:
         CheckpointError: all that could be read is damaged, or of another system.
@@ -48,8 +48,8 @@ def find(run: LocalRun, folder: Path, system: str) -> Checkpoint | None:
 
 
 def meta_of_start(run: LocalRun, folder: Path, system: str) -> Mapping[str, Any]:
-    """What the checkpoint says of itself that this segment goes on from; {} for a trial that
-    begins, and where `find` will have something to complain of.
+    """The meta of the checkpoint that this segment goes on from; {} for a trial that begins, and
+    where `find` will raise.
     """
     goes_on = run.resume or run.start is not None
     paths = list(reversed(checkpoint.available(folder))) if goes_on else []
@@ -62,13 +62,15 @@ def meta_of_start(run: LocalRun, folder: Path, system: str) -> Mapping[str, Any]
 
 
 def is_taken_over(stored: Checkpoint, run: LocalRun) -> bool:
-    """Whether it is another trial's, and nothing of this segment has been trained yet."""
+    """Whether the checkpoint is another trial's, so that nothing of this segment has been trained
+    yet.
+    """
     return stored.path == run.start
 
 
 def forget_others(folder: Path, start: Path) -> None:
-    """Deletes the checkpoints of the life that a trial gave up for `start`: none of them is one
-    to fall back to.
+    """Deletes the checkpoints of the training that a trial gave up for `start`: the trial must not
+    fall back to one of them.
     """
     for path in checkpoint.available(folder):
         origin = None
@@ -79,8 +81,8 @@ def forget_others(folder: Path, start: Path) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads moments and counts. What the settings say (rates, decays, weight decay) stays as the
-    optimizer was made, for a segment may have settings of its own.
+    """Loads moments and counts. The numbers that the settings give (rates, decays, weight decay)
+    stay as they are, for a segment may have settings of its own.
     """
     numbers = [
         {key: value for key, value in group.items() if key != "params"}
@@ -95,7 +97,8 @@ def initial_weights(
     path: Path, modules: Mapping[str, nn.Module], system: str, warn: Callable[[str], None]
 ) -> None:
     """Puts the weights of another training into fresh modules: the moving average where it has
-    one. A module that it does not have keeps its own initialisation, and is named through `warn`.
+    one. A module that the other training lacks keeps its initialisation and is named through
+    `warn`.
 
     Raises:
         CheckpointError: there is no checkpoint, it is damaged, or of another system.

@@ -1,4 +1,4 @@
-"""Which settings may change while a training goes on from a checkpoint."""
+"""The settings that may change while a training goes on from a checkpoint."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def save(
     state: Mapping[str, Any],
     meta: Mapping[str, Any],
 ) -> Path:
-    """Writes one checkpoint; a crash at any moment, also of the machine, leaves either all of it
-    or nothing that counts.
+    """Writes one checkpoint. A crash at any moment, of the process or the machine, leaves either
+    all of it or nothing that is read.
     """
     target = at_step(folder, step)
     for left_over in folder.glob(f".{_PREFIX}*"):  # of a process that was killed while it wrote
@@ -92,7 +92,8 @@ def _force_to_disk(path: Path) -> None:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself: system, settings, step, the report of that step."""
+    """Reads the meta of a checkpoint: its system, settings and step, and the report of that step.
+    """
     try:
         meta = json.loads((path / "meta.json").read_text())
     except (OSError, ValueError) as error:
@@ -142,7 +143,7 @@ def available(folder: Path) -> list[Path]:
 
 
 def at_step(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """The path of the checkpoint of a step."""
     return folder / f"{_PREFIX}{step:08d}"
 
 
@@ -151,7 +152,7 @@ def step_of(path: Path) -> int:
 
 
 def at_stage(directory: Path, number: int) -> Path:
-    """Where the training is that is a stage of a progressive one, counted from 1."""
+    """The directory of one stage of a progressive training, counted from 1."""
     return directory / f"{STAGE}{number}"
 
 
@@ -163,8 +164,8 @@ def _stages(directory: Path) -> list[Path]:
 
 def find(path: Path, best: bool = False) -> Path:
     """The checkpoint at `path`: itself, or the newest of a training; with `best` the training's
-    best one by its objective, the newest where none is known. Of a progressive training that of
-    its last stage that has one.
+    best one by its objective, the newest where none is known. A progressive training has it in its
+    last stage with a checkpoint.
 
     Raises:
         CheckpointError: there is none.
@@ -207,8 +208,8 @@ def newest_good(folder: Path, system: str, warn: Callable[[str], None]) -> Check
 
 
 def prune(folder: Path, best_step: int | None, keep_every: int, ends: int = 0) -> None:
-    """Deletes all but the last two (one to fall back to), the best, every `keep_every` steps (0:
-    none), and the last `ends` of those at which a segment ended.
+    """Deletes all checkpoints but the last two (one to fall back to), the best, those of every
+    `keep_every` steps (0: none), and the last `ends` of those at which a segment ended.
     """
     paths = available(folder)
     lent = _segment_ends(paths)[-ends:] if ends else []

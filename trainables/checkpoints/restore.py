@@ -83,9 +83,9 @@ def built_for(
     prepared: PreparedT,
     meta: Mapping[str, Any],
 ) -> Built:
-    """The modules for the weights of a checkpoint with this meta, without the search for weights
-    to begin with that `build` may do (`model.pretrained`), where the system can tell the two
-    apart; an empty meta is that of a training that begins.
+    """The modules that take the weights of a checkpoint with this meta; an empty meta is that of a
+    training that begins. Where the system has `rebuild`, weights to begin with
+    (`model.pretrained`) are not looked for.
     """
     if not offers(system, "rebuild") or not meta.get("built"):
         return system.build(settings, prepared)
@@ -102,7 +102,7 @@ def _built(system: System, settings: Settings, meta: Mapping[str, Any], path: Pa
 
 
 def stripped(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, by the rest of their names."""
+    """The tensors whose names begin with the prefix, by the rest of their names."""
     return {
         key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
     }

@@ -1,4 +1,4 @@
-"""What a training step of the autoencoders takes: parameters, time and peak memory, measured with
+"""The cost of a training step of the autoencoders: parameters, time and peak memory, measured with
 the one loop on random images.
 """
 
@@ -32,8 +32,8 @@ _WARM = 2
 def profile_cases(
     settings: CompressionSettings, kinds: Sequence[str], sizes: Sequence[str]
 ) -> list[tuple[dict[str, Any], CompressionSettings]]:
-    """`kind`, `size` and `batch_size` of every kind of model with every size of its images, and
-    the settings of it.
+    """Every kind of model with every size of its images: `kind`, `size` and `batch_size`, and the
+    settings that make it.
     """
     dims = settings.model.spatial_dims
     kinds = kinds or [settings.model.kind]
@@ -48,7 +48,7 @@ def profile_cases(
 
 
 def _space(size: str, dims: int) -> dict[str, Any]:
-    """The setting that makes images or volumes of that size."""
+    """The setting that makes images or volumes of this size."""
     given = size.split("x")
     if not all(side.isdigit() for side in given) or len(given) not in (1, dims):
         raise SettingsError(
@@ -143,7 +143,7 @@ def _wait() -> None:
 
 
 def _reset_peak() -> int:
-    """Bytes in use now, from which on the peak counts."""
+    """Resets the peak and returns the bytes in use now."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return 0
@@ -157,6 +157,6 @@ def _peak() -> int:
 
 
 def _status(name: str) -> int:
-    """Bytes, of a line of /proc/self/status in kB."""
+    """Reads a line of /proc/self/status, which is in kB, as bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

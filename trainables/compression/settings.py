@@ -31,7 +31,9 @@ from trainables.stepping.optimizer import check_eps
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingSettings(Settings):
-    """Which of the document's tags are written beside our columns; its `training.logging.*`."""
+    """Switches of the document's tags that are written beside our columns; its
+    `training.logging.*`.
+    """
 
     grad_norm: bool = setting(True, "training/grad_norm_*")
     regional_losses: bool = setting(True, "regional/* and regional_{modality}/*")

@@ -66,7 +66,7 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
         return _made(settings, channels_of(settings.data.group), load=True)
 
     def rebuild(self, settings: CompressionSettings, meta: Mapping[str, Any]) -> Built:
-        """Without the weights to start from: those of the checkpoint follow."""
+        """Builds without the weights to start from, for those of the checkpoint follow."""
         return _made(settings, meta["channels"], load=False)
 
     def loaders(self, settings: CompressionSettings, prepared: Prepared) -> Loaders:
@@ -152,8 +152,8 @@ def _made(settings: CompressionSettings, channels: int, load: bool) -> Built:
 
 
 def compress(modules: Modules, batch: Tensors, settings: CompressionSettings) -> dict[str, Tensor]:
-    """The reconstruction of a batch; in validation also that of the rounded latent, which is what
-    a rate is paid for.
+    """The reconstruction of a batch; in validation also that of the rounded latent, whose rate is
+    measured.
     """
     model: Any = modules["autoencoder"]
     prediction: dict[str, Tensor] = model(batch["image"])
@@ -174,8 +174,8 @@ PICTURED = 8
 
 
 def side_by_side(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Rows of image, reconstruction and their absolute difference (times 4); of volumes the middle
-    slice, of several channels each one. [B, C, *S] -> [3, 3 H, n W].
+    """Rows of image, reconstruction and their absolute difference (times 4). Of a volume the
+    middle slice is drawn, and every channel by itself. [B, C, *S] -> [3, 3 H, n W].
     """
     shown = [image.float(), reconstruction.float()]
     if image.ndim == 5:
@@ -187,6 +187,6 @@ def side_by_side(image: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def last_layer(modules: Modules) -> Sequence[nn.Parameter]:
-    """Where a balancer compares gradients."""
+    """The parameters at which a balancer compares gradients."""
     model: Any = modules["autoencoder"]
     return model.last_layer()

@@ -193,8 +193,8 @@ def tags(settings: CompressionSettings) -> dict[str, tuple[str, ...]]:
 
 
 def figure_tags(settings: CompressionSettings) -> dict[str, tuple[str, ...]]:
-    """The same of figures: `val.worst_batch`, `test_best.worst_batch`, `test_latest.worst_batch`.
-    A figure without a tag is not asked for.
+    """The document's tags of the figures `val.worst_batch`, `test_best.worst_batch` and
+    `test_latest.worst_batch`. A figure without a tag is not drawn.
     """
     return _chosen(FIGURES, settings)
 

@@ -1,4 +1,4 @@
-"""What a trained autoencoder is for: scans through it and back, and the latents of its data."""
+"""The uses of a trained autoencoder: scans through it and back, and the latents of its data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PICTURED = 8
 
 @dataclass
 class Tally:
-    """What became of the inputs; `scores` are measures of each scan, by name."""
+    """The outcome of the inputs; `scores` are measures of each scan, by name."""
 
     counts: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(
@@ -111,7 +111,7 @@ def round_trip(model: Autoencoder, volume: Tensor) -> Tensor:
 
 
 def codec_of(model: Autoencoder, dims: int) -> Autoencoder | Slicewise:
-    """The model, slice by slice where the images have an axis more."""
+    """The model, which takes volumes slice by slice where it is one of slices."""
     return Slicewise(model) if dims > model.settings.spatial_dims else model
 
 
@@ -160,8 +160,8 @@ class Moments:
 def prepare_volumes(
     settings: CompressionSettings, cache: Path
 ) -> tuple[CompressionSettings, Prepared]:
-    """Whole volumes for a 2-D model, of as many slices as `data.volume_size` says, each as the
-    model's own images are; with the settings that say so.
+    """The settings, and the data prepared, of whole volumes for a 2-D model: of as many slices as
+    `data.volume_size` says, each slice of the size of the model's own images.
 
     Raises:
         SettingsError: the model is one of volumes.
@@ -230,8 +230,8 @@ def encode_data(
 
 
 def _shapes(model: Autoencoder, prepared: Prepared) -> dict[str, Any]:
-    """What goes in and what comes out; the factor along the depth of a volume that a 2-D model
-    takes slice by slice is 1.
+    """The shapes that go in and come out; the factor along the depth is 1 where a 2-D model takes
+    a volume slice by slice.
     """
     network, space = model.settings, prepared.space
     return {

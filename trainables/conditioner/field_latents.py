@@ -44,7 +44,7 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Latents:
-    """What `encode_all` wrote; small and picklable.
+    """The result of `encode_all`; small and picklable.
 
     Attributes:
         folder: holds main.npy [P, M] and hier.npy [P, K, h], scaled, and decoder.safetensors.
@@ -65,11 +65,11 @@ class Latents:
 def encode_all(
     vae_file: Path, fields_path: Path, train_indices: np.ndarray, folder: Path
 ) -> Latents:
-    """Writes the latents of every sample below `folder`, scaled to +- `vae.reach` column by column
-    with ranges of the training samples alone (000-M17), or finds those of the same VAE there.
+    """Writes the latents of every sample below `folder`, or finds those of the same VAE there.
+    Each column is scaled to +- `vae.reach` by the range of the training samples alone (000-M17).
 
-    The notes count validation numbers beyond that range, and beyond +-1, which no tanh reaches;
-    and give the VAE's own error, below which no prediction of latents can get.
+    The notes count validation numbers beyond that range and beyond +-1, which no tanh reaches, and
+    give the VAE's own error, below which no prediction of latents can get.
     """
     split = split_fields(fields_path, train_indices)
 
@@ -101,7 +101,7 @@ def load_decoder(latents: Latents) -> FrozenDecoder:
 
 @dataclass(frozen=True)
 class GivenLatents:
-    """What `scale_given` wrote; small and picklable.
+    """The result of `scale_given`; small and picklable.
 
     Attributes:
         folder: holds main.npy [P, M] and hier.npy [P, K, h], scaled, and scalers.safetensors with
@@ -116,8 +116,8 @@ class GivenLatents:
 
 
 def scale_given(source: Path, train_indices: np.ndarray, reach: float) -> GivenLatents:
-    """Scales latents that were given (main.npy, hier.npy in `source`) as `encode_all` does, into a
-    folder below it.
+    """Scales latents that were given (main.npy and hier.npy in `source`) as `encode_all` does, and
+    writes them into a folder below `source`.
     """
     main, hier = (
         torch.from_numpy(np.load(source / f"{name}.npy", allow_pickle=False)).float()

@@ -181,7 +181,7 @@ def encode_fields(model: FieldVaeModel, fields: np.ndarray) -> tuple[Tensor, Ten
 
 @torch.no_grad()
 def decode_on(model: nn.Module, main: Tensor, hier: Tensor) -> Tensor:
-    """`model.decode` of latents that lie elsewhere; float32 [B, T, N] on the model's device."""
+    """Decodes on the model's device latents that lie on another one; float32 [B, T, N]."""
     device = next(model.parameters()).device
     decode: Any = model.decode
     return decode(main.to(device), hier.to(device))

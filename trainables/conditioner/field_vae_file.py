@@ -57,12 +57,14 @@ def load_vae(path: Path) -> FieldVaeModel:
 
 
 def source_files(path: Path) -> list[Path]:
-    """The files that `load_vae(path)` reads: others, once a training has gone on."""
+    """The files that `load_vae(path)` reads now; after more training they are others."""
     return [_newest(path) / "modules.safetensors"] if path.is_dir() else [path]
 
 
 def _newest(path: Path) -> Path:
-    """Of the checkpoints of a training's folder; or the folder itself, which should be one."""
+    """The newest checkpoint in a training's folder, or the folder itself, which should then be
+    one.
+    """
     folder = TrainingPaths(path).checkpoints
     steps = checkpoint.available(folder) if folder.is_dir() else []
     return steps[-1] if steps else path

@@ -64,8 +64,8 @@ def train_or_load(
 ) -> Path:
     """The file of a VAE of these fields: `vae.checkpoint`, or one that is trained in `folder`.
 
-    It is trained once. An interrupted training goes on from its last checkpoint, of two processes
-    on one machine the second waits, and a `folder` belongs to one request.
+    It is trained once: an interrupted training goes on from its last checkpoint, and of two
+    processes on one machine the second waits. A `folder` belongs to one request.
 
     Raises:
         SettingsError: the VAE of `vae.checkpoint` is another network, or for other fields.
@@ -115,7 +115,7 @@ def _report(report: Report) -> None:
 
 
 def _say(text: str) -> None:
-    """To standard error: standard output belongs to the verbs, which may print JSON."""
+    """Writes to standard error: standard output belongs to the verbs, which may print JSON."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
@@ -161,7 +161,7 @@ def _check_shapes(
 
 
 def _claim(folder: Path, request: Mapping[str, Any]) -> None:
-    """Makes the folder this request's, or refuses."""
+    """Claims the folder for this request, or refuses."""
     path, claim = folder / REQUEST_FILE, json.loads(json.dumps(request))
     if not path.exists():
         with atomic_file(path, on_disk=True) as scratch:
@@ -176,7 +176,9 @@ def _claim(folder: Path, request: Mapping[str, Any]) -> None:
 
 
 def _refuse_group(folder: Path) -> None:
-    """In a worker group every rank would wait for the others within the lock."""
+    """Refuses to train in a worker group, where every rank would wait for the others within the
+    lock.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         raise RuntimeError(
             f"the simulation VAE is not in {folder}, and a worker of a group cannot train it. "
@@ -187,7 +189,9 @@ def _refuse_group(folder: Path) -> None:
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process that holds it, however it ends."""
+    """Lets one process in at a time; the lock goes with the process that holds it, however it
+    ends.
+    """
     with open(folder / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

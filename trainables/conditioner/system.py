@@ -103,7 +103,7 @@ class ConditionerSettings(SystemSettings):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What all trials share; small and picklable.
+    """The data and latents that all trials share; small and picklable.
 
     Attributes:
         latents: a folder with main.npy [P, M] and hier.npy [P, K, h], scaled on training samples.
@@ -244,14 +244,15 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
 
 
 def last_stage(modules: Modules) -> Sequence[nn.Parameter]:
-    """Where a balancer compares gradients: the last weights that both heads see."""
+    """The parameters at which a balancer compares gradients: the last that both heads depend on.
+    """
     return shared_parameters(modules["model"])
 
 
 def condition(
     modules: Modules, batch: Tensors, settings: ConditionerSettings
 ) -> dict[str, Tensor]:
-    """The prediction on a batch; in training only with what the terms that are on read."""
+    """The prediction on a batch; in training it leaves out what only terms that are off read."""
     model, loss = modules["model"], settings.loss
     measuring = not model.training
     prediction = model(batch["image"], collect=measuring or loss.spectral.is_on)
@@ -270,7 +271,7 @@ def _other_view(
     modules: Modules, batch: Tensors, teacher: str
 ) -> dict[str, Tensor]:
     """The prediction on `paired`, from the network itself or its moving average, in eval mode:
-    without dropout, and spectral normalisation does not advance.
+    there is no dropout, and spectral normalisation does not advance.
     """
     model = plain_model(modules["model"])
     judge = plain_model(modules["ema.model"]) if teacher == "ema" else model
@@ -310,7 +311,9 @@ def contradictions(settings: ConditionerSettings) -> list[str]:
 
 @torch.no_grad()
 def _predict(modules: Modules, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """pixels: [B, 1, S, S] of bytes."""
+    """The prediction from pixels, [B, 1, S, S] of bytes; latents that were given, in their own
+    units.
+    """
     device = next(modules["model"].parameters()).device
     image = torch.from_numpy(np.array(pixels)).to(device).float() / 255.0
     prediction = modules["model"](image)

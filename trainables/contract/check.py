@@ -34,7 +34,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def faults_of(rule: Rule, examined: Examined) -> list[Fault]:
-    """What breaks a rule; an exception of the system's own code does, too."""
+    """The faults that a rule finds, or the exception of the system's own code as one."""
     faults: list[Fault] = []
     try:
         faults += rule(examined)
@@ -44,8 +44,8 @@ def faults_of(rule: Rule, examined: Examined) -> list[Fault]:
 
 
 def check(examined: Examined, said: Callable[[str], None] = lambda line: None) -> list[Fault]:
-    """The faults of a system, each once, and each exception once, whatever rule it came to. Where
-    its declarations are broken, no more is asked.
+    """The faults of a system, each once; an exception is told once, whichever rules it came to.
+    Where declarations are broken, nothing further is asked.
 
     Args:
         said: is told what is looked at.

@@ -19,7 +19,8 @@ MEMBERS = (*REQUIRED, "prepare", "preflight")
 
 
 def has_the_members(examined: Examined) -> Iterator[Fault]:
-    """Those of `System`, each a method of (settings, prepared or cache)."""
+    """Every member of `System` is there, as a method of (settings, prepared) or (settings, cache).
+    """
     for member in MEMBERS:
         method = getattr(examined.system, member)
         there = callable(method) and (member not in REQUIRED or offers(examined.system, member))
@@ -41,7 +42,7 @@ def has_the_members(examined: Examined) -> Iterator[Fault]:
 
 
 def has_the_nodes_of_the_loop(examined: Examined) -> Iterator[Fault]:
-    """`train`, and the optimizer of every phase, the first phase's being `optimizer`."""
+    """The tree has `train` and the optimizer of every phase, `optimizer` for the first one."""
     keys = leaves(examined.system.Settings)
     for node in ("train", *dict.fromkeys(phase.optimizer for phase in examined.declared)):
         if not any(key.startswith(f"{node}.") for key in keys):
@@ -76,7 +77,7 @@ def survives_json(examined: Examined) -> Iterator[Fault]:
 
 
 def explains_every_key(examined: Examined) -> Iterator[Fault]:
-    """A line of help for each leaf."""
+    """Every leaf has a line of help."""
     for key, leaf in leaves(examined.system.Settings).items():
         if not leaf.help.strip():
             yield Fault(f"key {key}", "every key has a line of help", "it has none", "Write it")
@@ -96,7 +97,9 @@ def refuses_what_does_not_exist(examined: Examined) -> Iterator[Fault]:
 
 
 def declares_metrics(examined: Examined) -> Iterator[Fault]:
-    """Names that are unique and free, a direction for one at least, units in names, help."""
+    """Metrics have unique and free names with their units, a line of help, and one of them a
+    direction.
+    """
     metrics = list(examined.system.metrics(examined.settings, None))
     names = [metric.name for metric in metrics if isinstance(metric, Metric)]
     if not any(metric.mode is not None for metric in metrics):
@@ -139,7 +142,7 @@ def reads_keys_that_exist(examined: Examined) -> Iterator[Fault]:
 
 
 def has_a_node_for_every_term(examined: Examined) -> Iterator[Fault]:
-    """`<prefix>.<term>`, a `TermSettings`; no two phases share a prefix."""
+    """Each term has a `TermSettings` at `<prefix>.<term>`, and no two phases share a prefix."""
     prefixes = [phase.composite.prefix for phase in examined.declared]
     if len(set(prefixes)) < len(prefixes):
         yield Fault(

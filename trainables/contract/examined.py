@@ -1,4 +1,4 @@
-"""A system made ready to be looked at: its settings of seconds, data, modules, batches."""
+"""A system made ready to be examined: its short settings, data, modules and batches."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ class Examined:
         return replace(self.settings, {**self.system.audit, **switches})
 
     def modules(self, settings: SystemSettings, seed: int = 0) -> dict[str, nn.Module]:
-        """The modules a little off their start, where a residual or a score may be exactly 0; for
-        each seed a state of their own, as the models have that a sweep compares.
+        """The modules a little off their start, where a residual or a score may be exactly 0. Each
+        seed gives another state, as the trials of a sweep have.
         """
         prepared = self.prepared  # made on first use, with random numbers of its own
         torch.manual_seed(seed)
@@ -109,8 +109,9 @@ class Examined:
         return {**modules, **averages}
 
     def has_the_network(self, settings: SystemSettings) -> bool:
-        """Whether these settings build modules of the classes that `settings` builds, for as many
-        dimensions: under those of another network, a prediction means something else.
+        """Whether these settings build the same network as `settings`: modules of the same
+        classes, for as many dimensions. Under the settings of another network a prediction means
+        something else.
         """
         built = (self.system.build(tree, self.prepared) for tree in (self.settings, settings))
         network, asked = (
@@ -131,8 +132,8 @@ class Examined:
     def predictions(
         self, settings: SystemSettings, modules: Mapping[str, nn.Module]
     ) -> Iterator[tuple[Phase, dict[str, Tensor], dict[str, Tensor]]]:
-        """Phase, prediction and batch, phase after phase as in a step: what the system has for
-        its audit, or else the first training batch and the modules' forward.
+        """Phase, prediction and batch, phase after phase as in a step: the tensors that the system
+        gives for its audit, or else the first training batch and the modules' forward.
         """
         audited = self.system.audit_tensors(settings, self.prepared)
         batch, modules = self.batch(settings), self.with_averages(settings, modules)
@@ -154,7 +155,7 @@ def short_of(system: System) -> dict[str, Any]:
 def forward(
     phase: Phase, modules: Mapping[str, nn.Module], batch: Tensors, settings: SystemSettings
 ) -> dict[str, Tensor]:
-    """A phase's prediction; dropout and noise of the forward are drawn anew each time alike."""
+    """A phase's prediction; dropout and noise draw the same numbers in every call."""
     torch.manual_seed(_FORWARD_SEED)
     prediction = phase.forward(modules, batch, settings)
     if not isinstance(prediction, Mapping):
@@ -166,7 +167,7 @@ def forward(
 
 
 def seed_everything(seed: int) -> None:
-    """The global generators, which neither a sample nor a term may draw from."""
+    """Seeds the global generators, which neither a sample nor a term may draw from."""
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)

@@ -1,4 +1,4 @@
-"""What a look at a system may find wrong with it."""
+"""A fault that an examination of a system may find."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which settings keys change what is measured."""
+"""The settings keys that change what is measured."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def guilty(
     """The keys that change what `measure(settings)` returns, each at another legal value for
     which `compares(settings)` holds.
 
-    They are changed together, and where that changes the measure in halves. One at which it raises
-    has not been looked at: a prediction of one network under the settings of another says nothing.
+    They are changed together first, and in halves where that changes the measure. A key at which
+    `measure` raises has not been looked at: a prediction of one network under the settings of
+    another says nothing.
     """
     others = other_values(settings)
     tried = [key for key in keys if key in others]

@@ -89,9 +89,7 @@ def _measures(
             )
 
     def measure(tree: SystemSettings) -> str:
-        """What the metric comes to, also by what it was made from: `metrics` may hand it a
-        setting.
-        """
+        """The metric under other settings, from which `metrics` may make it anew."""
         metrics = examined.system.metrics(tree, examined.prepared)
         namesake = next(other for other in metrics if other.name == metric.name)
         total, number = namesake.measure(prediction, batch, tree)

@@ -23,7 +23,7 @@ _SEEDS = 8
 
 
 def prepares_the_same_again(examined: Examined) -> Iterator[Fault]:
-    """From the cache, in another cache, and through a pickle."""
+    """`prepare` gives the same from the cache, in another cache, and through a pickle."""
     once = examined.prepared
     way_out = "Draw from a seed of the settings, and name every file by what it was made from"
     rule = "preparing again gives the same"
@@ -124,8 +124,8 @@ def validates_on_the_same_samples(examined: Examined) -> Iterator[Fault]:
 
 
 def builds_from_the_seed(examined: Examined) -> Iterator[Fault]:
-    """One seed gives one model, another one another; each module is updated by one phase, or
-    frozen.
+    """Equal seeds give equal models and different seeds different ones; each module is updated by
+    one phase, or frozen.
     """
     states, prepared = [], examined.prepared  # before the seed: it may draw itself
     for seed in (3, 3, 4):

@@ -88,7 +88,7 @@ def returns_two_scalars(case: TermCase) -> Iterator[Fault]:
 
 
 def is_finite_with_a_gradient(case: TermCase) -> Iterator[Fault]:
-    """A finite scalar that pulls at the prediction, over a count above 0 that does not."""
+    """The sum is finite and pulls at the prediction; the count is above 0 and does not."""
     raw = case.raw.detach().clone().requires_grad_()
     prediction = case.prediction(raw)
     total, count = case.term(prediction, case.batch, case.settings)
@@ -129,7 +129,7 @@ def is_finite_with_a_gradient(case: TermCase) -> Iterator[Fault]:
 
 
 def is_bounded_below(case: TermCase) -> Iterator[Fault]:
-    """Never below 0, or `Term.unbounded` says why."""
+    """The sum is never below 0, or `Term.unbounded` says why."""
     if case.term.unbounded:
         return
     for raw in (case.raw, *case.others):
@@ -267,7 +267,7 @@ RULES: tuple[Callable[[TermCase], Iterator[Fault]], ...] = (
 
 
 def faults_of_term(case: TermCase) -> list[Fault]:
-    """What breaks a rule."""
+    """The faults of a term."""
     broken: list[Fault] = []
     for rule in RULES:
         faults = list(rule(case))
@@ -300,7 +300,9 @@ def term_cases(examined: Examined) -> Iterator[TermCase]:
 
 @dataclass(frozen=True)
 class _Made:
-    """The prediction of a phase, made of raw numbers; under other settings by its forward."""
+    """The prediction of a phase, made of raw numbers, or under other settings by the phase's
+    forward.
+    """
 
     examined: Examined
     phase: str

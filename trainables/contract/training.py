@@ -41,7 +41,7 @@ class _Repeated(Dataset):
 
 
 class _OneBatch:
-    """A system whose every step is on one batch; little is validated."""
+    """A system that trains on one batch and validates on few samples."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -58,7 +58,7 @@ class _OneBatch:
 
 
 class _Quiet(LocalRun):
-    """A run that keeps its warnings to itself: what is looked at here is not how ill it is."""
+    """A run without warnings: how ill the short training is does not matter here."""
 
     def warn(self, message: str) -> None:
         return
@@ -86,13 +86,13 @@ def newest(directory: Path) -> Path:
 
 
 def without_time(report: Report) -> dict[str, Any]:
-    """A report without what no two trainings share."""
+    """A report without the column that differs from training to training."""
     return {column: value for column, value in report.items() if column != "seconds"}
 
 
 def learns_one_batch(examined: Examined) -> Iterator[Fault]:
-    """Ten steps on one batch bring the first phase's total down, at a constant rate and under
-    weights that nobody changes: other totals do not compare.
+    """Ten steps on one batch bring the first phase's total down. Rate and weights are constant,
+    for other totals do not compare.
     """
     constant = {f"{node}.schedule.kind": "constant" for _, _, node in examined.nodes()}
     balancers = {f"{phase.composite.prefix}.balancer.kind" for phase in examined.declared}
@@ -121,8 +121,8 @@ def learns_one_batch(examined: Examined) -> Iterator[Fault]:
 def resumes_exactly(
     examined: Examined, changes: Mapping[str, Any] | None = None
 ) -> Iterator[Fault]:
-    """Stopped half way and gone on, a training ends with the same tensors and the same report;
-    its last checkpoint evaluates to that report.
+    """A training that was stopped half way and resumed ends with the same tensors and the same
+    report; its last checkpoint evaluates to that report.
     """
     settings = replace(examined.settings, changes or {})
     half = settings.train.report_every
@@ -188,8 +188,8 @@ def columns_of(examined: Examined) -> set[str]:
 
 
 def keeps_every_column(examined: Examined) -> Iterator[Fault]:
-    """With every term on, and with the first of each phase only; a term that is off is still
-    validated.
+    """Reports have all columns with every term on and with the first of each phase only; a term
+    that is off is still validated.
     """
     for everything in (True, False):
         switches = {

@@ -36,7 +36,7 @@ class Worst:
     def look(
         self, measured: Tensor, prediction: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> None:
-        """measured: [2, terms], sums and counts of one batch."""
+        """Takes in a batch; measured: [2, terms], its sums and counts."""
         means = (measured[0] / measured[1].clamp_min(1e-12)).tolist()
         loss = sum(w * x for w, x in zip(self.weights.values(), means, strict=True) if w)
         if loss > self.loss:

@@ -22,8 +22,8 @@ from trainables.system import Loaders, PreparedT, System
 
 
 def check_splits(system: str, loaders: Loaders, test: bool, accelerator: Accelerator) -> None:
-    """Refuses before the first step the data that the first report, or the test after the last
-    one, could not be made of.
+    """Refuses, before the first step, data of which the first report or the final test could not
+    be made.
 
     Raises:
         SettingsError: there is to be a test, and the system's data has no test split.
@@ -46,9 +46,8 @@ def evaluate_checkpoint(
     split: str = "validation",
     worst: Worst | None = None,
 ) -> dict[str, float | None]:
-    """The validation columns of a checkpoint: of its moving average where it has one, as in
-    training; or what they are on the samples of `test`. Of several workers each measures its share
-    of them.
+    """The validation columns of a checkpoint, or the same of the split `test`, from its moving
+    average where it has one. Each of several workers measures its share.
 
     Raises:
         SettingsError: the system's data has no test split.
@@ -78,7 +77,7 @@ def final_test(
     """Measures the best and the newest checkpoint on the test split: into `test.json`, and into
     TensorBoard as `test_best.<metric>` and `test_latest.<metric>`. Called on every rank.
 
-    Not a part of any report: a sweep that could see them would choose by them.
+    No report has these numbers: a sweep that could see them would choose by them.
     """
     board = open_board(system, settings, run.directory / "tensorboard")
     measured: dict[str, dict[str, float | None]] = {}

@@ -1,4 +1,4 @@
-"""`metadata.json` of a training: what it ran with and on, beside its `settings.json`."""
+"""`metadata.json` of a training: versions, machine and data, beside its `settings.json`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_metadata(
     loaders: Loaders,
     prepared: object,
 ) -> None:
-    """Written anew where a training goes on: it may do so on another machine."""
+    """Writes the file, anew where a training goes on, which may be on another machine."""
     metadata = {
         "system": system,
         "versions": {**versions(_VERSIONED), "python": platform.python_version()},
@@ -45,14 +45,14 @@ def write_metadata(
 
 
 def device_name(device: torch.device) -> str:
-    """`cpu`, or `cuda (NVIDIA H100 80GB HBM3)`."""
+    """The device in words: `cpu`, or `cuda (NVIDIA H100 80GB HBM3)`."""
     if device.type != "cuda":
         return device.type
     return f"cuda ({torch.cuda.get_device_name(device)})"
 
 
 def parameters(module: nn.Module) -> dict[str, Any]:
-    """How many a module has, how many of them learn, and in which precisions they are."""
+    """The number of a module's parameters, of those that learn, and their precisions."""
     tensors = list(module.parameters())
     return {
         "all": sum(p.numel() for p in tensors),
@@ -62,9 +62,9 @@ def parameters(module: nn.Module) -> dict[str, Any]:
 
 
 def data(loaders: Loaders, prepared: object) -> dict[str, Any]:
-    """Samples of each split, what was kept and left out, and `fingerprint`: the name of what
-    `prepare` made, a hash of the files and of the settings that shape the samples (null where it
-    made nothing that has one).
+    """The samples of each split, the counts of what was left out, and `fingerprint`: the name of
+    what `prepare` made, a hash of the files and of the settings that shape the samples (null where
+    it has none).
     """
     splits: dict[str, Any] = {
         name: getattr(loaders, name) for name in ("train", "validation", "test")

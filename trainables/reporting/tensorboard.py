@@ -50,7 +50,7 @@ class TensorBoard:
         return figure in self.figures
 
     def draw(self, name: str, image: Tensor, step: int) -> None:
-        """A figure, [3, H, W] in [0, 1], under each of its tags."""
+        """Draws a figure, [3, H, W] in [0, 1], under each of its tags."""
         for tag in self.figures.get(name, ()):
             self._file().add_image(tag, image.cpu().numpy(), step)
 

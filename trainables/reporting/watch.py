@@ -1,7 +1,7 @@
-"""What looks at every report of a training: the health trackers, and the rules by which a training
+"""Watches over the reports of a training: signs of ill health, and the rules by which a training
 ends by itself.
 
-All of it is a function of the reports, which are equal on every rank; so are the answers.
+The answers are functions of the reports alone, which are equal on every rank.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainables.system import Phase
 
 
 class Watch:
-    """Adds to each report what can be said of it.
+    """Adds signs of ill health, and the reason to stop, to each report.
 
     Args:
         objective: (column, mode) that patience waits for; None for the first metric with a
@@ -56,9 +56,9 @@ class Watch:
     def look(self, report: Report, before: Report) -> dict[str, float | str | None]:
         """The columns to add to `report`; `before` is the trial's last one, empty for the first.
 
-        `stop_reason` is among them where the training ends here by itself. One that has come to
-        its last step has nothing left to end, but it may be ill there as before: then it is no
-        result, and says so.
+        `stop_reason` is among them where the training ends here by itself. At the last step
+        patience has nothing left to end, but a training that is ill there is no result, and says
+        so.
         """
         added: dict[str, float | str | None] = {}
         ill = self._overfitted(report)
@@ -79,7 +79,7 @@ class Watch:
         return added
 
     def _out_of_patience(self, report: Report) -> str:
-        """Why `train.patience` ends the training, "" where it does not.
+        """The reason for which `train.patience` ends the training, "" where it does not.
 
         Counted in validations (000-M19: the document's "100,000 epochs" were validations, ten
         epochs apart). A value that is not finite is no improvement.
@@ -103,7 +103,7 @@ class Watch:
         return f"{PATIENCE}{column} {best}, {self.waited} validations ago"
 
     def _overfitted(self, report: Report) -> HealthStop | None:
-        """The documents' rule: at once, whatever `health.*` says."""
+        """The documents' rule, which ends a training at once, whatever `health.*` says."""
         limit = self.train.overfit_ratio
         if not limit:
             return None
@@ -114,7 +114,7 @@ class Watch:
         return HealthStop.shortened("overfit_ratio", ratio, limit, _step(report))
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint, as JSON holds it."""
+        """The state for the checkpoint, as JSON holds it."""
         return {
             "best": self.best,
             "best_step": self.best_step,
@@ -129,8 +129,8 @@ class Watch:
 
 
 def goes_on(reason: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a training that ended by itself may go on, for a setting of the rule that ended it
-    was changed since.
+    """Whether a training that ended by itself may go on: a setting of the rule that ended it has
+    changed.
 
     Args:
         before, now: flat settings. A key that there was not before has not changed.
@@ -147,10 +147,10 @@ def _step(report: Report) -> int:
 
 
 def watched(phase: Phase) -> Watched:
-    """How a phase's columns are named, and which of its weights a balancer may let collapse.
+    """The names of a phase's columns, and the weights that a balancer must not let collapse.
 
-    Not those that are small on purpose: of a balancer that brings terms to one size, and of a term
-    whose schedule moves its weight.
+    Weights that are small on purpose are not among them: those of a balancer that brings terms to
+    one size, and that of a term with a schedule.
     """
     composite, balancer = phase.composite, phase.composite.balancer
     balanced = []

@@ -1,5 +1,5 @@
-"""Which samples a step sees: a pure function of (seed, step, rank), so the loader's position is
-the step alone.
+"""The samples of a step: a pure function of (seed, step, rank), so the loader's position is the
+step alone.
 """
 
 from __future__ import annotations

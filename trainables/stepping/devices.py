@@ -1,4 +1,4 @@
-"""What the loop asks of the machine: the Accelerator, where tensors lie, and the compiler."""
+"""The machine as the loop uses it: the Accelerator, memory layout, and the compiler."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
     if settings.precision == "fp16" and not cuda:
         raise SettingsError(
             "train.precision=fp16 needs a GPU: on a CPU Accelerate would compute in fp32 without "
-            "saying so. "
-            "Use train.precision=bf16 or no."
+            "saying so. Use train.precision=bf16 or no."
         )
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -34,7 +33,7 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
 
 
 def to_device(batch: Any, device: torch.device, channels_last: bool) -> Any:
-    """The batch on the device; with `channels_last` its images [B, C, H, W] lie as [B, H, W, C]
+    """Puts a batch on the device; with `channels_last` its images [B, C, H, W] lie as [B, H, W, C]
     in memory.
     """
     batch = send_to_device(batch, device)
@@ -52,7 +51,7 @@ def _channels_last(value: Any) -> Any:
 def lay_out(module: nn.Module, channels_last: bool) -> None:
     """Puts the module's tensors of four axes into channels-last order.
 
-    Not by `module.to(memory_format=...)`, which refuses a module with a tensor of five axes.
+    `module.to(memory_format=...)` would refuse a module with a tensor of five axes.
     """
     if channels_last:
         for tensor in (*module.parameters(), *module.buffers()):
@@ -70,7 +69,7 @@ def wrap(accelerator: Accelerator, module: nn.Module, settings: TrainSettings) -
 
 
 def explain_compiler(error: Exception) -> None:
-    """Raises what stopped `torch.compile` in words; returns where the error is none of its own."""
+    """Raises an error of `torch.compile` in words; returns where the error is another one."""
     if not type(error).__module__.startswith(_COMPILER_MODULES):
         return
     said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

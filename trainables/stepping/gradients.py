@@ -1,5 +1,5 @@
-"""What the graph of a step says of its terms: how hard each of them pulls, for balancers that
-compare them, and which parameters none of them depends on.
+"""Two answers from the graph of a step: how hard each term pulls, for balancers that compare
+terms, and which parameters no term depends on.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class TermGradients:
     """The gradient of every term of one step with respect to some parameters, summed over the
     step's micro-batches.
 
-    They are taken from the graph of the step itself, before its backward, and touch neither
-    `.grad` nor the hooks of DDP; so the step's own gradient is the same with and without. Each
-    costs about one backward pass down to the parameters, and memory of their size.
+    They come from the graph of the step itself, before its backward, and touch neither `.grad` nor
+    the hooks of DDP, so the step's own gradient does not change. Each costs about one backward
+    pass down to the parameters, and memory of their size.
     """
 
     def __init__(self, accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
@@ -29,15 +29,17 @@ class TermGradients:
         self.scale = 1.0 if scaler is None else float(scaler.get_scale())
 
     def add(self, shares: Mapping[str, Tensor]) -> None:
-        """One micro-batch: each term's weighted share of the total, on which `backward` was not
-        called yet. Without parameters there is nothing to take.
+        """Takes in a micro-batch: each term's weighted share of the total, before `backward` is
+        called on it. Without parameters nothing is taken.
         """
         for name, share in shares.items() if self.parameters else ():
             vector = self._gradient(share)
             self.vectors[name] = self.vectors[name] + vector if name in self.vectors else vector
 
     def _gradient(self, share: Tensor) -> Tensor:
-        """float32 [all values of the parameters]; 0 where the term does not depend on one."""
+        """The gradient of a share, float32 [all values of the parameters]; 0 where it does not
+        depend on one.
+        """
         gradients: Sequence[Tensor | None] = [None] * len(self.parameters)
         if share.requires_grad:
             gradients = torch.autograd.grad(
@@ -81,7 +83,7 @@ class IdleParameters:
     active terms; idle parameters get a 0 for DDP and no gradient for the optimizer, which leaves
     them alone (weight decay too), as in a training by one process.
 
-    So what a forward computes may depend on the settings and on the active terms, not on the data.
+    Therefore a forward may depend on the settings and on the active terms, not on the data.
     """
 
     def __init__(self, accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
@@ -89,7 +91,8 @@ class IdleParameters:
         self.idle_of: dict[frozenset[str], list[nn.Parameter]] = {}
 
     def of(self, total: Tensor, terms: Iterable[str]) -> list[nn.Parameter]:
-        """Those of a loss over these terms, equal on every rank; called by all of them."""
+        """The idle parameters of a loss over these terms, equal on every rank; all ranks call it.
+        """
         key = frozenset(terms)
         if key not in self.idle_of:
             reached = leaves_below(total)

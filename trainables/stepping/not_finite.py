@@ -1,4 +1,5 @@
-"""What is said of a step whose loss or gradient is not finite, and when it ends a training."""
+"""Steps whose loss or gradient is not finite: what is said of them, and when they end a training.
+"""
 
 from __future__ import annotations
 
@@ -43,16 +44,13 @@ class Overflows:
         self.limit, self.in_a_row = limit, 0
 
     def note(self, step: int, is_overflow: bool) -> None:
-        """
-        Raises:
-            NonFiniteError: these are too many.
-        """
+        """Counts a step."""
         self.in_a_row = self.in_a_row + 1 if is_overflow else 0
         if is_overflow and self.in_a_row >= self.limit:
             raise NonFiniteError(
                 f"step {step}: {self.limit} fp16 steps in a row overflowed "
-                f"(train.max_skipped_steps={self.limit}). "
-                "Use train.precision=bf16, or lower optimizer.lr."
+                f"(train.max_skipped_steps={self.limit}). Use train.precision=bf16, or lower "
+                "optimizer.lr."
             )
 
 

@@ -1,4 +1,4 @@
-"""What a training takes of the machine: floating-point operations and device memory."""
+"""The machine's share in a training: floating-point operations and device memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ GIB = 1024.0**3
 
 
 class Resources:
-    """Counts the operations of the first step that this process runs and takes the others for
-    equal; the result of the step is the same.
+    """Counts the operations of the first step that this process runs, and assumes the same of the
+    others. Counting does not change a step's result.
 
     Forward and backward are counted, a multiply-add as two (`torch.utils.flop_counter`, matrix
     products, convolutions and attention; norms and activations are not in it).

@@ -1,4 +1,4 @@
-"""What the loop itself needs to know of a training."""
+"""The settings that the loop itself reads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from settings.schema import Settings, SettingsError, setting
 
 
 class SystemSettings(Settings):
-    """What the loop reads of a system's whole tree, beside the node of each phase's optimizer
-    (`Phase.optimizer`).
+    """The whole tree of a system, as the loop reads it: `train`, and a node of `OptimizerSettings`
+    for every phase (`Phase.optimizer`).
     """
 
     train: TrainSettings
@@ -21,7 +21,7 @@ Tree = TypeVar("Tree", bound=SystemSettings)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
-    """What the loop itself needs to know."""
+    """The length of a training, its batches and precision, and the rules by which it ends."""
 
     steps: int = setting(
         1000, "optimizer updates of a whole training; sizes every schedule", low=1
