@@ -9,7 +9,8 @@ from data.mri.lesions import LEAST_PIXELS
 from settings.files import list_presets
 from settings.flat import flatten
 from settings.resolve import resolve
-from trainables.compression.system import Compression, CompressionSettings
+from trainables.compression.settings import CompressionSettings
+from trainables.compression.system import Compression
 from trainables.stepping.optimizer import learning_rate
 
 SYSTEM = Compression()

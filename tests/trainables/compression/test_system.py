@@ -85,7 +85,7 @@ def totals_on(training, batch, steps):
     found = []
     for _ in range(steps):
         training.one_step([batch])
-        found.append(training.updates[0].report(training.step)["train.loss.total"])
+        found.append(training.updates[0].interval.report(training.step)["train.loss.total"])
     return found
 
 

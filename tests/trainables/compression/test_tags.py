@@ -11,8 +11,9 @@ import pytest
 
 from settings.flat import replace
 from settings.mri import GROUPS
-from trainables.compression.system import Compression, CompressionSettings
-from trainables.compression.tags import FIGURES, TABLE, LoggingSettings, figure_tags, tags
+from trainables.compression.settings import CompressionSettings, LoggingSettings
+from trainables.compression.system import Compression
+from trainables.compression.tags import FIGURES, TABLE, figure_tags, tags
 
 SIZES = ("tiny", "small", "medium", "large")
 MODALITIES = {
