@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from losses.adversarial import CriticSettings, critic_terms
+from losses.adversarial import CriticSettings, CriticTree, critic_terms
 from losses.composite import Composite
 from losses.terms import Tensors
 from models.discriminator import (
@@ -30,11 +30,8 @@ Views = Callable[[Tensors, Tensors, Any], tuple[Tensor, Tensor]]
 """`views(prediction, batch, settings)`: the images as the critic sees them, made and real."""
 
 
-class GanSettings(Protocol):
-    """What a tree has for a critic, beside `critic_optimizer`."""
-
-    @property
-    def discriminator(self) -> DiscriminatorSettings: ...
+class GanTree(CriticTree, Protocol):
+    """What is read here of a tree, which has `critic_optimizer` besides."""
 
     @property
     def critic(self) -> CriticSettings: ...
@@ -65,7 +62,7 @@ def critic_modules(
 
 
 def phases_with_critic(
-    maker: Phase, views: Views, made: str, samples: str, settings: GanSettings
+    maker: Phase, views: Views, made: str, samples: str, settings: GanTree
 ) -> list[Phase]:
     """The maker's phase alone where the critic is off; else with the term `adversarial` of its
     composite heard, followed by the critic's phase.

@@ -1,7 +1,7 @@
 """The one training loop. The step is its only clock; it knows no system and no ray.
 
-    while step < last:                            # `Training.run_to_end`
-        for phase in phases:                      # `Training.one_step`, `stepping.update`
+    while step < last and it has not ended:             # `Training.run_to_end`
+        for phase in phases:                            # `Training.one_step`, `stepping.update`
             counts = over all micro-batches and ranks, by which a term's sum becomes its mean
             for batch in the step's micro-batches:
                 terms = phase.terms of phase.forward(modules, batch)
@@ -9,9 +9,9 @@
             clip the gradient; one that is not finite ends the training (fp16: skips the update)
             optimizer.step(); show the terms to the balancer; hand shared outputs to later phases
         update the moving averages; step += 1
-        if step % report_every == 0:              # `Training._report`
-            report = means of the terms since the last one, validation, health, why it ends
-            append it to the trial's file, save a checkpoint, tell whoever decides
+        if step % report_every == 0 or step == last:    # `Training._report`
+            report = means of the terms since the last one, validation, health, whether it ends
+            append it to the trial's file, save a checkpoint, tell the decider
 """
 
 from __future__ import annotations
