@@ -37,9 +37,9 @@ def distance(features: ImageFeatures, x: Tensor, y: Tensor) -> Tensor:
     """
     with torch.no_grad():
         wanted = [_unit(stage) for stage in features(_grey(y))]
-    found = [_unit(stage) for stage in features(_grey(x))]
+    given = [_unit(stage) for stage in features(_grey(x))]
     each = [
-        (a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(found, wanted, strict=True)
+        (a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(given, wanted, strict=True)
     ]
     return torch.stack(each).mean(dim=0).unflatten(0, x.shape[:2]).mean(dim=1)
 
@@ -75,12 +75,12 @@ def volume_distance(
             f"a perceptual distance needs slices of {SHORTEST_SIDE} px a side or more across one "
             f"axis at least, and a volume of {' x '.join(map(str, sizes))} has none. Enlarge it."
         )
-    found = []
+    distances = []
     for axis in wide:
         chosen = chosen_slices(seeds, sizes[axis], share, axis)
-        one, other = (_slices(volume, axis, chosen) for volume in (x, y))
-        found.append(distance(features, one, other).unflatten(0, chosen.shape).mean(dim=1))
-    return torch.stack(found).mean(dim=0)
+        first, second = (_slices(volume, axis, chosen) for volume in (x, y))
+        distances.append(distance(features, first, second).unflatten(0, chosen.shape).mean(dim=1))
+    return torch.stack(distances).mean(dim=0)
 
 
 def _slices(volume: Tensor, axis: int, chosen: Tensor) -> Tensor:

@@ -280,8 +280,8 @@ def add_noise(images: Tensor, draws: Draws, sigma: float) -> Tensor:
     return _replaced(images, rows, noisy.clamp_(0.0, 1.0))
 
 
-def _replaced(values: Tensor, rows: Tensor, own: Tensor) -> Tensor:
+def _replaced(values: Tensor, rows: Tensor, values_there: Tensor) -> Tensor:
     """A copy with those rows replaced."""
     copy = values.clone()
-    copy[rows] = own
+    copy[rows] = values_there
     return copy

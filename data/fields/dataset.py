@@ -231,7 +231,7 @@ def _generate(settings: DataSettings, folder: Path) -> dict[str, Any]:
         dtype=np.float32,
         shape=(settings.count, settings.times, nodes),
     )
-    made = samples(
+    bodies = samples(
         settings.count,
         settings.seed,
         side,
@@ -239,7 +239,7 @@ def _generate(settings: DataSettings, folder: Path) -> dict[str, Any]:
         settings.probes_per_side,
         settings.symmetric,
     )
-    for row, (image, temperatures) in enumerate(made):
+    for row, (image, temperatures) in enumerate(bodies):
         pixels = np.rint(image * 255.0).astype(np.uint8)
         if settings.binarize_at:
             pixels = np.where(pixels > settings.binarize_at, 255, 0).astype(np.uint8)
@@ -267,20 +267,20 @@ def _split(settings: DataSettings, count: int, folder: Path) -> dict[str, int]:
 
 
 def _warnings(settings: DataSettings, counts: ImageCounts, count: int) -> list[str]:
-    found = []
+    warnings = []
     if counts.light_border > count / 2 and not settings.invert:
-        found.append(
+        warnings.append(
             f"{counts.light_border} of {count} images have a light border, but augmentation fills "
             "in black: data.invert=true makes the background black."
         )
     if counts.blank:
         clear = counts.with_transparency
-        found.append(
+        warnings.append(
             f"{counts.blank} of {count} images show one grey value throughout"
             + (f"; {clear} have transparent parts, which are drawn black." if clear else ".")
         )
     if counts.not_square:
-        found.append(
+        warnings.append(
             f"{counts.not_square} of {count} images are not square: data.fit={settings.fit}."
         )
-    return found
+    return warnings

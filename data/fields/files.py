@@ -92,19 +92,19 @@ def read_targets(path: Path, kind: str, allow_pickle: bool = False) -> Targets:
         unpickle = _read_pickle if allow_pickle else _refuse_pickle
         readers = {**readers, ".npy": _read_npy, ".pickle": unpickle, ".pkl": unpickle}
     if suffix not in readers:
-        known = ", ".join(name for name in readers if name != _FOLDER or kind == "latents")
-        raise DataError(f"{path}: {kind} are read from {known}, not from {suffix!r}.")
+        readable = ", ".join(name for name in readers if name != _FOLDER or kind == "latents")
+        raise DataError(f"{path}: {kind} are read from {readable}, not from {suffix!r}.")
     try:
-        found = dict(readers[suffix](path, kind))
+        arrays = dict(readers[suffix](path, kind))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: cannot be read ({error}).") from error
-    names = found.pop("names", None)
-    for name, values in found.items():
+    names = arrays.pop("names", None)
+    for name, values in arrays.items():
         _check(path, name, values)
-    targets = Targets(path, found, None if names is None else [str(name) for name in names])
-    counts = {name: len(values) for name, values in found.items()}
+    targets = Targets(path, arrays, None if names is None else [str(name) for name in names])
+    counts = {name: len(values) for name, values in arrays.items()}
     if names is not None:
         counts["names"] = len(names)
     if len(set(counts.values())) > 1:
@@ -250,12 +250,12 @@ def _refuse_pickle(path: Path, _kind: str) -> Mapping[str, NDArray[Any]]:
 def _read_pickle(path: Path, _kind: str) -> Mapping[str, NDArray[Any]]:
     try:
         with path.open("rb") as file:
-            found = _ArraysOnly(file, encoding="latin1").load()
+            array = _ArraysOnly(file, encoding="latin1").load()
     except (AttributeError, ImportError, IndexError, KeyError, TypeError) as error:
         raise DataError(f"{path}: expected a pickled array, found a damaged one.") from error
-    if not isinstance(found, np.ndarray):
-        raise DataError(f"{path}: expected one numpy array, found {type(found).__name__}.")
-    return {"fields": found}
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: expected one numpy array, found {type(array).__name__}.")
+    return {"fields": array}
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -93,8 +93,8 @@ class ConditionerData(Dataset[dict[str, Tensor]]):
     def draws(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> Draws:
         """The changes of those samples; in validation of their other view, whatever the seeds."""
         if self.split == "validation":
-            own = self.indices[rows]
-            return draw(FIXED_VIEW, own.tolist(), own.tolist(), len(self))
+            places = self.indices[rows]
+            return draw(FIXED_VIEW, places.tolist(), places.tolist(), len(self))
         return draw(self.augment, rows.tolist(), seeds, len(self))
 
     def _batch(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -132,10 +132,10 @@ class ConditionerData(Dataset[dict[str, Tensor]]):
     def _images(self, rows: NDArray[np.int64]) -> Tensor:
         stored = self.store.images
         if isinstance(stored, Tensor):
-            found = stored[torch.from_numpy(rows).to(stored.device)]
+            images = stored[torch.from_numpy(rows).to(stored.device)]
         else:
-            found = torch.from_numpy(stored[self.indices[rows]])  # a copy, read from the disk
-        return found.to(torch.float32).div_(255.0)
+            images = torch.from_numpy(stored[self.indices[rows]])  # a copy, read from the disk
+        return images.to(torch.float32).div_(255.0)
 
     @property
     def store(self) -> _Store:
@@ -155,8 +155,8 @@ class ConditionerData(Dataset[dict[str, Tensor]]):
         if in_loader or self.on_device == "never" or not _fits(values):
             return _Store(torch.device("cpu"), images, main, hier, fields)
         device = torch.device("cuda", torch.cuda.current_device())
-        own = torch.from_numpy(images[self.indices]).to(device)
-        return _Store(device, own, main.to(device), hier.to(device), fields)
+        chosen = torch.from_numpy(images[self.indices]).to(device)
+        return _Store(device, chosen, main.to(device), hier.to(device), fields)
 
     def _latents(self, name: str, axes: int, count: int) -> Tensor:
         path = self.latents / f"{name}.npy"

@@ -95,8 +95,8 @@ def prepare(settings: DataSettings, cache: Path) -> Fields:
     else:
         path = _embedded(settings, cache)
         count, train = settings.count, _draw_train(path, settings.count, settings)
-    kept, test = _take_test(path, train, count, settings)
-    fields = split_fields(path, kept)
+    rest, test = _take_test(path, train, count, settings)
+    fields = split_fields(path, rest)
     others = np.setdiff1d(np.array(fields.validation), test)
     return dataclasses.replace(
         fields, validation=tuple(others.tolist()), test=tuple(test.tolist())
@@ -135,9 +135,9 @@ def split_fields(path: Path, train: np.ndarray) -> Fields:
     fields = open_fields(path)
     chosen = np.unique(np.asarray(train, dtype=np.int64))
     if not chosen.size or chosen[0] < 0 or chosen[-1] >= len(fields):
-        found = f"{chosen[0]} .. {chosen[-1]}" if chosen.size else "none"
+        ends = f"{chosen[0]} .. {chosen[-1]}" if chosen.size else "none"
         raise ValueError(
-            f"{path} has samples 0 .. {len(fields) - 1}, and the training indices are {found}."
+            f"{path} has samples 0 .. {len(fields) - 1}, and the training indices are {ends}."
         )
     rest = np.setdiff1d(np.arange(len(fields)), chosen)
     if not rest.size:
@@ -155,9 +155,9 @@ def _range(path: Path, fields: np.ndarray, indices: np.ndarray) -> tuple[float, 
     block = _block_size(fields)
     low, high = np.inf, -np.inf
     for start in range(0, len(indices), block):
-        own = indices[start : start + block]
-        values = fields[own]
-        bad = own[~np.isfinite(values).all(axis=(1, 2))]
+        block_indices = indices[start : start + block]
+        values = fields[block_indices]
+        bad = block_indices[~np.isfinite(values).all(axis=(1, 2))]
         if bad.size:
             raise ValueError(
                 f"{path}: fields {', '.join(map(str, bad[:5]))} hold NaN or infinity. Mend them, "
@@ -170,13 +170,13 @@ def _range(path: Path, fields: np.ndarray, indices: np.ndarray) -> tuple[float, 
 def _read_indices(path: Path, count: int) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of training indices.")
-    found = np.load(path, allow_pickle=False)
-    if found.ndim != 1 or found.dtype.kind not in "iu":
+    indices = np.load(path, allow_pickle=False)
+    if indices.ndim != 1 or indices.dtype.kind not in "iu":
         raise ValueError(
             f"{path}: expected whole numbers along one axis, each below {count}, found "
-            f"{found.dtype} {list(found.shape)}."
+            f"{indices.dtype} {list(indices.shape)}."
         )
-    return found
+    return indices
 
 
 def _draw_train(path: Path, count: int, settings: DataSettings) -> np.ndarray:

@@ -65,12 +65,12 @@ def fetch(cache: Path) -> list[Path]:
     """The environment maps: those of the folder HDR_MAPS, or of blender-data, downloaded into the
     cache once.
     """
-    own = os.environ.get("HDR_MAPS", "")
-    if own:
-        maps = sorted(p for p in Path(own).glob("*") if p.suffix.lower() in (".exr", ".hdr"))
+    given = os.environ.get("HDR_MAPS", "")
+    if given:
+        maps = sorted(p for p in Path(given).glob("*") if p.suffix.lower() in (".exr", ".hdr"))
         if len(maps) < 2:
             raise DataError(
-                f"HDR_MAPS={own}: expected at least 2 .exr or .hdr panoramas, found {len(maps)}."
+                f"HDR_MAPS={given}: expected at least 2 .exr or .hdr panoramas, found {len(maps)}."
             )
         return maps
     unpacked = cache / PACKAGE
@@ -104,10 +104,10 @@ def _unpack_package(cache: Path, unpacked: Path) -> None:
         raise DataError(f"{download}: expected {PACKAGE}_*.deb from apt-get, found none. {_WAYS}")
     contents = download / "contents"
     _call(["dpkg", "-x", packages[-1].name, contents.name], download)
-    found = sorted(contents.glob("usr/share/blender/**/studiolights/world"))
-    if not found:
+    folders = sorted(contents.glob("usr/share/blender/**/studiolights/world"))
+    if not folders:
         raise DataError(f"{packages[-1]}: expected studiolights/world in it, found none. {_WAYS}")
-    found[0].rename(unpacked)  # with license.txt; the rest of the package is 100 MB
+    folders[0].rename(unpacked)  # with license.txt; the rest of the package is 100 MB
     shutil.rmtree(download)
 
 

@@ -89,12 +89,12 @@ def find_frames(root: Path) -> tuple[list[FrameFiles], list[Path]]:
         folder, prefix = _folder_of(root, part)
         if folder is None:
             continue
-        found = _numbered(folder, prefix, strangers)
-        if not found and part in REQUIRED:
+        paths = _numbered(folder, prefix, strangers)
+        if not paths and part in REQUIRED:
             raise DataError(
                 f"{folder}: expected files {prefix}-<id>{'|'.join(SUFFIXES)}, found none."
             )
-        for number, path in found.items():
+        for number, path in paths.items():
             by_id.setdefault(number, {})[part] = path
     return [FrameFiles(number, by_id[number]) for number in sorted(by_id)], strangers
 
@@ -112,7 +112,7 @@ def _folder_of(root: Path, part: str) -> tuple[Path | None, str]:
 
 def _numbered(folder: Path, prefix: str, strangers: list[Path]) -> dict[int, Path]:
     pattern = re.compile(rf"{prefix}-(\d+)")
-    found: dict[int, Path] = {}
+    paths: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES:
             continue
@@ -121,13 +121,13 @@ def _numbered(folder: Path, prefix: str, strangers: list[Path]) -> dict[int, Pat
             strangers.append(path)
             continue
         number = int(match[1])
-        if number in found:
+        if number in paths:
             raise DataError(
-                f"{folder}: expected one file for frame {number}, found {found[number].name} "
+                f"{folder}: expected one file for frame {number}, found {paths[number].name} "
                 f"and {path.name}."
             )
-        found[number] = path
-    return found
+        paths[number] = path
+    return paths
 
 
 def read_frame(frame: FrameFiles) -> tuple[Frame, Repairs]:
@@ -284,10 +284,10 @@ def _chosen_planes(
             planes = layers[_one_layer(path, having)]
             return [planes.get("R", next(iter(planes.values())))]
     wanted = " or ".join(",".join(names) for names in _EXR_NAMES[channels])
-    found = ", ".join(
+    there = ", ".join(
         sorted(f"{layer}.{kind}".lstrip(".") for layer, kinds in layers.items() for kind in kinds)
     )
-    raise DataError(f"{path}: expected channels {wanted}, found {found}.")
+    raise DataError(f"{path}: expected channels {wanted}, found {there}.")
 
 
 def _one_layer(path: Path, having: Sequence[str]) -> str:

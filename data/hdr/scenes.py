@@ -128,10 +128,10 @@ def _overlap(
     """(where pixels land, where they come from) for a shift by (dy, dx) inside a frame."""
 
     def axis(size: int, shift: int) -> tuple[slice, slice]:
-        kept = max(size - abs(shift), 0)
+        length = max(size - abs(shift), 0)
         low = min(max(shift, 0), size)
         source = min(max(-shift, 0), size)
-        return slice(low, low + kept), slice(source, source + kept)
+        return slice(low, low + length), slice(source, source + length)
 
     (to_y, from_y), (to_x, from_x) = axis(height, dy), axis(width, dx)
     return (to_y, to_x), (from_y, from_x)
@@ -141,7 +141,7 @@ def _render(
     layers: list[_Layer], shifts: NDArray[np.int64], time: int, height: int, width: int
 ) -> View:
     radiance = np.zeros((3, height, width), np.float32)
-    seen = np.zeros((height, width), np.int8)
+    layer_seen = np.zeros((height, width), np.int8)
     for index, layer in enumerate(layers):
         period_y, period_x = layer.mask.shape
         rows = (np.arange(height) - shifts[index, 0]) % period_y
@@ -150,8 +150,8 @@ def _render(
         light = np.float32(math.exp(0.5 * LIGHT_DRIFT * math.sin(layer.phase + 2.0 * time)))
         here = layer.radiance[:, rows[:, None], columns] * light
         radiance = np.where(mask, here, radiance)
-        seen[mask] = index
-    return View(np.clip(radiance, LOWEST, HIGHEST), seen)
+        layer_seen[mask] = index
+    return View(np.clip(radiance, LOWEST, HIGHEST), layer_seen)
 
 
 def _make_layers(height: int, width: int, rng: np.random.Generator) -> list[_Layer]:

@@ -172,22 +172,22 @@ def augment(sample: Sample, settings: AugmentSettings, generator: Generator) -> 
     """
     if settings.kind == "none":
         return dict(sample)
-    own = settings.vae if settings.kind == "vae" else settings.diffusion
+    changes = settings.vae if settings.kind == "vae" else settings.diffusion
     dice = _Dice(generator)
     volume = sample["image"].dim() == 4
-    changed = _flipped(sample, own, dice, volume)
+    changed = _flipped(sample, changes, dice, volume)
     if volume and settings.volumes == "flips":
         return changed
     is_mask = int(sample["modality"]) == _SEG
-    places = _places(changed["mask"].shape[1:], changed["spacing"], own, dice)
+    places = _places(changed["mask"].shape[1:], changed["spacing"], changes, dice)
     if places is not None:
         changed["mask"] = _sample(changed["mask"], places, "nearest")
         if not is_mask:
             changed["image"] = _sample(changed["image"], places, "bilinear").clamp_(0.0, 1.0)
     if is_mask:
         changed["image"] = changed["mask"].clone()
-    elif isinstance(own, VaeAugmentSettings):
-        changed["image"] = _intensity(changed["image"], own, dice)
+    elif isinstance(changes, VaeAugmentSettings):
+        changed["image"] = _intensity(changed["image"], changes, dice)
     return changed
 
 

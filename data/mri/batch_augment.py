@@ -71,12 +71,12 @@ class BatchAugment:
 
     def _mixed(self, samples: Sequence[Sample], index: int) -> Sample:
         """Sample `index`, mixed by its own seed; the same number of draws for every sample."""
-        settings, own = self.settings, samples[index]
-        modality = int(own["modality"])
+        settings, mixed = self.settings, samples[index]
+        modality = int(mixed["modality"])
         if modality == _SEG:
-            return own
+            return mixed
         others = [s for i, s in enumerate(samples) if i != index and s["modality"] == modality]
-        rng = np.random.default_rng((_STREAM, int(own["seed"])))
+        rng = np.random.default_rng((_STREAM, int(mixed["seed"])))
         mosaic, cutmix, paste, mixup = rng.random(4) < (
             settings.mosaic_prob,
             settings.cutmix_prob,
@@ -84,51 +84,53 @@ class BatchAugment:
             settings.mixup_prob,
         )
         if mosaic and others:
-            own = add_mosaic(own, others, rng)
+            mixed = add_mosaic(mixed, others, rng)
         if cutmix and others:
-            own = add_box(own, _one(others, rng), settings.beta, rng)
+            mixed = add_box(mixed, _one(others, rng), settings.beta, rng)
         with_lesions = [other for other in others if other["mask"].any()] if paste else []
         if with_lesions:
             other = _one(with_lesions, rng)
-            own = pasted(own, other, other["mask"] > 0)
+            mixed = pasted(mixed, other, other["mask"] > 0)
         if mixup and others:
-            own = blended(own, _one(others, rng), float(rng.beta(settings.beta, settings.beta)))
-        return own
+            other = _one(others, rng)
+            mixed = blended(mixed, other, float(rng.beta(settings.beta, settings.beta)))
+        return mixed
 
 
 def _one(samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
     return samples[int(rng.integers(len(samples)))]
 
 
-def blended(own: Sample, other: Sample, share: float) -> Sample:
-    """Mix-up (Zhang et al., arXiv 1710.09412, eq. 1): λ·own + (1 - λ)·other, λ the greater of
+def blended(sample: Sample, other: Sample, share: float) -> Sample:
+    """Mix-up (Zhang et al., arXiv 1710.09412, eq. 1): λ·sample + (1 - λ)·other, λ the greater of
     `share` and 1 - `share`, so that the maps of the sample belong to the stronger image.
     """
     stronger = max(share, 1.0 - share)
-    return {**own, "image": stronger * own["image"] + (1.0 - stronger) * other["image"]}
+    return {**sample, "image": stronger * sample["image"] + (1.0 - stronger) * other["image"]}
 
 
-def pasted(own: Sample, other: Sample, where: Tensor) -> Sample:
+def pasted(sample: Sample, other: Sample, where: Tensor) -> Sample:
     """The sample with the pixels of another at `where` [1, *S], in its image and its maps. Copied
     lesions are numbered after those of the sample.
 
     With the other's lesions as `where` it is copy-paste (Ghiasi et al., arXiv 2012.07177).
     """
-    chosen = {name: torch.where(where, other[name], own[name]) for name in _MAPS if name in own}
-    if "lesion" in own:
-        last = own["lesion"].to(torch.int64).max()
+    names = [name for name in _MAPS if name in sample]
+    chosen = {name: torch.where(where, other[name], sample[name]) for name in names}
+    if "lesion" in sample:
+        last = sample["lesion"].to(torch.int64).max()
         number = other["lesion"].to(torch.int64)
         number = torch.where(number > 0, (number + last).clamp(max=_MOST_LESIONS), number)
-        chosen["lesion"] = torch.where(where, number.to(torch.uint8), own["lesion"])
-    return {**own, **chosen, "image": torch.where(where, other["image"], own["image"])}
+        chosen["lesion"] = torch.where(where, number.to(torch.uint8), sample["lesion"])
+    return {**sample, **chosen, "image": torch.where(where, other["image"], sample["image"])}
 
 
-def add_box(own: Sample, other: Sample, beta: float, rng: np.random.Generator) -> Sample:
+def add_box(sample: Sample, other: Sample, beta: float, rng: np.random.Generator) -> Sample:
     """CutMix (Yun et al., arXiv 1905.04899, eq. 1 and 2): a box of the image's proportions with
     the share 1 - λ of its pixels, λ from Beta(beta, beta), about a uniform middle and cut off at
     the border.
     """
-    space = own["mask"].shape[1:]
+    space = sample["mask"].shape[1:]
     side = (1.0 - rng.beta(beta, beta)) ** (1.0 / len(space))
     where = torch.ones(1, *space, dtype=torch.bool)
     for axis, n in enumerate(space, 1):
@@ -136,22 +138,22 @@ def add_box(own: Sample, other: Sample, beta: float, rng: np.random.Generator) -
         place = torch.arange(n) + 0.5
         inside = (place >= middle - half) & (place < middle + half)
         where &= inside.view([-1 if i == axis else 1 for i in range(where.dim())])
-    return pasted(own, other, where)
+    return pasted(sample, other, where)
 
 
-def add_mosaic(own: Sample, others: Sequence[Sample], rng: np.random.Generator) -> Sample:
+def add_mosaic(sample: Sample, others: Sequence[Sample], rng: np.random.Generator) -> Sample:
     """Mosaic (Bochkovskiy et al., arXiv 2004.10934) of four slices or volumes that meet in a
     corner, uniform in the middle half of H and W: three quarters come from partners, different
     ones where the batch has them, one stays. Unlike there, nothing is shrunk.
     """
-    H, W = own["mask"].shape[-2:]
+    H, W = sample["mask"].shape[-2:]
     low = torch.arange(H)[:, None] >= round(rng.uniform(0.25, 0.75) * H)
     right = torch.arange(W) >= round(rng.uniform(0.25, 0.75) * W)
     quarters = [(low if a else ~low) & (right if b else ~right) for a in (0, 1) for b in (0, 1)]
     rest = rng.permutation(4)[1:]
     partners = rng.choice(len(others), 3, replace=len(others) < 3)
-    changed = own
+    changed = sample
     for quarter, partner in zip(rest, partners, strict=True):
-        where = quarters[quarter].expand(own["mask"].shape)
+        where = quarters[quarter].expand(sample["mask"].shape)
         changed = pasted(changed, others[partner], where)
     return changed

@@ -81,18 +81,18 @@ class Conversion:
             require_seg=rules.require_seg or rules.group == MASK,
             require_lesions=rules.require_lesions,
         )
-        found = CutCounts()
+        cuts = CutCounts()
         samples = [
             (sample, _measured(files, sample, rules.least_lesion))
-            for sample in cut(patient, rules, found)
+            for sample in cut(patient, rules, cuts)
         ]
-        self.counts[f"left_out.{split}"] += found.left_out
-        self.counts[f"emptied_masks.{split}"] += found.emptied
+        self.counts[f"left_out.{split}"] += cuts.left_out
+        self.counts[f"emptied_masks.{split}"] += cuts.emptied
         self.counts["without_seg"] += patient.mask is None
         self.counts["segs_with_other_values"] += patient.other_values > 0
-        self.counts["negative_images"] += found.negative
-        self.counts["cropped_slices"] += found.cropped
-        self.counts["padded_slices"] += found.padded
+        self.counts["negative_images"] += cuts.negative
+        self.counts["cropped_slices"] += cuts.cropped
+        self.counts["padded_slices"] += cuts.padded
         return samples
 
     def _count_lesions(self, split: str, sample: Cut, lesions: Lesions) -> None:
@@ -125,9 +125,9 @@ class Conversion:
                     f"{self.counts[f'left_out.{split}']} were left out. {way_out}{named}"
                 )
 
-    def warnings(self, own: bool) -> Iterator[str]:
-        """What a user should know before a training, in words. Embedded patients (not `own`) may
-        share their names.
+    def warnings(self, from_folder: bool) -> Iterator[str]:
+        """What a user should know before a training, in words. Embedded patients (not
+        `from_folder`) may share their names.
         """
         counts, bad = self.counts, self.bad
         if bad:
@@ -135,7 +135,7 @@ class Conversion:
             named = "; ".join(bad[:_NAMED_PATIENTS]) + (f"; and {left} more" if left > 0 else "")
             yield f"left out {len(bad)} unusable patients: {named}"
         often = Counter(name for names in self.patients.values() for name in names)
-        twice = [name for name, times in often.items() if times > 1 and own]
+        twice = [name for name, times in often.items() if times > 1 and from_folder]
         if twice:
             yield (
                 f"{len(twice)} patients have the name of one in another split "
@@ -144,11 +144,11 @@ class Conversion:
             )
         yield from (text.format(counts[name]) for name, text in _WARNINGS.items() if counts[name])
         for split in self.patients:
-            emptied, kept = counts[f"emptied_masks.{split}"], counts[f"with_lesions.{split}"]
-            if emptied > kept:
+            emptied, filled = counts[f"emptied_masks.{split}"], counts[f"with_lesions.{split}"]
+            if emptied > filled:
                 yield (
                     f"{split}: {emptied} masks lost all lesions when they were made smaller, "
-                    f"{kept} kept some: raise data.image_size or data.volume_size."
+                    f"{filled} kept some: raise data.image_size or data.volume_size."
                 )
         if counts["with_lesions.train"] and not counts["with_lesions.validation"]:
             yield "no validation sample has a lesion: measures of lesions have nothing to measure."

@@ -115,10 +115,10 @@ class DataSettings(Settings):
 
     def check(self) -> None:
         for name in ("volume_size", "patients"):
-            found = getattr(self, name)
-            if len(found) != 3:
+            values = getattr(self, name)
+            if len(values) != 3:
                 raise SettingsError(
-                    f"data.{name} takes three numbers, not {len(found)}: {list(found)}."
+                    f"data.{name} takes three numbers, not {len(values)}: {list(values)}."
                 )
         if not (self.patients[0] and self.patients[1]):
             raise SettingsError(
@@ -217,19 +217,20 @@ def open_split(
 
 def _convert(settings: DataSettings, dims: int, folder: Path, cache: Path) -> dict[str, Any]:
     """Writes the samples of all splits; returns the index."""
-    own = settings.source == "folder"
-    root = _root(settings) if own else _phantom(settings, cache, dims)
+    from_folder = settings.source == "folder"
+    root = _root(settings) if from_folder else _phantom(settings, cache, dims)
     patients, strangers = find_patients(root)
     conversion = Conversion(_rules(settings, dims))
     conversion.counts["unrecognised_files"] = len(strangers)
     for split in SPLITS:
         conversion.write(split, patients[split], folder / split)
-    conversion.refuse(str(root) if own else "the embedded patients", settings.max_bad_share)
+    source = str(root) if from_folder else "the embedded patients"
+    conversion.refuse(source, settings.max_bad_share)
     return {
         "format": _FORMAT,
         "counts": conversion.counts,
         "patients": conversion.patients,
-        "warnings": list(conversion.warnings(own)),
+        "warnings": list(conversion.warnings(from_folder)),
     }
 
 

@@ -89,7 +89,7 @@ def find_patients(root: Path) -> tuple[dict[str, list[PatientFiles]], list[Path]
     wanted = "train/<patient>/, val/<patient>/ and, if wanted, test/<patient>/"
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder with {wanted}, found no such folder.")
-    found: dict[str, list[PatientFiles]] = {}
+    patients: dict[str, list[PatientFiles]] = {}
     strangers: list[Path] = []
     for split, names in SPLIT_FOLDERS.items():
         there = [root / name for name in names if (root / name).is_dir()]
@@ -98,14 +98,14 @@ def find_patients(root: Path) -> tuple[dict[str, list[PatientFiles]], list[Path]
                 f"{root}: expected one folder for the {split} split, found "
                 f"{' and '.join(folder.name for folder in there)}. Remove or rename one."
             )
-        found[split] = _patients(there[0], strangers) if there else []
-        if not found[split] and split != "test":
+        patients[split] = _patients(there[0], strangers) if there else []
+        if not patients[split] and split != "test":
             here = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
             raise DataError(
                 f"{there[0] if there else root}: expected {wanted}, found no patient for the "
                 f"{split} split (in {root}: {here})."
             )
-    return found, strangers
+    return patients, strangers
 
 
 def _patients(folder: Path, strangers: list[Path]) -> list[PatientFiles]:
@@ -166,11 +166,11 @@ def _same_grid(
     patient: PatientFiles, first: tuple[str, Volume], other: tuple[str, Volume]
 ) -> None:
     (name, volume), (other_name, second) = first, other
-    path, known = patient.files[other_name], patient.files[name].name
+    path, first_name = patient.files[other_name], patient.files[name].name
     shape = volume.values.shape
     if second.values.shape != shape:
         raise DataError(
-            f"{path}: expected the shape {list(shape)} (D, H, W) of {known}, found "
+            f"{path}: expected the shape {list(shape)} (D, H, W) of {first_name}, found "
             f"{list(second.values.shape)}. Resample one onto the other."
         )
     corners = np.array([[*at, 1.0] for at in itertools.product(*((0, n - 1) for n in shape))])
@@ -178,8 +178,8 @@ def _same_grid(
     apart = float(np.sqrt((moved[:, :3] ** 2).sum(axis=1)).max())
     if apart > _SAME_PLACE * min(volume.spacing):
         raise DataError(
-            f"{path}: expected the place and spacing of {known} (affine), found its corners up to "
-            f"{apart:.3g} mm away; spacing {_mm(second.spacing)} beside {_mm(volume.spacing)}. "
+            f"{path}: expected the place and spacing of {first_name} (affine), found its corners "
+            f"up to {apart:.3g} mm away; spacing {_mm(second.spacing)} beside {_mm(volume.spacing)}. "
             "Resample one onto the other."
         )
 

@@ -48,7 +48,7 @@ def find_inputs(source: Path, group: str) -> list[tuple[Path, PatientFiles]]:
     Raises:
         DataError: there is none, or one file where the group needs several or another sort.
     """
-    known = {f"{name}{end}": name for end in SUFFIXES[::-1] for name in (*MODALITIES, MASK)}
+    name_of_file = {f"{name}{end}": name for end in SUFFIXES[::-1] for name in (*MODALITIES, MASK)}
     if source.is_file():
         names = GROUPS[group]
         if len(names) > 1 and group == "dual":
@@ -56,34 +56,34 @@ def find_inputs(source: Path, group: str) -> list[tuple[Path, PatientFiles]]:
                 f"{source}: expected a folder with {' and '.join(names)}{SUFFIXES[0]}, which this "
                 "model sees together, found one file."
             )
-        own = known.get(source.name)
-        if own is not None and own not in names and MASK in (own, *names):
+        kind = name_of_file.get(source.name)
+        if kind is not None and kind not in names and MASK in (kind, *names):
             raise DataError(
                 f"{source}: expected {'a mask' if MASK in names else 'an image'}, which is what "
-                f"this model has learnt, found one that is named {own}. If it is none, give it "
+                f"this model has learnt, found one that is named {kind}. If it is none, give it "
                 "another name."
             )
-        files = {own if own in names else names[0]: source}
+        files = {kind if kind in names else names[0]: source}
         folder = source.resolve().parent
         return [(Path(folder.name), PatientFiles(folder, files))]
-    found: dict[Path, dict[str, Path]] = {}
+    folders: dict[Path, dict[str, Path]] = {}
     for depth in range(1, _DEEPEST + 1):
         for path in sorted(source.glob("/".join("*" * depth))):
-            if path.is_file() and path.name in known:
-                files = found.setdefault(path.parent, {})
-                if known[path.name] not in files or path.name.endswith(SUFFIXES[0]):
-                    files[known[path.name]] = path
-    if not found:
+            if path.is_file() and path.name in name_of_file:
+                files = folders.setdefault(path.parent, {})
+                if name_of_file[path.name] not in files or path.name.endswith(SUFFIXES[0]):
+                    files[name_of_file[path.name]] = path
+    if not folders:
         raise DataError(
             f"{source}: expected a NIfTI file, or patients' folders with "
             f"{', '.join((*MODALITIES, MASK))}{SUFFIXES[0]} or {SUFFIXES[1]}, found no such file."
         )
     placed = [
         (folder.relative_to(source) if folder != source else Path(source.resolve().name), folder)
-        for folder in found
+        for folder in folders
     ]
     placed.sort(key=lambda pair: [natural_key(part) for part in pair[0].parts])
-    return [(at, PatientFiles(folder, found[folder])) for at, folder in placed]
+    return [(at, PatientFiles(folder, folders[folder])) for at, folder in placed]
 
 
 def read_scans(files: PatientFiles, data: DataSettings, dims: int) -> list[Scan]:
@@ -97,9 +97,10 @@ def read_scans(files: PatientFiles, data: DataSettings, dims: int) -> list[Scan]
         names = [name for name in names if name in files.files] or names[:1]
     masks = data.group == MASK
     # A mask that is not used may be broken.
-    kept = {name: path for name, path in files.files.items() if masks or name != MASK}
-    own = PatientFiles(files.folder, kept)
-    patient = read_patient(own, [] if masks else names, require_seg=masks, require_lesions=False)
+    paths = {name: path for name, path in files.files.items() if masks or name != MASK}
+    chosen = PatientFiles(files.folder, paths)
+    images = [] if masks else names
+    patient = read_patient(chosen, images, require_seg=masks, require_lesions=False)
     volumes: dict[str, Float32] = {}
     for name in names:
         if masks:

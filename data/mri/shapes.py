@@ -183,10 +183,10 @@ def plant(
         index = np.unravel_index(int(rng.choice(candidates)), brain.shape)
         centre = np.array([axis[i] for axis, i in zip(axes, index, strict=True)])
         lesion = draw_lesion(rng, centre, 2.0 * radius)
-        one = _on_grid(lesion, axes)
-        planted.append(one)
+        on_grid = _on_grid(lesion, axes)
+        planted.append(on_grid)
         taken = np.zeros_like(brain)
-        taken[one.box] = one.inside
+        taken[on_grid.box] = on_grid.inside
         free &= ~binary_dilation(taken, np.ones((3, 3, 3), bool))
     return planted
 
@@ -197,7 +197,7 @@ def _on_grid(lesion: Lesion, axes: Sequence[Float64]) -> Planted:
         np.flatnonzero(np.abs(axis - middle) <= reach)
         for axis, middle in zip(axes, lesion.centre, strict=True)
     ]
-    x, y, z = (slice(int(found[0]), int(found[-1]) + 1) for found in ranges)
+    x, y, z = (slice(int(places[0]), int(places[-1]) + 1) for places in ranges)
     local = [axis[part] for axis, part in zip(axes, (x, y, z), strict=True)]
     points = np.stack(np.meshgrid(*local, indexing="ij"), axis=-1)
     return Planted(lesion, (x, y, z), lesion.level(points))

@@ -84,8 +84,7 @@ class CutCounts:
 def cut(patient: Patient, rules: Rules, counts: CutCounts) -> Iterator[Cut]:
     """The samples of a patient, modality after modality."""
     height, width = rules.space[-2:]
-    found = patient.mask
-    before = np.zeros(_shape(patient), np.bool_) if found is None else found
+    before = np.zeros(_shape(patient), np.bool_) if patient.mask is None else patient.mask
     mask = resize_mask(before, height, width)
     spacing = resized_spacing(patient.spacing, before.shape, (height, width))
     for names in _samples_of(rules.group):
@@ -123,11 +122,11 @@ def _samples_of(group: str) -> Sequence[tuple[str, ...]]:
 
 
 def _slices(stack: _Stack, rules: Rules, counts: CutCounts) -> Iterator[Cut]:
-    kept = _worth_keeping(stack, rules)
-    counts.left_out += int(np.count_nonzero(~kept))
+    is_kept = _worth_keeping(stack, rules)
+    counts.left_out += int(np.count_nonzero(~is_kept))
     had, has = (mask.any(axis=(1, 2)) for mask in (stack.before, stack.mask))
     counts.emptied += int(np.count_nonzero(had & ~has))
-    for at in np.flatnonzero(kept):
+    for at in np.flatnonzero(is_kept):
         image = None if stack.image is None else stack.image[at]
         yield Cut(image, stack.mask[at], stack.modality, stack.spacing[1:], int(at))
 

@@ -30,10 +30,10 @@ def build_autoencoder(settings: ModelSettings, channels: int, *, load: bool = Tr
         PretrainedError: it cannot be read or fetched.
     """
     module, _, name = CLASSES[settings.kind].partition(":")
-    made: Any = getattr(importlib.import_module(module), name)(settings, channels)
+    model: Any = getattr(importlib.import_module(module), name)(settings, channels)
     if settings.pretrained and load:  # a 2-D DC-AE: `ModelSettings.check`
         # diffusers, which only this kind needs
         from models.autoencoders.dcae_2d import load_published
 
-        load_published(settings.pretrained, made.encoder, made.decoder, settings.dcae, channels)
-    return made
+        load_published(settings.pretrained, model.encoder, model.decoder, settings.dcae, channels)
+    return model

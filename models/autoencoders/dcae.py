@@ -70,12 +70,12 @@ class Dcae(Autoencoder):
         if not self.settings.dcae.adaptive_layers:
             latent = keep_leading(self.encode(image), count)
             return {**self.decoded(latent), "latent": latent}
-        kept = self._encode_leading(image, count)
+        leading = self._encode_leading(image, count)
         missing = self.settings.latent_channels - count
-        rest = kept.new_zeros(kept.shape[0], missing, *kept.shape[2:])
+        rest = leading.new_zeros(leading.shape[0], missing, *leading.shape[2:])
         return {
-            **self.with_logits(self._decode_leading(kept)),
-            "latent": torch.cat([kept, rest], dim=1),
+            **self.with_logits(self._decode_leading(leading)),
+            "latent": torch.cat([leading, rest], dim=1),
         }
 
     def encode(self, image: Tensor) -> Tensor:
@@ -95,9 +95,9 @@ class Dcae(Autoencoder):
         self.check_image(image)
         return (2.0 * image - 1.0).to(self.dtype)
 
-    def _finished(self, made: Tensor) -> Tensor:
+    def _finished(self, decoded: Tensor) -> Tensor:
         """The decoder's output as an image in [0, 1], or as logits."""
-        return made.float() if self.settings.seg_mode else 0.5 * (made.float() + 1.0)
+        return decoded.float() if self.settings.seg_mode else 0.5 * (decoded.float() + 1.0)
 
     def _encode_leading(self, image: Tensor, count: int) -> Tensor:
         encoder = self.encoder
@@ -106,9 +106,9 @@ class Dcae(Autoencoder):
             x = stage(x)
         return project_out(x, encoder.conv_out, self.settings.latent_channels, count).float()
 
-    def _decode_leading(self, kept: Tensor) -> Tensor:
+    def _decode_leading(self, leading: Tensor) -> Tensor:
         decoder, shape = self.decoder, self.settings.dcae
-        x = kept.to(self.dtype)
+        x = leading.to(self.dtype)
         x = project_in(x, decoder.conv_in, shape.latent_channels, shape.widths[-1])
         for stage in reversed(decoder.up_blocks):
             x = stage(x)

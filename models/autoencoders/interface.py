@@ -91,17 +91,17 @@ class Autoencoder(nn.Module, ABC):
         """The `reconstruction` of a latent, and its `logits` in seg mode."""
         return self.with_logits(self.decode(latent))
 
-    def with_logits(self, made: Tensor) -> dict[str, Tensor]:
+    def with_logits(self, decoded: Tensor) -> dict[str, Tensor]:
         """What `decode` returned, under its names in a prediction."""
-        found = {"reconstruction": self.to_image(made)}
-        return {**found, "logits": made} if self.settings.seg_mode else found
+        prediction = {"reconstruction": self.to_image(decoded)}
+        return {**prediction, "logits": decoded} if self.settings.seg_mode else prediction
 
     @torch.no_grad()
     def quantise(self, prediction: Mapping[str, Tensor], step: float) -> dict[str, Tensor]:
         """`symbols` of a prediction's latent, and `quantised_reconstruction`, made from them."""
         symbols, rounded = round_latent(prediction["latent"], step)
-        made = self.to_image(self.decode(rounded))
-        return {"symbols": symbols, "quantised_reconstruction": made}
+        image = self.to_image(self.decode(rounded))
+        return {"symbols": symbols, "quantised_reconstruction": image}
 
     def check_image(self, image: Tensor) -> None:
         """Refuses images of other channels, dimensions or sides than the network divides."""
@@ -123,8 +123,8 @@ class Checkpointed(nn.Sequential):
         run: Callable[[Tensor], Tensor] = super().forward
         if not torch.is_grad_enabled():
             return run(input)
-        found: Tensor = checkpoint(run, input, use_reentrant=False)
-        return found
+        prediction: Tensor = checkpoint(run, input, use_reentrant=False)
+        return prediction
 
 
 def checkpoint_stages(stages: nn.ModuleList) -> None:

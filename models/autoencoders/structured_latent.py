@@ -54,8 +54,8 @@ def draw(options: tuple[int, ...]) -> int:
 
 def keep_leading(latent: Tensor, count: int) -> Tensor:
     """The latent with zeros from channel `count` on."""
-    kept = torch.arange(latent.shape[1], device=latent.device) < count
-    return latent * kept.view(-1, *[1] * (latent.ndim - 2)).to(latent.dtype)
+    leading = torch.arange(latent.shape[1], device=latent.device) < count
+    return latent * leading.view(-1, *[1] * (latent.ndim - 2)).to(latent.dtype)
 
 
 def project_out(features: Tensor, conv: nn.Module, channels: int, count: int) -> Tensor:

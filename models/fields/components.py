@@ -50,8 +50,8 @@ class Components(nn.Module):
         self.mean.copy_(courses.mean(dim=0))
         _, singular, vectors = torch.linalg.svd(courses - courses.mean(dim=0), full_matrices=False)
         deviation = singular / len(courses) ** 0.5
-        known = int((deviation > 1e-6 * deviation[0].clamp_min(1e-30)).sum())
-        count = min(known, len(self.basis))
+        spanned = int((deviation > 1e-6 * deviation[0].clamp_min(1e-30)).sum())
+        count = min(spanned, len(self.basis))
         self.basis.zero_()
         self.deviation.fill_(1.0)
         self.basis[:count] = vectors[:count].to(self.basis)
@@ -76,11 +76,11 @@ def _patterns(blocks: Callable[[], Iterable[Tensor]], rank: int) -> Tensor:
     """Orthonormal rows [R, N] that span most of the snapshots."""
     total = sum(block.shape[0] * block.shape[2] for block in blocks())
     stride = -(-total // _ROWS)
-    rows, seen = [], 0
+    rows, before = [], 0
     for block in blocks():
         snapshots = block.transpose(1, 2).flatten(0, 1)
-        rows.append(snapshots[-seen % stride :: stride])
-        seen += len(snapshots)
+        rows.append(snapshots[-before % stride :: stride])
+        before += len(snapshots)
     chosen = torch.cat(rows).double()
     if min(chosen.shape) <= _EXACT:
         vectors = torch.linalg.svd(chosen, full_matrices=False)[2]
@@ -88,6 +88,6 @@ def _patterns(blocks: Callable[[], Iterable[Tensor]], rank: int) -> Tensor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             vectors = torch.svd_lowrank(chosen, q=rank + 8, niter=4)[2].T
-    found = torch.zeros(rank, chosen.shape[1], dtype=torch.float64)
-    found[: min(rank, len(vectors))] = vectors[:rank]
-    return found
+    patterns = torch.zeros(rank, chosen.shape[1], dtype=torch.float64)
+    patterns[: min(rank, len(vectors))] = vectors[:rank]
+    return patterns

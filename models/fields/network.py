@@ -212,9 +212,9 @@ class ConditionerModel(nn.Module):
             for index, (inputs, outputs) in enumerate(pairwise((widths[0], *widths)))
         )
         codes, size = self.hier_shape
-        seen = widths[-1] * settings.pool_size**2
-        self.main = Head(seen, main_size, main_size, settings)
-        self.hier = Head(seen, main_size, codes * size, settings)
+        pooled = widths[-1] * settings.pool_size**2
+        self.main = Head(pooled, main_size, main_size, settings)
+        self.hier = Head(pooled, main_size, codes * size, settings)
 
     def forward(self, image: Tensor, collect: bool = False) -> dict[str, Tensor]:
         """With `collect` also `feature_0` .. : each stage's output [B, C_i, H_i, W_i].

@@ -89,14 +89,14 @@ def valid_percentiles(values: Tensor, hole: Tensor, shares: tuple[float, ...]) -
     valid = (hole < 0.5).expand_as(values)
     ordered = torch.where(valid, values, torch.inf).flatten(1).sort(dim=1).values
     count = valid.flatten(1).sum(dim=1)
-    found = []
+    percentiles = []
     for share in shares:
         position = share * (count - 1).clamp(min=0).double()
         below = ordered.gather(1, position.floor().long()[:, None])[:, 0]
         above = ordered.gather(1, position.ceil().long()[:, None])[:, 0]
         between = (position - position.floor()).to(values.dtype)
-        found.append(torch.where(count > 0, torch.lerp(below, above, between), torch.nan))
-    return torch.stack(found)
+        percentiles.append(torch.where(count > 0, torch.lerp(below, above, between), torch.nan))
+    return torch.stack(percentiles)
 
 
 def prepare(
@@ -124,9 +124,9 @@ def prepare(
     low, high = valid_percentiles(log_base, hole, (0.01, 0.99)).nan_to_num(nan=math.log(eps))
     denom = (high - low).clamp(min=DENOM_MIN).view(-1, 1, 1, 1)
 
-    seen = log_base
+    shown = log_base
     if dither:
-        seen = (prefilled + eps * (0.5 + torch.rand_like(prefilled))).log()
+        shown = (prefilled + eps * (0.5 + torch.rand_like(prefilled))).log()
     in_tens = [part / 10.0 for part in (mean, (squares / count).sqrt(), low, high)]
     return {
         "prefilled": prefilled,
@@ -134,7 +134,7 @@ def prepare(
         "hole": hole,
         "mask": residual_mask(settings, hole),
         "denom": denom,
-        "image": ((seen - low.view(-1, 1, 1, 1)) / denom).clamp(*IMAGE_RANGE),
+        "image": ((shown - low.view(-1, 1, 1, 1)) / denom).clamp(*IMAGE_RANGE),
         "statistics": torch.stack([*in_tens, hole.flatten(1).mean(dim=1)], dim=1),
     }
 

@@ -31,17 +31,17 @@ def prefill(kind: str, warped: Tensor, hole: Tensor, eps: float) -> Tensor:
         hole; of all valid pixels where none does.
     """
     valid = hole < 0.5
-    kept = torch.where(valid, warped, torch.zeros_like(warped))
+    measured = torch.where(valid, warped, torch.zeros_like(warped))
     if kind == "zero":
-        return kept
+        return measured
     if kind == "nearest":
-        return _from_nearest(kept, valid)
+        return _from_nearest(measured, valid)
     if kind not in PREFILLS:
         raise ValueError(f"prefill is one of {', '.join(PREFILLS)}, not {kind!r}.")
     fill = _push_pull if kind == "push_pull" else _median_of_ring
-    filled = (fill((kept + eps).log(), valid).exp() - eps).clamp(min=0.0)
+    filled = (fill((measured + eps).log(), valid).exp() - eps).clamp(min=0.0)
     guessable = valid.flatten(1).any(dim=1).view(-1, 1, 1, 1)
-    return torch.where(valid, kept, torch.where(guessable, filled, torch.zeros_like(filled)))
+    return torch.where(valid, measured, torch.where(guessable, filled, torch.zeros_like(filled)))
 
 
 def nearest_valid(valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -71,23 +71,23 @@ def nearest_valid(valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     pixels = (~valid).nonzero()
     columns = torch.arange(width, device=valid.device, dtype=torch.float32)
-    found = []
+    nearest = []
     for part in pixels.split(max(1, _COSTS_AT_ONCE // width)):
         sample, y, x = part.unbind(1)
         cost = (x[:, None] - columns) ** 2 + vertical[sample, y]
         distance, column = cost.min(dim=1)
-        found.append((nearest_row[sample, y, column], column, distance))
-    if not found:
+        nearest.append((nearest_row[sample, y, column], column, distance))
+    if not nearest:
         none = pixels.new_zeros(0)
         return pixels, none, none, none.float()
-    row, column, distance = (torch.cat(parts) for parts in zip(*found, strict=True))
+    row, column, distance = (torch.cat(parts) for parts in zip(*nearest, strict=True))
     return pixels, row.clamp(0, height - 1).long(), column, distance
 
 
-def _from_nearest(kept: Tensor, valid: Tensor) -> Tensor:
+def _from_nearest(measured: Tensor, valid: Tensor) -> Tensor:
     pixels, rows, columns, _ = nearest_valid(valid[:, 0])
     sample, y, x = pixels.unbind(1)
-    filled = kept.permute(0, 2, 3, 1).clone()
+    filled = measured.permute(0, 2, 3, 1).clone()
     filled[sample, y, x] = filled[sample, rows, columns]
     return filled.permute(0, 3, 1, 2).contiguous()
 
