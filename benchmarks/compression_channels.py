@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.claims import table
 from metrics.compression import psnr
+from models.autoencoders.interface import Autoencoder
 from models.autoencoders.structured_latent import keep_leading
 from ray_jobs.verb import cache_directory
 from results.frame import load_sweep
@@ -61,10 +62,10 @@ def psnr_of_leading(checkpoint: Path, kept: Sequence[int]) -> list[float]:
     return torch.cat([torch.stack(scores) for scores in found], dim=1).mean(dim=1).tolist()
 
 
-def _from_leading(model: Any, latent: Tensor, count: int, image: Tensor) -> Tensor:
+def _from_leading(model: Autoencoder, latent: Tensor, count: int, image: Tensor) -> Tensor:
     """PSNR of each image [B]."""
-    made: Tensor = model.decoded(keep_leading(latent, count))["reconstruction"]
-    return psnr(made, image)
+    decoded = model.decoded(keep_leading(latent, count))
+    return psnr(decoded["reconstruction"], image)
 
 
 if __name__ == "__main__":

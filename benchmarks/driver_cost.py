@@ -133,7 +133,9 @@ def _bare(folder: Path, trials: int, meter: _Meter) -> None:
     class Ends(tune.Callback):
         """Tune pickles it, so it holds nothing."""
 
-        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        def on_trial_complete(
+            self, iteration: int, trials: list, trial: object, **info: object
+        ) -> None:
             import_module("benchmarks.driver_cost").bare_meters[-1].ended()
 
     bare_meters.append(meter)
