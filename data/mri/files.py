@@ -179,8 +179,8 @@ def _same_grid(
     if apart > _SAME_PLACE * min(volume.spacing):
         raise DataError(
             f"{path}: expected the place and spacing of {first_name} (affine), found its corners "
-            f"up to {apart:.3g} mm away; spacing {_mm(second.spacing)} beside {_mm(volume.spacing)}. "
-            "Resample one onto the other."
+            f"up to {apart:.3g} mm away; spacing {_mm(second.spacing)} beside "
+            f"{_mm(volume.spacing)}. Resample one onto the other."
         )
 
 
