@@ -25,14 +25,15 @@ from settings.stop_reasons import HEALTH
 
 @dataclass(frozen=True)
 class Curve:
-    """What one trial of the earlier sweep reported.
+    """The reports of one trial of an earlier sweep.
 
     Attributes:
         trial: its number there.
-        values: at each report, by step.
-        step_seconds: what a step took.
-        ended: where its training ended by itself before its time, and why; None where it did not.
-        point: the documented point that it is, "" for none: that runs to its end.
+        values: of each report, by step.
+        step_seconds: duration of a step.
+        ended: the step at which its training ended early by itself, and why; None where it did
+            not.
+        point: name of the documented point, which runs to its end; "" for a sampled trial.
     """
 
     trial: int
@@ -42,7 +43,7 @@ class Curve:
     point: str = ""
 
     def is_whole(self, steps: int, report_every: int) -> bool:
-        """Whether it tells what the trial measures at every report up to the end."""
+        """Whether it has every report up to the end."""
         last = self.ended[0] if self.ended else steps
         return all(
             step in self.values for step in (*range(report_every, last, report_every), last)
@@ -54,10 +55,10 @@ class Outcome:
     """A simulated sweep.
 
     Attributes:
-        trials, complete: how many were started, and how many came to their end.
-        spent: in trainings of full length.
-        hours: on the simulated clock.
-        regret: how much worse the best complete trial is than the best of all curves at full
+        trials, complete: number of trials that were started, and of those that were completed.
+        spent: steps trained, in trainings of full length.
+        hours: duration on the simulated clock.
+        regret: cost of the best complete trial minus that of the best of all curves at full
             length; infinite where none is complete.
     """
 
@@ -74,9 +75,9 @@ class Workload:
 
     Attributes:
         curves: documented points first.
-        start_seconds: what a segment took before its first step.
-        left_out: trials that were stopped or wait before their end: nobody knows how they would
-            have gone on.
+        start_seconds: duration of what a segment did before its first step.
+        left_out: number of trials that were stopped or paused: how they would have continued is
+            unknown.
     """
 
     curves: tuple[Curve, ...]
@@ -91,10 +92,10 @@ class Workload:
     def of(
         cls, curves: Sequence[Curve], goal: Goal, steps: int, report_every: int, **more: float
     ) -> Workload:
-        """Of all curves of a sweep.
+        """The workload of a sweep's curves, as far as they are whole.
 
         Raises:
-            SettingsError: not one of them reaches its end.
+            SettingsError: none of them is.
         """
         whole = [curve for curve in curves if curve.is_whole(steps, report_every)]
         whole.sort(key=lambda curve: not curve.point)  # points run first
@@ -108,9 +109,9 @@ class Workload:
         return cls(tuple(whole), goal, steps, report_every, left_out=left_out, **more)  # type: ignore[arg-type]
 
     def plan(self, scheduler: str, budget: float | None = None, **options: object) -> Plan:
-        """A sweep over these curves; `options` are the plan's (eta, grace, rung_steps, ...).
+        """The plan of a sweep over these curves; `options` are the plan's (eta, grace, ...).
 
-        The space is there for form's sake: a trial draws the next curve.
+        The space is a formality: a trial takes the next curve.
         """
         given: dict[str, object] = {"seed": 0, **options}
         return Plan(
@@ -132,11 +133,11 @@ class Workload:
         )
 
     def run(self, plan: Plan, workers: int, order: int = 0) -> Simulation:
-        """Simulates a plan on so many slots.
+        """Simulates a plan on `workers` slots.
 
         Args:
-            order: 0 takes the curves as they were logged; every other number shuffles them in its
-                own way, as if the sampler had drawn them so. Documented points stay the first.
+            order: 0 takes the curves as they were logged; any other number is a seed by which they
+                are shuffled. Documented points stay first.
         """
         count = len(plan.points)
         drawn = list(self.curves[count:])
@@ -154,7 +155,7 @@ class Workload:
         )
 
     def outcome(self, simulation: Simulation) -> Outcome:
-        """What the simulated sweep has cost and found."""
+        """Cost and regret of a simulated sweep."""
         state = simulation.state
         complete = [
             state.trials[n] for n in state.with_status(COMPLETE) if not state.trials[n].infeasible
@@ -169,8 +170,8 @@ class Workload:
         )
 
     def agreement(self, step: int) -> float:
-        """How well the ranks at a step agree with those at the end: Spearman's correlation over
-        the curves that have both, documented points left out; nan for fewer than three.
+        """Spearman's correlation of the ranks at a step with those at the end, over the curves
+        that have both, documented points left out; NaN for fewer than three.
         """
         both = [
             (curve.values[step], curve.values[self.steps])
@@ -183,7 +184,7 @@ class Workload:
 
     @property
     def best(self) -> float:
-        """The least cost of a curve at its end, by the first objective."""
+        """The lowest cost of a curve at its end, by the first objective."""
         healthy = [c for c in self.curves if not (c.ended and c.ended[1].startswith(HEALTH))]
         return self._best([c.values[c.ended[0] if c.ended else self.steps] for c in healthy])
 

@@ -1,5 +1,5 @@
-"""The one writer of a sweep's log: Ray's driver and the simulator decide through it, so they
-decide alike.
+"""Decisions of a sweep, and the only writer of its log: Ray's driver and the simulator both use
+it, so they decide alike.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from search.samplers.ask import ask
 from settings.stop_reasons import PATIENCE
 
 LOSSES = 3
-"""Nodes that may go under a trial without notice while it does not come further. The last of them
-and every one after it count as failures: such a trial is more likely the cause (it takes all
-memory of its node) than the victim, and would take nodes away for ever.
+"""Number of nodes lost in a row without notice, while a trial on them makes no progress, from
+which on a loss counts as a failure: such a trial is more likely the cause (it takes all memory of
+its node) than the victim, and would bring down nodes for ever.
 """
 
 
 class Decider:
-    """Decides from the log, and writes what it decides before anything acts on it.
+    """Decides from the log, and logs every decision before anything acts on it.
 
     Args:
-        append: puts an event (its name, its fields) where it outlives this process.
+        append: stores an event (its name, its fields) where it outlives this process.
         events: the log so far.
-        draw: who draws new trials; the plan's sampler unless a table or a forecast does.
+        draw: draws the settings of new trials; the plan's sampler by default.
     """
 
     def __init__(
@@ -42,16 +42,16 @@ class Decider:
         self.state = SweepState(events)
 
     def record(self, event: str, **fields: object) -> None:
-        """The log first, then the state that decisions are made from."""
+        """Adds an event to the log, and then to the state that decisions are made from."""
         self._append(event, **fields)
         self.state.apply({"event": event, **fields})
 
     def next(self) -> Job | Wait | Done:
-        """The next segment for a free slot; it is not handed out yet."""
+        """The next job for a free slot, which is not logged yet (`hand_out`)."""
         return next_job(self.plan, self.state, self._draw)
 
     def hand_out(self, job: Job, notes: Sequence[str] = ()) -> None:
-        """Writes that a job begins."""
+        """Logs that a job begins."""
         self.record(
             "handed_out",
             trial=job.trial,
@@ -69,7 +69,9 @@ class Decider:
         )
 
     def reported(self, job: Job, step: int, values: Values) -> str:
-        """A report of a running job; why the trial must stop now, "" to go on."""
+        """Logs a report of a running job at a rung. Returns why the trial must stop now, "" if it
+        may continue.
+        """
         if step not in self.plan.rungs or job.repeat_of is not None:
             return ""
         trial = self.state.trials[job.trial]
@@ -98,12 +100,12 @@ class Decider:
         seconds: float = 0.0,
         node_gone: bool = False,
     ) -> None:
-        """Writes that a job is over.
+        """Logs the end of a job.
 
         Args:
-            node_gone: whether its node has gone without notice.
-            state: where something else than the training itself has ended it; "" derives the state
-                from the reason (`end_state`).
+            state: the trial's new state, where something other than the training itself has ended
+                it; "" derives it from the reason (`end_state`).
+            node_gone: whether its node has disappeared without notice.
         """
         state = state or self.end_state(job, step, reason)
         holds = state == COMPLETE and job.repeat_of is None
@@ -123,14 +125,14 @@ class Decider:
         )
 
     def losses(self, job: Job, step: int) -> int:
-        """How many nodes have gone without notice under a job's trial since it last came further,
-        with one at this step; see `LOSSES`.
+        """The number of nodes lost in a row without notice under a job's trial, one at this step
+        included (`LOSSES`).
         """
         return self.state.trials[job.trial].losses_at(step)
 
     def end_state(self, job: Job, step: int, reason: str) -> str:
-        """The state of a training that has ended by itself or by a verdict; "" for one that has
-        ended before its time without a word.
+        """The state of a trial whose training has ended by itself or by a verdict; "" where it has
+        ended early without a reason.
         """
         if reason:
             return COMPLETE if reason.startswith(PATIENCE) else STOPPED

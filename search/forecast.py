@@ -1,4 +1,4 @@
-"""What a plan would cost: brackets, rungs, trials at each and steps, by simulating it with random
+"""Forecast of what a plan costs (trials at each rung, and steps), by simulation with random
 values.
 """
 
@@ -17,7 +17,7 @@ from search.seeds import derive
 from search.simulator import simulate
 
 LARGEST = 500
-"""Trials that are simulated; what more of them do is in proportion."""
+"""Trials that are simulated at most; larger plans are extrapolated in proportion."""
 
 _COLUMN = "value"
 _POINTS, _REPEATS = "documented points", "repeats"
@@ -25,11 +25,11 @@ _POINTS, _REPEATS = "documented points", "repeats"
 
 @dataclass(frozen=True)
 class Row:
-    """What one bracket, the documented points or the repeats would do.
+    """The forecast for one bracket, for the documented points or for the repeats.
 
     Attributes:
-        reached: how many trials reach each of the levels.
-        steps: all that they train.
+        reached: the number of trials that reach each of the levels.
+        steps: the training steps of all of them.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a sweep would do.
+    """The forecast for a sweep.
 
     Attributes:
         levels: the steps of the rungs, and the full length.
         rows: by bracket, then documented points, then repeats; those with a trial.
-        elapsed_steps: how long it takes, in steps of one trial.
+        elapsed_steps: the duration of the sweep, in steps of one trial.
     """
 
     levels: tuple[int, ...]
@@ -53,21 +53,21 @@ class Forecast:
 
     @property
     def steps(self) -> int:
-        """Training steps of the whole sweep."""
+        """The training steps of the whole sweep."""
         return sum(row.steps for row in self.rows)
 
     @property
     def trainings(self) -> float:
-        """The same in trainings of full length."""
+        """The training steps of the whole sweep, in trainings of full length."""
         return self.steps / self.levels[-1]
 
     @property
     def complete(self) -> int:
-        """Trials at full length."""
+        """The number of trials that reach full length."""
         return sum(row.reached[-1] for row in self.rows)
 
     def table(self) -> list[list[str]]:
-        """A line of names, one a row, and the sums where there are several."""
+        """Cells of a table: headers, the rows, and their sums where there are several."""
         head = ["", *(f"step {level}" for level in self.levels), "steps", "trainings"]
         rows = list(self.rows)
         if len(rows) > 1:
@@ -81,12 +81,12 @@ class Forecast:
 
 
 def forecast(plan: Plan, workers: int) -> Forecast:
-    """One simulated sweep of the plan: nothing fails, no training ends by itself.
+    """Simulates a sweep of the plan in which nothing fails and no training ends by itself.
 
-    A trial's value is a quality of its own plus half as much noise at every rung, both uniform, so
-    the correlation of two rungs is 0.8. How many pass a rung hardly depends on it, but how far
-    `pasha` goes does. A sampler that learns makes later trials better than earlier ones, and
-    `asha` lets more of them pass than said here.
+    A trial's value is its quality plus half as much noise at every rung, both uniform, so the
+    correlation of two rungs is 0.8. The number of trials that pass a rung hardly depends on it,
+    but how far `pasha` goes does. A sampler that learns makes later trials better than earlier
+    ones, and `asha` lets more of them pass than forecast here.
     """
     plain = replace(
         plan,
@@ -115,8 +115,8 @@ def forecast(plan: Plan, workers: int) -> Forecast:
 
 
 def _scaled(simulated: Forecast, plan: Plan, trials: int) -> Forecast:
-    """What `trials` do, for all of the plan's or as many as its budget has steps for; repeats are
-    no part of it.
+    """The forecast of `trials` trials scaled to all of the plan's, or to as many as its budget
+    allows; points and repeats are not scaled.
     """
     steps = {row.name: row.steps for row in simulated.rows}
     of_points, of_repeats = steps.get(_POINTS, 0), steps.get(_REPEATS, 0)

@@ -1,4 +1,6 @@
-"""What may judge a trial: never a number that the trial's own searched settings change."""
+"""Checks of objectives and constraints: a trial must never be judged by a number that its own
+searched settings change.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,14 @@ RULE = (
 
 
 class Reads(Protocol):
-    """What a loss term declares."""
+    """A loss term, as far as it is read here."""
 
     @property
     def reads(self) -> tuple[str, ...]: ...
 
 
 class Measure(Reads, Protocol):
-    """What a metric declares."""
+    """A metric, as far as it is read here."""
 
     @property
     def name(self) -> str: ...
@@ -83,8 +85,8 @@ def check_constraints(
     prefix: str = "loss",
     derived: Iterable[Combined] = (),
 ) -> None:
-    """That the columns may bound a trial: as for an objective, but a diagnostic will do, for the
-    bound says which side is good.
+    """Checks that columns may bound a trial: as objectives, but diagnostics are allowed as well,
+    since the bound says which side is good.
 
     Args:
         derived: the combinations among the sweep's objectives, whose columns may be bounded, too.
@@ -100,7 +102,7 @@ def check_constraints(
 
 
 class _Columns:
-    """What a sweep's trials report, and what of it may judge them."""
+    """The columns that a sweep's trials report, and which of them may judge a trial."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class _Columns:
 
     @property
     def usable(self) -> str:
-        """The objectives that there are, in words."""
+        """A sentence that lists the possible objectives."""
         fit = [
             column
             for column, (mode, reads) in self.columns.items()
@@ -129,7 +131,7 @@ class _Columns:
         """The column's better direction, None for a diagnostic.
 
         Args:
-            context: what the column is wanted for, before the reason of a refusal.
+            context: the use of the column; begins the message of a refusal.
         """
         reason = _weighted(column) or _training(column) or _unknown(column, self.columns)
         reason = reason or _reads_searched(column, self.columns[column][1], self.searched_keys)
@@ -138,7 +140,7 @@ class _Columns:
         return self.columns[column][0]
 
     def mode(self, column: str, context: str = "") -> Mode:
-        """The same of a column that has a direction."""
+        """The better direction of a column; a diagnostic is refused."""
         mode = self.check(column, context)
         if mode is None:
             reason = f"{column} is a diagnostic without a better direction"
@@ -146,7 +148,7 @@ class _Columns:
         return mode
 
     def combination(self, combined: Combined) -> str:
-        """The column of a combination whose ingredients all pass."""
+        """The column of a combination, if the columns that it is made of may all be objectives."""
         if combined.column in self.columns:
             raise SettingsError(
                 f"{combined.column} is a metric of the system already, so a combination cannot "

@@ -1,6 +1,4 @@
-"""What runs next. A job is a segment of a trial; the next one is a function of the plan and the
-log.
-"""
+"""The next job of a sweep, a function of the plan and the log. A job is a segment of a trial."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from search.schedulers.base import Continuation, Start
 from search.seeds import derive
 
 Ask = Callable[[Plan, SweepState, int, int], Mapping[str, Any]]
-"""Draws a new trial's settings: of the plan, the state, its number and its bracket."""
+"""Draws the settings of a new trial: (plan, state, number, bracket) -> values by key."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Job:
         segment: 0 for a new trial, one more at each continuation.
         sampled: settings that differ from the sweep's.
         outside, bracket, repeat_of: see `TrialRecord`.
-        stop_step: where the segment ends.
+        stop_step: the step at which the segment ends.
         resume: continue from the newest checkpoint, or from the start where there is none.
         start: the checkpoint (trial, step) of another trial to begin from instead.
     """
@@ -82,7 +80,9 @@ def next_job(plan: Plan, state: SweepState, draw: Ask = ask) -> Job | Wait | Don
 
 
 def _promoted_or_new(plan: Plan, state: SweepState, draw: Ask) -> Job | None:
-    """What the budget still pays for; at the end the scheduler's last word, whatever it costs."""
+    """A promotion or a new trial within the budget; once nothing runs, what the scheduler closes
+    the sweep with, whatever it costs.
+    """
     spent = plan.budget is not None and sum(state.steps.values()) >= plan.budget * plan.steps
     promotion = None if spent else rule(plan, state).promotion(state)
     started = state.own_trials
@@ -94,7 +94,7 @@ def _promoted_or_new(plan: Plan, state: SweepState, draw: Ask) -> Job | None:
 
 
 def _go_on(trial: TrialRecord) -> Job:
-    """The segment that was cut short, once more from the newest checkpoint."""
+    """The job that runs an interrupted segment again, from the newest checkpoint."""
     return _segment(trial, trial.stop_step, trial.sampled, trial.start)
 
 

@@ -23,8 +23,12 @@ FAILED, INTERRUPTED = "failed", "interrupted"
 
 @dataclass(frozen=True)
 class Span:
-    """The settings that a segment trained with, and the checkpoint of another trial, (trial,
-    step), that it began from; None for the trial's own.
+    """A stretch of training under one configuration.
+
+    Attributes:
+        sampled: settings that differ from the sweep's.
+        start: the checkpoint of another trial, (trial, step), that it began from; None for the
+            trial's own.
     """
 
     sampled: Mapping[str, Any]
@@ -38,23 +42,23 @@ class TrialRecord:
     Attributes:
         sampled: settings that differ from the sweep's, of the latest segment.
         point: name of the documented point, None for a trial that was asked for.
-        outside: keys for which the space cannot express the trial; not empty means the sampler is
-            not told.
+        outside: keys whose values the space cannot express; the sampler learns nothing from a
+            trial that has any.
         bracket: the index of the first rung at which the trial is judged.
-        repeat_of: the trial whose settings are run again with a fresh seed, None for a trial of
-            its own.
+        repeat_of: the trial that this one repeats with a fresh seed; None for no repeat.
         segment, stop_step: of the latest job.
-        start: the checkpoint of another trial, (trial, step), that the latest segment went on
+        start: the checkpoint of another trial, (trial, step), that the latest segment continued
             from; None for its own.
         status: running | paused | complete | stopped | failed | interrupted, of the latest job.
         failures: how many jobs of the trial failed.
-        values: what decisions read, at the last report; a column that is absent is not finite.
-        rungs: the same by step of decision.
-        spans: what was trained from each step at which a segment began (a segment that was cut
-            short and begun once more is one).
-        seconds: of all segments that have ended.
-        losses, lost_step: how many nodes have gone without notice under the trial since it last
-            came further, and how far that was.
+        values: the columns that decisions read, at the last report; one that is absent was not
+            finite.
+        rungs: such values at every rung that the trial has reached, by step.
+        spans: by the step at which it began, each stretch of training; a segment that was cut
+            short and begun again is one.
+        seconds: duration of all segments that have ended.
+        losses, lost_step: number of nodes that have disappeared without notice under the trial
+            since it last made progress, and the furthest step at which one did.
     """
 
     number: int
@@ -80,17 +84,17 @@ class TrialRecord:
     lost_step: int = -1
 
     def losses_at(self, step: int) -> int:
-        """The losses in a row, with another one at this step."""
+        """The number of losses in a row if another node is lost at this step."""
         return self.losses + 1 if step <= self.lost_step else 1
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether it was drawn: neither a documented point nor a repeat."""
+        """Whether the sampler drew it: neither a documented point nor a repeat."""
         return self.point is None and self.repeat_of is None
 
     def is_final(self, max_failures: int) -> bool:
-        """Whether it will not run again. One that waits at a rung may, and one that failed no more
-        than `max_failures` times (`Plan.max_failures`).
+        """Whether it will not run again. A paused trial may, and so may one that has failed no
+        more than `max_failures` times (`Plan.max_failures`).
         """
         return self.status in (COMPLETE, STOPPED) or (
             self.status == FAILED and self.failures > max_failures
@@ -98,26 +102,26 @@ class TrialRecord:
 
     @property
     def infeasible(self) -> bool:
-        """Whether a sign of ill health has stopped it: not a result, however good it looked."""
+        """Whether a health check has stopped it: not a result, however good its values were."""
         return self.status == STOPPED and self.reason.startswith(HEALTH)
 
 
 class SweepState:
-    """Trials by number, and what every rung has seen in the order in which it was first recorded.
+    """The state of a sweep: its trials by number, and the trials that each rung has recorded.
 
     Attributes:
-        rungs: the trials with a value at a step of decision, by step.
-        ladders: the trials that were judged there, by (bracket, step).
-        promoted: of those, the ones that were given more steps or went on.
-        steps: training steps handed out, by bracket; what an ended segment did not use is given
-            back, and repeats are not counted.
+        rungs: by step, the trials with a value at a rung, in the order of their first report.
+        ladders: by (bracket, step), the trials that were judged there.
+        promoted: by (bracket, step), those of them that were promoted or passed.
+        steps: training steps handed out, by bracket; those that an ended segment did not use are
+            taken off again, and repeats are not counted.
         finished: whether the last session has ended the sweep.
-        own_trials: how many trials there are that do not repeat another.
-        asked_for: those that were drawn, in the order of the log.
+        own_trials: number of trials that are no repeats.
+        asked_for: the trials that the sampler drew, in the order of the log.
         next_number: the number of the next new trial.
-        changes: the trials that the events were about, in their order. Who keeps an order of
-            trials reads on from where it was (`search.rankings`).
-        replaced: how often a trial has reported a rung again, with other values.
+        changes: the trial of every event, in the order of the log; a ranking reads from where it
+            was last up to date (`search.rankings`).
+        replaced: how often a trial has reported a rung again with other values.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -146,15 +150,15 @@ class SweepState:
         return sorted(n for status in statuses for n in self._by_status.get(status, ()))
 
     def count(self, status: str) -> int:
-        """How many trials are in a state."""
+        """The number of trials in a state."""
         return len(self._by_status.get(status, ()))
 
     def observed(self, number: int, step: int) -> dict[str, float]:
-        """What a trial has measured at a rung; nothing of one that ill health has stopped."""
+        """The values of a trial at a rung; {} for an infeasible one."""
         return self.observed_by([number], step)[0]
 
     def observed_by(self, numbers: Iterable[int], step: int) -> list[dict[str, float]]:
-        """The same of many trials."""
+        """The values of several trials at a rung; {} for an infeasible one."""
         trials = self.trials
         return [
             {} if (t := trials[number]).status == STOPPED and t.infeasible else t.rungs[step]
@@ -230,7 +234,8 @@ class SweepState:
         self._charge(trial, -max(trial.stop_step - step, 0))
 
     def _current(self, event: Event) -> TrialRecord | None:
-        """The trial of a report or an end, None where it comes from an earlier segment."""
+        """The trial that a report or an end is about; None where it comes from an earlier segment.
+        """
         trial = self.trials.get(event["trial"])
         if trial is None:
             raise ValueError(
@@ -278,8 +283,8 @@ class SweepState:
 
     @staticmethod
     def _count_loss(trial: TrialRecord, event: Event) -> None:
-        """Only the trial's own word breaks the row: an announced preemption or a stop of the sweep
-        says nothing of it.
+        """Counts nodes lost in a row. Only the trial's own end or failure ends the row: an
+        announced preemption or a stop of the sweep says nothing about the trial.
         """
         if event.get("node_gone"):
             trial.losses = trial.losses_at(event["step"])
@@ -289,7 +294,7 @@ class SweepState:
 
 
 def _number(value: float | None) -> float:
-    """The log writes null for what is not finite."""
+    """NaN for null, which the log has in place of a value that is not finite."""
     return math.nan if value is None else float(value)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep is judged by: objectives, constraints, and the order they put trials in."""
+"""The goal of a sweep: objectives, constraints, and the order that they put trials in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from settings.schema import SettingsError
 
 Mode = Literal["min", "max"]
 Values = Mapping[str, float]
-"""What a trial has measured at one step, by column; a column that is absent is not finite."""
+"""Values of a trial at one step, by column; a column that is absent was not finite."""
 
 _CONSTRAINT = re.compile(r"\s*([\w.]+)\s*(<=|>=)\s*([^\s<>=]+)\s*")
 
@@ -32,7 +32,7 @@ class Objective:
         return self.costs([values])[0]
 
     def costs(self, observed: Iterable[Values]) -> list[float]:
-        """The same of many."""
+        """The cost of each of several trials."""
         sign = 1.0 if self.mode == "min" else -1.0
         name, isfinite, infinite = self.metric, math.isfinite, math.inf
         column = [values.get(name, infinite) for values in observed]
@@ -67,13 +67,13 @@ class Constraint:
         return cls(match[1], match[2], bound)  # type: ignore[arg-type]  # the pattern's two
 
     def excess(self, values: Values) -> float:
-        """By how much the bound is missed: 0 or less where it is kept, infinite where the value is
-        not finite.
+        """The amount by which the bound is missed: 0 or less where it is kept, infinite where the
+        value is not finite.
         """
         return self.excesses([values])[0]
 
     def excesses(self, observed: Iterable[Values]) -> list[float]:
-        """The same of many."""
+        """The excess of each of several trials."""
         sign = 1.0 if self.relation == "<=" else -1.0
         name, limit, isfinite, infinite = self.metric, sign * self.bound, math.isfinite, math.inf
         column = [values.get(name, infinite) for values in observed]
@@ -92,7 +92,7 @@ class Goal:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Every column that a decision reads, once."""
+        """The columns that a decision reads, each once."""
         names = [o.metric for o in self.objectives] + [c.metric for c in self.constraints]
         return tuple(dict.fromkeys(names))
 
@@ -101,11 +101,11 @@ class Goal:
         return values.get(self.objectives[0].metric, math.nan)
 
     def violation(self, values: Values) -> float:
-        """The sum of what the constraints are missed by; 0 where all are kept."""
+        """The sum of the amounts by which constraints are missed; 0 where all are kept."""
         return self.violations([values])[0]
 
     def violations(self, observed: Sequence[Values]) -> list[float]:
-        """The same of many."""
+        """The violation of each of several trials."""
         sums = [0.0] * len(observed)
         for constraint in self.constraints:
             excesses = constraint.excesses(observed)
@@ -127,8 +127,8 @@ class Goal:
         What is not finite in an objective is the worst of its violation.
 
         Args:
-            enough: so many of the best must be told apart, and those behind them may share a
-                place; None for all.
+            enough: how many of the best need a place of their own; those behind them may share
+                one. None for all.
         """
         violations = self.violations(observed)
         costs = [objective.costs(observed) for objective in self.objectives]

@@ -46,18 +46,18 @@ class SearchOptions:
     """What a sweep is told of its search.
 
     Attributes:
-        trials: how many in all, points included, repeats not.
-        budget: in trainings of full length, after which nothing is started any more; None for
-            none.
+        trials: number of trials, points included, repeats not.
+        budget: number of full trainings whose steps may be spent before nothing more is started;
+            None for no limit.
         eta: of the scheduler: about one trial in `eta` passes a rung.
-        grace: steps of the first rung, the others being eta times as far each; 0 for rungs that
-            divide the whole length.
+        grace: step of the first rung, each further one being at `eta` times the step before; 0 for
+            rungs at fractions of the whole length (`Plan.rungs`).
         rung_steps: every rung below the whole length, in place of `grace` and `eta`; () for none
             given.
-        shares: of the steps, by bracket; () for a half to the first and the rest evenly.
+        shares: share of the steps of each bracket; () for a half to the first and the rest evenly.
         repeats: fresh seeds with which each of the `repeat_top` best configurations is trained
             again before a winner is named; 0 for none.
-        max_failures: times that a trial may fail and try again.
+        max_failures: number of times that a trial may fail and be run again.
     """
 
     trials: int | None = option(

@@ -1,5 +1,5 @@
-"""Domains and directions in Optuna's terms, and values back. A value that goes there and returns
-is the same value of the same type.
+"""Domains, values and directions in Optuna's terms, and values back. A value that is encoded and
+decoded again is equal and of the same type.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ def distribution(domain: Domain) -> BaseDistribution:
 
 
 def directions(goal: Goal) -> list[Literal["minimize", "maximize"]]:
-    """Of a study that has the goal's objectives."""
+    """The directions of a study with the goal's objectives."""
     return ["minimize" if o.mode == "min" else "maximize" for o in goal.objectives]
 
 
 def encode(domain: Domain, value: Value) -> Any:
-    """A value as Optuna holds it: options that are tuples become JSON text, all else stays."""
+    """A value as Optuna stores it: options that are tuples become JSON text, all else stays."""
     return json.dumps(value) if isinstance(domain, Choice) and isinstance(value, tuple) else value
 
 
-def decode(domain: Domain, held: Any) -> Value:
-    """The domain's own value for what Optuna holds."""
+def decode(domain: Domain, stored: Any) -> Value:
+    """The domain's value for one that Optuna stores."""
     if isinstance(domain, Choice):
         return next(
-            option for option in domain.options if same_value(encode(domain, option), held)
+            option for option in domain.options if same_value(encode(domain, option), stored)
         )
-    return domain.snap(held)
+    return domain.snap(stored)
 
 
 def suggest(trial: Trial, key: str, domain: Domain) -> Value:
@@ -100,7 +100,7 @@ def to_unit(domain: Domain, value: Any) -> float:
 
 
 def _count(domain: Integer | Uniform) -> int:
-    """How many values a domain with a step has."""
+    """The number of values of a domain with a step."""
     return round((domain.high - domain.low) / (domain.step or 1)) + 1
 
 

@@ -30,7 +30,7 @@ SCHEMES = ("sqlite", "mysql", "mariadb", "postgresql", "oracle", "mssql", "grpc"
 
 
 def check_storage(storage: str) -> None:
-    """Refuses what names no storage.
+    """Checks the name of a storage.
 
     Raises:
         SettingsError: neither `journal` nor the URL of a database or of Optuna's gRPC proxy.
@@ -45,17 +45,17 @@ def check_storage(storage: str) -> None:
 
 
 class Mirror:
-    """Follows the log of a sweep, event by event. Whatever fails here is said once, and the sweep
-    goes on without its mirror; the next resume makes it anew.
+    """Copies the log of a sweep into an Optuna study, event by event. The first failure is
+    reported, and the sweep continues without its mirror; the next resume makes it anew.
 
     Args:
-        storage: the path of a journal, which is made anew from the log and put in the place of an
-            older one in one step; or a URL (`check_storage`), where the study is taken up as it
-            is, and made anew where it has ended what the sweep goes on with.
+        storage: the path of a journal, which is written anew from the log and replaces an older
+            one atomically; or a URL (`check_storage`), where an existing study is continued, and
+            replaced if it has finished a trial that the sweep continues.
         events: the log so far; of a sweep that is resumed, with the line that says so.
         identity: of the sweep. A study of the same name on a server that is not of this sweep is
             left alone.
-        warn: takes the line that says what failed.
+        warn: called with a line that says what failed.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Mirror:
         self._guarded(self._open)
 
     def follow(self, *events: Event) -> None:
-        """Takes the next events of the log into the mirror; a trial that several are about is
-        written once, as it is after the last one.
+        """Adds the next events of the log; a trial that several of them are about is written once,
+        as it is after the last one.
         """
         numbers: dict[int, None] = {}  # in their order: Optuna numbers trials as they come
         for event in events:
@@ -143,8 +143,8 @@ class Mirror:
             self._write(self.state.trials[number])
 
     def _adopt(self, storage: BaseStorage, study_id: int) -> bool:
-        """Takes the trials of a study as written; False where the sweep goes on with one that has
-        ended there, or has none of that number.
+        """Continues an existing study; False where it has finished a trial that the sweep
+        continues, or has a trial that the sweep has not.
         """
         for there in storage.get_all_trials(study_id, deepcopy=False):
             number, trial = there.number, self.state.trials.get(there.number)
@@ -214,7 +214,7 @@ class Mirror:
 
 @dataclass
 class _Shown:
-    """What the mirror has of a trial that may still change."""
+    """The content of the mirror for a trial that may still change."""
 
     id: int
     notes: dict[str, Any]

@@ -1,4 +1,4 @@
-"""A trial as Optuna keeps it: state, values, parameters, constraints, user attributes."""
+"""Trials in Optuna's terms: state, values, parameters, constraints, user attributes."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, TrialState
 
 HEALTH = "health"
-"""The constraint that a trial breaks that ill health has stopped, or of which a value that is
-needed is not finite.
+"""The constraint that a trial violates if a health check has stopped it, or if one of its values
+that are needed is not finite.
 """
 
 
 class OptunaTrials:
-    """Of the trials of a plan."""
+    """Converter of a plan's trials to Optuna's."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._distributions = {k: distribution(d) for k, d in plan.space.domains.items()}
 
     def frozen(self, trial: TrialRecord, over: bool) -> FrozenTrial:
-        """The trial as Optuna keeps it. What lies outside the space is an attribute: Optuna
-        refuses it as a value. Settings that change on the way are those that it began with.
+        """The trial as Optuna's `FrozenTrial`. Values outside the space become attributes, for
+        Optuna refuses them as parameters. Settings that change during a trial are those at its
+        start.
         """
         from optuna.trial import TrialState, create_trial
 
@@ -56,7 +57,7 @@ class OptunaTrials:
         return {step: self.plan.goal.value(values) for step, values in trial.rungs.items()}
 
     def notes(self, trial: TrialRecord) -> dict[str, Any]:
-        """User attributes; "" for one that says nothing."""
+        """User attributes by name; "" for an empty one."""
         waits = {PAUSED: f"paused at step {trial.step}", INTERRUPTED: INTERRUPTED}
         saved = trial.step and trial.status in (COMPLETE, STOPPED, PAUSED)
         folder = SweepPaths(Path()).trial(trial.number).checkpoints
@@ -77,7 +78,7 @@ class OptunaTrials:
         return notes
 
     def _constraints(self, trial: TrialRecord) -> dict[str, float]:
-        """By how much each constraint is missed; 0 or less where it is kept."""
+        """The amount by which each constraint is missed; 0 or less where it is kept."""
         excess = {str(c): c.excess(trial.values) for c in self.plan.goal.constraints}
         missed = {name: value for name, value in excess.items() if math.isfinite(value)}
         ill = trial.infeasible or len(missed) < len(excess)
@@ -94,8 +95,8 @@ class OptunaTrials:
 
 
 def _lineage(trial: TrialRecord) -> Any:
-    """Where a population member has changed its settings or taken over another's network, by
-    step; "" where it has not.
+    """The steps at which a population member has changed its settings or taken over another's
+    weights, with both; "" where there are none.
     """
     later = sorted(trial.spans)[1:]
     changes = {

@@ -1,4 +1,4 @@
-"""Which of several objectives' trade-offs are worth keeping."""
+"""Pareto fronts, hypervolumes, and rankings by several objectives."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from search.hypervolume_shares import exclusive_in_three
 
 MARGIN = 0.1
-"""How far the reference of `crowded_ranks` lies beyond the worst values of a front, in parts of
-its extent: with none, the rows that are worst in an objective would lose nothing.
+"""Distance of the reference point of `crowded_ranks` from the worst values of a front, in parts of
+the front's extent: without it, rows that are worst in an objective would contribute nothing.
 """
 
 _ROUNDING = 1e-12
 
 
 def non_dominated(values: ArrayLike, modes: Sequence[str]) -> NDArray[np.bool_]:
-    """[n] true where no other row is at least as good in every objective and better in one.
+    """[n] whether no other row is at least as good in every objective and better in one.
 
     values: [n, k]; modes: "min" or "max" for each of the k columns. A row with a NaN is never
     kept; equal rows are kept or dropped together. O(n log n) for two objectives, O(n * front) for
@@ -42,7 +42,9 @@ def non_dominated(values: ArrayLike, modes: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def _front_of_two(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Distinct rows in lexicographic order: kept if its second cost is below all before it."""
+    """[n] the front of distinct rows in lexicographic order: those whose second cost is below that
+    of every row before.
+    """
     best_before = np.minimum.accumulate(np.concatenate(([np.inf], costs[:-1, 1])))
     keep = costs[:, 1] < best_before
     keep[0] = True  # also where its second cost is infinite
@@ -50,8 +52,9 @@ def _front_of_two(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Distinct rows. By the sum of their ranks in each objective none dominates an earlier one:
-    the first that is left is of the front, and what it dominates is left out.
+    """[n] the front of distinct rows. In the order of the sum of their ranks in each objective
+    none dominates an earlier one: the first that is left belongs to the front, and the rows that
+    it dominates are left out.
     """
     ranks = np.stack([np.unique(column, return_inverse=True)[1] for column in costs.T], axis=1)
     order = np.argsort(ranks.sum(axis=1), kind="stable")
@@ -75,8 +78,8 @@ def crowded_ranks(
     costs: [n, k], the smaller the better. Rows that are not finite share the last place.
 
     Args:
-        enough: the rows behind the first fronts that hold so many share the last place as well;
-            None ranks all.
+        enough: the first fronts that hold at least this many rows are ranked, and those behind
+            share the last place; None ranks all.
     """
     if not len(costs):
         return []
@@ -95,11 +98,11 @@ def crowded_ranks(
 
 
 def _losses(front: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[m] what the dominated hypervolume loses without each row; infinite for a row that is best
-    in an objective.
+    """[m] the loss of dominated hypervolume without each row; infinite for a row that is best in
+    an objective.
 
-    With two objectives no reference point has a say in it. With more, the inner rows' losses
-    depend on one: it lies beyond the front's worst values by `MARGIN` of its extent.
+    With two objectives the losses do not depend on a reference point. With more they do: it lies
+    beyond the front's worst values by `MARGIN` of its extent.
     """
     best = (front == front.min(axis=0)).any(axis=1)
     if best.all():
@@ -110,7 +113,7 @@ def _losses(front: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def hypervolume(costs: ArrayLike, reference: ArrayLike) -> float:
-    """The volume that the rows dominate, up to a reference point: exact for any k.
+    """The volume between the rows and a reference point that the rows dominate, exact for any k.
 
     costs: [n, k], the smaller the better; reference: [k]. A row that is not finite, or not below
     the reference in every objective, adds nothing.
@@ -127,7 +130,8 @@ def hypervolume(costs: ArrayLike, reference: ArrayLike) -> float:
 
 
 def exclusive_volumes(costs: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
-    """[n] what the hypervolume of the rows loses without each one; 0 for a row that has an equal.
+    """[n] the part of the hypervolume that each row dominates alone; 0 for a row that has an
+    equal.
 
     costs: [n, k]; reference: [k]; as in `hypervolume`.
     """
@@ -178,7 +182,7 @@ def knee(costs: ArrayLike) -> int | None:
 def _table(
     costs: ArrayLike, reference: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The rows that count, and the reference."""
+    """The rows inside the reference, and the reference."""
     table, corner = np.asarray(costs, dtype=float), np.asarray(reference, dtype=float)
     if table.ndim != 2 or corner.shape != table.shape[1:] or not np.isfinite(corner).all():
         raise ValueError(
@@ -193,7 +197,7 @@ def _inside(table: NDArray[np.float64], corner: NDArray[np.float64]) -> NDArray[
 
 
 def _volume(table: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
-    """Of rows that all lie at or below the corner."""
+    """The hypervolume of rows that all lie at or below the corner."""
     k = table.shape[1]
     if not len(table):
         return 0.0
@@ -215,8 +219,9 @@ def _volume(table: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
 
 
 def _swept(table: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
-    """Three dimensions in O(n log n): a plane moves along the last one, and the area that is
-    dominated in it grows row by row. The numbers are few, so plain lists beat arrays.
+    """The hypervolume in three dimensions, in O(n log n): a plane sweeps along the last one, and
+    the area that is dominated in it grows row by row. The numbers are few, so plain lists beat
+    arrays.
     """
     right, top, depth = corner.tolist()
     xs: list[float] = []  # the front within the plane: ascending, and `ys` descending
@@ -247,7 +252,7 @@ def _area(table: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
 def _exclusive_areas(
     front: NDArray[np.float64], corner: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """[n] in two dimensions: the rectangle up to the next row on either side."""
+    """[n] the exclusive areas in two dimensions: rectangles up to the next row on either side."""
     areas = np.zeros(len(front))
     order = np.lexsort((front[:, 1], front[:, 0]))
     right = np.append(front[order[1:], 0], corner[0])

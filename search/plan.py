@@ -1,4 +1,4 @@
-"""The plan of a sweep: everything that a decision needs beside the log."""
+"""The plan of a sweep: everything that a decision needs in addition to the log."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ if TYPE_CHECKING:
     from search_spaces.space import Point, Space
 
 JOURNAL = "journal"
-"""The storage that mirrors a sweep unless another is named: a file in its directory."""
+"""The storage of a sweep's Optuna mirror by default: a file in the sweep's directory."""
 
 POPULATIONS = ("pbt", "pb2")
-"""Schedulers whose trials are all trained to the end and compared at equal intervals."""
+"""Schedulers of populations, whose members train to the end and are compared every interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(SearchOptions):
-    """What a sweep is to do. With the log it decides every job.
+    """The plan of a sweep. Plan and log determine every job.
 
     Attributes:
         space: bound to the sweep's settings (`Space.bind`).
-        points: run first, as trials 0, 1, ...; those beyond `trials` are left out.
+        points: documented configurations, which run first as trials 0, 1, ...; those beyond
+            `trials` are left out.
         goal: objectives and constraints.
         steps: length of a trial, the largest rung.
         report_every: steps between two reports; every rung is a multiple of it.
         last_change: the step from which the loss no longer changes (warm-ups, stages); no rung
             lies before it.
-        pausing: whether a trial may end at a rung and go on later from its checkpoint; where its
-            start is dear it may not, and is only stopped.
-        warm: what earlier sweeps have measured; the sampler learns from it as from the log.
+        pausing: whether a trial may pause at a rung and continue later from its checkpoint; where
+            starting a trial is expensive it may not, and is only stopped.
+        warm: trials of earlier sweeps, from which the sampler learns as from the log.
     """
 
     trials: int = field()
@@ -125,9 +126,9 @@ class Plan(SearchOptions):
 
     @cached_property
     def rungs(self) -> tuple[int, ...]:
-        """Steps below the trial's length at which trials are compared; none without a scheduler.
+        """Steps below the full length at which trials are compared; none without a scheduler.
 
-        As given; or every `grace` steps for a population; or grace * eta^k; or else
+        The given ones; or every `grace` steps for a population; or grace * eta^k; or else
         steps / eta^k for k = 3, 2, 1, each at the next report.
         """
         if self.scheduler == "none" or self.rung_steps:
@@ -154,7 +155,7 @@ class Plan(SearchOptions):
 
     @property
     def points_left_out(self) -> tuple[str, ...]:
-        """Documented points for which the number of trials leaves no room."""
+        """The documented points beyond the number of trials, which are not run."""
         return tuple(point.name for point in self.points[self.trials :])
 
 

@@ -1,6 +1,6 @@
-"""Trials in the order of the goal, kept up to date with the log, so that a decision does not look
-at every trial again. They save time and change no answer: what a view says is what its `values`
-say of all trials at that moment.
+"""Rankings of trials by the goal, updated as the log grows, so that a decision need not look at
+every trial again. They save time and change no answer: a view ranks the trials exactly as if its
+`values` were asked of all of them anew.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from search.plan import Plan
 from search.state_cache import cached_for
 
 _SPARE = 25
-"""So many trials may leave before the order of several objectives is made anew."""
+"""Trials that may leave a ranking by several objectives before it is computed anew."""
 
 Key = tuple[float, float]
 """Of `Goal.badness` for one objective: violation and cost."""
@@ -29,12 +29,12 @@ class Ranking:
     """Observations by number in the order of `Goal.badness`, the lower number among equals.
 
     Args:
-        most: as many of the best of several objectives can be asked for.
+        most: the largest `count` that `best` takes where there are several objectives.
 
     Attributes:
         numbers: ascending.
-        position: of several objectives, who comes first among equals of a front; the lower number
-            where it is empty.
+        position: with several objectives, the order among equals of a front, by number; empty for
+            the lower number first.
     """
 
     def __init__(self, goal: Goal, most: int = 25) -> None:
@@ -48,7 +48,7 @@ class Ranking:
         self._best_of = -1
 
     def put(self, number: int, values: Values | None) -> None:
-        """What a trial has measured, in place of what it had before; None for nothing."""
+        """Sets the values of a trial, in place of its former ones; None removes it."""
         before = self._seen.get(number)
         if before is values:
             return
@@ -74,7 +74,9 @@ class Ranking:
             self._band.remove(number)
 
     def _place(self, values: Values) -> tuple[Key | None, tuple[float, ...]]:
-        """The key, None where a trial is ranked by its costs [objectives] among the others."""
+        """The sort key, and the costs [objectives]; no key where a trial is ranked by its costs
+        among the others.
+        """
         violation = self._goal.violation(values) if self._goal.constraints else 0.0
         costs = tuple(objective.cost(values) for objective in self._goal.objectives)
         if self._has_one:
@@ -83,7 +85,7 @@ class Ranking:
         return None if is_ranked else (violation, math.inf), costs
 
     def values(self, number: int) -> Values:
-        """What was put for a trial."""
+        """The values of a trial in the ranking."""
         return self._seen[number]
 
     def best(self, count: int) -> list[int]:
@@ -105,8 +107,8 @@ class Ranking:
         return ranked + [number for _, number in self._sorted[: count - len(ranked)]]
 
     def better_than(self, values: Values, number: int | None = None) -> int:
-        """How many are better than the given values, by the one objective. With a number, those
-        of lower number that are as good count as better.
+        """The number of trials that are better than the given values, by the one objective. With a
+        `number`, equally good trials of a lower number count as better.
         """
         key, _ = self._place(values)
         if key is None or not self._has_one:
@@ -115,10 +117,10 @@ class Ranking:
 
 
 class View(ABC):
-    """A ranking of trials of a state, by what `values` says of each."""
+    """A ranking of the trials of a state, by the values that the subclass takes of each."""
 
     most = 25
-    """As many of the best of several objectives can be asked for."""
+    """The largest `count` of `Ranking.best` where there are several objectives."""
 
     def __init__(self, plan: Plan, *where: int) -> None:
         self.plan, self.where, self._read = plan, where, 0
@@ -126,12 +128,12 @@ class View(ABC):
 
     @abstractmethod
     def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
-        """What a trial counts with, None where it does not; a function of what the log says of
-        this trial alone.
+        """The values by which a trial is ranked, None to leave it out; a function of this trial's
+        own lines in the log.
         """
 
     def follow(self, state: SweepState) -> Ranking:
-        """Reads on to the end of the log."""
+        """Brings the ranking up to date with the log, and returns it."""
         if self._read < len(state.changes):
             for number in dict.fromkeys(state.changes[self._read :]):
                 self.ranking.put(number, self.values(state, state.trials[number]))
@@ -140,14 +142,14 @@ class View(ABC):
 
 
 class Recorded(View):
-    """Trials with a value at a step; those that ill health has stopped count as the worst."""
+    """Trials with a value at a step; infeasible ones rank last."""
 
     def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
         return observed(trial, self.where[0])
 
 
 class Measured(Recorded):
-    """Those of them that have a finite value in every column."""
+    """Trials with a finite value in every column at a step."""
 
     def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
         values = super().values(state, trial)
@@ -155,7 +157,7 @@ class Measured(Recorded):
 
 
 class Waiting(Measured):
-    """Those of them that wait at the step."""
+    """Trials that are paused at a step, with a finite value in every column there."""
 
     most = 1
 
@@ -165,7 +167,7 @@ class Waiting(Measured):
 
 
 class Judged(Waiting):
-    """Those of them that a bracket has judged at the step; the first judged comes first."""
+    """Paused trials that a bracket has judged at the step; among equals the first judged leads."""
 
     def follow(self, state: SweepState) -> Ranking:
         judged, position = self._judged(state), self.ranking.position
@@ -186,9 +188,7 @@ _NOTHING: Values = {}
 
 
 def observed(trial: TrialRecord, step: int) -> Values | None:
-    """What a trial has measured at a step, {} where ill health has stopped it; None where it was
-    not there.
-    """
+    """The values of a trial at a step, {} for an infeasible one; None where it has none there."""
     values = trial.rungs.get(step)
     return _NOTHING if values is not None and trial.infeasible else values
 

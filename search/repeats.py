@@ -1,4 +1,4 @@
-"""Which configurations are trained again with fresh seeds before a winner is named.
+"""Repeats: the configurations that are trained again with fresh seeds before a winner is named.
 
 The best of many draws is lucky as well as good (the winner's curse), so the draw that chose a
 configuration does not count among its repeats.
@@ -23,8 +23,8 @@ class Repeat:
 
 
 def chosen(plan: Plan, state: SweepState) -> list[int]:
-    """The trials to repeat, by number: the `repeat_top` best complete ones, and what the winner is
-    compared with: the best documented point and the document's own recommendation.
+    """The trials to repeat, by number: the `repeat_top` best complete ones, and those that the
+    winner is compared with, which are the best documented point and the document's recommendation.
     """
     complete = [
         number
@@ -39,7 +39,8 @@ def chosen(plan: Plan, state: SweepState) -> list[int]:
 
 
 def next_repeat(plan: Plan, state: SweepState) -> Repeat | None:
-    """The next draw that has not been handed out: every configuration once, then once more."""
+    """The next draw that has not been handed out: every configuration once, then every one again.
+    """
     if not plan.repeats:
         return None
     drawn = dict.fromkeys(chosen(plan, state), 0)

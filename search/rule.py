@@ -1,4 +1,4 @@
-"""The scheduler of a plan, for all who ask it."""
+"""The scheduler of a plan, loaded by its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def load_scheduler(plan: Plan) -> Scheduler:
     """The plan's scheduler by its name.
 
     Raises:
-        SettingsError: the plan asks of it what it cannot do.
+        SettingsError: the plan has settings that this scheduler cannot work with.
     """
     module, attribute = SCHEDULERS[plan.scheduler].split(":")
     scheduler: Scheduler = getattr(importlib.import_module(module), attribute)(plan)
@@ -23,7 +23,7 @@ def load_scheduler(plan: Plan) -> Scheduler:
 
 
 def rule(plan: Plan, state: SweepState) -> Scheduler:
-    """Who goes on and who ends: the scheduler, made once for a plan and the state it is asked of
-    (it keeps none of its own, but may remember what it has computed).
+    """The plan's scheduler, made once for a plan and a state. Its decisions follow from the two;
+    it may cache what it has computed.
     """
     return cached_for(plan, state, load_scheduler)

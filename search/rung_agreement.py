@@ -1,5 +1,5 @@
-"""From which rung on a sweep listens: a rung whose ranks say nothing about longer trainings must
-neither promote nor teach.
+"""Agreement of the ranks at different rungs. A rung whose ranks do not predict those of longer
+trainings must neither promote trials nor be learnt from.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ from search.plan import Plan
 from search.state_cache import cached_for
 
 PAIRS = 8
-"""Trials with a value at both of two levels before their ranks are compared."""
+"""Trials with a value at both of two levels that a comparison of their ranks needs."""
 
 MOST_PAIRS = 100
-"""The last ones are looked at: enough for a correlation, and no more work as a sweep grows."""
+"""Trials that are compared, the last ones: enough for a correlation, at a cost that does not grow.
+"""
 
 LEAST = 0.4
-"""Spearman's correlation below which a rung is not listened to."""
+"""The correlation (Spearman's) below which a rung is ignored."""
 
 
 class _Memory:
-    """What earlier questions have found.
+    """Cache of earlier answers.
 
     Attributes:
         passed: by level, the trials that it has recorded and not judged, in their order; and how
             many of its trials have been looked at.
-        agreed: by level, the last answer and what it was made from.
+        agreed: by level, the last answer and what it was computed from.
+        answer: the last answer of `trusted_from`, and what it was computed from.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -44,10 +46,10 @@ class _Memory:
 def trusted_from(plan: Plan, state: SweepState) -> int:
     """The index of the lowest level that agrees with the longest one it can be compared with.
 
-    A rung is compared through the trials that it did not choose: those of later brackets, which
-    pass it unjudged, and documented points. (Promoted trials are all good at the rung, so they
-    cannot show how good it is at telling.) Without `PAIRS` of them a rung is believed. What is
-    decided can change with every trial, in both directions.
+    A rung is compared by the trials that it did not select: those of later brackets, which pass it
+    unjudged, and documented points. (Promoted trials are all good at the rung, so they cannot show
+    how well it predicts.) With fewer than `PAIRS` of them a rung is trusted. Every further trial
+    can change the answer, in either direction.
     """
     memory = cached_for(plan, state, _Memory)
     # Nobody passes the lowest level late, so its own count changes no pair.
@@ -86,7 +88,7 @@ def _correlates(plan: Plan, state: SweepState, both: list[int], low: int, high: 
 
 
 def _passed(memory: _Memory, state: SweepState, later: int) -> list[int]:
-    """The trials with a value at a level that no rung before it has judged, in their order."""
+    """The trials with a value at a level that no earlier rung has judged, in their order."""
     recorded = state.rungs.get(memory.plan.levels[later], {})
     passed, looked_at = memory.passed.get(later, ([], 0))
     fresh = list(itertools.islice(reversed(recorded), len(recorded) - looked_at))
@@ -96,12 +98,12 @@ def _passed(memory: _Memory, state: SweepState, later: int) -> list[int]:
 
 
 def agreement(goal: Goal, early: Sequence[Values], late: Sequence[Values]) -> float:
-    """Spearman's correlation of what the same trials cost at two steps."""
+    """Spearman's correlation of the ranks of the same trials at two steps."""
     return rank_correlation(*([cost for _, cost in goal.badness(side)] for side in (early, late)))
 
 
 def rank_correlation(early: list[float], late: list[float]) -> float:
-    """Spearman's correlation, ties at their mean rank; 1 where a side has no ranks at all."""
+    """Spearman's correlation, ties at their mean rank; 1 where all values of a side are equal."""
     ranks = [_ranks(np.asarray(side, dtype=float)) for side in (early, late)]
     if any(np.ptp(side) == 0.0 for side in ranks):
         return 1.0

@@ -1,5 +1,5 @@
-"""One master seed gives all others. A seed depends on its name and number alone, so the order of
-asking is free.
+"""Seeds derived from one master seed. Each depends on its name and number alone, and not on the
+order in which seeds are asked for.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A sweep under a simulated clock: the decisions of a real one, on a function, a table or logged
-curves.
+"""Simulation of a sweep: the decisions of a real one under a simulated clock, on a function, a
+table or logged curves.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from search.plan import Plan
 from search.samplers.ask import ask
 
 Observe = Callable[[Job, int], Values]
-"""What a job's trial measures at a step; a function of the two alone."""
+"""The values that a job's trial measures at a step; a function of the two alone."""
 
 Ends = Callable[[Job], "tuple[int, str] | None"]
-"""Where the training of a job's trial ends by itself, and why; None where it goes on."""
+"""The step at which the training of a job's trial ends by itself, and why; None where it does
+not.
+"""
 
 
 @dataclass
@@ -52,11 +54,11 @@ def simulate(
     """Runs a plan to its end, or to its budget, on `workers` slots.
 
     Args:
-        step_seconds: what a step of the job takes.
-        start_seconds: what every segment takes before its first step.
+        step_seconds: duration of a step of the job.
+        start_seconds: duration of what every segment does before its first step.
         ends: which trainings end by themselves.
-        events: a log to go on from.
-        draw: who draws new trials.
+        events: a log to continue.
+        draw: draws the settings of new trials.
     """
     log = [dict(event) for event in events]
 
@@ -94,8 +96,8 @@ def simulate(
 
 
 def _begin(trial: TrialRecord | None, job: Job) -> tuple[int, bool]:
-    """The step of the checkpoint that a job goes on from, and whether it says again what it had
-    reported there: of a segment that was cut short the verdict may be lost.
+    """The step of the checkpoint that a job continues from, and whether the job reports that step
+    again: where a segment was cut short, the verdict on its last report may have been lost.
     """
     if job.start is not None:
         return job.start[1], False
@@ -105,8 +107,8 @@ def _begin(trial: TrialRecord | None, job: Job) -> tuple[int, bool]:
 
 
 def _next_visit(plan: Plan, job: Job, step: int, end: tuple[int, str] | None) -> int:
-    """Nothing is decided between two rungs, so the clock jumps to the next one, or to where the
-    training ends by itself.
+    """The step that the clock jumps to: the next rung, since nothing is decided between two, or
+    the end of the training.
     """
     last = job.stop_step if end is None else min(job.stop_step, max(end[0], step))
     ahead = (level for level in plan.levels if step < level <= last)

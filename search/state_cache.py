@@ -1,4 +1,4 @@
-"""What a decision may keep of a sweep's state until the next one."""
+"""Caches of what decisions compute from a sweep's state."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _memories: WeakKeyDictionary[SweepState, dict[Callable[[Plan], Any], tuple[Plan,
 
 
 def cached_for(plan: Plan, state: SweepState, make: Callable[[Plan], T]) -> T:
-    """What `make` made of the plan when it was asked first for this state; made anew for another
-    plan, and gone with the state. It may save time and must change no answer.
+    """The result of `make(plan)` for this state: made once, anew for another plan, and dropped
+    with the state. It may save time and must change no answer.
     """
     memories = _memories.setdefault(state, {})
     cached = memories.get(make)

@@ -1,4 +1,4 @@
-"""What earlier sweeps have measured, as rows that a sampler learns from."""
+"""Warm start: the trials of earlier sweeps as rows that a sampler learns from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from settings.match import matches
 from settings.schema import SettingsError, Value, listed, tupled
 
 COMPARABLE = ("data.*", "metric.*", "train.steps")
-"""Keys that decide what a value measures: data, the metrics' own settings, the length of a
+"""Keys that decide what a value means: data, the metrics' own settings, the length of a
 training. Values from sweeps that differ in one of them do not compare.
 """
 
@@ -31,7 +31,7 @@ class Warm:
 
     Attributes:
         sampled: the value of every active key.
-        values: by step, what decisions read, by column; {} for a training that was stopped for
+        values: by step, the columns that decisions read; {} for a training that was stopped for
             its health.
         origin: the sweep and the trial, for people.
     """
@@ -73,7 +73,7 @@ class Earlier:
     Attributes:
         modes: better direction by column of its objectives.
         columns: of its objectives and constraints.
-        settings: of the sweep; what a trial does not set is as here.
+        settings: of the sweep; a trial has them except for what it sets itself.
     """
 
     name: str
@@ -87,7 +87,8 @@ class Earlier:
 def warm_from(
     earlier: Earlier, space: Space, goal: Goal, settings: Mapping[str, Value]
 ) -> tuple[tuple[Warm, ...], list[str]]:
-    """The rows of an earlier sweep that mean something here, and a line on all that does not fit.
+    """The rows of an earlier sweep that are valid in this one, and a line on everything that is
+    not.
 
     A row is used where every key that this sweep searches has a value inside its domain there, and
     every key that only the earlier one searched has the value that this sweep sets. A key that the
@@ -194,7 +195,9 @@ def _vanished_and_varied(earlier: Earlier, settings: Mapping[str, Value]) -> set
 def _place(
     there: Mapping[str, Value], space: Space, settings: Mapping[str, Value]
 ) -> tuple[dict[str, Value], str]:
-    """An earlier configuration's active keys in this space, and why it has no place there."""
+    """The active values of an earlier configuration in this space, and why it lies outside it (""
+    if it does not).
+    """
     values = {**settings, **{key: there[key] for key in space.domains if key in there}}
     active: dict[str, Value] = {}
     for key in space.order():
@@ -211,7 +214,7 @@ def _place(
 def _is_fixed_otherwise(
     key: str, there: Mapping[str, Value], space: Space, settings: Mapping[str, Value]
 ) -> bool:
-    """Whether only the earlier sweep searched a key, and this one sets another value of it."""
+    """Whether a key that only the earlier sweep searched has another value in this one."""
     is_fixed = key in settings and key not in space.domains
     return is_fixed and not same_value(there[key], settings[key])
 

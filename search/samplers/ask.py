@@ -1,4 +1,4 @@
-"""What to try next: a function of the plan, the log and the seed, whichever sampler answers."""
+"""Asking a sampler for a new trial's settings: a function of the plan, the log and the seed."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from settings.schema import Value
 _LEARN = ("tpe", "cmaes", "gp", "nsga2")
 
 FEWEST = 10
-"""Trials that a level needs before the sampler learns from it; with many keys, two more than
-those.
+"""Trials that a level needs before the sampler learns from it; with more than eight keys, two more
+than there are keys.
 """
 
 BEST, OTHERS = 25, 300
-"""What the sampler is told of a level that has seen more: TPE's good quarter never needs more
-than the first, and its density of the rest no more than a sample (benchmarks.multi_fidelity).
+"""Trials that the sampler is told of a level that has more: the best ones, and a sample of the
+others. TPE's good quarter never needs more of the best, and its density of the rest no more than a
+sample (`python -m benchmarks.multi_fidelity`).
 """
 
 _ILL: Values = {}
 
 _WARM_NUMBERS = -1_000_000_000
-"""Rows of earlier sweeps are numbered from here: they come before the sweep's own."""
+"""The number of the first row of earlier sweeps, which come before the sweep's own."""
 
 
 class Row(NamedTuple):
-    """What a sampler is told of one trial.
+    """A trial as a sampler is told of it.
 
     Attributes:
-        values: at one level; {} where ill health has stopped it; None where they are not known.
-        failed: it ended with an error and will not be tried again.
+        values: at one level; {} for an infeasible trial; None where they are unknown.
+        failed: whether it ended with an error and will not be run again.
     """
 
     number: int
@@ -51,12 +52,12 @@ class Row(NamedTuple):
 
 
 def ask(plan: Plan, state: SweepState, trial: int, bracket: int = 0) -> dict[str, Any]:
-    """The values of every active key for trial number `trial`, of which rung `bracket` is the
-    first judge.
+    """The values of every active key for trial number `trial`, which rung number `bracket` is the
+    first to judge.
 
     The sampler is seeded by the master seed and the trial's number, and its history is the log:
     the answer depends on nothing else. `random` and `qmc` need no history, so their answers do
-    not even depend on the order of events; the others never ask for a configuration twice, as
+    not even depend on the order of events; the others never suggest a configuration twice, as
     long as the space has another.
     """
     module, attribute = SAMPLERS[plan.sampler].split(":")
@@ -70,9 +71,9 @@ def level_of(plan: Plan, state: SweepState, bracket: int, draw: Random) -> int:
     """The level (a step) whose values an ask learns from: values at different steps do not
     compare.
 
-    Half of the asks take the highest level that has enough trials, which is the truest; the
-    others any level that has enough, since the highest alone has seen few trials and is learnt by
-    heart.
+    Half of the asks take the highest level that has enough trials, which is the most faithful; the
+    others any level that has enough, since on the few trials of the highest alone a model would
+    overfit.
     """
     needed = fewest(plan)
     enough = [
@@ -90,16 +91,16 @@ def level_of(plan: Plan, state: SweepState, bracket: int, draw: Random) -> int:
 
 
 def fewest(plan: Plan) -> int:
-    """Trials with a value before a model is better than chance."""
+    """The number of trials with a value that a model needs to be better than chance."""
     return max(FEWEST, len(plan.space.domains) + 2)
 
 
 def rows_at(
     plan: Plan, state: SweepState, step: int, draw: Random, best: int = BEST, others: int = OTHERS
 ) -> list[Row]:
-    """What a sampler is told, by number: trials with a value at `step`, the best and a sample of
-    the others where there are many; those that run and have no value anywhere; those that failed
-    for good.
+    """The rows that a sampler is told, by number: trials with a value at `step` (where there are
+    many, the best and a sample of the others), running trials without a value, and trials that
+    failed for good.
     """
     told = ranking(plan, state, Told, step)
     chosen = told.numbers
@@ -116,15 +117,15 @@ def rows_at(
 
 
 def known_at(plan: Plan, state: SweepState, step: int) -> list[Row]:
-    """The rows with a value at a level, by number; ill health anywhere counts as a value, {}.
-    Earlier sweeps' trials come first; repeats and trials outside the space are left out.
+    """The rows with a value at a level, by number; an infeasible trial has the value {} at every
+    level. Earlier sweeps' trials come first; repeats and trials outside the space are left out.
     """
     told = ranking(plan, state, Told, step)
     return [_row(plan, state, told, number) for number in told.numbers]
 
 
 class Told(View):
-    """Trials with a value at a step, by which a sampler learns, those of earlier sweeps too."""
+    """Trials from which a sampler learns: those with a value at a step, also of earlier sweeps."""
 
     most = BEST
 
@@ -147,9 +148,7 @@ def _row(plan: Plan, state: SweepState, told: Ranking, number: int) -> Row:
 
 
 def unknown_at(plan: Plan, state: SweepState) -> list[Row]:
-    """The rows of trials that have no value anywhere: they run, they will run again, or they
-    failed for good.
-    """
+    """The rows of trials without any value: running, to be run again, or failed for good."""
     rows = []
     for number in sorted([*state.live, *state.with_status(INTERRUPTED, FAILED)]):
         trial = state.trials[number]
@@ -164,7 +163,7 @@ _number = attrgetter("number")
 
 
 def active_of(plan: Plan, drawn: Mapping[str, Value]) -> dict[str, Value]:
-    """Of values drawn for every key, those of the active keys, in the space's order."""
+    """The values of the active keys among those drawn for every key, in the space's order."""
     values: dict[str, Value] = {}
     for key in plan.space.order():
         if plan.space.is_active(key, values, values):

@@ -35,13 +35,14 @@ _SIGMA = 1 / 6
 
 
 def ask_cma(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str, Any]:
-    """A draw from the distribution that the trials at one level (`level_of`) lead to.
+    """A draw from the distribution that CMA-ES has adapted to the trials at one level
+    (`level_of`).
 
-    Only asked-for trials are told: a documented point was not drawn from the distribution.
-    Earlier sweeps' trials are where it begins (Nomura et al. 2021). Constraints order a population
-    as they order the sweep. Numbers lie in the unit cube, a discrete one in the middle of its
-    share. A key that was inactive in a trial is told as drawn at random from the distribution,
-    which teaches nothing of it.
+    It is told of sampled trials only: a documented point was not drawn from the distribution.
+    Earlier sweeps' trials give its start (Nomura et al. 2021). Constraints order a population as
+    they order the sweep. Numbers lie in the unit cube, a discrete one in the middle of its share.
+    For a key that was inactive in a trial a random draw from the distribution is told, which
+    teaches nothing about it.
     """
     step = level_of(plan, state, bracket, Random(derive(plan.seed, "level", trial)))
     rows = known_at(plan, state, step)
@@ -52,8 +53,8 @@ def ask_cma(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str
 
 
 class Replay:
-    """The optimizer after what it has been told. It starts anew with twice the population (Auger
-    and Hansen 2005) where it has converged.
+    """The optimizer with all that it has been told. After convergence it restarts with twice the
+    population (Auger and Hansen 2005).
 
     Attributes:
         told: number and values of the trials that made the populations so far.
@@ -74,7 +75,7 @@ class Replay:
         return self.told == [(row.number, row.values) for row in rows[: len(self.told)]]
 
     def tell(self, rows: Sequence[Row]) -> None:
-        """Makes populations of the rows beyond those already told; what is left over waits."""
+        """Tells the optimizer of further rows, in whole populations; the rest waits."""
         while len(rows) - len(self.told) >= self._optimizer.population_size:
             begin = len(self.told)
             population = rows[begin : begin + self._optimizer.population_size]
@@ -106,7 +107,7 @@ class Replay:
         return numbers, choices.astype(float)
 
     def _point(self, row: Row) -> Any:
-        """A trial as the optimizer's own draw."""
+        """A trial in the coordinates of the optimizer's draws."""
         values, domains = row.sampled, self.plan.space.domains
         numbers, choices = self._ask(derive(self.plan.seed, "inactive", row.number))
         for index, key in enumerate(self._numbers):
@@ -169,8 +170,8 @@ class _Replays(dict[int, Replay]):
 def _replay_of(
     plan: Plan, state: SweepState, step: int, asked: Sequence[Row], warm: Sequence[Row]
 ) -> Replay:
-    """The replay of an earlier ask where the log has only grown at its end since, which saves
-    time and changes no answer; else a new one.
+    """The replay of an earlier ask, where the log has only grown at its end since (which saves
+    time and changes no answer); else a new one.
     """
     replays = cached_for(plan, state, _Replays)
     replay = replays.get(step)
@@ -180,8 +181,8 @@ def _replay_of(
 
 
 def _costs(goal: Goal, rows: Sequence[Row]) -> list[float]:
-    """One number a row in the order of the goal: constraints that are missed come behind the
-    worst of those that keep them, what is not finite last.
+    """One number a row, in the order of the goal: rows that miss constraints come behind the worst
+    of those that keep them, and rows that are not finite last.
     """
     keys = goal.badness([row.values or {} for row in rows])
     feasible = [cost for violation, cost in keys if violation == 0.0 and np.isfinite(cost)]

@@ -1,4 +1,6 @@
-"""What to try next by a Gaussian process over settings and rung (`search.gp_model`)."""
+"""Sampler `gp`: expected improvement by a Gaussian process over settings and rung
+(`search.gp_model.LevelModel`).
+"""
 
 from __future__ import annotations
 
@@ -21,28 +23,28 @@ from settings.schema import Value
 Configuration = Mapping[str, Value]
 
 ROWS, TOP_ROWS, BEST_ROWS = 300, 150, 50
-"""The model takes so many values in all, so many of the full length, and so many of the best of
-the other levels; the rest is a sample.
+"""Number of values that the model is fitted to: in all, of the full length, and of the best of the
+other levels; the remaining ones are a sample.
 """
 
 CANDIDATES, STARTS, STEPS, ROUNDS = 1000, 6, 20, 4
-"""Configurations drawn at random; how many of the best are improved by small steps, how many
-steps each tries at a time, and how often.
+"""Number of configurations drawn at random, of the best ones that are improved by small steps, of
+steps from each in a round, and of rounds.
 """
 
 _FENCE = 1.5
-"""Values further above the third quartile of their level than so many interquartile ranges are
-taken as lying there (Tukey): how bad a failure is says nothing about the best.
+"""Interquartile ranges above the third quartile of a level at which its values are clipped
+(Tukey): how bad a failure is says nothing about the best.
 """
 
 
 def ask_gp(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str, Any]:
-    """The configuration with the greatest expected improvement at full length, over the least mean
-    that the model expects there of a configuration it has seen.
+    """The configuration with the greatest expected improvement at full length, over the lowest
+    mean that the model predicts there for a configuration of its data.
 
-    Without rungs, with several objectives or with constraints it is Optuna's `GPSampler`, which
-    learns from one level an ask. A trial that runs counts as if it had just what is expected of
-    it.
+    A running trial counts as if it had the value that the model predicts. Without rungs, with
+    several objectives or with constraints Optuna's `GPSampler` is used instead, which learns from
+    one level an ask.
     """
     if not plan.rungs or len(plan.goal.objectives) > 1 or plan.goal.constraints:
         from search.samplers.optuna_samplers import ask_optuna
@@ -107,7 +109,7 @@ class Encoder:
         return to_unit(domain, value)
 
     def features(self, configurations: Sequence[Configuration]) -> Array:
-        """[n, keys] what the model sees."""
+        """[n, keys] inputs of the model."""
         rows = [
             [
                 self._feature(key, domain, values[key]) if key in values else _absent(domain)
@@ -121,8 +123,8 @@ class Encoder:
 def collect(
     plan: Plan, state: SweepState, encoder: Encoder, draw: np.random.Generator
 ) -> tuple[LevelData, list[Configuration]] | None:
-    """The values of all levels, thinned to `ROWS`, and the best configurations of the highest;
-    None where too few trials have a value.
+    """The values of all levels, thinned to `ROWS`, and the best configurations of the highest
+    level; None where too few trials have a value.
     """
     entries: list[tuple[int, Row, float]] = []
     for level, step in enumerate(plan.levels):
@@ -130,7 +132,7 @@ def collect(
         costs = [plan.goal.objectives[0].cost(row.values or {}) for row in rows]
         last = level == len(plan.levels) - 1
         pairs = zip(rows, costs, strict=True)
-        # What ill health has stopped is bad at full length, wherever that was.
+        # An infeasible trial is bad at full length, wherever it was stopped.
         entries += [(level, row, cost) for row, cost in pairs if math.isfinite(cost) or last]
     if len({row.number for _, row, cost in entries if math.isfinite(cost)}) < fewest(plan):
         return None
@@ -151,8 +153,8 @@ def collect(
 
 
 def _standardised(costs: Array, levels: NDArray[np.int64]) -> Array:
-    """Costs about the median of their level, over the spread within levels; far ones and those
-    that are not finite at the fence.
+    """Costs minus the median of their level, divided by the spread within levels; outliers and
+    those that are not finite are clipped (`_FENCE`).
     """
     values = np.full(len(costs), np.inf)
     for level in np.unique(levels):
@@ -199,8 +201,8 @@ def _gain(model: LevelModel, encoder: Encoder, positions: Array, least: float) -
 
 
 def _steps(starts: Array, encoder: Encoder, draw: np.random.Generator) -> Array:
-    """[n * STEPS, keys] points near others: each key moves with a chance of two in all keys, a
-    number by a step of a size between 0.003 and 0.3, a choice anywhere.
+    """[n * STEPS, keys] points near others: each key moves with probability 2 / keys, a number by
+    a step of a size between 0.003 and 0.3, a choice to any option.
     """
     near = np.repeat(starts, STEPS, axis=0)
     moves = draw.random(near.shape) < min(2.0 / encoder.keys, 1.0)

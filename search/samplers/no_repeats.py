@@ -1,5 +1,5 @@
-"""No configuration twice. In a space of choices and steps a model asks for its favourite again and
-again: 8 to 25 of 100 asks on the tables of `benchmarks.search_efficiency`.
+"""Avoiding a configuration that has been tried. In a discrete space a model suggests its favourite
+again and again: 8 to 25 of 100 asks on the tables of `benchmarks.search_efficiency`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from search_spaces.space import Space
 from settings.schema import Value
 
 _CHANGES = 512
-"""Keys that are drawn anew before an ask is answered as it stands: the space is used up."""
+"""Keys that are drawn anew before the space counts as exhausted, and a repeat is accepted."""
 
 Sampled = Mapping[str, Value]
 
@@ -26,8 +26,8 @@ Sampled = Mapping[str, Value]
 def without_repeat(
     plan: Plan, state: SweepState, trial: int, asked: dict[str, Value]
 ) -> dict[str, Value]:
-    """`asked`, or the first configuration that no trial has, on a walk from it which draws one
-    active key anew at each step.
+    """`asked`, if no trial has that configuration; else the first untried one on a random walk
+    from it, which draws one active key anew at each step.
     """
     space, tried = plan.space, _tried(plan, state)
     draw = Random(derive(plan.seed, "fresh", trial))
@@ -51,7 +51,7 @@ def _changed(space: Space, values: Sampled, draw: Random) -> dict[str, Value]:
 
 
 def _name(space: Space, values: Sampled) -> str:
-    """Equal for equal configurations; a preset's own changes beside the space are left out."""
+    """A text that is equal for equal configurations; keys outside the space are left out."""
     return json.dumps([values.get(key) for key in space.order()])
 
 

@@ -1,9 +1,9 @@
-"""Optuna's samplers over a study that is made anew from the log at every question, so that an
-answer depends on the log and the seed alone; and quasi-random points.
+"""Optuna's samplers, and quasi-random points. A study is made anew from the log at every ask, so
+that an answer depends on the log and the seed alone.
 
-What they do with conditional keys, where a space has any: `tpe` learns each group of keys that
-exist together; `random` and `qmc` need not learn; `gp` and `nsga2` learn the keys that every
-trial has, and draw the others at random. Choices are categories to all of them.
+With conditional keys, `tpe` learns each group of keys that exist together; `random` and `qmc` do
+not learn; `gp` and `nsga2` learn the keys that every trial has, and draw the others at random.
+Choices are categorical to all of them.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from search.seeds import derive
 from search.state_cache import cached_for
 
 _KEPT = 1 << 14
-"""Trials in Optuna's terms that are kept from one ask to the next, for each sweep."""
+"""Number of Optuna's trials that are cached from one ask to the next, for each sweep."""
 
 _NUMBERS = 1 << 40
-"""Optuna counts the asked trial as number 0; those it is told of have numbers of their own from
-here, in their order.
+"""Offset of the numbers of the trials that Optuna is told of, in their order; the asked trial has
+number 0.
 """
 
 _EPOCH = datetime.datetime(2000, 1, 1)
 
 
 def ask_optuna(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str, Any]:
-    """One of Optuna's samplers, asked once over the trials at one level (`level_of`)."""
+    """A suggestion of one of Optuna's samplers, from the trials at one level (`level_of`)."""
     sampler = MAKERS[plan.sampler](plan, derive(plan.seed, "sampler", trial))
     rows: list[FrozenTrial] = []
     if plan.sampler != "random":
@@ -66,9 +66,9 @@ def ask_optuna(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[
 
 def ask_qmc(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str, Any]:
     """Point number `trial`, documented points not counted, of the scrambled Sobol sequence (Owen
-    1998) over all keys; the coordinates of inactive keys are passed over.
+    1998) over all keys; the coordinates of inactive keys are not used.
 
-    The log does not matter. Any 2^m consecutive trials from the first are evenly spread.
+    It does not depend on the log. The first 2^m trials are evenly spread.
     """
     from scipy.stats import qmc
 
@@ -84,11 +84,11 @@ def ask_qmc(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str
 def history(plan: Plan, state: SweepState, step: int, draw: Random) -> list[FrozenTrial]:
     """The rows of a level (`rows_at`) as Optuna's trials.
 
-    COMPLETE with the values at the level and, for each constraint, by how much it is missed; so
-    are trials that are ill, as infeasible, with the worst values of the level: left out, they
-    would be forgotten, and PRUNED, only TPE would look at them. RUNNING where nothing is known
-    yet, which the constant liar counts as bad. FAIL where it has failed for good, which every
-    sampler ignores.
+    A trial with a value is COMPLETE, with its values at the level and the amount by which it
+    misses each constraint. So is one that a health check has stopped, as infeasible, with the
+    worst values of the level: left out, it would be forgotten, and of PRUNED trials only TPE
+    learns. A trial without a value is RUNNING, which the constant liar counts as bad. One that
+    failed for good is FAIL, which every sampler ignores.
     """
     rows = rows_at(plan, state, step, draw)
     ill = {
@@ -114,7 +114,8 @@ def history(plan: Plan, state: SweepState, step: int, draw: Random) -> list[Froz
 
 
 def _worst(plan: Plan, rows: Sequence[Row]) -> dict[str, float]:
-    """The worst value of every column; 0 where none has any, since all are infeasible then."""
+    """The worst value of every column; 0 for one without values, where all trials are infeasible.
+    """
     worst = {}
     for column in plan.goal.columns:
         measured = [row.values[column] for row in rows if row.values and column in row.values]
@@ -127,7 +128,7 @@ def _worst(plan: Plan, rows: Sequence[Row]) -> dict[str, float]:
 
 
 class _Cache(dict[tuple[int, int, bool], tuple[Any, Any, FrozenTrial]]):
-    """The trials of earlier asks."""
+    """Cache of the trials of earlier asks."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -147,8 +148,8 @@ def _frozen(
     ill: Container[int],
     cache: _Cache,
 ) -> FrozenTrial:
-    """The row as Optuna keeps it; that there is any ill trial in the level makes its health a
-    constraint of every one.
+    """The row as Optuna's trial. Where any trial of the level is in `ill`, health is a constraint
+    of every one.
     """
     domains = plan.space.domains
     active = [key for key in plan.space.active(row.sampled) if key in row.sampled]
@@ -177,8 +178,8 @@ def _frozen(
 
 
 class _Told(InMemoryStorage):
-    """Optuna's storage in memory, in which trials that are given stand as they are. Its own way
-    of adding one (`Study.add_trial`) checks and copies each, at every ask.
+    """Optuna's storage in memory, with given trials added as they are. Optuna's own way to add one
+    (`Study.add_trial`) checks and copies each, at every ask.
     """
 
     def __init__(self, rows: Sequence[FrozenTrial]) -> None:
@@ -200,12 +201,12 @@ def _random(plan: Plan, seed: int) -> BaseSampler:
 
 
 def _tpe(plan: Plan, seed: int) -> BaseSampler:
-    """TPE over all keys together, by groups of keys where a space has conditions: a joint model
-    without groups holds only the keys that every trial has, which may be none.
+    """Multivariate TPE, by groups of keys where a space has conditions: without groups a joint
+    model has only the keys that every trial has, which may be none.
 
-    Also for several objectives, where Optuna by itself takes key by key: together was never worse
-    (100 trials of ZDT1 with six keys and of a convex front, 6 seeds), and splits the trials once
-    an ask instead of once a key.
+    It is multivariate for several objectives as well, where Optuna's default is one key at a time:
+    that was never better (100 trials of ZDT1 with six keys and of a convex front, 6 seeds), and
+    splits the trials once a key instead of once an ask.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -215,7 +216,9 @@ def _tpe(plan: Plan, seed: int) -> BaseSampler:
 
 
 class _Joint(TPESampler):
-    """TPE over a space without conditions, which it need not find out from every trial again."""
+    """Multivariate TPE over a space without conditions, which is given instead of inferred from
+    all trials.
+    """
 
     def __init__(self, plan: Plan, seed: int) -> None:
         super().__init__(seed=seed, multivariate=True, constant_liar=True)
@@ -238,11 +241,11 @@ def _nsga2(plan: Plan, seed: int) -> BaseSampler:
 
 
 class _Steady(NSGAIISampler):
-    """NSGA-II (Deb et al. 2002) without generations: the parents are the elite of all trials that
-    are known, by rank and crowding distance, as soon as they are a population.
+    """NSGA-II (Deb et al. 2002) in steady state: the parents are the elite of all trials, by rank
+    and crowding distance, as soon as there is a population of them.
 
-    Optuna keeps the generation of a trial in the trial, where the log has none; and selecting the
-    elite of the newest generation and the last elite, again and again, comes to the elite of all.
+    Optuna stores a generation in each trial, which the log does not have; and repeatedly selecting
+    the elite among the newest generation and the last elite selects the elite of all.
     """
 
     def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:

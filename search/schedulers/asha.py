@@ -10,9 +10,9 @@ from search.schedulers.waiting import recorded_before
 
 
 class Asha(Stopping):
-    """At a rung the trial goes on if it is among the best floor(n / eta) of the n trials recorded
-    there up to its own, and always where n < eta. Ties go on. A value that is not finite is the
-    worst.
+    """Lets a trial pass a rung if it is among the best floor(n / eta) of the n trials recorded
+    there so far, itself included, and always where n < eta. Ties pass. A value that is not finite
+    is the worst.
     """
 
     def verdict(self, state: SweepState, trial: TrialRecord, step: int, values: Values) -> Verdict:

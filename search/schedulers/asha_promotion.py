@@ -12,9 +12,9 @@ class AshaPromotion(Promoting):
     """Every trial waits at each rung. It goes on while it is among the best floor(n / eta) of the
     n trials with a value there; highest rung first, the best first, the lower number among equals.
 
-    Those that have gone on keep their place among the best, and so do documented points and trials
-    that have stopped improving; they are not asked to go on. A place that a better trial takes
-    later is not taken back, so more than one in eta may pass where trials get better: `brackets`
+    Promoted trials keep their place among the best, and so do documented points and trials that
+    have stopped improving, which are never promoted. A promotion is not taken back when better
+    trials arrive, so more than one in eta may pass where trials get better with time: `brackets`
     has a quota.
     """
 
@@ -39,5 +39,5 @@ class AshaPromotion(Promoting):
         return last_promotion(self.plan, state)
 
     def highest(self, state: SweepState) -> int:
-        """Index of the highest level to which trials are promoted now."""
+        """The index of the highest level to which trials are promoted now."""
         return len(self.plan.rungs)

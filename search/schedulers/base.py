@@ -1,4 +1,4 @@
-"""What a scheduler decides: how far a new trial runs, who is given more steps, who is stopped.
+"""Schedulers: how far a new trial runs, which trial gets more steps, and which is stopped.
 
 Every decision is a function of the plan and the log (`SweepState`): a scheduler keeps no state.
 """
@@ -17,8 +17,11 @@ from search.plan import Plan
 
 @dataclass(frozen=True)
 class Start:
-    """How a new trial begins: the step at which its first segment ends, and the index of the
-    first rung that judges it.
+    """The beginning of a new trial.
+
+    Attributes:
+        stop_step: the step at which its first segment ends.
+        bracket: the index of the first rung that judges it.
     """
 
     stop_step: int
@@ -27,11 +30,11 @@ class Start:
 
 @dataclass(frozen=True)
 class Continuation:
-    """More steps for a trial that waits.
+    """More steps for a paused trial.
 
     Attributes:
-        start: the checkpoint (trial, step) of another trial to go on from; None for its own.
-        sampled: its settings from here on; None to keep them.
+        start: the checkpoint (trial, step) of another trial to continue from; None for its own.
+        sampled: its settings from here on; None for unchanged ones.
     """
 
     trial: int
@@ -42,11 +45,11 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rung says of a running trial.
+    """The verdict of a rung on a running trial.
 
     Attributes:
-        judged: whether the rung counts it.
-        stop: why it ends here, "" where it may go on (to the end of its segment).
+        judged: whether the rung counts the trial.
+        stop: why the trial ends here; "" where it may continue to the end of its segment.
         passed: whether it goes beyond the rung by this verdict.
     """
 
@@ -68,22 +71,22 @@ class Scheduler(ABC):
 
     @abstractmethod
     def start(self, state: SweepState) -> Start:
-        """How the next new trial, not a documented point, begins."""
+        """The beginning of the next new trial that is no documented point."""
 
     @abstractmethod
     def promotion(self, state: SweepState) -> Continuation | None:
-        """Who is given more steps now."""
+        """The trial that gets more steps now; None where none does."""
 
     def closing(self, state: SweepState) -> Continuation | None:
-        """Who is given more steps although the sweep is at its end: nothing runs, and nothing new
-        will be started.
+        """The trial that gets more steps at the end of a sweep, when nothing runs and nothing new
+        will be started; None where none does.
         """
         return None
 
     @abstractmethod
     def verdict(self, state: SweepState, trial: TrialRecord, step: int, values: Values) -> Verdict:
-        """What the rung at `step` says of a trial that has just reported `values` there; asked
-        before the report is part of the state.
+        """The verdict of the rung at `step` on a trial that has just reported `values` there;
+        asked before the report is part of the state.
         """
 
     def asked_level(self, state: SweepState, bracket: int) -> int:
@@ -92,7 +95,7 @@ class Scheduler(ABC):
 
 
 class Stopping(Scheduler):
-    """Every trial runs to its end unless a verdict stops it."""
+    """Runs every trial to its end unless a verdict stops it."""
 
     def start(self, state: SweepState) -> Start:
         return Start(self.plan.steps)

@@ -1,10 +1,10 @@
-"""Brackets with a promotion quota: the default where trials are many.
+"""Brackets with a promotion quota: the default scheduler.
 
-Plain asynchronous halving gives way under a good sampler: as new trials get better, nearly each
-is in the top third of what its rung has seen, all are promoted, and the sweep becomes one of full
-trainings. Here a rung promotes as many as one in `eta` of those it has judged and no more, in
-brackets (Hyperband, Li et al. 2018) that differ in the first rung that judges: where the lowest
-rungs mislead, the later brackets do not listen to them.
+Plain asynchronous successive halving degrades under a good sampler: as new trials get better,
+nearly each of them is in the top third of its rung, all are promoted, and every trial is trained
+to the end. Here a rung promotes at most one in `eta` of the trials that it has judged. Brackets
+(Hyperband, Li et al. 2018) differ in the first rung that judges, so that later brackets are immune
+to low rungs that mislead.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from search.schedulers.waiting import last_promotion, recorded_before
 from settings.schema import SettingsError
 
 RECENT = 20
-"""Without pausing, a trial is compared with as many of those before it: the older ones were drawn
-when the sampler knew less, and would let everyone pass.
+"""Trials that one is compared with where trials cannot pause, itself included: older ones were
+drawn when the sampler knew less, and compared with them everyone would pass.
 """
 
 
@@ -31,14 +31,15 @@ class Brackets(Scheduler):
     """Bracket s judges at rungs s, s + 1, ...; the last bracket runs every trial to its end.
 
     A new trial goes to the highest bracket that has not used its share of the steps, or else to
-    the first. The first `PAIRS` of a sweep go to the highest whose rung they all reach for one
-    training of full length: so it shows early whether the rungs below tell anything
-    (`search/rung_agreement.py`), for steps that this bracket would be given later.
+    the lowest whose rungs are trusted. The first `PAIRS` trials of a sweep go to the highest
+    bracket whose first rung all of them reach for the steps of one full training: so it shows
+    early whether the rungs below predict anything (`search/rung_agreement.py`), for steps that
+    this bracket would get later anyway.
 
-    Where trials may pause (`Plan.pausing`), each ends at its next rung, and the best that waits
-    there goes on as soon as the quota has room; highest rung first. Otherwise a trial that runs
-    is stopped unless it is in the top 1 / eta of the last 20 of its bracket at the rung and the
-    quota, rounded up, has room.
+    Where trials may pause (`Plan.pausing`), each stops at its next rung, and the best that waits
+    there is promoted as soon as the quota has room, the highest rung first. Otherwise a running
+    trial is stopped unless it is in the top 1 / eta of the last 20 of its bracket at the rung and
+    the quota, rounded up, has room.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -115,5 +116,5 @@ class Brackets(Scheduler):
 
 
 def _default_shares(levels: int) -> tuple[float, ...]:
-    """A half to the first bracket, which judges earliest, the rest evenly."""
+    """A half for the first bracket, which judges earliest, and the rest evenly."""
     return (1.0,) if levels == 1 else (0.5, *[0.5 / (levels - 1)] * (levels - 1))

@@ -1,4 +1,4 @@
-"""Settings near others: how a population explores, each key on its domain's own scale."""
+"""Exploration of a population: settings near given ones, each key on its domain's own scale."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from settings.schema import Value
 Number = Uniform | LogUniform | Integer
 
 FACTORS = (0.8, 1.25)
-"""One of them multiplies a value on a logarithmic scale; each undoes the other."""
+"""Factors that move a value on a logarithmic scale; each undoes the other."""
 
 SHIFT = 0.1
 """A value on a linear scale moves by this share of its range, up or down; at least by one step."""
@@ -37,7 +37,9 @@ def explored(
     draw: Random,
     number: Callable[[Number, Any], Value],
 ) -> dict[str, Any]:
-    """The same with `number(domain, parent's value)` for the numbers."""
+    """Settings near those of a parent: numbers by `number(domain, parent's value)`, and some
+    choices drawn anew.
+    """
     values: dict[str, Any] = {}
     for key in space.order():
         if not space.is_active(key, values, values):

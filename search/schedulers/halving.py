@@ -13,7 +13,7 @@ from search.state_cache import cached_for
 
 
 class _Through:
-    """How many of the first waves were done at the last question: most are, late in a sweep."""
+    """The number of leading waves that were done when last asked: most are, late in a sweep."""
 
     def __init__(self, plan: Plan) -> None:
         self.waves = 0
@@ -23,10 +23,10 @@ class Halving(Promoting):
     """A wave of trials goes to the first rung; when all are there or have ended for good, the best
     floor(n / eta), at least one, go on to the next, and so on.
 
-    The trials that are asked for are split, in their order, into as many waves of eta^rungs or
-    more as there are, of sizes that differ by one at most; a wave of eta^rungs takes one trial to
-    the end. While a wave waits for its last trial, free slots begin the next one. A trial that
-    fails or whose health stops it keeps its wave's size as it was: the places are the wave's.
+    The sampler's trials are split, in their order, into as many waves of at least eta^rungs trials
+    as possible, of sizes that differ by one at most; a wave of eta^rungs takes one trial to the
+    end. While a wave waits for its last trial, free slots begin the next one. A trial that fails
+    or is infeasible still counts in the size of its wave, and so in the number of places.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -46,7 +46,7 @@ class Halving(Promoting):
         return None
 
     def _waves_through(self, state: SweepState) -> int:
-        """How many of the first waves are done; they stay so."""
+        """The number of leading waves that are done, for good."""
         done = cached_for(self.plan, state, _Through)
         while done.waves + 1 < len(self.bounds):
             first, end = self.bounds[done.waves : done.waves + 2]
@@ -66,7 +66,7 @@ class Halving(Promoting):
         return last_promotion(self.plan, state)
 
     def _of_wave(self, state: SweepState, wave: Sequence[int]) -> Continuation | None:
-        """The next promotion of a wave that has begun as a whole, None while it is on its way."""
+        """The next promotion in a wave whose trials have all begun; None where it has to wait."""
         if self._is_through(state, wave):
             return None
         entrants = list(wave)

@@ -12,12 +12,12 @@ from search.schedulers.base import Stopping, Verdict
 from search.schedulers.waiting import recorded_before
 
 FEWEST = 3
-"""Trials with a value at a rung before it stops any: the median of fewer is one trial's luck."""
+"""Trials that a rung needs before it stops any: the median of fewer is one trial's luck."""
 
 
 class Median(Stopping):
-    """At a rung a trial stops if its best value so far is worse than the median of what the others
-    reached there before it, each averaged over its rungs up to this one.
+    """Stops a trial at a rung if its best value so far is worse than the median of the trials that
+    were there before it, each of them averaged over its rungs up to this one.
 
     Worse than the median means that more than half of the averages are better, which needs an
     order only: it serves several objectives and constraints as well. The paper averages over every
@@ -45,7 +45,7 @@ class Median(Stopping):
 
 
 class Averaged(View):
-    """The averages of the trials that have a value at a step."""
+    """Trials with a value at a step, ranked by their average over the rungs up to it."""
 
     def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
         (step,) = self.where
@@ -53,7 +53,9 @@ class Averaged(View):
 
 
 def average(plan: Plan, trial: TrialRecord, step: int) -> Values:
-    """A trial's mean over its rungs up to `step`, by column; none where one is not finite."""
+    """A trial's mean over its rungs up to `step`, by column, without columns that were not finite
+    everywhere.
+    """
     reports = [observed(trial, rung) or {} for rung in trial.rungs if rung <= step]
     sums = {
         column: sum(values.get(column, math.nan) for values in reports)

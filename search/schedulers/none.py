@@ -8,7 +8,7 @@ from search.schedulers.base import Stopping, Verdict
 
 
 class NoScheduler(Stopping):
-    """Every trial runs to its end."""
+    """Never judges a trial."""
 
     def verdict(self, state: SweepState, trial: TrialRecord, step: int, values: Values) -> Verdict:
         return Verdict()

@@ -26,9 +26,9 @@ class _LastAnswer:
 
 
 class Pasha(AshaPromotion):
-    """As `asha_promotion`, but at first only up to the second level. The next level is opened
-    where the two highest open ones rank the trials at the highest differently; so a sweep whose
-    early rungs rank well never pays for the late ones.
+    """Promotes as `asha_promotion` does, but at first only up to the second level. The next level
+    is opened when the two highest open ones rank the trials at the highest differently; so a sweep
+    whose early rungs rank well never pays for the late ones.
 
     Two trials whose values differ by epsilon or less have no order. Epsilon is the paper's: the
     90th percentile of the distance, at the highest level that both have reached, between any two
@@ -40,7 +40,9 @@ class Pasha(AshaPromotion):
     """
 
     def highest(self, state: SweepState) -> int:
-        """A level to which a trial was promoted stays open, whatever its ranking says later."""
+        """The index of the highest open level. A level to which a trial was promoted stays open,
+        whatever its ranking says later.
+        """
         levels, last = self.plan.levels, len(self.plan.rungs)
         top = max((k for k in range(1, last + 1) if self._is_open(state, k)), default=1)
         if top < last and self._disagree_now(state, levels[top - 1], levels[top]):
@@ -48,7 +50,9 @@ class Pasha(AshaPromotion):
         return min(top, last)
 
     def _disagree_now(self, state: SweepState, below: int, above: int) -> bool:
-        """`_disagree`, which looks at the trials above the first level alone."""
+        """The answer of `_disagree`, computed again only where a trial above the first level has
+        reported.
+        """
         counts = [len(state.rungs.get(step, ())) for step in self.plan.levels[1:]]
         made_from = (above, state.replaced, *counts)
         cached = cached_for(self.plan, state, _LastAnswer)
@@ -90,8 +94,8 @@ class Pasha(AshaPromotion):
         return len(self.plan.goal.objectives) == 1 and not self.plan.goal.constraints
 
     def _costs(self, state: SweepState, numbers: Sequence[int], step: int) -> list[float]:
-        """What is ranked: the one objective's cost, or the place. Values as they were recorded: a
-        trial whose health fails later has been ranked before.
+        """The numbers that are ranked: the one objective's cost, or the place. Values count as
+        they were recorded, also those of a trial that became infeasible later.
         """
         goal, observed = self.plan.goal, [state.trials[n].rungs[step] for n in numbers]
         if self._is_plain:
@@ -102,7 +106,8 @@ class Pasha(AshaPromotion):
 
 
 def overtaking_distances(costs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distances, at the last level that both have, between rows that changed order twice or more.
+    """Distances between the rows that changed order twice or more, at the last level that both
+    have.
 
     costs: [n, levels], NaN where there is no value.
     """

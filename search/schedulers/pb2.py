@@ -26,19 +26,21 @@ from search.seeds import derive
 from search_spaces.domains import Choice
 
 FEWEST = 4
-"""Rows that the model needs; with fewer a member explores as in PBT."""
+"""Rows that the model needs; with fewer of them a member explores as in PBT."""
 
 MOST = 160
-"""The latest rows that it is fitted to: time has made the older ones worth little."""
+"""Rows that the model is fitted to, the latest ones: older ones say little about now."""
 
 KAPPA = 1.4
-"""Standard deviations above the mean that are hoped for: sqrt(beta), with beta about 2."""
+"""Standard deviations above the mean in the upper confidence bound: sqrt(beta), beta about 2."""
 
 NEUTRAL = 0.5
-"""Stands for a number that a condition switches off."""
+"""The position of a number that a condition switches off."""
 
 ANYWHERE, NEARBY, NEAR = 512, 256, 0.1
-"""Candidates in the whole cube, and with this standard deviation around the copied settings."""
+"""Number of candidates in the whole cube, and of those around the copied settings with this
+standard deviation.
+"""
 
 
 class Pb2(Population):
@@ -78,7 +80,7 @@ class Pb2(Population):
 
     @property
     def _numbers(self) -> list[str]:
-        """The keys that the model sees."""
+        """The keys of the numbers, which the model learns from."""
         domains = self.plan.space.domains
         return [key for key, domain in domains.items() if not isinstance(domain, Choice)]
 
@@ -111,8 +113,8 @@ class Pb2(Population):
     def _interval_rows(
         self, state: SweepState, begin: int, end: int
     ) -> list[tuple[list[float], int, float]]:
-        """Settings and standing, interval, standardised improvement; an end that is not finite
-        counts as the interval's worst.
+        """Settings and rank of each member, interval, standardised improvement; an end that is not
+        finite counts as the interval's worst.
         """
         standing = self._standing(state, begin)
         xs, gains = [], []
@@ -130,8 +132,8 @@ class Pb2(Population):
         return [(x, self._interval(begin), value) for x, value in zip(xs, y.tolist(), strict=True)]
 
     def _standing(self, state: SweepState, step: int) -> dict[int, float]:
-        """The place of each member at a step, 0 for the best to 1 for the worst, among those with
-        a finite value there.
+        """The rank of each member at a step, from 0 for the best to 1 for the worst, among those
+        with a finite value there.
         """
         costs = {
             member.number: self._cost(member.rungs[step])
@@ -145,8 +147,8 @@ class Pb2(Population):
     def _pending(
         self, state: SweepState, number: int, step: int, standing: dict[int, float]
     ) -> list[list[float]]:
-        """What the members before this one have chosen at the same step, of which the standing is
-        given; its results are not in yet.
+        """Settings and rank of the members before this one that explore at the same step, and
+        whose results are still to come.
         """
         spans = {m.number: m.spans.get(step) for m in self.members(state) if m.number < number}
         return [

@@ -1,18 +1,19 @@
-"""Population based training (Jaderberg et al. 2017): trials that learn from each other on the way.
+"""Population based training (Jaderberg et al. 2017).
 
-All members train side by side. Every `interval` steps the worst quarter gives up: each of them
-goes on from the weights of a member of the best quarter ("exploit"), with settings near that
-member's ("explore"). What comes out is a schedule of settings as much as a model.
+All members of a population train side by side. At every interval the worst quarter gives up: each
+of them continues from the weights of a member of the best quarter ("exploit"), with settings near
+that member's ("explore"). The result is a schedule of settings as much as a model.
 
-The paper's members compare themselves with whatever the others have reached. Here a member at
-step t is compared at step t, once its place is certain, so that a decision hangs neither on the
-number of slots nor on the order in which members finish: the sweep can be run again on another
-machine, and be resumed, with the same outcome. It is certain that a member goes on as soon as a
-quarter is behind it; only those that may belong to the worst quarter wait for the others.
+In the paper a member is compared with whatever the others have reached. Here members are compared
+at equal steps, and a member continues once its place among all of them is certain. So a decision
+depends neither on the number of slots nor on the order in which members finish, and a sweep that
+is resumed or run again on another machine has the same outcome. A member is sure to continue as
+soon as a quarter of the population is behind it; only those that may belong to the worst quarter
+wait for the others.
 
-A member is at most one interval ahead of the slowest. So the checkpoint that a waiting member will
-begin from is one of the last three at which its owner's segments ended, which
-`LocalRun.lends_checkpoints` keeps.
+A member is at most one interval ahead of the slowest. The checkpoint that a waiting member will
+continue from is therefore one of the last three at which its owner's segments ended, and
+`LocalRun.lends_checkpoints` keeps those.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from search.seeds import derive
 from settings.schema import SettingsError
 
 QUANTILE = 4
-"""One member in so many gives up, and as many are copied (the paper's truncation selection)."""
+"""One member in this many gives up, and as many are copied (the paper's truncation selection)."""
 
 
 class Population(Scheduler):
-    """Who exploits whom, and when; how settings are explored is the subclass's.
+    """Decides which member exploits which, and when; subclasses say how settings are explored.
 
     Documented points run apart: they are neither compared nor copied. A member that fails for
     good, is stopped or ends by itself leaves the population, and the quarter is one of the rest.
@@ -82,7 +83,9 @@ class Population(Scheduler):
         return Verdict()
 
     def promotion(self, state: SweepState) -> Continuation | None:
-        """Those that wait at the lowest step first; among them those that copy, then by number."""
+        """The next member to continue: of those at the lowest step first one that copies, then by
+        number.
+        """
         if state.own_trials < self.plan.trials:
             return None  # a population is compared as a whole
         waiting: dict[int, list[int]] = {}
@@ -126,8 +129,8 @@ class Population(Scheduler):
     def _copiers(
         self, ranked: list[tuple[tuple[float, float], int]], count: int
     ) -> dict[int, list[int]]:
-        """Each of the worst that is behind one of the best, with those of the best that are
-        better than it.
+        """The members that copy another one: each of the worst, with those of the best that are
+        better than it, where there is one.
         """
         best = [(key, number) for key, number in ranked[:count] if math.isfinite(key[1])]
         copiers = {}
@@ -161,8 +164,8 @@ class Pbt(Population):
 
 
 def _left_early(plan: Plan, member: TrialRecord, step: int) -> bool:
-    """Whether a member is out of the population at a step: it will not train to there, or has
-    failed or been stopped since.
+    """Whether a member has left the population by a step: its training ends before that step, or
+    it has failed for good or been stopped.
     """
     if member.status == COMPLETE:
         return member.step < step

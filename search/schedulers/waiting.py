@@ -1,4 +1,4 @@
-"""What the schedulers that let trials wait at a rung have in common."""
+"""Common parts of the schedulers that pause trials at rungs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from settings.schema import SettingsError
 
 
 class Promoting(Scheduler):
-    """Every trial waits at each rung until it is promoted."""
+    """Pauses every trial at each rung until it is promoted."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -33,7 +33,7 @@ class Promoting(Scheduler):
 
 
 def waiting_at(state: SweepState, step: int, numbers: Iterable[int]) -> list[int]:
-    """Those of `numbers` that wait at a rung."""
+    """The trials among `numbers` that are paused at a rung."""
     trials = state.trials
     return [n for n in numbers if (t := trials[n]).status == PAUSED and t.step == step]
 
@@ -41,9 +41,9 @@ def waiting_at(state: SweepState, step: int, numbers: Iterable[int]) -> list[int
 def best_waiting(
     plan: Plan, state: SweepState, step: int, numbers: Sequence[int], places: int
 ) -> int | None:
-    """The best of `numbers` that waits at the rung `step`, if fewer than `places` of them are
-    better; the lower number among equals. One that lacks a finite value is never taken, and takes
-    no place.
+    """The best trial among `numbers` that is paused at the rung `step`, if fewer than `places` of
+    them are better; the lower number among equals. A trial without a finite value is never chosen
+    and takes no place.
 
     Args:
         numbers: trials with a value at the rung.
@@ -65,10 +65,10 @@ def best_waiting(
 
 
 def last_promotion(plan: Plan, state: SweepState) -> Continuation | None:
-    """Where no trial that was asked for is at full length, the best that waits at the highest rung
-    goes there: a sweep ends with its answer trained to the end.
+    """The promotion of the best trial that is paused at the highest rung to full length, where the
+    sampler's trials have none there yet: a sweep ends with its answer trained to the end.
 
-    Quotas alone do not see to it: of 16 trials with eta 3 they let 5 pass, then 1, then none.
+    Quotas alone do not ensure it: of 16 trials with eta 3 they promote 5, then 1, then none.
     """
     for number in state.rungs.get(plan.steps, ()):
         values = state.observed(number, plan.steps)
@@ -83,8 +83,8 @@ def last_promotion(plan: Plan, state: SweepState) -> Continuation | None:
 
 
 def recorded_before(numbers: dict[int, None], trial: TrialRecord) -> dict[int, None]:
-    """Of the trials that a rung has recorded, in their order, those before this one. A trial that
-    reports a rung again after a crash is answered as it was the first time.
+    """The trials that a rung recorded before this one, in their order. So a trial that reports a
+    rung again after a crash gets the verdict that it had the first time.
     """
     if trial.number not in numbers:
         return numbers
