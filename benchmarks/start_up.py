@@ -1,4 +1,5 @@
-"""How long a user waits: from the command to the first report of a sweep, and for `--help`.
+"""How long a user waits: from the command to the first report of a sweep, for `--help`, and for
+the list of the verbs.
 
 The peer of the first report is what Ray and torch take for themselves: a cluster, and one Tune
 trial that makes an optimizer and reports at once, without a model, data, or checks.
@@ -17,10 +18,18 @@ from pathlib import Path
 
 from benchmarks.measuring.commands import ROOT, scratch, timed
 from benchmarks.measuring.rows import Row, main, row
+from settings.command import PROGRAM
 
 RUNS = 5
 DEMO = ("hdr_patch", "train.report_every=10")
 
+SCRIPT = str(Path(sys.executable).with_name(PROGRAM))
+TEXTS = {
+    "help": ["-m", "ray_jobs.sweep", "--help"],
+    "script_help": [SCRIPT, "sweep", "--help"],
+    "verbs": [SCRIPT],
+}
+"""Row -> what is printed before anything starts."""
 
 LEAST = """
 import os, sys
@@ -51,10 +60,14 @@ def measure() -> Iterator[Row]:
             ours.append(_first_report(folder / f"sweep-{run}"))
     name, least_name = "start_up/first_report", "the least that Ray Tune and torch take"
     yield row(name, statistics.median(ours[1:]), "s", least_name, statistics.median(least[1:]))
-    helps = [timed(["-m", "ray_jobs.sweep", "--help"]) for _ in range(RUNS + 1)]
-    imported = [timed(["-c", "import ray"]) for _ in range(RUNS + 1)]
-    value, peer = statistics.median(helps[1:]), statistics.median(imported[1:])
-    yield row("start_up/help", value, "s", "import ray alone", peer)
+    peer = _median(["-c", "import ray"])
+    for name, arguments in TEXTS.items():
+        yield row(f"start_up/{name}", _median(arguments), "s", "import ray alone", peer)
+
+
+def _median(arguments: list[str]) -> float:
+    """Seconds of a warm `python ARGUMENTS`."""
+    return statistics.median([timed(arguments) for _ in range(RUNS + 1)][1:])
 
 
 def _first_report(directory: Path) -> float:

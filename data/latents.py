@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from data.files import DataError, Float32
 from settings.atomic_file import atomic_file
+from settings.command import command
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -179,7 +180,7 @@ def read_latents(path: Path) -> Latents:
             f"{path}: expected a complete Arrow file of latents, found none ({error})."
         ) from error
     said = (table.schema.metadata or {}).get(_KEY)
-    way_out = "Write it anew: python -m ray_jobs.encode_latents."
+    way_out = f"Write it anew: {command('encode_latents')}."
     if said is None:
         raise DataError(
             f"{path}: expected latents with their scale and source in the schema's metadata, "

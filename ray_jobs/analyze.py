@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_jobs.verb import lasting_output
 from ray_jobs.verb import parser as verb_parser
+from settings.command import command
 from settings.option import positive
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0; 1 if the sweep was read but its `analysis/` could not be written; 2 if it
     cannot be read.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     from results.store import SweepError
     from settings.schema import SettingsError
 
@@ -53,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    description = "Rank the trials of a sweep, finished or not, and write frames and a page."
-    parser = verb_parser("analyze", description)
+def make_parser() -> argparse.ArgumentParser:
+    """The verb's options."""
+    parser = verb_parser("analyze")
     parser.add_argument("directory", metavar="DIR", help="the sweep's directory")
     parser.add_argument(
         "--top",
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "--export-schedule",
         metavar="FILE",
         help="write the settings of a trial over its steps, whose weights it took over included, "
-        "for ray_jobs.train --settings FILE",
+        f"for {command('train')} --settings FILE",
     )
     parser.add_argument("--trial", metavar="best|ID", help="of --export-schedule (default best)")
     return parser
@@ -112,12 +113,7 @@ def _analyze(arguments: argparse.Namespace) -> int:
 def _print_leaderboard(sweep: Sweep, history: History, frame: pd.DataFrame, top: int) -> None:
     from results.front import hypervolumes
     from results.headline import headline
-    from results.leaderboard import (
-        leaderboard,
-        leaderboard_rows,
-        legend_of,
-        plain_table,
-    )
+    from results.leaderboard import leaderboard, leaderboard_rows, legend_of, plain_table
     from results.reports import missing_reports
 
     if sys.stdout.isatty():

@@ -5,22 +5,15 @@ rule by rule, without ray. SYSTEM is one of ours, or your own as module:attribut
 from __future__ import annotations
 
 import tempfile
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_jobs.verb import (
-    OK,
-    add_settings_arguments,
-    finish,
-    parser,
-    run_verb,
-)
+from ray_jobs.verb import OK, add_settings_arguments, finish, parser, run_verb
 
-_DESCRIPTION = """Look at a system by the rules that every system and every term keeps.
-
-  PYTHONPATH=/path/to/it python -m ray_jobs.check my_module:MySystem
-  python -m ray_jobs.check my_module:MySystem data.count=16
+_DESCRIPTION = """\
+  PYTHONPATH=/path/to/it {command} my_module:MySystem
+  {command} my_module:MySystem data.count=16
 
 Its members and settings, data and modules, terms and metrics on a first batch, and trainings of a
 few steps, under the system's own small settings. Nothing is left behind.
@@ -31,10 +24,15 @@ FAULTY = 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit status."""
+    return run_verb(_check, make_parser().parse_intermixed_args(argv))
+
+
+def make_parser() -> ArgumentParser:
+    """The verb's options."""
     made = parser("check", _DESCRIPTION)
     add_settings_arguments(made)
     made.add_argument("--quiet", action="store_true", help="print the faults alone")
-    return run_verb(_check, made.parse_intermixed_args(argv))
+    return made
 
 
 def _check(arguments: Namespace) -> int:

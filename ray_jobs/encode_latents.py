@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,12 @@ from ray_jobs.verb import (
     run_verb,
 )
 
-_DESCRIPTION = """Encode the data of a trained autoencoder, and measure its latents.
-
-  python -m ray_jobs.encode_latents --checkpoint runs/vae --output latents.arrow
-  python -m ray_jobs.encode_latents --checkpoint runs/vae --measure-only
-  python -m ray_jobs.encode_latents --checkpoint runs/vae --output mine.arrow \\
+_DESCRIPTION = """\
+  {command} --checkpoint runs/vae --output latents.arrow
+  {command} --checkpoint runs/vae --measure-only
+  {command} --checkpoint runs/vae --output mine.arrow \\
       data.source=folder data.root=mine
-  python -m ray_jobs.encode_latents --checkpoint runs/vae --output whole.arrow --volumes
+  {command} --checkpoint runs/vae --output whole.arrow --volumes
 
 Samples are encoded as they are, not augmented. Shift and scale are always those of the training
 split: (latent - shift) x scale_factor has mean 0 and variance 1 there. `data.latents.read_latents`
@@ -44,6 +43,11 @@ _MOST_NUMBERS = 8  # of a list that is printed for people
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit status."""
+    return run_verb(_encode, make_parser().parse_intermixed_args(argv))
+
+
+def make_parser() -> ArgumentParser:
+    """The verb's options."""
     made = parser("encode_latents", _DESCRIPTION)
     add = made.add_argument
     add(
@@ -69,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("overrides", metavar="key=value", nargs="*", help="of data.* only: other data")
     add("--json", action="store_true", help="print one JSON object")
-    return run_verb(_encode, made.parse_intermixed_args(argv))
+    return made
 
 
 def _encode(arguments: Namespace) -> int:

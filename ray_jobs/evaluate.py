@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from ray_jobs.verb import OK, cache_directory, data_lines, finish, parser, run_verb
 from settings.systems import current_name
 
-_DESCRIPTION = """Measure a checkpoint on its validation set, or on other data.
-
-  python -m ray_jobs.evaluate runs/prefill/checkpoints/step-00000240
-  python -m ray_jobs.evaluate runs/prefill data.source=folder data.root=/data/bistro"""
+_DESCRIPTION = """\
+  {command} runs/prefill/checkpoints/step-00000240
+  {command} runs/prefill data.source=folder data.root=/data/bistro"""
 
 
 MEASURING_KEYS = ("data.*", "metric.*", "train.validation_batch_size", "train.precision")
@@ -25,6 +24,11 @@ MEASURING_KEYS = ("data.*", "metric.*", "train.validation_batch_size", "train.pr
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit status."""
+    return run_verb(_evaluate, make_parser().parse_intermixed_args(argv))
+
+
+def make_parser() -> ArgumentParser:
+    """The verb's options."""
     made = parser("evaluate", _DESCRIPTION)
     made.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="a step-* folder, or a training with checkpoints/"
@@ -39,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of the checkpoint (default: the one it names)",
     )
     made.add_argument("--json", action="store_true", help="print one JSON object")
-    return run_verb(_evaluate, made.parse_intermixed_args(argv))
+    return made
 
 
 def _evaluate(arguments: Namespace) -> int:

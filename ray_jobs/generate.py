@@ -6,25 +6,30 @@ from __future__ import annotations
 
 import json
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ray_jobs.verb import OK, finish, parser, run_verb
 from ray_jobs.which_trial import trial_number
+from settings.command import command
 from settings.paths import SweepPaths
 
-_DESCRIPTION = """Apply a checkpoint to inputs of your own.
-
-  python -m ray_jobs.generate --checkpoint runs/winner --input images/ --output fields/
-  python -m ray_jobs.generate --from-sweep sweeps/NAME --input images/ --output fields/
+_DESCRIPTION = """\
+  {command} --checkpoint runs/winner --input images/ --output fields/
+  {command} --from-sweep sweeps/NAME --input images/ --output fields/
 
 What is read and written is the system's: see the system's `generate`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit status."""
+    return run_verb(_generate, make_parser().parse_args(argv))
+
+
+def make_parser() -> ArgumentParser:
+    """The verb's options."""
     made = parser("generate", _DESCRIPTION)
     add = made.add_argument
     source = made.add_mutually_exclusive_group(required=True)
@@ -43,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--input", required=True, metavar="PATH", help="what to generate from: a file or folder")
     add("--output", required=True, metavar="DIR", help="an empty or new folder for the results")
     add("--json", action="store_true", help="print one JSON object")
-    return run_verb(_generate, made.parse_args(argv))
+    return made
 
 
 def _generate(arguments: Namespace) -> int:
@@ -89,7 +94,7 @@ def _refuse_without_generate(system: Any, path: Path) -> None:
     if not offers(system, "generate"):
         raise SettingsError(
             f"{path} is of system {system.name}, which generates nothing: it has no member "
-            "`generate`. To measure it on data, use `python -m ray_jobs.evaluate`."
+            f"`generate`. To measure it on data, use `{command('evaluate')}`."
         )
 
 

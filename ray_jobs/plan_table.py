@@ -17,7 +17,7 @@ from search.forecast import Forecast, forecast
 from settings.paths import SweepPaths
 
 _WIDE = 8
-"""Columns that fit a line of 80; a table with more of them is turned round."""
+"""Columns that fit a line of 80 characters; a table with more of them is transposed."""
 
 
 def print_plan(

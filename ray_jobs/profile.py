@@ -5,7 +5,7 @@ training step takes, for each kind of model and each size of image, without ray.
 from __future__ import annotations
 
 import json
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,11 +21,10 @@ from ray_jobs.verb import (
 )
 from settings.option import positive
 
-_DESCRIPTION = """Print parameters, latent, step time and peak memory of training steps.
-
-  python -m ray_jobs.profile compression --size 64,128
-  python -m ray_jobs.profile compression --preset document_dcae --size 128 --kinds dcae
-  python -m ray_jobs.profile compression model.spatial_dims=3 train.batch_size=1 --size 32,16x64x64
+_DESCRIPTION = """\
+  {command} compression --size 64,128
+  {command} compression --preset document_dcae --size 128 --kinds dcae
+  {command} compression model.spatial_dims=3 train.batch_size=1 --size 32,16x64x64
 
 Each case has a process of its own. On a CPU the memory is what that process grew by, on a GPU the
 most that tensors took. Images are noise: time and memory do not depend on what they show."""
@@ -44,6 +43,11 @@ _COLUMNS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit status."""
+    return run_verb(_profile, make_parser().parse_intermixed_args(argv))
+
+
+def make_parser() -> ArgumentParser:
+    """The verb's options."""
     made = parser("profile", _DESCRIPTION)
     add_settings_arguments(made)
     add = made.add_argument
@@ -56,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--kinds", default="", metavar="NAMES", help="of models (default: that of the settings)")
     add("--steps", type=positive, default=5, metavar="N", help="steps to time (default 5)")
     add("--json", action="store_true", help="print one JSON object a case")
-    return run_verb(_profile, made.parse_intermixed_args(argv))
+    return made
 
 
 def _profile(arguments: Namespace) -> int:

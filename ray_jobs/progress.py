@@ -95,8 +95,9 @@ class Progress:
         return f"; {elapsed:.0f} s, about {elapsed / new * left:.0f} s left"
 
     def _ranked(self) -> list[int]:
-        """The complete trials that are no repeats, the best first, as many as the table shows in
-        order. None runs again, so the order is made anew where there are more of them.
+        """The complete trials that are no repeats, the best first; the order is exact for as many
+        as the table shows. A complete trial does not change, so they are ranked again only when
+        there are more.
         """
         state, goal = self.driver.state, self.driver.plan.goal
         complete = state.with_status(COMPLETE)
@@ -115,8 +116,8 @@ class Progress:
         return best if kept else None
 
     def _shown(self) -> list[TrialRecord]:
-        """The best complete trials, and where there is room the best of the others that do not
-        run, at whatever step.
+        """The best complete trials, and where there is room the best of the others, at whatever
+        step, that are not running.
         """
         trials, ranked = self.driver.state.trials, self._ranked()
         shown = [trials[number] for number in ranked[:_SHOWN_ROWS]]

@@ -28,14 +28,14 @@ COMPARED = ("brackets", "asha", "none")
 """The schedulers that are compared unless others are named."""
 
 ORDERS = 20
-"""One order of the trials is chance: by how much, the standard error over several says."""
+"""The order of the trials is chance; the standard error over several says how much it matters."""
 
-_DESCRIPTION = """Replay the curves that a sweep has logged under other schedulers and budgets, on
-a simulated clock. The configurations are the sweep's own, so a sampler is not compared; its
-rungs and documented points hold as well.
+_DESCRIPTION = """\
+The curves are those that the sweep has logged, the clock is simulated. The configurations are the
+sweep's own, so a sampler is not compared; its rungs and documented points hold as well.
 
-  python -m ray_jobs.simulate sweeps/first
-  python -m ray_jobs.simulate sweeps/first --scheduler pasha --budget 5 --workers-at-once 8
+  {command} sweeps/first
+  {command} sweeps/first --scheduler pasha --budget 5 --workers-at-once 8
 
 A trial that a scheduler had stopped has no curve to its end and is left out: a sweep with
 --scheduler none shows the most."""
@@ -43,10 +43,11 @@ A trial that a scheduler had stopped has no curve to its end and is left out: a 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit status."""
-    return run_verb(_run, _parser().parse_args(argv))
+    return run_verb(_run, make_parser().parse_args(argv))
 
 
-def _parser() -> ArgumentParser:
+def make_parser() -> ArgumentParser:
+    """The verb's options."""
     made = parser("simulate", _DESCRIPTION)
     add = made.add_argument
     add("directory", metavar="DIR", help="the sweep's directory")

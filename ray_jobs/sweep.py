@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.sweeping.options import SweepOptions, given, sweep_parser
+from ray_jobs.sweeping.options import SweepOptions, given
+from ray_jobs.sweeping.options import sweep_parser as make_parser
 from ray_jobs.verb import (
     ALL_FAILED,
     INTERRUPTED,
@@ -27,13 +28,14 @@ from ray_jobs.verb import (
     run_verb,
 )
 from settings.atomic_file import atomic_file
+from settings.command import command
 from settings.match import matches
 from settings.paths import SweepPaths
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit status."""
-    arguments = sweep_parser().parse_intermixed_args(argv)
+    arguments = make_parser().parse_intermixed_args(argv)
     return run_verb(_sweep, arguments)
 
 
@@ -90,7 +92,7 @@ def _new(arguments: Namespace) -> tuple[Any, Path]:
     from settings.schema import SettingsError
 
     if not arguments.system:
-        raise SettingsError("name a system: python -m ray_jobs.sweep hdr_patch (or --resume DIR).")
+        raise SettingsError(f"name a system: {command('sweep')} hdr_patch (or --resume DIR).")
     options = SweepOptions(
         system=arguments.system, overrides=tuple(arguments.overrides), **given(vars(arguments))
     )
@@ -188,7 +190,7 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
         may_grow=arguments.autoscaling,
         tell=lambda message: print(message, flush=True),
     )
-    go_on = f"To go on:\n  python -m ray_jobs.sweep --resume {shlex.quote(str(directory))}"
+    go_on = f"To go on:\n  {command('sweep')} --resume {shlex.quote(str(directory))}"
     go_on += f" --address {arguments.address}" if arguments.address else ""
     go_on += " --autoscaling" if arguments.autoscaling else ""
     try:

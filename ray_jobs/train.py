@@ -5,6 +5,7 @@ here or on a worker group.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,16 +21,16 @@ from ray_jobs.verb import (
     parser,
     run_verb,
 )
+from settings.command import command
 from settings.option import number_from_0, positive, positive_number
 from settings.paths import SweepPaths, TrainingPaths
 
-_DESCRIPTION = """Train one configuration of a system.
-
-  python -m ray_jobs.train hdr_patch --show         every setting: value, range, unit, origin
-  python -m ray_jobs.train hdr_patch --preset prefill --dir runs/prefill
-  python -m ray_jobs.train --from-sweep sweeps/NAME train.steps=5000 --dir runs/winner
-  python -m ray_jobs.train hdr_patch --dir runs/prefill --resume
-  python -m ray_jobs.train compression --stages data.image_size=64,128,256 train.patience=5 \\
+_DESCRIPTION = """\
+  {command} hdr_patch --show         every setting: value, range, unit, origin
+  {command} hdr_patch --preset prefill --dir runs/prefill
+  {command} --from-sweep sweeps/NAME train.steps=5000 --dir runs/winner
+  {command} hdr_patch --dir runs/prefill --resume
+  {command} compression --stages data.image_size=64,128,256 train.patience=5 \\
       train.report_every=10 --dir runs/progressive
 
 With --stages, DIR/stage-1 is trained first, and each later stage begins with the best weights of
@@ -39,11 +40,12 @@ objective. DIR/stages.json says what has happened; --resume goes on where it was
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit status."""
-    arguments = _parser().parse_intermixed_args(argv)
+    arguments = make_parser().parse_intermixed_args(argv)
     return run_verb(_train, arguments)
 
 
-def _parser() -> ArgumentParser:
+def make_parser() -> ArgumentParser:
+    """The verb's options."""
     made = parser("train", _DESCRIPTION)
     add_settings_arguments(made, system_required=False)
     add = made.add_argument
@@ -123,7 +125,9 @@ def _train(arguments: Namespace) -> int:
 
 
 def _overridden(chain: stages.Chain, given: dict[str, Any]) -> tuple[stages.Chain, dict[str, Any]]:
-    """What is overridden at a resume and differs between the stages holds for each that waits."""
+    """The chain and `given` of a resume: an override of what differs between the stages goes to
+    every stage that waits, the others stay where they are.
+    """
     texts = {text.partition("=")[0].strip(): text for text in given["overrides"]}
     own = {key for stage in chain.waiting for key in stage.settings} & texts.keys()
     values = {key: texts[key].partition("=")[2].strip() for key in own}
@@ -152,7 +156,7 @@ def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> in
 
 
 def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, Any]) -> int:
-    """All stages that have not ended are looked at before the first of them begins."""
+    """Trains a chain; all its stages that have not ended are checked before the first begins."""
     from settings.files import write_settings
     from settings.flat import flatten
     from trainables.system import load_system
@@ -173,7 +177,7 @@ def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, 
     for line, resolved in zip(stages.lines(chain, trees), plan, strict=True):
         print(line, flush=True)
         ready.append(run.made_ready(system, resolved, arguments.force))
-        if not arguments.resume:  # what began has been looked at
+        if not arguments.resume:  # a chain that has begun was checked then
             shapes.append(stages.shapes(system, resolved.settings, ready[-1].prepared))
     stages.check_fit(chain.waiting, shapes)
     directory.mkdir(parents=True, exist_ok=True)
@@ -269,9 +273,8 @@ def _given(arguments: Namespace, chain: stages.Chain | None) -> tuple[str, dict[
             raise _nothing_to_resume(directory)
         file, name = str(stored), _resumed_system(directory, name, chain)
     if not name:
-        raise SettingsError(
-            "name a system, as in: python -m ray_jobs.train hdr_patch --dir runs/first."
-        )
+        example = f"{command('train')} hdr_patch --dir runs/first"
+        raise SettingsError(f"name a system, as in: {example}.")
     given = {"preset": arguments.preset, "file": file, "overrides": overrides}
     return name, {**given, "with_timeline": True}
 
@@ -311,7 +314,8 @@ def _trial_settings(arguments: Namespace) -> tuple[str, str]:
     if len(lineage(sweep.path, number)) > 1:
         print(
             "They are its last ones: it changed them on the way. To train its schedule:\n"
-            f"  python -m ray_jobs.analyze {sweep.path} --trial {number} --export-schedule FILE\n"
+            f"  {command('analyze')} {shlex.quote(str(sweep.path))} --trial {number} "
+            "--export-schedule FILE\n"
             "and then --settings FILE"
         )
     return str(path), sweep.system

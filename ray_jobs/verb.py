@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from settings.command import command
 from settings.systems import SYSTEMS, current_name
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -24,11 +25,34 @@ _LEAVING_SECONDS = 10.0
 """For Ray to end its processes; it takes about two."""
 
 
-def parser(verb: str, description: str) -> ArgumentParser:
-    """An argument parser in the project's form."""
+VERBS: Mapping[str, str] = {
+    "sweep": "Search a system's settings with Ray Tune and Optuna.",
+    "train": "Train one configuration of a system.",
+    "evaluate": "Measure a checkpoint on validation or other data.",
+    "analyze": "Rank the trials of a sweep; write frames and a page.",
+    "generate": "Apply a checkpoint to inputs of your own.",
+    "simulate": "Replay a sweep under other schedulers and budgets.",
+    "encode_latents": "Encode an autoencoder's data and measure its latents.",
+    "profile": "Print parameters, time and memory of training steps.",
+    "visualize_augmentations": "Draw samples as they are and as they are augmented.",
+    "check": "Look at a system by the rules that it must keep.",
+}
+"""Every verb, which is a module of this package, and the first line of its help: here, so that
+they are listed without an import of the modules.
+"""
+
+
+def parser(verb: str, more: str = "") -> ArgumentParser:
+    """An argument parser in the project's form.
+
+    Args:
+        more: what follows the line of `VERBS` in the help. `{command}` in it stands for the verb
+            as it was typed, `python -m ray_jobs.VERB` or `weighbridge VERB`.
+    """
+    typed = command(verb)
     made = ArgumentParser(
-        prog=f"python -m ray_jobs.{verb}",
-        description=description,
+        prog=typed,
+        description=f"{VERBS[verb]}\n\n{more.replace('{command}', typed)}".rstrip(),
         formatter_class=RawDescriptionHelpFormatter,
     )
     made.add_argument("--debug", action="store_true", help="show the stack trace of an error")
@@ -66,7 +90,7 @@ def refuse_without(system: Any, member: str, otherwise: str) -> None:
     which ones have it.
 
     Args:
-        otherwise: what does not work for want of it.
+        otherwise: what does not work without it.
     """
     from settings.schema import SettingsError
     from trainables.system import load_system, offers
@@ -142,7 +166,7 @@ class _Lasting:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """What is printed inside cannot fail for want of a reader: a sweep is not lost with it."""
+    """Printing inside does not fail when its reader is gone: a sweep outlives its terminal."""
     out, err = _Lasting(sys.stdout), _Lasting(sys.stderr)
     # Any: they are no TextIO to mypy.
     redirect_out: Any = contextlib.redirect_stdout(out)
@@ -156,8 +180,8 @@ def lasting_output() -> Iterator[None]:
 
 
 def finish(status: int) -> None:
-    """Ends the process with that status, past interpreter threads that ray leaves behind, but
-    with Ray's own processes.
+    """Ends the process with that status, and Ray's own processes with it, without waiting for the
+    threads that Ray leaves in the interpreter.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -170,7 +194,7 @@ def finish(status: int) -> None:
 
 
 def _leave_cluster(ray: Any) -> None:
-    """Without it two of Ray's processes look for their cluster for a minute."""
+    """Shuts Ray down; two of its processes would otherwise look for their cluster for a minute."""
     if getattr(ray, "is_initialized", bool)():
         leaving = threading.Thread(target=ray.shutdown, daemon=True)  # may wait for a dead node
         leaving.start()
@@ -186,8 +210,8 @@ def _descendants() -> list[Any]:
 
 
 def _end_processes(started: Sequence[Any]) -> None:
-    """Ends what is below this process, for a cluster that nobody waited for is still starting, and
-    what of `started` is left: a worker that lost its cluster on its way out looks for it for a
+    """Ends all processes below this one, of a cluster that may still be starting, and those of
+    `started` that are left: a worker that loses its cluster while it ends looks for it for a
     minute, and is nobody's child by then.
     """
     import psutil
@@ -210,7 +234,7 @@ def data_lines(notes: Mapping[str, float], warnings: Sequence[str] = ()) -> list
 
 
 def check_directory(path: Path) -> None:
-    """Refuses a directory that could not be made since a file is in its way."""
+    """Refuses a directory that cannot be made because a file is in its way."""
     from settings.schema import SettingsError
 
     there = next(p for p in (path, *path.parents) if p.exists())

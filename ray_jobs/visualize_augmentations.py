@@ -4,7 +4,7 @@ training sees of its samples, beside the originals.
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ from ray_jobs.verb import (
 )
 from settings.option import positive, whole
 
-_DESCRIPTION = """Draw training samples as they are and as augmentation changes them.
-
-  python -m ray_jobs.visualize_augmentations compression --output views.png
-  python -m ray_jobs.visualize_augmentations compression augment.vae.elastic_probability=1 \\
+_DESCRIPTION = """\
+  {command} compression --output views.png
+  {command} compression augment.vae.elastic_probability=1 \\
       batch_augment.enabled=true --output views.png
 
 A row is a sample, a column a batch of a training. Of volumes it shows the slice with most of the
@@ -38,6 +37,11 @@ _LOOKED_AT = 50
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit status."""
+    return run_verb(_visualize, make_parser().parse_intermixed_args(argv))
+
+
+def make_parser() -> ArgumentParser:
+    """The verb's options."""
     made = parser("visualize_augmentations", _DESCRIPTION)
     add_settings_arguments(made)
     add = made.add_argument
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--count", type=positive, default=6, metavar="N", help="samples to show (default 6)")
     add("--views", type=positive, default=4, metavar="N", help="views of each (default 4)")
     add("--seed", type=whole, default=0, metavar="N", help="which samples and views (default 0)")
-    return run_verb(_visualize, made.parse_intermixed_args(argv))
+    return made
 
 
 def _visualize(arguments: Namespace) -> int:

@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from settings.command import command
 from settings.schema import (
     Leaf,
     Settings,
@@ -84,7 +85,7 @@ def unknown_key(key: str, known: Iterable[str]) -> SettingsError:
     nearest = nearest_names(key, known)
     return SettingsError(
         f"there is no setting {key!r}. Nearest: {', '.join(nearest) or 'none'}. "
-        "`python -m ray_jobs.train SYSTEM --show` lists every key."
+        f"`{command('train')} SYSTEM --show` lists every key."
     )
 
 

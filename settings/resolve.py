@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from settings.command import command
 from settings.files import PRESETS, SettingsFile, preset_file, read_settings_file
 from settings.flat import leaves, replace, unknown_key
 from settings.schema import Leaf, Settings, SettingsError, conform
@@ -82,8 +83,8 @@ def resolve(
     timed = [(origin, content.timeline) for origin, content in files if content.timeline]
     if timed and not with_timeline:
         raise SettingsError(
-            f"{timed[-1][0]} has a timeline, which `python -m ray_jobs.train` follows and nothing "
-            "else. Take it out, or train it."
+            f"{timed[-1][0]} has a timeline, which `{command('train')}` follows and nothing else. "
+            "Take it out, or train it."
         )
     stretches = []
     for stretch in timed[-1][1] if timed else ():

@@ -1,8 +1,8 @@
 """What Ray Tune asks to be subclassed; each class only carries a decision of the driver.
 
 Tune sees each segment of a trial as one of its own trials: `JobSearcher` hands segments out,
-`StopCarrier` ends running ones, `SweepStopper` ends the sweep, `Ticker` gives the driver a moment
-at each turn of Tune's loop.
+`StopCarrier` ends running ones, `SweepStopper` ends the sweep, `Ticker` calls the driver at each
+turn of Tune's loop.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from search.jobs import Done, Job
 from settings.stop_reasons import STOP_REASON
 
 _VALUES = "values/"
-"""Before the name of each value of a report: Tune joins the names of what is nested."""
+"""Prefix of a report's values in the result of Tune, which joins the names of nested dicts."""
 
 _live: dict[str, Driver] = {}
 
 
 class DriverHandle:
-    """A driver by its session. Tune pickles and copies what it carries; the driver itself stays
-    where it is.
+    """Refers to a driver by its session: Tune pickles and copies what it is given, and there must
+    be one driver only.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -89,8 +89,8 @@ class StopCarrier(FIFOScheduler):
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The first that waits. Tune's own looks at every trial that there ever was, ten times a
-        segment.
+        """The first trial that waits. Tune's own method goes through all trials, also those that
+        have ended, ten times a segment.
         """
         live = {trial.trial_id: trial for trial in tune_controller.get_live_trials()}
         handed_out = (live[name] for name in self.driver().running if name in live)
@@ -120,7 +120,7 @@ class SweepStopper(Stopper):
 
 
 class Ticker(Callback):
-    """Gives the driver a moment at every turn of Tune's loop."""
+    """Calls the driver's `tick` at every turn of Tune's loop."""
 
     def __init__(self, driver: DriverHandle) -> None:
         self.driver = driver

@@ -27,7 +27,7 @@ VARIABLES = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-    # A node that is being started, or many packages to install.
+    # Long enough for a node to start, or for many packages to be installed.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -52,8 +52,8 @@ def target_of(address: str | None) -> str:
 
 
 def connect(address: str | None, project: Path) -> dict[str, Any]:
-    """Joins the cluster at `address`, or of the submitted job we are in, or starts one on this
-    machine.
+    """Joins the cluster at `address`, or that of the submitted job which this process is part of,
+    or starts one on this machine.
 
     Returns ray's own context (address, dashboard). A cluster started here ends with this process.
     """
@@ -138,8 +138,8 @@ def check_shared_directory(directory: Path) -> None:
             if not ray.get(sees.options(scheduling_strategy=where).remote(str(probe))):
                 raise SettingsError(
                     f"node {node['NodeManagerAddress']} does not see {directory}: reports and "
-                    "checkpoints of its trials "
-                    "would be lost. Put --dir on storage that all nodes mount."
+                    "checkpoints of its trials would be lost. Put --dir on storage that all nodes "
+                    "mount."
                 )
     finally:
         probe.unlink(missing_ok=True)

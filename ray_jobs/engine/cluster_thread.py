@@ -1,8 +1,8 @@
-"""What is done while something else has to be waited for.
+"""Reaches the cluster in a thread, while the command makes its own preparations.
 
-A cluster on this machine takes seconds to start, most of them spent waiting. So it starts beside
-the command's own preparations. (Its processes cannot be warmed up: Ray 2.60 gives an actor a new
-process, also where idle ones have imported all that it needs.)
+A cluster on this machine takes seconds to start, most of them spent waiting. (Its processes cannot
+be warmed up: Ray 2.60 gives an actor a new process, also where idle ones have imported all that it
+needs.)
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ class ClusterAhead:
         return self._reached.result()
 
     def _live(self, address: str | None, project: Path) -> None:
-        """Ends with the process: Ray's own processes end with the thread that started them."""
-        # They inherit this. A terminal that is closed must reach the driver alone, which stops.
+        """Runs until the process ends, for Ray's own processes end with the thread that started
+        them.
+        """
+        # They inherit the mask: SIGHUP of a closed terminal must reach the driver alone, which
+        # then stops the sweep.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
             self._reached.set_result(cluster.connect(address, project))

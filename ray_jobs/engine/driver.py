@@ -26,13 +26,14 @@ from settings.paths import SweepPaths
 from trainables.run import SupersededError
 
 PROBE_BYTES = 1 << 16
-"""What must fit on a disk that is not called full: some checkpoint of a small model would not."""
+"""A disk without room for this counts as full: a checkpoint, even of a small model, is larger."""
 
 
 _ACTED_ON_LATER = ("rung", "ended")
-"""What follows from a report or an end is a job, which is on disk before it is handed out, and
-with it all that was written before; or a stop, before which the driver waits for the disk. A trial
-that goes on has been given nothing: if a crash takes the line, it says again what it said.
+"""Events that are written without waiting for the disk. A report or an end may lead to a job,
+which is on disk, with all lines before it, when it is handed out; or to a stop, before which the
+driver waits for the disk. A trial that just goes on depends on no line: if a crash loses it, the
+resumed trial reports the same again.
 """
 
 
@@ -47,9 +48,9 @@ class Running:
     """A segment that Ray is running, or has yet to find a place for.
 
     Attributes:
-        step: of its last report. A trial that goes on says again what its checkpoint has; what
-            has been decided on does not count twice, so this begins where the segment does.
-        began: when it had its place, by its own node's clock; waiting for one is nobody's time.
+        step: of its last report; at first, where the segment begins. A resumed trial repeats
+            reports that have been decided on, and those must not count twice.
+        began: when it got its place, by its node's clock; the wait for a place does not count.
         values: of its last report, what decisions read.
         reason: why it is stopped, or has ended by itself; "" for neither.
         node_gone: whether its node has gone without notice.
@@ -71,8 +72,8 @@ class Driver:
     Attributes:
         max_concurrent: segments at a time.
         still_owner: whether the sweep's lock still bears this session.
-        lost_node: the node that a segment which failed has lost, None where it has lost none; and
-            how many seconds it may take to find out.
+        lost_node: of a failed segment, and the seconds that it may take to find out: the node
+            that the segment has lost, None where it has lost none.
         preflight: what speaks against a trial's values, in words; written with the segment that
             is handed out.
         tick: called at every turn of Tune's loop.
@@ -145,8 +146,8 @@ class Driver:
         return Running(job, step, values=dict(trial.rungs.get(step, {})))
 
     def rungs_of(self, job: Job) -> list[int]:
-        """Where a segment that goes on is judged: what an attempt before had reported there may
-        never have come to the log.
+        """The rungs at which a resumed segment is judged: the log may lack what an earlier attempt
+        has reported there.
         """
         begin = max(self.state.trials[job.trial].spans)
         return [rung for rung in self.plan.rungs if job.resume and begin < rung <= job.stop_step]
@@ -172,8 +173,8 @@ class Driver:
         """One report; whether the trial must stop now.
 
         With `own_reason` the training has ended by itself (patience, ill health) and returns
-        without being stopped. What it says goes before a rule's verdict on the same report, and
-        holds for documented points as well.
+        without being stopped. Its reason takes precedence over a rule's verdict on the same
+        report, and holds for documented points as well.
         """
         current = self.running.get(ray_id)
         if current is None:
@@ -213,7 +214,7 @@ class Driver:
         self.log.sync()
 
     def close(self) -> None:
-        """Gives back what the segments of a stopped sweep may have left."""
+        """Releases the worker groups that segments of a stopped sweep may have left."""
         for job in self._left:
             self._release(job)
 
@@ -309,7 +310,7 @@ class Driver:
 
 
 def open_log(directory: Path, warn: Callable[[str], None]) -> EventLog:
-    """The sweep's log, ready to append; a torn last line is cut off and said."""
+    """The sweep's log, ready to append; a torn last line is cut off, and `warn` is told."""
     log = EventLog(SweepPaths(directory).log)
     torn = log.open()
     if torn:

@@ -1,4 +1,4 @@
-"""Runs a sweep that may start: lock, cluster, Tune, and what the exit status is made of."""
+"""Runs a sweep whose request is legal: lock, cluster, Tune's loop, and how many trials failed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from settings.paths import SweepPaths
 from trainables.run import owner_check
 
 SYNC_SECONDS = 1.0
-"""A crash of the machine costs no more reports than those of this time."""
+"""A crash of the machine loses the reports of this time at most."""
 
 WAITING_FOR_NODES = 8
 """Trials that may wait for nodes of a cluster that grows, beyond what fits already."""
@@ -60,7 +60,7 @@ class Execution:
 def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any]) -> Driver:
     """Runs the sweep until it is done or stopped; the driver's `state` says how every trial ended.
 
-    Nothing of the sweep is on disk before everything that can refuse it has been asked.
+    Nothing of the sweep is on disk before every check that can refuse it has passed.
 
     Args:
         watch: makes an object with `tick()` and `close()` that shows the progress.
@@ -100,7 +100,7 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
 def _check_cluster(info: dict[str, Any], demand: cluster.Demand, execution: Execution) -> int:
     """How many trials may be under way at once on a cluster that was reached."""
     if demand.workers > 1 and info.get("gcs_address"):
-        # Beside a second cluster on this host a group would ask that one (ray#65447).
+        # With a second cluster on this host a group would turn to that one (ray#65447).
         os.environ.setdefault("RAY_ADDRESS", info["gcs_address"])
     slots = cluster.check_fit(demand, may_grow=execution.may_grow)
     cluster.check_shared_directory(execution.directory)
@@ -247,9 +247,9 @@ def carry_out(
 
 
 def _resources(context: SweepContext) -> Any:
-    """What Tune reserves: the trial itself for one worker; next to nothing beside a worker group.
-
-    A group's own driver must not take a CPU that its workers need, and may not be empty either.
+    """What Tune reserves: all that a trial of one worker needs; next to nothing for a worker
+    group, which reserves its own. The process that drives a group must not take a CPU that its
+    workers need, and Ray takes no empty reservation.
     """
     from ray.tune import PlacementGroupFactory
 
@@ -265,7 +265,7 @@ def _deadline(seconds: float | None) -> float | None:
 @contextmanager
 def _stop_on_signals(driver: Driver) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP (a terminal that is closed) stop the sweep cleanly; a second
-    Ctrl-C or SIGTERM at once. A SIGHUP that is ignored (nohup) stays ignored.
+    Ctrl-C or SIGTERM ends it at once. A SIGHUP that is ignored (nohup) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

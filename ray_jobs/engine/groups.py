@@ -154,7 +154,7 @@ def _fit_watched(trainer: Any, watch: Callable[[], None], interval_seconds: floa
 
 
 def release_until_gone(mark: int, attempts: int = 3) -> None:
-    """Releases the groups of a mark, and again those that were being made at that moment."""
+    """Releases the groups of a mark, again and again, for some may have been in the making."""
     for attempt in range(attempts):
         if release(mark) == 0 and attempt > 0:
             return

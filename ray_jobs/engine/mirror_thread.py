@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 PATIENCE_SECONDS = 60.0
-"""For what is still to be written when the sweep has ended; a database may not answer any more."""
+"""How long the end of a sweep waits for what is still to be written; a database may be gone."""
 
 
 GATHER_SECONDS = 0.5
-"""What comes within this time is handed on together: a short trial is written once, not at each of
-its events.
+"""Events of this time are handed on together: a short trial is written once, not at each of its
+events.
 """
 
 
 class MirrorBeside:
     """Follows a sweep in a thread of its own, in the order of the events.
 
-    A mirror waits for a disk or a database several times an event, and no decision hangs on it.
-    Where the process is killed it is behind; the next resume makes it anew.
+    A mirror waits for a disk or a database several times an event, and no decision depends on it.
+    When the process is killed it lacks the last events; the next resume makes it anew.
 
     Args:
         follow: takes the next events.

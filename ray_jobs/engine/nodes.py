@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 NOTICE_SECONDS = 2.0
-"""For a node to go after its trial: where a machine is shut down, one process ends before another,
-and a rank that lost its peer fails before anybody else knows.
+"""How long a node may take to go after its trial has failed: the processes of a machine that shuts
+down end one after another, and a rank that lost its peer fails before Ray misses the node.
 """
 
 _ANSWER_SECONDS = 1.0
@@ -27,8 +27,8 @@ class Loss:
 
     Attributes:
         reason: which node.
-        announced: whether it has said so, as it does at a spot warning; no trial brings that
-            about.
+        announced: whether the node has said so before, as at a spot warning; then no trial is the
+            cause.
     """
 
     reason: str
@@ -36,7 +36,7 @@ class Loss:
 
 
 def note(folder: Path, segment: int, part: str = "trial") -> None:
-    """Every process of a segment says where it runs, before anything can happen to it.
+    """Writes down on which node a process of a segment runs; each begins with this.
 
     Args:
         folder: of the trial.
@@ -60,7 +60,7 @@ def noted(folder: Path, segment: int) -> set[str]:
 
 
 def lost(folder: Path, segment: int, patience_seconds: float = 0.0) -> Loss | None:
-    """The node that a segment which has failed has lost, None where it has them all."""
+    """The node that a failed segment has lost; None where all its nodes are there."""
     where = noted(folder, segment)
     if not where:
         return None
@@ -77,7 +77,7 @@ def _lost_among(where: set[str]) -> Loss | None:
     import ray
     from ray._private.state import state  # Ray has no public list of the nodes that drain
 
-    # Those that have said so first: one that drains is soon silent, too.
+    # Announced losses first: a node that drains soon stops answering as well.
     for node in sorted(where & state.get_draining_nodes().keys()):
         return Loss(f"node {node[:12]} is being taken away", announced=True)
     alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
@@ -97,8 +97,10 @@ def _answers(node: Mapping[str, Any]) -> bool:
 
 
 def await_loss(folder: Path, segment: int) -> None:
-    """For the trial's own process, before it passes on the failure of a group whose ranks run on
-    other nodes: the driver, which must not wait so long, then finds the loss at once.
+    """Waits until the loss of a node shows, if ranks of the failed group run on other nodes.
+
+    The trial's own process does so before it passes the failure on, for the driver must not wait
+    so long: it then sees the loss at once.
     """
     import ray
 

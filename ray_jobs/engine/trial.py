@@ -27,7 +27,7 @@ class SweepContext:
         directory: of the sweep, on storage that every node sees.
         session: of the driver; a trial of an earlier session must not write any more.
         objective: (column, mode) that names a trial's best checkpoint.
-        columns: of a report, that the driver's decisions need.
+        columns: of a report that the driver's decisions read.
         cpus, gpus: of each worker.
         derived: columns that each report gets beside its own, as `Combined.to_json`.
         lends_checkpoints: whether trials may begin from each other's checkpoints.
@@ -120,7 +120,7 @@ def train_one(payload: dict[str, Any]) -> None:
 
 
 def _earlier(payload: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The reports at the rungs of this segment, as far as an attempt before had come."""
+    """The reports that an earlier attempt has made at the rungs of this segment."""
     from results.store import complete_lines
 
     context, job = SweepContext(**payload["context"]), payload["job"]
@@ -204,9 +204,9 @@ def prepare_once(system: Any, settings: Any, cache: Path) -> Any:
 class _ReportTail:
     """Passes what a worker group's rank 0 writes on to Tune.
 
-    A group does not wait for whoever decides, so a driver that died may not have heard all that
-    its trial had reported. A resumed segment therefore begins with the reports up to the
-    checkpoint that it goes on from; those that the driver knows already change nothing there.
+    A group does not wait for decisions, so a driver that died may lack some of its trial's
+    reports. A resumed segment therefore passes on all reports up to its checkpoint again; those
+    that the driver has already change nothing there.
     """
 
     def __init__(self, context: SweepContext, job: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from ray_jobs.verb import add_settings_arguments, parser
 from search.options import JUDGED, RUNS, TRIED, SearchOptions
 from search.plan import JOURNAL
+from settings.command import command
 from settings.option import (
     add_options,
     given_options,
@@ -19,12 +20,11 @@ from settings.option import (
     positive_number,
 )
 
-_DESCRIPTION = """Search a system's settings with Ray Tune and Optuna.
-
-  python -m ray_jobs.sweep hdr_patch                       the demo, on embedded data
-  python -m ray_jobs.sweep hdr_patch --space full --trials 60 train.steps=2000
-  python -m ray_jobs.sweep hdr_patch --budget 20 --repeats 3 --plan
-  python -m ray_jobs.sweep --resume sweeps/hdr_patch-20261121-120000
+_DESCRIPTION = """\
+  {command} hdr_patch                       the demo, on embedded data
+  {command} hdr_patch --space full --trials 60 train.steps=2000
+  {command} hdr_patch --budget 20 --repeats 3 --plan
+  {command} --resume sweeps/hdr_patch-20261121-120000
 
 Objectives are weight-free: a metric that reads what the sweep searches is refused.
 Exit status: 0 no trial failed, 3 some, 1 all; 2 a request that cannot be carried out; 130
@@ -190,7 +190,7 @@ def _add_running(add: Any) -> None:
         "--simulate",
         metavar="DIR",
         help="replay an earlier sweep's curves under --scheduler and --budget, and start nothing "
-        "(more: ray_jobs.simulate)",
+        f"(more: {command('simulate')})",
     )
     add(
         "--step-seconds",

@@ -23,6 +23,7 @@ from results.store import SweepError
 from search.objectives import Constraint
 from search.warm import Warm
 from search_spaces.space import load_space, space_from_json
+from settings.command import command
 from settings.option import options_of
 from settings.paths import SweepPaths
 from settings.resolve import parse_overrides, resolve
@@ -43,7 +44,7 @@ def stored_setup(directory: Path) -> SweepSetup:
     if document["format"] < RESUMABLE:
         raise SettingsError(
             f"{directory} was begun by an older version (format {document['format']}, this one "
-            f"goes on with {RESUMABLE} to {FORMAT}): it can be read (python -m ray_jobs.analyze "
+            f"goes on with {RESUMABLE} to {FORMAT}): it can be read ({command('analyze')} "
             f"{directory}) and its results can start a new sweep (--warm-start), but not go on."
         )
     system = load_system(sweep.system)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from search_spaces.checks import check_space
 from search_spaces.space import Point, Space
+from settings.command import command
 from settings.files import PRESETS, preset_file, read_settings_file
 from settings.schema import SettingsError, Value, conform
 from trainables.configured import Configured
@@ -81,6 +82,6 @@ def _point_values(system: str, source: str) -> tuple[str, Mapping[str, Value]]:
     if file.timeline:
         raise SettingsError(
             f"point {source} has a timeline, and a sweep holds a trial's settings throughout: "
-            "train it (ray_jobs.train --settings), or leave the timeline out."
+            f"train it ({command('train')} --settings FILE), or leave the timeline out."
         )
     return (Path(source).stem if is_file else source), file.values

@@ -1,4 +1,4 @@
-"""One training whose settings are resolved: what is looked at before it, and where it runs."""
+"""One training whose settings are resolved: the checks before it, and where it runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Ready:
-    """A training that nothing speaks against.
+    """A training that has passed its checks.
 
     Attributes:
         parts: its stretches, one without a timeline (`ray_jobs.training.timeline`).
@@ -47,7 +47,7 @@ class Ready:
 
 
 def made_ready(system: Any, resolved: Any, force: bool) -> Ready:
-    """Prepares the data, says what became of it, and looks at data and settings.
+    """Prepares the data, prints its counts and warnings, and runs the pre-flight.
 
     Raises:
         SettingsError: the pre-flight finds the training hopeless, and `force` is not set.
@@ -77,8 +77,8 @@ def train(place: Place, ready: Ready, directory: Path, resume: bool) -> Any:
 
 
 def _say_changes(path: Path, settings: Mapping[str, Any]) -> None:
-    """What a training that goes on does with other settings from here: any key may change, and
-    its reports are of two kinds then.
+    """Prints the settings that a resumed training changes: any may, and its reports before and
+    after then differ in what they mean.
     """
     from settings.files import read_settings
 
@@ -166,7 +166,7 @@ def _line(column: str) -> Any:
     def say(report: Any) -> None:
         nonlocal said
         if said and report["step"] <= said:
-            return  # where a stretch goes on
+            return  # a stretch begins with the report of its checkpoint
         said = report["step"]
         value = report.get(column)
         shown = "not measured" if value is None else f"{value:.5g}"

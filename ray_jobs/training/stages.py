@@ -2,7 +2,7 @@
 with the best weights of the one before and ends at its last step or its plateau.
 
 `DIR/stages.json` says what is planned and what has happened; `DIR/stage-1`, `DIR/stage-2`, ... are
-ordinary trainings. What was killed goes on with the first of them that has not ended.
+ordinary trainings. A chain that was killed resumes with the first stage that has not ended.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Stage:
     """One training of the chain.
 
     Attributes:
-        settings: what it does not share with the others; text until they are resolved.
+        settings: those that differ between the stages; text until they are resolved.
         finished: whether the next one may begin.
-        step: its last one; None where it has not been at its end.
+        step: its last step; None before its end.
         stop_reason: why it ended by itself, such as its plateau; None where it ran all its steps.
         best: the objective's column, the step at which it was best, and its value there.
     """
@@ -47,13 +47,13 @@ class Stage:
 
     @property
     def line(self) -> str:
-        """What is its own, as one writes it."""
+        """Its own settings as they are typed."""
         return "  ".join(f"{key}={_text(value)}" for key, value in self.settings.items())
 
     def ended(self, report: Mapping[str, Any], best: Mapping[str, Any] | None) -> Stage:
-        """Itself after a training with that last report.
+        """The stage after a training with that last report.
 
-        One that fell ill has not finished: its weights are nothing to begin with.
+        One that was ended for ill health is not finished: no stage should begin with its weights.
         """
         from settings.stop_reasons import PATIENCE, STOP_REASON
 
@@ -72,14 +72,14 @@ class Chain:
 
     @property
     def waiting(self) -> Sequence[Stage]:
-        """What is still to be trained; the last one also where it has ended, for it may be given
-        more steps.
+        """The stages that are still to be trained; where all have ended the last one, which may
+        be given more steps.
         """
         left = [stage for stage in self.stages if not stage.finished]
         return left or self.stages[-1:]
 
     def overridden(self, values: Mapping[str, str]) -> Chain:
-        """With other values of what differs between the stages, for those that wait."""
+        """The chain with these values in the settings of all stages that wait."""
         chain = self
         for stage in self.waiting:
             settings = {key: values.get(key, value) for key, value in stage.settings.items()}
@@ -87,13 +87,14 @@ class Chain:
         return chain
 
     def with_stage(self, stage: Stage) -> Chain:
-        """With that one in the place of its number."""
+        """The chain with this stage in place of the one of its number."""
         changed = [stage if old.number == stage.number else old for old in self.stages]
         return replace(self, stages=tuple(changed))
 
 
 def parse(options: Sequence[str]) -> tuple[Stage, ...]:
-    """The stages that `--stages key=value,value,...` asks for, several of them side by side.
+    """The stages that `--stages key=value,value,...` asks for; each such option gives every stage
+    one of its values.
 
     Raises:
         SettingsError: no key=value, a key twice, fewer than two values, unequal numbers of them.
@@ -138,7 +139,7 @@ def resolved(
         given: the arguments of `settings.resolve.resolve` that all stages share.
 
     Raises:
-        SettingsError: it names the stage.
+        SettingsError: illegal settings; the message names the stage.
     """
     from settings.resolve import parse_overrides, resolve
     from trainables.checkpoints.checkpoint import at_stage
@@ -166,8 +167,8 @@ def resolved(
 
 
 def planned(stage: Stage, flat: Mapping[str, Value]) -> Stage:
-    """With the settings as the tree has them, not as text, and nothing said of an end: it is to
-    be trained, or to go on.
+    """The stage before it is trained or resumed: its settings as the tree has them, no longer as
+    text, and no end.
     """
     return Stage(stage.number, {key: flat[key] for key in stage.settings})
 
@@ -176,8 +177,8 @@ Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
 def shapes(system: Any, settings: Any, prepared: Any) -> Shapes:
-    """The shapes of a network's parameters and buffers, by module and name; it is built for that
-    and dropped again.
+    """The shapes of a network's parameters and buffers, by module and name. The network is built
+    for this alone.
     """
     modules = system.build(settings, prepared).modules
     return {
@@ -206,7 +207,7 @@ def check_fit(chain: Sequence[Stage], networks: Sequence[Shapes]) -> None:
 
 
 def lines(chain: Chain, trees: Sequence[Any]) -> list[str]:
-    """What each stage that waits will do, by its settings."""
+    """A line for each stage that waits: its own settings, and what may end it."""
     said = []
     for stage, tree in zip(chain.waiting, trees, strict=True):
         head = f"stage {stage.number} of {len(chain.stages)}"
@@ -266,7 +267,7 @@ def read(directory: Path) -> Chain | None:
 
 
 def write(directory: Path, chain: Chain) -> None:
-    """The file appears whole or not at all."""
+    """Writes `stages.json`, whole or not at all."""
     from trainables.checkpoints.checkpoint import at_stage
 
     rows = [

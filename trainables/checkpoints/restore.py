@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from settings.command import command
 from settings.flat import replace
 from settings.schema import Settings
 from trainables.checkpoints import checkpoint
@@ -96,7 +97,8 @@ def _built(system: System, settings: Settings, meta: Mapping[str, Any], path: Pa
     if offers(system, "rebuild") and not meta.get("built"):
         raise checkpoint.CheckpointError(
             f"{path} does not say what its modules were built from, for an earlier version wrote "
-            "it. Train one step more with this version (train --resume), and take that."
+            f"it. Train one step more with this version ({command('train')} --resume), and take "
+            "that."
         )
     return built_for(system, settings, None, meta)
 

@@ -1,0 +1,76 @@
+"""A text that a user reads names a verb as it was typed: `settings.command.command` spells it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.verb import VERBS
+from settings.rooms import ROOMS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SPELT = re.compile(rf"weighbridge (?:{'|'.join(VERBS)})\b|ray_jobs\.(?:{'|'.join(VERBS)})\b(?!:)")
+MODULE = re.compile(r"ray_jobs\.\w+")
+
+SPELLS = "settings/command.py"
+"""The one file that does."""
+
+
+def spelt_by_hand(root: Path) -> list[str]:
+    """The texts of our packages that name a verb, but docstrings, and the names of modules alone
+    (`"ray_jobs.sweep"`, what a process is started with).
+    """
+    wrong = []
+    for path in (file for room in ROOMS for file in sorted((root / room).rglob("*.py"))):
+        name = path.relative_to(root).as_posix()
+        tree = ast.parse(path.read_text(encoding="utf-8"), name)
+        alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+                continue
+            text = node.value
+            if id(node) not in alone and SPELT.search(text) and not MODULE.fullmatch(text):
+                wrong.append(f"{name}:{node.lineno}: {text.strip()}")
+    return [line for line in wrong if not line.startswith(SPELLS)]
+
+
+def test_no_text_spells_a_command_by_hand():
+    wrong = spelt_by_hand(ROOT)
+    assert not wrong, "use settings.command.command:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("place", "code"),
+    [
+        ("settings/a.py", 'raise ValueError("name one: python -m ray_jobs.train SYSTEM --show")'),
+        ("data/deep/a.py", 'def f(x):\n    return f"{x}: write it (ray_jobs.encode_latents {x})"'),
+        ("ray_jobs/a.py", 'HELP = """Go on.\n\n  weighbridge sweep --resume DIR"""'),
+        ("results/a.py", 'print("to read it: " "python -m ray_jobs." "analyze DIR")'),
+    ],
+)
+def test_a_command_in_a_text_is_found(tmp_path, place, code):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{code}\n")
+    (line,) = spelt_by_hand(tmp_path)
+    assert line.startswith(f"{place}:")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        '"""`python -m ray_jobs.train SYSTEM`: one training."""',
+        'def f():\n    """What `weighbridge train` prints."""',
+        'LINE = [sys.executable, "-m", "ray_jobs.sweep"]',
+        "print(f\"{command('train')} SYSTEM --show\")",
+        'SCRIPT = "weighbridge = ray_jobs.console:script"',
+    ],
+)
+def test_what_is_no_text_for_a_user_passes(tmp_path, code):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.py").write_text(f"{code}\n")
+    assert not spelt_by_hand(tmp_path)
