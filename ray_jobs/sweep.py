@@ -27,9 +27,7 @@ from ray_jobs.verb import (
     finish,
     run_verb,
 )
-from settings.atomic_file import atomic_file
 from settings.command import command
-from settings.match import matches
 from settings.paths import SweepPaths
 
 
@@ -123,6 +121,7 @@ _LEFT_BY_A_START = ("lock", ".lock.*", ".sweep.json.*")
 
 
 def _check_empty(directory: Path) -> None:
+    from settings.match import matches
     from settings.schema import SettingsError
 
     check_directory(directory)
@@ -166,7 +165,9 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path]:
 
 
 def _write_document(directory: Path, document: Any, fresh: bool) -> None:
-    """Puts `sweep.json` in its place, whole and on disk; the lock is ours by now."""
+    """Writes `sweep.json` whole, under the lock, and forces it to disk."""
+    from settings.atomic_file import atomic_file
+
     if fresh:
         _check_empty(directory)
     with atomic_file(SweepPaths(directory).document, on_disk=True) as scratch:
