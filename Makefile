@@ -13,10 +13,15 @@ ARGS ?=
 # pip takes a CPU build by itself if its configuration points to one.
 PIP_FLAGS ?=
 
+# If the shell forbids stored bytecode, each of the many processes that tests and sweeps start
+# compiles all modules anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 VENV := .venv
 RUN := $(VENV)/bin/python
-# pytest on all cores; without OMP_NUM_THREADS torch would start a thread per core in each process
-PARALLEL := OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto
+# pytest on all cores; without OMP_NUM_THREADS torch would start a thread per core in each process.
+# Tests that share a fixture stay together.
+PARALLEL := OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 FAST := -m "not slow and not ray and not gpu" --hypothesis-profile=fast
 # Two Ray clusters at a time: each has processes for all cores, but is idle most of the time. The
 # tests of a file share a cluster (loadfile).

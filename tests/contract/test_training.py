@@ -8,7 +8,19 @@ from settings.flat import replace
 from trainables.contract import training
 
 
-@pytest.mark.parametrize("rule", training.RULES, ids=lambda rule: rule.__name__)
+# The plain resume is slow as well: the one with averages and accumulation, below, does all that it
+# does.
+RULES = [
+    pytest.param(
+        rule,
+        id=rule.__name__,
+        marks=[pytest.mark.slow] if rule is training.resumes_exactly else [],
+    )
+    for rule in training.RULES
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_it_keeps_the_rule(case, rule):
     assert not [str(fault) for fault in rule(case)]
 

@@ -1,4 +1,5 @@
-"""One rank of a training by several processes, for test_ddp.py: `python ddp_rank.py JOB.json`.
+"""One rank of a training by several processes, for test_ddp.py: conftest.py runs this file in a
+process of its own, with the dictionary `ASKED` among its globals.
 
 The rank, the number of ranks and where they meet come from the environment, as torchrun sets it.
 """
@@ -159,10 +160,20 @@ def main(job):
     result.write_text(json.dumps(dict(report)))
 
 
+def speak_to(path):
+    """All that the process says goes to a file."""
+    with open(path, "wb") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+
+
 if __name__ == "__main__":
+    asked = globals()["ASKED"]
+    speak_to(asked["output"])
+    os.environ.update(asked["environment"])
     code = 0
     try:
-        main(json.loads(Path(sys.argv[1]).read_text()))
+        main(json.loads(Path(asked["job"]).read_text()))
     except Exception:  # whatever ends a rank is printed, and the test reads it
         traceback.print_exc()
         code = 1

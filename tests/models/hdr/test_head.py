@@ -35,18 +35,21 @@ HeadWith = Callable[..., LogDomainHead]
 # --- radiance -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("eps", [EPS, 0.03])
 def test_radiance_is_its_formula_in_double_precision(
-    make_batch: MakeBatch, head_with: HeadWith
+    make_batch: MakeBatch, head_with: HeadWith, eps: float
 ) -> None:
-    head = head_with({"prefill": "push_pull", "cap.log_delta_max": 4.0, "cap.alpha": 1.0})
+    cap = {"cap.log_delta_max": 4.0, "cap.alpha": 1.0}
+    head = head_with({"prefill": "push_pull", "epsilon": eps, **cap})
     batch = make_batch()
     raw = torch.randn(3, 3, 32, 32)
     prepared = head.prepare(batch)
     prediction = head(raw, prepared)
     hole = batch["hole"].double()
     mask = hole + 0.5 * (nn.functional.max_pool2d(hole, 3, 1, 1) - hole)
-    base = (prepared["prefilled"].double() + EPS).log()
-    expected = ((base + mask * 4.0 * raw.double().tanh()).exp() - EPS).clamp(min=0)
+    base = (prepared["prefilled"].double() + eps).log()
+    torch.testing.assert_close(prepared["log_base"].double(), base, rtol=1e-5, atol=1e-5)
+    expected = ((base + mask * 4.0 * raw.double().tanh()).exp() - eps).clamp(min=0)
     torch.testing.assert_close(
         prediction["radiance"].double(), expected, rtol=2e-5, atol=1e-9, check_dtype=False
     )
