@@ -40,6 +40,9 @@ TIER_LIMITS_SECONDS = {"slow": 600, "ray": 300, "gpu": 600}
 IN_MEMORY, ROOM_BYTES = "/dev/shm", 2 * 2**30
 
 
+CLUSTERS = Path(__file__).parent / "ray"
+"""Whose tests start Ray; its conftest.py marks them."""
+
 SYSTEMS = Path(__file__).parent / "systems"
 """A file a system: what the suites over all systems need of it beside its own members."""
 
@@ -93,6 +96,8 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("ray") and CLUSTERS not in item.path.parents:
+            raise pytest.UsageError(f"{item.nodeid}: what is marked `ray` lies in tests/ray")
         limits = [
             seconds
             for name, seconds in TIER_LIMITS_SECONDS.items()

@@ -21,7 +21,7 @@ def prepared(cluster: dict) -> dict:
     return prepare_config(cluster)
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_ray_accepts_it_as_ray_up_would(cluster):
     from ray.autoscaler._private.util import validate_config
 
@@ -33,7 +33,7 @@ def test_ray_accepts_it_as_ray_up_would(cluster):
     assert config["available_node_types"]["head"]["resources"]["CPU"] == 0
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_a_misspelt_key_would_be_refused(cluster):
     import jsonschema
     from ray.autoscaler._private.util import validate_config
@@ -43,7 +43,7 @@ def test_a_misspelt_key_would_be_refused(cluster):
         validate_config(prepared(cluster))
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_its_ray_is_the_one_that_is_pinned(cluster):
     import ray
 

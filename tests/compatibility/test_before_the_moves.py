@@ -3,18 +3,14 @@
 fixtures/ was made by commit f53247d: trainings that were stopped at step 4 of 8, and a sweep whose
 driver and cluster were killed while its third trial trained. Beside each is what that commit
 itself made of it afterwards. To keep it small, the only checkpoint of the sweep is the one of its
-third trial, and it stands for the checkpoint of hdr_patch as well.
+third trial, and it stands for the checkpoint of hdr_patch as well. The sweep is only read here;
+tests/ray/test_before_the_moves.py goes on with it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,7 +20,6 @@ from ray_jobs.analyze import load_reports, load_sweep
 from results.directory import read_sweep
 
 FIXTURES = Path(__file__).parent / "fixtures"
-ROOT = Path(__file__).resolve().parents[2]
 TRAININGS = {
     "hdr_patch": "hdr_patch_sweep/trials/0002",
     "conditioner": "checkpoints/conditioner",
@@ -128,53 +123,3 @@ def test_a_name_that_was_is_read_as_the_one_that_is(sweep):
     read = read_sweep(sweep)
     names = {read.system, read.document["system"], read.document["space"]["system"]}
     assert names == {"trainables.toy:Toy"}
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_killed_sweep_goes_on_to_its_end(sweep, cache):
-    """What was done is not done again; the third trial goes on from its checkpoint."""
-    files = [*sweep.glob("trials/000[01]/**/*"), *sweep.glob("reports/000[01].jsonl")]
-    done = {path: path.read_bytes() for path in files if path.is_file()}
-    third = sweep / "reports/0002.jsonl"
-    before = third.read_text()
-    resume(sweep, cache)
-    assert done == {path: path.read_bytes() for path in done}
-    assert third.read_text().startswith(before), "it did not begin anew"
-    log = [json.loads(line) for line in (sweep / "log.jsonl").read_text().splitlines()]
-    handed_out = Counter(event["trial"] for event in log if event["event"] == "handed_out")
-    assert handed_out == {0: 1, 1: 1, 2: 2, 3: 1, 4: 1, 5: 1}
-    assert log[-1]["event"] == "finished"
-    check_as_then(load_sweep(sweep))
-
-
-def check_as_then(trials):
-    """The same trials and seeds; the documented points, which nobody stops, end alike."""
-    stored = json.loads((FIXTURES / "hdr_patch_sweep.json").read_text())["trials"]
-    assert trials["trial"].tolist() == [row["trial"] for row in stored]
-    assert trials["point"].tolist() == [row["point"] for row in stored]
-    assert trials["seed"].tolist() == [row["seed"] for row in stored]
-    assert set(trials["state"]) <= {"complete", "stopped"}
-    assert trials["is_best"].sum() == 1
-    for row, (_, found) in zip(stored, trials.iterrows(), strict=True):
-        if row["point"]:
-            assert (found["state"], found["steps"]) == ("complete", 12)
-            assert found["value"] == pytest.approx(row["value"], rel=TRAINED_ELSEWHERE)
-
-
-def resume(directory, cache):
-    """By the command, which ends its cluster itself. Ray's sockets need a short folder."""
-    short = {"prefix": "wb-", "dir": "/tmp", "ignore_cleanup_errors": True}
-    with tempfile.TemporaryDirectory(**short) as place:
-        dropped = ("RAY_", "TUNE_")
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
-        own = {"RAY_TMPDIR": place, "WEIGHBRIDGE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-        ran = subprocess.run(
-            [sys.executable, "-m", "ray_jobs.sweep", "--resume", str(directory)],
-            cwd=ROOT,
-            env={**inherited, **own},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-    assert ran.returncode == 0, ran.stdout + ran.stderr

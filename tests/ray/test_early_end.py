@@ -5,55 +5,85 @@ reason, and for good.
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from results.frame import load_reports, load_sweep
 
-ENDING = ("optimizer.kind=sgd", "data.noise=1.0", "train.steps=40", "train.report_every=1")
+ENDING = (
+    "--scheduler", "none", "optimizer.kind=sgd", "data.noise=1.0", "train.steps=40",
+    "train.report_every=1", "train.patience=3",
+)  # fmt: skip
 SPACE = "optimizer.lr: {log_uniform: [0.2, 0.4]}\n"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_sweep_of_trials_that_end_by_patience(place, kit, workers):
-    directory = place / "sweep"
-    batch = f"train.batch_size={8 // workers}"
-    ran = place.run(
-        kit.TOY, "--space", place.space(SPACE), "--dir", directory, "--trials", 3 - workers,
-        "--workers", workers, "--scheduler", "none", "train.patience=3", batch, *ENDING,
+@pytest.fixture(scope="module")
+def cluster(kit):
+    with kit.new_cluster(cpus=2, api_server=False) as made:
+        yield made
+
+
+def sweep(cluster, kit, directory, workers):
+    ran = cluster.place.run(
+        kit.TOY, "--space", cluster.place.space(SPACE), "--dir", directory, "--address",
+        cluster.address, "--trials", 3 - workers, "--workers", workers, *ENDING,
+        f"train.batch_size={8 // workers}",
     )  # fmt: skip
     assert ran.status == 0, ran.text
     assert "Traceback" not in ran.text, ran.text
-    found, reports = load_sweep(directory), load_reports(directory)
-    assert found["state"].tolist() == ["complete"] * (3 - workers), ran.text
-    for trial, reason in zip(found["trial"], found["stop_reason"], strict=True):
+    return directory
+
+
+def resume(cluster, directory):
+    ran = cluster.place.run("--resume", directory, "--address", cluster.address)
+    assert ran.status == 0, ran.text
+
+
+def check_ended_by_patience(directory, trials):
+    frame, reports = load_sweep(directory), load_reports(directory)
+    assert frame["state"].tolist() == ["complete"] * trials
+    for trial, reason in zip(frame["trial"], frame["stop_reason"], strict=True):
         assert reason.startswith("patience: val.mse was best with"), reason
         values = reports[reports["trial"] == trial]["val.mse"].tolist()
         assert len(values) < 40
         assert len(values) - 1 - values.index(min(values)) == 3
         last = (directory / f"reports/{trial:04d}.jsonl").read_text().splitlines()[-1]
         assert json.loads(last)["stop_reason"] == reason
-    before = kit.decisions(directory)
-    again = place.run("--resume", directory)
-    assert again.status == 0, again.text
-    new = kit.decisions(directory)[len(before) :]
+
+
+@pytest.fixture(scope="module")
+def swept(cluster, kit):
+    return sweep(cluster, kit, cluster.place / "sweep", workers=1)
+
+
+def test_trials_end_by_patience(swept):
+    check_ended_by_patience(swept, trials=2)
+
+
+def test_trials_of_a_group_end_by_patience(cluster, kit):
+    check_ended_by_patience(sweep(cluster, kit, cluster.place / "groups", workers=2), trials=1)
+
+
+def test_who_has_ended_does_not_go_on(swept, cluster, kit):
+    before = kit.decisions(swept)
+    resume(cluster, swept)
+    new = kit.decisions(swept)[len(before) :]
     assert [event["event"] for event in new] == ["resumed", "finished"]
 
 
-def test_a_trial_whose_end_nobody_heard_says_so_again(place, kit):
+def test_a_trial_whose_end_nobody_heard_says_so_again(swept, cluster, kit):
     """The driver was killed between the last report and the end of the segment."""
-    directory = place / "sweep"
-    options = ("--space", place.space(SPACE), "--dir", directory, "--trials", 1)
-    ran = place.run(kit.TOY, *options, "--scheduler", "none", "train.patience=3", *ENDING)
-    assert ran.status == 0, ran.text
+    directory = cluster.place / "unheard"
+    shutil.copytree(swept, directory, ignore=shutil.ignore_patterns("tune"))
     log = directory / "log.jsonl"
     lines = log.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["event"] not in ("ended", "finished")]
-    log.write_text("".join(kept))
+    heard = [line for line in lines if json.loads(line)["event"] not in ("ended", "finished")]
+    log.write_text("".join(heard))
     before = load_reports(directory)
-    again = place.run("--resume", directory)
-    assert again.status == 0, again.text
-    (end,) = kit.events(directory, "ended")
-    assert (end["segment"], end["state"]) == (1, "complete")
-    assert end["reason"].startswith("patience: val.mse")
+    resume(cluster, directory)
+    ends = kit.events(directory, "ended")
+    assert sorted(end["trial"] for end in ends) == [0, 1]
+    assert [(end["segment"], end["state"]) for end in ends] == [(1, "complete")] * 2
+    assert all(end["reason"].startswith("patience: val.mse") for end in ends)
     assert load_reports(directory).equals(before)

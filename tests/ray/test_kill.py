@@ -9,11 +9,13 @@ import shutil
 import signal
 import time
 
+import pandas as pd
 import pytest
 
 from results.frame import load_sweep
 
 SLOW = ("train.tensorboard=false", "data.delay_seconds=0.01")
+SLOWER = ("train.tensorboard=false", "data.delay_seconds=0.02")
 
 
 def steps_reported(directory):
@@ -33,6 +35,27 @@ def trial_process(place):
     """The process that trains, as Ray names it."""
     named = [p for p in place.survivors() if "ImplicitFunc.train" in " ".join(p.cmdline())]
     return named[0] if named else None
+
+
+def kill_trial(place, kit):
+    victim = kit.until(lambda: trial_process(place))
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait(30)
+
+
+@pytest.fixture(scope="module")
+def killed(shared_place, kit, brackets):
+    """A sweep with the default scheduler whose driver and cluster died at about 40 %."""
+    place, directory = shared_place, shared_place / "killed"
+    whole = steps_reported(brackets.directory)
+    options = kit.bracket_options(place, directory)
+    running = place.start(kit.TOY, *options, "data.delay_seconds=0.01")
+    kit.until(lambda: steps_reported(directory) >= 0.4 * whole)
+    kit.kill_group(running)
+    kit.until(lambda: not place.survivors())
+    assert "paused" in {event.get("state") for event in kit.events(directory)}
+    assert steps_reported(directory) < 0.7 * whole, "it was killed too late"
+    return directory
 
 
 class TestDriver:
@@ -61,18 +84,13 @@ class TestDriver:
         kit.check_each_once(directory, 8)
         kit.check_equal(directory, sequential.directory)
 
+
+class TestDefaultScheduler:
     @pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
-    def test_killed_with_the_default_scheduler(self, place, kit, brackets, torn):
-        """At about 40 %, while trials wait at rungs; also with half of the last writes on disk."""
-        directory, whole = place / "sweep", steps_reported(brackets.directory)
-        options = kit.bracket_options(place, directory)
-        running = place.start(kit.TOY, *options, "data.delay_seconds=0.01")
-        kit.until(lambda: steps_reported(directory) >= 0.4 * whole)
-        kit.kill_group(running)
-        kit.until(lambda: not place.survivors())
-        before = kit.events(directory)
-        assert "paused" in {event.get("state") for event in before}
-        assert steps_reported(directory) < 0.7 * whole, "it was killed too late"
+    def test_goes_on_with_the_default_scheduler(self, killed, place, kit, brackets, torn):
+        """Trials wait at rungs; also with half of the last writes on disk."""
+        directory = place / "sweep"
+        shutil.copytree(killed, directory, ignore=shutil.ignore_patterns("tune"))
         if torn:
             reports = (directory / "reports").glob("*.jsonl")
             tear(directory / "log.jsonl")
@@ -84,6 +102,8 @@ class TestDriver:
         kit.check_equal(directory, brackets.directory)
         assert kit.decided(directory) == kit.decided(brackets.directory)
 
+
+class TestTornLines:
     @pytest.mark.parametrize("scheduler", ["sequential", "brackets"])
     def test_torn_last_lines(self, place, kit, request, scheduler):
         """A crash of the machine: of the last segment the log has no more than that it began and
@@ -116,32 +136,36 @@ class TestDriver:
 
 
 class TestTrialProcess:
-    @pytest.mark.parametrize("failures_allowed", [0, 1])
-    def test_killed(self, place, kit, sequential, failures_allowed):
-        """By the kernel for want of memory, say: the sweep goes on."""
+    def test_killed(self, place, kit, sequential):
+        """By the kernel for want of memory, say: the sweep goes on, and so does the trial as often
+        as it may fail.
+        """
         directory = place / "sweep"
-        options = (*kit.sequential_options(place, directory), "--max-failures", failures_allowed)
-        running = place.start(kit.TOY, *options, *SLOW)
+        options = (*kit.sequential_options(place, directory), "--max-failures", 1)
+        running = place.start(kit.TOY, *options, *SLOWER)
         kit.until(lambda: (directory / "trials/0001/checkpoints/step-00000010").exists())
-        victim = kit.until(lambda: trial_process(place))
-        os.kill(victim.pid, signal.SIGKILL)
+        kill_trial(place, kit)
+        last = directory / "trials/0007/nodes/trial"
+        for begun in ("0 ", "1 "):
+            kit.until(
+                lambda begun=begun: last.exists() and last.read_text().startswith(begun),
+                seconds=300,  # six trials before it
+            )
+            kill_trial(place, kit)
         ran = place.finish(running)
-        found = load_sweep(directory)
+        assert ran.status == 3, ran.text
+        failures = [e for e in kit.events(directory, "ended") if e["state"] == "failed"]
+        assert [e["trial"] for e in failures] == [1, 7, 7]
+        assert all("was killed" in e["reason"] for e in failures)
         segments = [e["segment"] for e in kit.events(directory, "handed_out") if e["trial"] == 1]
-        failed = next(e for e in kit.events(directory, "ended") if e["state"] == "failed")
-        assert failed["trial"] == 1
-        assert "was killed" in failed["reason"]
-        if failures_allowed:
-            assert ran.status == 0, ran.text
-            assert segments == [0, 1]
-            rows = (directory / "reports/0001.jsonl").read_text().splitlines()
-            assert json.loads(rows[0])["segment"] == 0  # not from the start again
-            assert not (directory / "trials/0001/error.txt").exists()
-            kit.check_equal(directory, sequential.directory)
-        else:
-            assert ran.status == 3, ran.text
-            assert segments == [0]
-            assert found.loc[1, "state"] == "failed"
-            assert found.loc[1, "stop_reason"] == failed["reason"]
-            others = found.drop(index=1)
-            assert set(others["state"]) == {"complete", "stopped"}
+        assert segments == [0, 1]
+        rows = (directory / "reports/0001.jsonl").read_text().splitlines()
+        assert json.loads(rows[0])["segment"] == 0  # not from the start again
+        assert not (directory / "trials/0001/error.txt").exists()
+        trials = load_sweep(directory)
+        assert trials.loc[7, "state"] == "failed"
+        assert trials.loc[7, "stop_reason"] == failures[-1]["reason"]
+        pd.testing.assert_frame_equal(
+            kit.reports(directory).query("trial < 7"),
+            kit.reports(sequential.directory).query("trial < 7"),
+        )

@@ -59,12 +59,6 @@ finish(0)
 SLOW = ("data.delay_seconds=0.02", "train.tensorboard=false")
 
 
-def check_nothing_is_left(place, kit):
-    """Two of Ray's processes look for a cluster that is gone for a minute: long after this."""
-    kit.until(lambda: not place.survivors(), seconds=2, else_fail=False)
-    assert not place.survivors()
-
-
 @pytest.fixture
 def start(place, kit):
     """Starts a sweep of some seconds, by a command that may have something before it."""
@@ -77,113 +71,100 @@ def start(place, kit):
     return make
 
 
-def test_a_finished_sweep_leaves_no_process(place, kit):
-    ran = place.run(kit.TOY, *kit.sequential_options(place, place / "sweep", trials=1))
-    assert ran.status == 0, ran.text
-    check_nothing_is_left(place, kit)
+class TestLeftBehind:
+    def test_what_hangs_ends_with_its_cluster(self, place, kit):
+        ran = place.finish(place.popen([sys.executable, "-c", HANGING]))
+        assert ran.status == 0, ran.text
+        place.check_nothing_is_left()
+
+    @pytest.mark.parametrize("refused", ["while the cluster starts", "by the cluster"])
+    def test_a_refused_sweep_leaves_no_process(self, place, kit, refused):
+        if refused == "by the cluster":
+            options = (kit.TOY, "--space", place.space(), "--cpus", 100_000)
+            expected = "a trial needs 1 x (100000 CPU)"
+        else:
+            (place / "late.py").write_text(LATE)
+            place.environment = {"PYTHONPATH": str(place.path)}
+            options = ("late:Late", "--space", place.space())
+            expected = "the data is not there"
+        ran = place.run(*options, "--dir", place / "sweep")
+        assert ran.status == 2, ran.text
+        assert expected in ran.err
+        assert "Traceback" not in ran.text, ran.text
+        place.check_nothing_is_left()
 
 
-def test_what_hangs_ends_with_its_cluster(place, kit):
-    ran = place.finish(place.popen([sys.executable, "-c", HANGING]))
-    assert ran.status == 0, ran.text
-    check_nothing_is_left(place, kit)
+class TestHangup:
+    def test_a_sweep_goes_on_without_reader_and_terminal(self, place, kit, start):
+        """`nohup ... | head -1`, and then the terminal is closed."""
+        directory = place / "sweep"
+        running = start(directory, "nohup")
+        assert "sweep directory" in running.stdout.readline()
+        running.stdout.close()
+        kit.until(lambda: kit.events(directory, "ended"))
+        os.killpg(running.pid, signal.SIGHUP)
+        assert running.wait() == 0, running.stderr.read()
+        assert "Traceback" not in running.stderr.read()
+        assert [event["event"] for event in kit.events(directory)][-1] == "finished"
+        kit.check_each_once(directory, 6)
+
+    def test_a_closed_terminal_stops_a_sweep_cleanly(self, place, kit, start):
+        """The kernel and the shell both say so, to every process of the terminal.
+
+        Under `nohup`, as the tests themselves may run, it would be ignored.
+        """
+        directory = place / "sweep"
+        running = start(directory, "env", "--default-signal=HUP", trials=40)
+        kit.until(lambda: kit.events(directory, "ended"))
+        os.killpg(running.pid, signal.SIGHUP)
+        time.sleep(0.2)
+        os.killpg(running.pid, signal.SIGHUP)
+        ran = place.finish(running)
+        assert ran.status == 130, ran.text
+        assert "stopped (SIGHUP)" in ran.out
+        assert f"--resume {directory}" in ran.out
+        assert "Traceback" not in ran.text, ran.text
+        assert not (directory / "lock").exists()
+        assert kit.events(directory, "ended")[-1]["state"] == "interrupted"
+        place.check_nothing_is_left()
 
 
-@pytest.mark.parametrize("refused", ["while the cluster starts", "by the cluster"])
-def test_a_refused_sweep_leaves_no_process(place, kit, refused):
-    if refused == "by the cluster":
-        options = (kit.TOY, "--space", place.space(), "--cpus", 100_000)
-        expected = "a trial needs 1 x (100000 CPU)"
-    else:
-        (place / "late.py").write_text(LATE)
-        place.environment = {"PYTHONPATH": str(place.path)}
-        options = ("late:Late", "--space", place.space())
-        expected = "the data is not there"
-    ran = place.run(*options, "--dir", place / "sweep")
-    assert ran.status == 2, ran.text
-    assert expected in ran.err
-    assert "Traceback" not in ran.text, ran.text
-    check_nothing_is_left(place, kit)
+class TestStopped:
+    def test_a_signal_is_written_down_before_anything_ends(self, place, kit, brackets):
+        """Whoever sends SIGTERM (a queue, a node that goes) may kill a moment later: what the log
+        says by then must be true, and enough to go on from. Trials wait at rungs meanwhile.
+        """
+        directory = place / "sweep"
+        running = place.start(
+            kit.TOY, *kit.bracket_options(place, directory), "data.delay_seconds=0.02"
+        )
+        kit.until(lambda: len(kit.events(directory, "ended")) >= 8)
+        os.kill(running.pid, signal.SIGTERM)
+        kit.until(lambda: kit.events(directory)[-1].get("state") == "interrupted")
+        kit.kill_group(running)
+        said = running.stdout.read()
+        assert "stopped (SIGTERM)" not in said, "it had ended by itself: this shows nothing"
+        last = kit.events(directory, "ended")[-1]
+        assert last["reason"] == "SIGTERM"
+        found = load_sweep(directory)
+        assert {"paused", "interrupted"} <= set(found["state"])
+        resumed = place.run("--resume", directory, "--max-concurrent", 1)
+        assert resumed.status == 0, resumed.text
+        kit.check_each_once(directory, 22, report_every=2)
+        kit.check_equal(directory, brackets.directory)
+        assert kit.decided(directory) == kit.decided(brackets.directory)
 
-
-def test_a_sweep_goes_on_without_reader_and_terminal(place, kit, start):
-    """`nohup ... | head -1`, and then the terminal is closed."""
-    directory = place / "sweep"
-    running = start(directory, "nohup")
-    assert "sweep directory" in running.stdout.readline()
-    running.stdout.close()
-    kit.until(lambda: kit.events(directory, "ended"))
-    os.killpg(running.pid, signal.SIGHUP)
-    assert running.wait() == 0, running.stderr.read()
-    assert "Traceback" not in running.stderr.read()
-    assert [event["event"] for event in kit.events(directory)][-1] == "finished"
-    kit.check_each_once(directory, 6)
-
-
-def test_a_closed_terminal_stops_a_sweep_cleanly(place, kit, start):
-    """The kernel and the shell both say so, to every process of the terminal.
-
-    Under `nohup`, as the tests themselves may run, it would be ignored.
-    """
-    directory = place / "sweep"
-    running = start(directory, "env", "--default-signal=HUP", trials=40)
-    kit.until(lambda: kit.events(directory, "ended"))
-    os.killpg(running.pid, signal.SIGHUP)
-    time.sleep(0.2)
-    os.killpg(running.pid, signal.SIGHUP)
-    ran = place.finish(running)
-    assert ran.status == 130, ran.text
-    assert "stopped (SIGHUP)" in ran.out
-    assert f"--resume {directory}" in ran.out
-    assert "Traceback" not in ran.text, ran.text
-    assert not (directory / "lock").exists()
-    assert kit.events(directory, "ended")[-1]["state"] == "interrupted"
-    check_nothing_is_left(place, kit)
-
-
-def test_a_signal_is_written_down_before_anything_ends(place, kit, brackets):
-    """Whoever sends SIGTERM (a queue, a node that goes) may kill a moment later: what the log says
-    by then must be true, and enough to go on from. Trials wait at rungs meanwhile.
-    """
-    directory = place / "sweep"
-    running = place.start(
-        kit.TOY, *kit.bracket_options(place, directory), "data.delay_seconds=0.02"
-    )
-    kit.until(lambda: len(kit.events(directory, "ended")) >= 8)
-    os.kill(running.pid, signal.SIGTERM)
-    kit.until(lambda: kit.events(directory)[-1].get("state") == "interrupted")
-    kit.kill_group(running)
-    said = running.stdout.read()
-    assert "stopped (SIGTERM)" not in said, "it had ended by itself: this shows nothing"
-    last = kit.events(directory, "ended")[-1]
-    assert last["reason"] == "SIGTERM"
-    found = load_sweep(directory)
-    assert {"paused", "interrupted"} <= set(found["state"])
-    resumed = place.run("--resume", directory, "--max-concurrent", 1)
-    assert resumed.status == 0, resumed.text
-    kit.check_each_once(directory, 22, report_every=2)
-    kit.check_equal(directory, brackets.directory)
-    assert kit.decided(directory) == kit.decided(brackets.directory)
-
-
-def test_a_second_ctrl_c_says_how_to_go_on(place, kit, start):
-    directory = place / "sweep"
-    running = start(directory, trials=40)
-    kit.until(lambda: kit.events(directory, "ended"))
-    os.kill(running.pid, signal.SIGINT)
-    time.sleep(0.2)
-    os.kill(running.pid, signal.SIGINT)
-    ran = place.finish(running)
-    assert ran.status == 130, ran.text
-    assert f"python -m ray_jobs.sweep --resume {directory}" in ran.out
-    assert "interrupted" in ran.err
-    assert "Traceback" not in ran.text, ran.text
-    assert not (directory / "lock").exists()
-    check_nothing_is_left(place, kit)
-
-
-def test_a_training_in_this_process_needs_no_report_to_ray(place, kit):
-    ran = place.run(kit.TOY, "--dir", place / "run", verb="train")
-    assert ran.status == 0, ran.text
-    assert "val.mse" in ran.out
-    assert "file a report" not in ran.text, ran.text
+    def test_a_second_ctrl_c_says_how_to_go_on(self, place, kit, start):
+        directory = place / "sweep"
+        running = start(directory, trials=40)
+        kit.until(lambda: kit.events(directory, "ended"))
+        os.kill(running.pid, signal.SIGINT)
+        time.sleep(0.2)
+        os.kill(running.pid, signal.SIGINT)
+        ran = place.finish(running)
+        assert ran.status == 130, ran.text
+        assert f"python -m ray_jobs.sweep --resume {directory}" in ran.out
+        assert "interrupted" in ran.err
+        assert "Traceback" not in ran.text, ran.text
+        assert not (directory / "lock").exists()
+        place.check_nothing_is_left()

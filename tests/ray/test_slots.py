@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from results.frame import load_sweep
 
-NODES = 4
+NODES = 3
 
 
 def test_a_searcher_that_learns_fills_every_slot_at_once(kit):

@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from ray_jobs.sweep import main
+
 
 @pytest.fixture
 def small_disk(place):
@@ -39,18 +41,10 @@ def fill(disk):
                 continue
 
 
-@pytest.mark.parametrize("scheduler", ["sequential", "brackets"])
-def test_full_disk(place, kit, small_disk, request, scheduler):
+def test_full_disk(place, kit, small_disk, brackets):
     """It pauses and says so. What waited at a rung has lost nothing by it."""
-    directory, undisturbed = small_disk / "sweep", request.getfixturevalue(scheduler).directory
-    options, trials, every = {
-        "sequential": (
-            [*kit.sequential_options(place, directory), "train.tensorboard=false"],
-            8,
-            5,
-        ),
-        "brackets": (kit.bracket_options(place, directory), 22, 2),
-    }[scheduler]
+    directory = small_disk / "sweep"
+    options = kit.bracket_options(place, directory)
     running = place.start(kit.TOY, *options, "data.delay_seconds=0.01")
     kit.until(lambda: len(kit.events(directory, "ended")) >= 4)
     fill(small_disk)
@@ -63,28 +57,26 @@ def test_full_disk(place, kit, small_disk, request, scheduler):
     remount(small_disk, "size=64m")
     resumed = place.run("--resume", directory, "--max-concurrent", 1)
     assert resumed.status == 0, resumed.text
-    kit.check_each_once(directory, trials, every)
-    kit.check_equal(directory, undisturbed)
+    kit.check_each_once(directory, 22, report_every=2)
+    kit.check_equal(directory, brackets.directory)
 
 
-def test_read_only_directory(place, kit, small_disk):
+def test_read_only_directory(place, kit, small_disk, capsys):
     held = small_disk / "held"
-    options = ("--space", place.space(), "--trials", 2)
+    options = ("--space", str(place.space()), "--trials", "2")
     remount(small_disk, "ro")
-    ran = place.run(kit.TOY, *options, "--dir", held)
-    assert ran.status == 2
-    assert len(ran.err.splitlines()) == 1
-    assert "Read-only file system" in ran.err
-    assert str(held) in ran.err
+    assert main([kit.TOY, *options, "--dir", str(held)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Read-only file system" in line
+    assert str(held) in line
 
 
-def test_read_only_sweep_cannot_be_resumed_but_read(place, kit, small_disk, sequential):
+def test_read_only_sweep_cannot_be_resumed_but_read(kit, small_disk, sequential, capsys):
     remount(small_disk, "size=64m")
     directory = small_disk / "sweep"
     subprocess.run(["cp", "-r", str(sequential.directory), str(directory)], check=True)
     remount(small_disk, "ro")
-    ran = place.run("--resume", directory)
-    assert ran.status == 2
-    assert len(ran.err.splitlines()) == 1
-    assert "Read-only file system" in ran.err
+    assert main(["--resume", str(directory)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Read-only file system" in line
     kit.check_equal(directory, sequential.directory)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ray_jobs import evaluate
 from ray_jobs.sweep import main
 from results.frame import load_reports, load_sweep
 from search_spaces.space import spaces_of
@@ -67,11 +68,10 @@ class TestFinishedSweep:
             sampled = {k: row[f"config/{k}"] for k in ("optimizer.lr", "loss.absolute.weight")}
             assert written == {**base, **sampled, "train.seed": row["seed"]}
 
-    def test_best_checkpoint_evaluates_to_the_reported_value(self, swept, shared_place):
+    def test_best_checkpoint_evaluates_to_the_reported_value(self, swept, capsys):
         best = load_sweep(swept).query("is_best").iloc[0]
-        again = shared_place.run(best["checkpoint"], "--json", verb="evaluate")
-        assert again.status == 0, again.text
-        measured = json.loads(again.out)
+        assert evaluate.main([best["checkpoint"], "--json"]) == 0
+        measured = json.loads(capsys.readouterr().out)
         assert measured["step"] == best["steps"]
         assert measured["val.mse"] == pytest.approx(best["value"], rel=1e-6)
 
@@ -108,12 +108,52 @@ class TestFinishedSweep:
             kit.reports(grown).query("trial < 8"), kit.reports(swept), check_index_type=False
         )
 
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            (["train.steps=40"], "settings train.steps: 20 -> 40"),
+            (["--seed", "9"], "seed: 0 -> 9"),
+            (["--sampler", "random"], "sampler: tpe -> random"),
+            (["--space", "{other}"], "space domains optimizer.lr high: 1.0 -> 0.5"),
+            (["--workers", "2"], "resources workers: 1 -> 2"),
+        ],
+    )
+    def test_resume_does_not_become_another_sweep(
+        self, swept, shared_place, kit, capsys, change, expected
+    ):
+        (shared_place / "other").mkdir(exist_ok=True)
+        other = shared_place.space(kit.SPACE.replace("1.0]", "0.5]"), "other/space")
+        before = (swept / "sweep.json").read_bytes(), (swept / "log.jsonl").read_bytes()
+        given = [text.format(other=other) for text in change]
+        assert main(["--resume", str(swept), *given]) == 2
+        changes = [row for row in capsys.readouterr().err.splitlines() if "->" in row]
+        assert [row.strip() for row in changes] == [expected]  # and nothing that was not said
+        assert before == ((swept / "sweep.json").read_bytes(), (swept / "log.jsonl").read_bytes())
 
-class TestFailures:
-    def test_one_bad_trial_does_not_end_the_sweep(self, place, kit):
-        directory = place / "sweep"
-        space = place.space(FAILING)
-        ran = place.run(kit.TOY, "--space", space, "--dir", directory, "--trials", 6)
+    def test_a_directory_that_holds_something_is_not_written_over(
+        self, swept, shared_place, kit, capsys
+    ):
+        space = ["--space", str(shared_place.space())]
+        assert main([kit.TOY, *space, "--dir", str(swept)]) == 2
+        assert "holds a sweep already" in capsys.readouterr().err
+        assert main([kit.TOY, *space, "--dir", str(shared_place.path)]) == 2
+        assert "is not empty and no sweep" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def cluster(kit):
+    """For sweeps that end in a way of their own, but do not look at how their cluster ends."""
+    with kit.new_cluster(cpus=2, api_server=False) as made:
+        yield made
+
+
+class TestOnARunningCluster:
+    def test_one_bad_trial_does_not_end_the_sweep(self, cluster, kit):
+        place, directory = cluster.place, cluster.place / "one-bad"
+        ran = place.run(
+            kit.TOY, "--space", place.space(FAILING, "failing"), "--dir", directory,
+            "--address", cluster.address, "--trials", 6,
+        )  # fmt: skip
         found = load_sweep(directory)
         failed = found["config/model.explode"] == 1.0
         assert 0 < failed.sum() < 6
@@ -126,12 +166,13 @@ class TestFailures:
             assert "squared" in reason or "absolute" in reason  # the term is named
             assert any("Traceback" in line for line in rest)
 
-    def test_retry_goes_on_from_the_last_checkpoint(self, place, kit):
+    def test_retry_goes_on_from_the_last_checkpoint(self, cluster, kit):
         """The sample that cannot be read comes late in the epoch, and comes again."""
-        directory = place / "sweep"
+        place, directory = cluster.place, cluster.place / "retried"
         options = ("--trials", 2, "--scheduler", "none", "--max-failures", 1)
         ran = place.run(
             kit.TOY, "--space", place.space(), "--dir", directory, *options,
+            "--address", cluster.address,
             "data.fail_at=3", "data.samples=160", "train.report_every=2",
         )  # fmt: skip
         assert ran.status == 1, ran.text
@@ -140,6 +181,8 @@ class TestFailures:
         assert sorted(segments) == [(trial, n) for trial in range(2) for n in range(2)]
         reasons = set(load_sweep(directory)["stop_reason"])
         assert reasons == {"RuntimeError: sample 3 cannot be read"}
+        for trial in range(2):
+            assert "Traceback" in (directory / f"trials/{trial:04d}/error.txt").read_text()
         seen = load_reports(directory)
         assert len(seen), "no trial came as far as a checkpoint: choose another sample"
         assert (seen["segment"] == 0).any()  # the second segment did not make them again
@@ -147,17 +190,30 @@ class TestFailures:
         for event in kit.events(directory, "ended"):
             assert event["step"] == reached.get(event["trial"], 0)
 
+    def test_time_budget_stops_and_can_be_resumed(self, cluster, kit):
+        place, directory = cluster.place, cluster.place / "budget"
+        options = ("--trials", 40, "--scheduler", "none", "--time-budget", 4)
+        ran = place.run(
+            kit.TOY, "--space", place.space(), "--dir", directory, *options,
+            "--address", cluster.address, "data.delay_seconds=0.05",
+        )  # fmt: skip
+        assert ran.status == 130, ran.text
+        assert "time budget of 4 s" in ran.out
+        assert f"--resume {directory}" in ran.out
+        left = load_sweep(directory)
+        assert 0 < len(left) < 40
+        assert set(left["state"]) <= {"complete", "interrupted"}
 
-class TestInterruption:
-    def test_ctrl_c_lock_and_resume(self, place, kit, sequential):
+
+class TestWithAClusterOfItsOwn:
+    def test_ctrl_c_lock_and_resume(self, place, kit, sequential, capsys):
         directory = place / "sweep"
         slow = [*kit.sequential_options(place, directory), "data.delay_seconds=0.03"]
         running = place.start(kit.TOY, *slow)
         kit.until(lambda: len(kit.events(directory, "ended")) >= 2)
-        second = place.run("--resume", directory)
-        assert second.status == 2
-        assert f"{directory} is being written by process {running.pid} on" in second.err
-        assert len(second.err.splitlines()) == 1
+        assert main(["--resume", str(directory)]) == 2
+        (refusal,) = capsys.readouterr().err.splitlines()
+        assert f"{directory} is being written by process {running.pid} on" in refusal
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does: the whole group hears it
         ran = place.finish(running)
         assert ran.status == 130, ran.text
@@ -175,24 +231,11 @@ class TestInterruption:
         kit.check_each_once(directory, 8)
         kit.check_equal(directory, sequential.directory)
 
-    def test_time_budget_stops_and_can_be_resumed(self, place, kit):
-        directory = place / "sweep"
-        options = ("--trials", 40, "--scheduler", "none", "--time-budget", 8)
-        ran = place.run(
-            kit.TOY, "--space", place.space(), "--dir", directory, *options,
-            "data.delay_seconds=0.05",
-        )  # fmt: skip
-        assert ran.status == 130, ran.text
-        assert "time budget of 8 s" in ran.out
-        assert f"--resume {directory}" in ran.out
-        left = load_sweep(directory)
-        assert 0 < len(left) < 40
-        assert set(left["state"]) <= {"complete", "interrupted"}
-
     def test_one_trial_at_a_time_decides_the_same_twice(self, place, kit, sequential):
         directory = place / "sweep"
         ran = place.run(kit.TOY, *kit.sequential_options(place, directory))
         assert ran.status == 0, ran.text
+        place.check_nothing_is_left()
         assert kit.decisions(directory) == kit.decisions(sequential.directory)
         kit.check_equal(directory, sequential.directory)
         assert {"complete", "stopped"} == set(load_sweep(directory)["state"])
@@ -202,13 +245,15 @@ class TestInterruption:
 class TestRefusals:
     """What can be said before a cluster is asked for is said at once, in words, with status 2."""
 
-    def test_dry_run_starts_nothing(self, place, kit):
+    def test_dry_run_starts_nothing(self, place, kit, capsys, monkeypatch):
+        monkeypatch.setenv("RAY_TMPDIR", str(place.path))
+        monkeypatch.setenv("COLUMNS", "200")
         directory = place / "sweep"
-        options = ("--space", place.space(), "--dir", directory, "--trials", 5)
-        ran = place.run(kit.TOY, *options, "--dry-run")
-        assert ran.status == 0, ran.text
+        options = ("--space", str(place.space()), "--dir", str(directory), "--trials", "5")
+        assert main([kit.TOY, *options, "--dry-run"]) == 0
+        said = capsys.readouterr().out
         for expected in ("val.mse (min)", "5", "optimizer.lr", "0.001", str(directory)):
-            assert expected in ran.out
+            assert expected in said
         assert not directory.exists()
         assert not (place / "ray").exists()
 
@@ -254,34 +299,3 @@ class TestRefusals:
         for part in expected:
             assert part in said.err
         assert not (shared_place / "refused").exists()
-
-    @pytest.mark.parametrize(
-        ("change", "expected"),
-        [
-            (["train.steps=40"], "settings train.steps: 20 -> 40"),
-            (["--seed", "9"], "seed: 0 -> 9"),
-            (["--sampler", "random"], "sampler: tpe -> random"),
-            (["--space", "{other}"], "space domains optimizer.lr high: 1.0 -> 0.5"),
-            (["--workers", "2"], "resources workers: 1 -> 2"),
-        ],
-    )
-    def test_resume_does_not_become_another_sweep(
-        self, swept, shared_place, kit, capsys, change, expected
-    ):
-        (shared_place / "other").mkdir(exist_ok=True)
-        other = shared_place.space(kit.SPACE.replace("1.0]", "0.5]"), "other/space")
-        before = (swept / "sweep.json").read_bytes(), (swept / "log.jsonl").read_bytes()
-        given = [text.format(other=other) for text in change]
-        assert main(["--resume", str(swept), *given]) == 2
-        changes = [row for row in capsys.readouterr().err.splitlines() if "->" in row]
-        assert [row.strip() for row in changes] == [expected]  # and nothing that was not said
-        assert before == ((swept / "sweep.json").read_bytes(), (swept / "log.jsonl").read_bytes())
-
-    def test_a_directory_that_holds_something_is_not_written_over(
-        self, swept, shared_place, kit, capsys
-    ):
-        space = ["--space", str(shared_place.space())]
-        assert main([kit.TOY, *space, "--dir", str(swept)]) == 2
-        assert "holds a sweep already" in capsys.readouterr().err
-        assert main([kit.TOY, *space, "--dir", str(shared_place.path)]) == 2
-        assert "is not empty and no sweep" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from benchmarks.regret.peers import ETA, PEERS, SHARES, Report, regret_curve, re
 from benchmarks.regret.problems import make_problem
 from benchmarks.regret.tables import make_table
 
-pytestmark = pytest.mark.ray  # imports Ray Tune; no cluster
+pytestmark = pytest.mark.slow  # imports Ray Tune; no cluster
 
 BRANIN = make_problem("branin")
 WORKERS, BUDGET = 4, 5

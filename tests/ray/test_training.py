@@ -1,0 +1,43 @@
+"""The number of workers, and who starts them, does not change what is learnt, in any stage."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from ray_jobs import train
+
+COMMON = ("train.tensorboard=false", "data.noise=0.3", "train.steps=10")
+STAGES = ("--stages", "data.samples=32,64")
+
+WAYS = {
+    "in_process": ("train.batch_size=8",),
+    "group": ("--workers", 2, "train.batch_size=4"),
+}
+
+
+def trained(directory):
+    """The curve over both stages, and the step of each with whether it ended."""
+    paths = [directory / f"stage-{number}/reports.jsonl" for number in (1, 2)]
+    curve = pd.concat([pd.read_json(path, lines=True) for path in paths])
+    stages = json.loads((directory / "stages.json").read_text())["stages"]
+    columns = [name for name in curve if name.startswith(("step", "val."))]
+    return curve[columns], [(stage["step"], stage["finished"]) for stage in stages]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_training_in_stages_is_the_plain_one(place, kit, way):
+    common = (kit.TOY, *COMMON, *STAGES, "--dir")
+    assert train.main([*common, str(place / "plain"), "--no-ray", "train.batch_size=8"]) == 0
+    ran = place.run(*common, place / way, *WAYS[way], verb="train")
+    assert ran.status == 0, ran.text
+    assert "val.mse" in ran.out
+    assert "file a report" not in ran.text, ran.text  # Ray's words for a run it lost sight of
+    curve, record = trained(place / way)
+    plain, plain_record = trained(place / "plain")
+    assert plain["step"].tolist() == [5, 10, 5, 10]
+    assert record == plain_record == [(10, True), (10, True)]
+    exact = {"group": {"rtol": 1e-5}}.get(way, {})
+    pd.testing.assert_frame_equal(plain, curve, **exact)
