@@ -33,7 +33,8 @@ CLUSTERS = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(AT_ONCE) --dist loadscope \
 TIMES := .pytest_cache/times
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup sweep test test-fast test-times test-versions lint bench real-data real-hdr real-mri clean
+.PHONY: help setup sweep test test-fast test-times test-versions lint bench
+.PHONY: real-data real-hdr real-mri clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile \

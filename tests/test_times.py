@@ -12,7 +12,11 @@ TIMES = Path(__file__).with_name("times.py")
 
 FILES = {
     "tests/test_top.py": "def test_short(): pass",
-    "tests/data/test_one.py": "import time\ndef test_wait(): time.sleep(0.3)\ndef test_short(): pass",
+    "tests/data/test_one.py": """
+import time
+def test_wait(): time.sleep(0.3)
+def test_short(): pass
+""",
     "tests/data/mri/test_two.py": """
 import time, pytest
 @pytest.fixture
@@ -41,8 +45,8 @@ def directory(tmp_path_factory):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     for tier, part in (("fast", "tests"), ("slow", "tests/data/test_one.py")):
-        options = ("--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
-        run(root, "-m", "pytest", "-q", *options, f"--junitxml={tier}.xml", part)
+        plain = ("--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+        run(root, "-m", "pytest", "-q", *plain, f"--junitxml={tier}.xml", part)
     return root
 
 

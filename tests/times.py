@@ -1,5 +1,5 @@
-"""What the tests of each tier cost, by folder: `make test-times` runs the tiers, then this file with
-the JUnit file of each.
+"""What the tests of each tier cost, by folder: `make test-times` runs the tiers, then this file
+with the JUnit file of each.
 
 Seconds are those of a test with its fixtures, whichever process ran it; a fixture that tests share
 counts for the first of them. Starting pytest and collecting are not among them.
@@ -36,7 +36,7 @@ class Cost:
 
 
 def costs(path: Path) -> tuple[dict[str, Cost], int]:
-    """Folder -> the cost of its tests, and how many of them failed, from a JUnit file of pytest."""
+    """Folder -> the cost of its tests, and how many failed, from a JUnit file of pytest."""
     by_folder: dict[str, Cost] = {}
     failures = 0
     for case in ElementTree.parse(path).iter("testcase"):
@@ -49,7 +49,7 @@ def costs(path: Path) -> tuple[dict[str, Cost], int]:
 
 
 def main(files: Sequence[str]) -> int:
-    """Print a table of all tiers, the dearest folder of each first; 1 where a test failed."""
+    """Prints a table of all tiers, the dearest folder of each first; 1 if a test failed."""
     print(ROW.format("tier", "folder", "tests", "seconds", "longest", "test"))
     failures = 0
     for path in map(Path, files):

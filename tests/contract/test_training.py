@@ -7,7 +7,6 @@ import pytest
 from settings.flat import replace
 from trainables.contract import training
 
-
 # The plain resume is slow as well: the one with averages and accumulation, below, does all that it
 # does.
 RULES = [
