@@ -35,7 +35,7 @@ class Sweep:
     """`sweep.json`, checked.
 
     Attributes:
-        settings: every key of the base configuration; what a trial does not set is as here.
+        settings: all keys of the base configuration, which a trial has except for what it sets.
         domains: the searched keys, as {"kind": ...} written by the space.
         metrics: {"unit", "mode", "help"} by column name.
         objectives: the first gives a trial's value; several make a Pareto front.
@@ -87,11 +87,11 @@ class Sweep:
 
     @property
     def goal(self) -> Goal:
-        """Objectives and constraints, as decisions were made by them."""
+        """Objectives and constraints, by which decisions were made."""
         return Goal(self.objectives, self.constraints)
 
     def mode(self, metric: str) -> str | None:
-        """The better direction of a column; None for a diagnostic and for what nobody declared."""
+        """The better direction of a column; None for a diagnostic and for an undeclared column."""
         for objective in self.objectives:
             if objective.metric == metric:
                 return objective.mode
@@ -103,13 +103,12 @@ class History:
     """The log of a sweep, read once.
 
     Attributes:
-        trials: by number, those that repeat another included. A segment that was handed out and
-            never ended is running while the session that handed it out holds the lock, and
+        trials: in the order of their numbers, repeats included. A trial with a segment that has
+            not ended is running while the session that handed it out holds the lock, and
             interrupted otherwise.
         state: of the sweep: "finished", "running" or "interrupted".
         held: whether a live process holds the lock.
-        open: trials with a segment that was handed out and has not ended: their state hangs on
-            the lock.
+        open: trials with a segment that has not ended, whose state depends on the lock.
         ended_at: when each trial's last segment ended, in seconds since the epoch.
     """
 
@@ -156,7 +155,7 @@ def read_sweep(path: str | os.PathLike[str]) -> Sweep:
 
 
 def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document under the name that its system has today; the space repeats it."""
+    """The document with the present name of its system, which the space repeats."""
     named = {**document, "system": current_name(document["system"])}
     space = document.get("space") or {}
     if "system" in space:
@@ -219,10 +218,10 @@ def _tupled_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_history(sweep: Sweep) -> History:
-    """What the log says now. A sweep whose log does not exist yet has no trials.
+    """The history that the log has now; without a log there are no trials.
 
     Raises:
-        SweepError: a line of the log is damaged, or speaks of a trial that was not handed out.
+        SweepError: a line of the log is damaged, or is about a trial that was not handed out.
     """
     path = SweepPaths(sweep.path).log
     events = read_events(path) if path.exists() else []

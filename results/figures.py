@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MAX_CURVES = 100
-"""Learning curves on one figure; the best trials and all documented points are among them."""
+"""Learning curves of the best trials on one figure; documented points are added to them."""
 
 MAX_LINES = 2000
-"""Trials in the parallel coordinates."""
+"""Trials in the parallel coordinates, the best ones."""
 
 WINNER, DOCUMENT, OTHER = "#d62728", "#1f77b4", "rgba(120,120,120,0.35)"
 
@@ -95,8 +95,8 @@ def parallel_coordinates(sweep: Sweep, frame: pd.DataFrame) -> Figure | None:
 
 
 def _dimension(key: str, domain: dict[str, Any] | Any, column: pd.Series) -> dict[str, Any]:
-    """One axis; words are places on it, a logarithmic range is drawn as its exponent, and a key
-    that a trial did not use has a place of its own below the others, marked "-".
+    """An axis of the parallel coordinates. Options are ticks, a logarithmic range is drawn as its
+    exponent, and trials in which the key was not active lie below the others, at "-".
     """
     missing = column.map(lambda value: cell(value) == "-").to_numpy(dtype=bool)
     is_number = all(
@@ -135,7 +135,7 @@ def _dimension(key: str, domain: dict[str, Any] | Any, column: pd.Series) -> dic
 def term_curves(
     sweep: Sweep, frame: pd.DataFrame, reports: pd.DataFrame, part: str
 ) -> Figure | None:
-    """Every term of the winner (solid) and of the document's point (dashed) over steps.
+    """The terms of the winner (solid) and of the document's point (dashed) over steps.
 
     `part` is "" for the unweighted term or ".share" for its part of the weighted sum.
     """
@@ -182,7 +182,7 @@ def _compared(sweep: Sweep, frame: pd.DataFrame) -> list[tuple[str, int, str]]:
 
 
 def importance_bars(result: Importance) -> Figure | None:
-    """The share of each key, largest on top."""
+    """A bar for the share of each key, the largest on top."""
     if not result.shares:
         return None
     from plotly import graph_objects as go
@@ -195,12 +195,12 @@ def importance_bars(result: Importance) -> Figure | None:
 
 
 def _gaps(values: pd.Series) -> list[float | None]:
-    """None where a value is not finite, so that the line breaks there."""
+    """The values, None for one that is not finite, so that the line breaks there."""
     return [float(value) if math.isfinite(value) else None for value in values]
 
 
 def finished(figure: Figure, x: str, y: str) -> Figure:
-    """The figure with its axes named, in the style of all."""
+    """The figure with named axes, in the common style."""
     figure.update_layout(
         template="plotly_white",
         xaxis_title=x,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def pareto_scatter(sweep: Sweep, frame: pd.DataFrame) -> Figure | None:
-    """Every complete trial by the first two objectives; a third one is the colour of the front,
-    and all are in the text of a point.
+    """Complete trials over the first two objectives; a third one is the colour of the front, and
+    the text of a point has all.
     """
     if len(sweep.objectives) < 2:
         return None
@@ -76,7 +76,7 @@ def _ring(color: str, symbol: str) -> dict[str, Any]:
 
 
 def _falls(sweep: Sweep) -> bool:
-    """Both smaller is better: what lies right of a step and above it is dominated."""
+    """Whether smaller is better everywhere, so that a step line bounds what is dominated."""
     return all(objective.mode == "min" for objective in sweep.objectives)
 
 
@@ -86,9 +86,7 @@ def _axis(sweep: Sweep, index: int) -> str:
 
 
 def hypervolume_curve(volumes: pd.DataFrame) -> Figure | None:
-    """The hypervolume after each complete trial, as `results.front.hypervolume_history` gives
-    it.
-    """
+    """The hypervolume after each complete trial (`results.front.hypervolume_history`)."""
     if volumes.empty:
         return None
     from plotly import graph_objects as go

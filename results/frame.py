@@ -1,5 +1,5 @@
-"""A sweep as two tidy frames: one row a trial, one row a report. Readable at any time, also while
-it runs.
+"""A sweep as two tidy frames, with one row a trial and one row a report. They can be loaded at any
+time, also while the sweep runs.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def load_sweep(
         value: the first objective at the trial's *last* report, never the best it ever was.
         config/<key>: what was searched and what a point sets; every setting with `all_settings`.
         last/<metric>, best/<metric>: at the last report; at its best by the metric's own direction
-            (NaN for a diagnostic). best_step: when the objective was at its best.
+            (NaN for a diagnostic). best_step: the step at which the objective was best.
         steps, seconds, gpu_seconds: gpu_seconds is seconds times the GPUs of the trial; the time
             of a configuration's repeats is part of its own.
-        repeats/n, repeats/mean, repeats/se, repeats/rank: of a sweep with repeats: complete draws
-            with fresh seeds (the first draw, which chose the configuration, is none of them), mean
-            and standard error of the first objective, and the rank by it. Means that differ by
-            less than 2 standard errors of the difference share a rank. Of several objectives also
-            repeats/mean/<metric>.
-        violation, feasible: what the constraints are missed by, 0 where all are kept; whether they
-            are, and no sign of ill health has stopped the trial.
+        repeats/n, repeats/mean, repeats/se, repeats/rank: in a sweep with repeats: number of
+            complete repeats (the first training, by which the configuration was chosen, is none),
+            mean and standard error of the first objective over them, and the rank by the mean.
+            Means that differ by less than 2 standard errors of the difference share a rank. With
+            several objectives also repeats/mean/<metric>.
+        violation, feasible: the sum of the amounts by which constraints are missed; whether it is
+            0 and no health check has stopped the trial.
         is_best: among complete and feasible ones, by the first objective; equal values go to the
             better one by the next objective, then to the lower number. Where there are repeats, by
             their means, and nothing else can be best.
@@ -52,7 +52,8 @@ def load_sweep(
         checkpoint: the newest one's directory, "" for none.
 
     Args:
-        repeats: each repeat in a row of its own, with `repeat_of`, the trial that it repeats.
+        repeats: whether each repeat has a row of its own, with `repeat_of`, the trial that it
+            repeats.
 
     Raises:
         SweepError: not a sweep directory, or one of a newer format.
@@ -80,10 +81,10 @@ def load_reports(path: PathLike) -> pd.DataFrame:
 
 def compact(path: PathLike) -> tuple[Path, Path]:
     """Writes both frames as Parquet into the sweep's `analysis/`, repeats in rows of their own;
-    the loaders use them while nothing is newer.
+    the loaders use the files while no raw file is newer.
 
-    Returns the two files, trials first. Other tools can read them; `checkpoint` is then relative
-    to the directory.
+    Returns the two files, trials first. Other tools can read them; `checkpoint` is relative to the
+    sweep's directory there.
     """
     sweep = read_sweep(path)
     # The sources first: a report that comes from here on makes the files old, not wrong.

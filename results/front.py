@@ -1,4 +1,4 @@
-"""Several objectives over the course of a sweep: the hypervolume at a fixed reference point."""
+"""Hypervolume of a sweep with several objectives over its course, at a fixed reference point."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from search.log import COMPLETE, INTERRUPTED, PAUSED, RUNNING, TrialRecord
 from search.pareto import hypervolume, non_dominated
 
 FIRST_TRIALS = 10
-"""Of the complete trials, in the order of their ends: whose worst values are the reference point
-where no documented point has values.
+"""Number of complete trials, in the order of their ends, whose worst values are the reference
+point if no documented point has values.
 """
 
 
@@ -24,9 +24,9 @@ def reference_point(sweep: Sweep, history: History, frame: pd.DataFrame) -> dict
     """The worst values that count for the hypervolume, by objective; empty where it is not known
     yet.
 
-    The worst finite values of the complete documented points, or else of the first `FIRST_TRIALS`
-    complete trials. Nothing that comes later moves it: while the sweep runs, it is not known
-    before the trials that it rests on have ended.
+    They are the worst finite values of the complete documented points, or else of the first
+    `FIRST_TRIALS` complete trials. Later trials never move the point: while the sweep runs, it is
+    unknown until the trials that define it have ended.
     """
     originals = [trial for trial in history.trials if trial.repeat_of is None]
     documented = [trial for trial in originals if trial.point is not None]
@@ -44,13 +44,13 @@ def reference_point(sweep: Sweep, history: History, frame: pd.DataFrame) -> dict
 
 
 def _last_values(sweep: Sweep, frame: pd.DataFrame) -> pd.DataFrame:
-    """Every objective at the last report, by trial."""
+    """The objectives of each trial at its last report."""
     columns = {o.metric: frame[f"last/{o.metric}"].to_numpy(float) for o in sweep.objectives}
     return pd.DataFrame(columns, index=frame["trial"].to_numpy())
 
 
 def _worst(sweep: Sweep, values: pd.DataFrame, trials: Sequence[TrialRecord]) -> dict[str, float]:
-    """Empty where an objective has no finite value among them."""
+    """The worst value of each objective; empty where one of them has no finite value."""
     rows = values.loc[[trial.number for trial in trials]]
     worst = {
         o.metric: float(rows[o.metric].max() if o.mode == "min" else rows[o.metric].min())
@@ -75,8 +75,8 @@ def hypervolume_history(
     """The hypervolume after each complete trial, in the order of their ends: trial, ended_at (in
     seconds since the epoch), hypervolume.
 
-    Of feasible trials only, each with what it measured itself: the means of repeats come at the
-    end of a sweep and would move what was known before.
+    Only feasible trials count, each with its own values: the means of repeats come at the end of a
+    sweep and would change earlier hypervolumes.
 
     Args:
         reference: see `reference_point`; empty makes an empty frame.
@@ -118,7 +118,7 @@ class Hypervolumes:
 
 
 def hypervolumes(sweep: Sweep, history: History, frame: pd.DataFrame) -> Hypervolumes | None:
-    """At the sweep's own reference point; None for a sweep of one objective."""
+    """The hypervolume at the sweep's own reference point; None for a sweep of one objective."""
     if len(sweep.objectives) == 1:
         return None
     reference = reference_point(sweep, history, frame)
@@ -126,5 +126,5 @@ def hypervolumes(sweep: Sweep, history: History, frame: pd.DataFrame) -> Hypervo
 
 
 def reference_text(reference: Mapping[str, float]) -> str:
-    """`val.a 0.5, val.b 12`."""
+    """The reference point as text, such as `val.a 0.5, val.b 12`."""
     return ", ".join(f"{metric} {value:.5g}" for metric, value in reference.items())

@@ -1,4 +1,4 @@
-"""What came out of a sweep, in a few sentences."""
+"""The outcome of a sweep in a few sentences."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from results.leaderboard import judged, leader, number, reference, score
 
 
 def headline(frame: pd.DataFrame, sweep: Sweep, volumes: Hypervolumes | None) -> str:
-    """Which trial is best, by how much it beats the document's point, and what ties with it; of
-    several objectives also the front, its knee and its hypervolume (`results.front.hypervolumes`).
+    """Sentences on the best trial, its lead over the document's point and its ties; with several
+    objectives also on the front, its knee and its hypervolume (`results.front.hypervolumes`).
     """
     text = _best(frame, sweep)
     return text if volumes is None else f"{_front(frame, sweep, volumes)} {text}"
@@ -73,7 +73,7 @@ def _against_document(best: pd.Series, frame: pd.DataFrame, sweep: Sweep) -> str
 
 
 def _ties(best: pd.Series, frame: pd.DataFrame) -> str:
-    """Of the repeated configurations, those that share the winner's rank."""
+    """A sentence on the repeated configurations that share the winner's rank."""
     if not _has_repeats(best):
         return ""
     rank = frame["repeats/rank"]

@@ -1,4 +1,4 @@
-"""Which sign of ill health stopped a trial, as columns of the frame."""
+"""Columns with the health check that stopped a trial."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from settings.stop_reasons import HealthStop
 
 def health_columns(reasons: Sequence[str]) -> dict[str, pd.Series]:
     """`health/sign`, `health/value`, `health/threshold` and `health/step` of each trial; "" and
-    missing where ill health did not stop it.
+    missing values where no health check has stopped it.
 
     Args:
-        reasons: why each trial ended (`stop_reason`).
+        reasons: the `stop_reason` of each trial.
     """
     stops = [HealthStop.parse(reason) for reason in reasons]
     return {

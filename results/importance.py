@@ -1,5 +1,6 @@
-"""Which searched key decides whether a trial is among the best: PED-ANOVA, through Optuna.
- Watanabe, Bansal and Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
+"""Importance of the searched keys for being among the best trials: PED-ANOVA, by Optuna.
+
+Watanabe, Bansal and Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
 Arbitrary Subspaces" (IJCAI 2023); keys that are active only under a condition as in its
 conditional extension, which Optuna implements.
 """
@@ -22,13 +23,13 @@ from search_spaces.space import Space
 from settings.schema import Value
 
 MIN_TRIALS = 10
-"""Below this many complete trials nothing is computed."""
+"""Number of complete trials below which nothing is computed."""
 
 TOP_TRIALS = 5
-"""How many trials the best quantile holds at least; Optuna advises five or more."""
+"""Least number of trials in the best quantile; Optuna advises five or more."""
 
 TOP_QUANTILE = 0.1
-"""The best share of the trials whose distribution of values is compared with that of all."""
+"""Share of the best trials, whose distribution of values is compared with that of all."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Importance:
     """Shares that add up to 1, largest first; empty where they could not be computed.
 
     Attributes:
-        metric: that "best" refers to.
-        trials: complete trials inside the space, on which it rests.
-        note: what a reader must know: why it is empty, or how weak it is.
+        metric: the column by which trials are best.
+        trials: number of complete trials inside the space that were used.
+        note: a remark for the reader: why the shares are empty, or how reliable they are.
     """
 
     metric: str
@@ -124,9 +125,8 @@ def _ped_anova(
     study.add_trials(trials)
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # quantiles that select the same trials end in equal shares, handled below
+        # Of quantiles that select the same trials; they end in equal shares, handled below.
+        warnings.simplefilter("ignore")
         raw = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
     total = sum(raw.values())
     if not total > 0:

@@ -27,9 +27,9 @@ _FIXED_COLUMNS, _KEY_COLUMNS = 90, 20  # widths: of what is always shown, and of
 def ranked(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     """The trials, best first: complete ones, then the others by state.
 
-    Within a state the feasible ones come first, the best one ahead; of several objectives the
-    front, of repeated configurations those; then by the first objective. A trial that ended early
-    is never ranked among the complete ones: it was judged at another step.
+    Within a state feasible trials come first, led by the best one, then those of the front (with
+    several objectives) or those that were repeated, then the others, each by the first objective.
+    A trial that ended early is never ranked among complete ones: it was judged at another step.
     """
     sign = 1.0 if sweep.objective.mode == "min" else -1.0
     repeated = frame["repeats/n"] > 0 if "repeats/n" in frame else pd.Series(False, frame.index)
@@ -54,7 +54,7 @@ def scores(frame: pd.DataFrame) -> pd.Series:
 
 
 def judged(frame: pd.DataFrame, sweep: Sweep, metric: str) -> pd.Series:
-    """The same of any of several objectives."""
+    """An objective of each trial: the mean over repeats where there are some, else the value."""
     if metric == sweep.objective.metric:
         return scores(frame)
     values, mean = frame[f"last/{metric}"].astype(float), f"repeats/mean/{metric}"
@@ -62,13 +62,15 @@ def judged(frame: pd.DataFrame, sweep: Sweep, metric: str) -> pd.Series:
 
 
 def score(row: pd.Series) -> float:
-    """The same of one row."""
+    """The first objective of one trial: the mean over repeats where there are some, else the
+    value.
+    """
     mean = float(row.get("repeats/mean", math.nan))
     return mean if math.isfinite(mean) else float(row["value"])
 
 
 def leader(frame: pd.DataFrame, sweep: Sweep) -> pd.Series | None:
-    """The best trial; where none is complete yet, the one that is ahead. None without a value."""
+    """The best trial, or the one ahead where none is complete yet; None without any value."""
     with_value = frame[frame["value"].notna()]
     return None if with_value.empty else ranked(with_value, sweep).iloc[0]
 
@@ -142,7 +144,7 @@ def goal_text(sweep: Sweep) -> str:
 
 
 def _measures(frame: pd.DataFrame, sweep: Sweep) -> dict[str, str]:
-    """Header -> column of what trials are judged by."""
+    """The columns by which trials are judged, by their headers."""
     first, *others = sweep.objectives
     measures = {first.metric: "value"} | {o.metric: f"last/{o.metric}" for o in others}
     if "repeats/mean" in frame and frame["repeats/mean"].notna().any():
@@ -151,8 +153,8 @@ def _measures(frame: pd.DataFrame, sweep: Sweep) -> dict[str, str]:
 
 
 def _rank(row: pd.Series, sweep: Sweep) -> str:
-    """By repeats with its ties, else by the place; of several objectives, whether it is on the
-    front.
+    """The rank as text: by repeats, with ties, or else the place; with several objectives "front"
+    or "knee". "-" for none.
     """
     if row["state"] != "complete" or not row["feasible"]:
         return "-"
@@ -163,7 +165,7 @@ def _rank(row: pd.Series, sweep: Sweep) -> str:
 
 
 def legend_of(rows: Sequence[Sequence[str]]) -> str | None:
-    """What the mark in the column of points means; None where no row has it."""
+    """The legend of the mark in the column of points; None where no row has it."""
     return f"{POINT_MARK} documented point" if any(row[2] for row in rows) else None
 
 

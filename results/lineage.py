@@ -1,5 +1,5 @@
-"""Whose weights a trial has, and under which settings they were trained: its lineage, and the
-schedule of settings that it amounts to.
+"""Lineage of a trial: whose weights it has, under which settings they were trained, and the
+schedule of settings that results.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from settings.timeline import SEED, Stretch
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a trial's life: which trial trained from one step to another, and how.
+    """A part of a lineage: the trial that trained from one step to another, and how.
 
     Attributes:
-        settings: what the trial set beside the sweep's own settings.
+        settings: of the trial, where they differ from the sweep's.
     """
 
     from_step: int
@@ -35,7 +35,8 @@ class Stage:
 def lineage(directory: str | os.PathLike[str], trial: int) -> list[Stage]:
     """The stages of a trial's weights from their initialisation to its last report.
 
-    Where the trial took over another one's weights, what was before is the other one's life.
+    Where the trial took over the weights of another one, the earlier stages are those of the
+    other.
 
     Raises:
         SweepError: no sweep directory, or no such trial in it.
@@ -45,7 +46,7 @@ def lineage(directory: str | os.PathLike[str], trial: int) -> list[Stage]:
 
 
 def _records(sweep: Sweep) -> dict[int, TrialRecord]:
-    """By number, in ascending order."""
+    """The trials by number, in ascending order."""
     return {trial.number: trial for trial in read_history(sweep).trials}
 
 
@@ -69,7 +70,7 @@ def _stages(records: Mapping[int, TrialRecord], directory: Path, trial: int) -> 
 
 
 def _joined(stages: Sequence[Stage]) -> list[Stage]:
-    """Neighbours of one trial under the same settings are one stage."""
+    """The stages with neighbours of one trial and the same settings joined."""
     joined: list[Stage] = []
     for stage in stages:
         last = joined[-1] if joined else None

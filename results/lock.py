@@ -1,4 +1,4 @@
-"""Who writes a sweep, and whether that process still lives."""
+"""The lock of a sweep directory: the process that writes there, and whether it is still alive."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from settings.paths import SweepPaths
 
 HEARTBEAT_SECONDS = 30.0
-"""A writer touches its lock this often."""
+"""Interval at which a writer touches its lock."""
 
 QUIET_SECONDS = 300.0
-"""A writer on another machine counts as alive while its lock or log changed within this time."""
+"""Time without a change of lock and log after which a writer on another machine counts as dead."""
 
 _CLOCK_SLACK_SECONDS = 5.0
 
@@ -24,19 +24,19 @@ _CLOCK_SLACK_SECONDS = 5.0
 def is_held(directory: Path) -> bool:
     """Whether the sweep's lock is held by a live process.
 
-    On this machine the process is looked up; a process that started after the lock was taken has
-    merely got the same number. A process on another machine cannot be looked up, so what counts is
-    that its files still change.
+    A process on this machine is looked up by its id; one that started after the lock was taken has
+    merely got the same id. A process on another machine cannot be looked up, so it counts as alive
+    while its files still change.
     """
     try:
         text = _text(SweepPaths(directory).lock)
-    except OSError:  # it cannot be read: nobody to wait for
+    except OSError:  # unreadable: nobody to wait for
         return False
     return text is not None and _live_holder(directory, text) is not None
 
 
 def _text(path: Path) -> str | None:
-    """None where there is no lock: its holder may give it back at any moment."""
+    """The content of the lock; None where there is none, for it may be released at any moment."""
     try:
         return path.read_text()
     except FileNotFoundError:
@@ -44,12 +44,14 @@ def _text(path: Path) -> str | None:
 
 
 def _live_holder(directory: Path, text: str) -> tuple[str, int, float] | None:
-    """Host, process and since when, of a lock that has been read."""
+    """Host, process id and start time of the live holder of a lock with this content; None where
+    it is not alive.
+    """
     try:
         holder = json.loads(text)
         host, pid, since = str(holder["host"]), int(holder["pid"]), float(holder["since"])
     except (ValueError, TypeError, KeyError):
-        return None  # one that was torn: nobody to wait for
+        return None  # half-written: nobody to wait for
     if host != socket.gethostname():
         alive = time.time() - _last_change(directory) < QUIET_SECONDS
     else:
@@ -85,15 +87,15 @@ def _is_alive(pid: int, since: float) -> bool:
 
 
 class LockHeldError(RuntimeError):
-    """Another live process writes this sweep."""
+    """The sweep is being written by another live process."""
 
 
 def take_lock(directory: Path) -> tuple[str, str]:
     """Makes this process the sweep's only writer.
 
     Returns:
-        The session, which every write is checked against, and who held a stale lock that was taken
-        over ("" where there was none).
+        The session, against which every write is checked, and the holder of a stale lock that was
+        taken over ("" where there was none).
 
     Raises:
         LockHeldError: a live process holds it; the message names host, process and since when.
@@ -116,10 +118,10 @@ def take_lock(directory: Path) -> tuple[str, str]:
 
 
 def _put_aside(path: Path, session: str, stale: str) -> str:
-    """Removes the lock that was found stale, and says whose it was.
+    """Removes a stale lock and returns its holder; "" where it was gone or no longer stale.
 
     Two processes may find the same stale lock. The slower one must not remove the faster one's
-    fresh lock: what it has taken away is compared with what was found stale, and put back.
+    new lock: what it has moved away is compared with the stale lock, and put back if it differs.
     """
     aside = path.with_name(f".lock.stale.{session}")
     holder = _holder_text(stale)
@@ -136,13 +138,13 @@ def _put_aside(path: Path, session: str, stale: str) -> str:
 
 
 def touch_lock(directory: Path) -> None:
-    """A sign of life for processes on other machines, which cannot look this one up."""
+    """Shows processes on other machines, which cannot look this one up, that it is alive."""
     with contextlib.suppress(OSError):
         os.utime(SweepPaths(directory).lock)
 
 
 def release_lock(directory: Path, session: str) -> None:
-    """Gives the lock back, unless somebody has taken it over meanwhile."""
+    """Removes the lock, unless another process has taken it over."""
     path = SweepPaths(directory).lock
     with contextlib.suppress(OSError, ValueError):
         if json.loads(path.read_text()).get("session") == session:
@@ -150,7 +152,7 @@ def release_lock(directory: Path, session: str) -> None:
 
 
 def _link_new(path: Path, session: str) -> bool:
-    """Creates the lock whole, or not at all where there is one."""
+    """Creates the lock atomically; False where there is one already."""
     mine = path.with_name(f".lock.{session}")
     holder = {
         "host": socket.gethostname(),

@@ -117,7 +117,7 @@ class _Plots:
 def _front_sections(
     sweep: Sweep, frame: pd.DataFrame, volumes: Hypervolumes | None, plots: _Plots
 ) -> list[str]:
-    """None for a sweep of one objective."""
+    """The sections on the front and its hypervolume; none for a sweep of one objective."""
     if volumes is None:
         return []
     corner = volumes.reference
@@ -135,7 +135,7 @@ def _front_sections(
 def _importance_sections(
     sweep: Sweep, history: History, frame: pd.DataFrame, plots: _Plots
 ) -> list[str]:
-    """One for each objective: a key may decide one of them and not the other."""
+    """A section for each objective: a key may decide one of them and not the other."""
     sections = []
     for position, objective in enumerate(sweep.objectives):
         try:

@@ -1,4 +1,4 @@
-"""The compacted form of a sweep's frames, and when it may stand for the raw files."""
+"""Parquet files of a sweep's frames, and whether they are up to date with the raw files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from settings.paths import SweepPaths
 from settings.schema import tupled
 
 LAYOUT = 3
-"""Of the columns; a file with another one is not read, the raw files are."""
+"""Version of the columns; of a file with another one the raw files are read instead."""
 
 _META = b"weighbridge"
 _AS_JSON = b"weighbridge_json"
@@ -27,11 +27,12 @@ _AS_JSON = b"weighbridge_json"
 
 @dataclass(frozen=True)
 class Sources:
-    """What a Parquet file was made from: all raw files by name and size, and the newest change
-    among them.
+    """State of the raw files that a Parquet file was made from.
 
-    Sizes are part of it because the newest change alone misses a report that came while the file
-    was written.
+    Attributes:
+        digest: of their names and sizes. Sizes are part of it because the newest change alone
+            misses a report that came while the file was written.
+        newest_ns: time of the newest change among them.
     """
 
     digest: str
@@ -39,7 +40,7 @@ class Sources:
 
     @classmethod
     def of(cls, directory: Path) -> Sources:
-        """The raw files as they are now."""
+        """The present state of the raw files."""
         digest = hashlib.sha256()
         newest = 0
         paths = [SweepPaths(directory).document, SweepPaths(directory).log]
@@ -54,8 +55,10 @@ class Sources:
 
 
 def write(frame: pd.DataFrame, path: Path, sources: Sources, held: bool) -> None:
-    """Writes a frame, whole or not at all. `held`: whether the sweep's lock was, on which open
-    trials depend.
+    """Writes a frame atomically.
+
+    Args:
+        held: whether the sweep's lock was held, on which the state of open trials depends.
     """
     table = pa.Table.from_pandas(_encoded(frame), preserve_index=False)
     encoded = [name for name in frame.columns if _needs_json(frame[name])]
@@ -70,10 +73,11 @@ def write(frame: pd.DataFrame, path: Path, sources: Sources, held: bool) -> None
 
 
 def read_fresh(path: Path, sources: Sources, held: bool | None) -> pd.DataFrame | None:
-    """The frame in a Parquet file, or None where it is absent, unreadable, or older than the raw
+    """The frame in a Parquet file; None where it is absent, unreadable, or older than the raw
     files.
 
-    `held` None: nothing in it depends on the lock.
+    Args:
+        held: whether the lock is held; None where nothing in the frame depends on it.
     """
     try:
         if path.stat().st_mtime_ns < sources.newest_ns:
@@ -95,8 +99,8 @@ def read_fresh(path: Path, sources: Sources, held: bool | None) -> pd.DataFrame 
 
 
 def _needs_json(column: pd.Series) -> bool:
-    """Tuples and mixed kinds, which a Parquet column cannot hold; text of older pandas is an
-    object column too.
+    """Whether a column has tuples or mixed types, which Parquet cannot store; text of older pandas
+    is an object column, too, and needs no JSON.
     """
     return column.dtype == np.dtype(object) and not all(
         isinstance(value, str) or value is None for value in column

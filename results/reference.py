@@ -1,4 +1,4 @@
-"""Constants for log ratios and worst ratios: what one trial of an earlier sweep has measured."""
+"""Constants for log ratios and worst ratios: the values of one trial of an earlier sweep."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def split_reference(text: str) -> tuple[Path, str]:
 def reference_values(
     directory: str | Path, which: str, columns: Sequence[str]
 ) -> dict[str, float]:
-    """What a trial of a sweep measured at its last report, by column.
+    """The values of a trial at its last report, by column.
 
     Args:
         which: a trial's number, or the name of a documented point; "" for the sweep's documented
@@ -30,8 +30,8 @@ def reference_values(
 
     Raises:
         SweepError: not a sweep directory.
-        SettingsError: no such trial, one that is not complete, or a column that is not there or
-            not above 0; the message says what can be named instead.
+        SettingsError: no such trial, one that is not complete, or a column that is missing or not
+            above 0; the message says what can be named instead.
     """
     from results.directory import read_sweep
     from results.frame import load_sweep

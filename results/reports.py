@@ -19,12 +19,12 @@ from results.store import complete_lines
 from settings.paths import SweepPaths
 
 KEYS = ("trial", "step", "segment", "seconds")
-"""The columns that every reports frame has, and that are no metrics."""
+"""The columns of every reports frame that are no metrics."""
 
 _BATCH_BYTES = 8 << 20
 _STOP_REASON = "stop_reason"
-"""Why a training ended by itself, in its last report. The log has it too, and the frame of the
-trials shows it; here are numbers only.
+"""The column with the reason why a training ended by itself, in its last report. It is dropped
+here, where all columns are numbers: the frame of the trials has it, from the log.
 """
 _TYPES = {
     "step": pa.int64(),
@@ -35,7 +35,7 @@ _TYPES = {
 
 
 def report_files(directory: Path) -> list[tuple[int, Path]]:
-    """The reports of every trial, by number."""
+    """The report file of every trial, by number."""
     folder = SweepPaths(directory).reports
     if not folder.is_dir():
         return []
@@ -47,7 +47,7 @@ def report_files(directory: Path) -> list[tuple[int, Path]]:
 
 
 def missing_reports(directory: Path, history: History) -> list[int]:
-    """The trials that reported, by the log, and whose reports are gone: somebody deleted them."""
+    """The trials that reported, according to the log, and whose report files have been deleted."""
     there = {trial for trial, _ in report_files(directory)}
     return [t.number for t in history.trials if t.step > 0 and t.number not in there]
 
@@ -56,7 +56,7 @@ def read_raw(directory: Path) -> pd.DataFrame:
     """One row a report: trial, step, segment, seconds, metrics (float64, NaN where not finite or
     not reported).
 
-    Torn last lines are left out, as are the reports that a resumed trial has made again.
+    Incomplete last lines are left out, and so are reports that a resumed trial has made again.
     """
     tables = [_read_batch(batch) for batch in _batches(report_files(directory))]
     if not tables:
@@ -93,11 +93,11 @@ def _typed(table: pa.Table) -> pa.Table:
 
 
 def without_superseded(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no later row of the same trial has overtaken.
+    """The rows that are not superseded by a later row of the same trial.
 
-    A trial that resumes from an earlier checkpoint reports steps again; its history is then what
-    the last run says, so a row makes every earlier row at its step or beyond void. What stays
-    ascends in step. Rows come in the order of the files: by trial, then as written.
+    A trial that resumes from an earlier checkpoint reports steps again, and its last run counts:
+    a row supersedes every earlier row at its step or beyond. The rows that stay ascend in step.
+    Rows come in the order of the files: by trial, then as written.
     """
     if frame.empty:
         return frame
@@ -156,8 +156,8 @@ def _read_batch(batch: Batch) -> pa.Table:
 
 
 def _read_slowly(batch: Batch) -> pa.Table:
-    """Line by line, for a batch with a line that is no report: it is left out with a warning that
-    names it.
+    """Parses a batch line by line; a line that is no report is left out with a warning that names
+    it.
     """
     rows: list[dict[str, Any]] = []
     for trial, lines, path in batch:

@@ -1,8 +1,8 @@
 """The append-only files of a sweep: its log of events, and the reports of one trial.
 
-One JSON object a line. A line counts once its newline is on disk: what a crash leaves behind the
-last newline is dropped, and said. Every value that is not finite is written as null, so that any
-JSON reader can read it.
+They hold one JSON object a line. A line counts once its newline is on disk: what a crash leaves
+after the last newline is dropped, with a message. Values that are not finite are written as null,
+so that any JSON reader can read them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def plain(value: object) -> Any:
 
 
 def complete_lines(data: bytes) -> tuple[list[bytes], bytes]:
-    """The lines that end in a newline, and what follows the last newline (a torn line, or
+    """The lines that end in a newline, and the incomplete line after the last newline (or
     nothing).
     """
     *lines, torn = data.split(b"\n")
@@ -63,12 +63,12 @@ def complete_lines(data: bytes) -> tuple[list[bytes], bytes]:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a log that may still be growing. The file is not changed; a torn last line is
-    left out.
+    """The events of a log that may still be growing. The file is not changed; an incomplete last
+    line is left out.
 
     Raises:
-        SweepError: a complete line that is no JSON object; the log is the truth of a sweep, so
-        nothing is guessed.
+        SweepError: a complete line is no event; nothing is guessed, for all decisions follow from
+            the log.
     """
     lines, _ = complete_lines(path.read_bytes())
     events = []
@@ -80,16 +80,15 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         if not isinstance(event, dict) or "event" not in event:
             raise SweepError(
                 f"{path}, line {number}: not an event (a JSON object with 'event'): "
-                f"{line[:80]!r}. "
-                "The log is damaged before its end; restore it from a copy."
+                f"{line[:80]!r}. The log is damaged before its end; restore it from a copy."
             )
         events.append(event)
     return events
 
 
 class _Appender:
-    """A file that this process alone appends to, one `write` a line, so that a reader never sees
-    half of two.
+    """A file to which only this process appends, by one `write` a line, so that a reader sees at
+    most the last line incomplete.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -97,10 +96,10 @@ class _Appender:
         self._descriptor: int | None = None
 
     def open(self) -> str:
-        """Opens for appending and cuts off a torn last line. Returns that line, "" where there was
-        none.
+        """Opens the file for appending and cuts off an incomplete last line, which is returned; ""
+        where there was none.
 
-        `append` calls this itself; call it first to learn what a crash has cost.
+        `append` opens the file by itself; call this first to know what a crash has cost.
         """
         return "" if self._descriptor is not None else self._open()[1]
 
@@ -142,7 +141,7 @@ class _Appender:
 
 
 def _cut_torn_line(descriptor: int) -> bytes:
-    """Truncates to just after the last newline; returns what was cut."""
+    """Truncates a file to just after its last newline, and returns what was cut off."""
     size = end = os.fstat(descriptor).st_size
     torn = b""
     while end > 0:
@@ -161,7 +160,8 @@ def _cut_torn_line(descriptor: int) -> bytes:
 class EventLog(_Appender):
     """`log.jsonl`: the sweep's decisions, each on disk before the sweep acts on it.
 
-    `clock` gives the seconds since the epoch; a simulator passes its own.
+    Args:
+        clock: gives the time in seconds since the epoch.
     """
 
     def __init__(
@@ -172,15 +172,15 @@ class EventLog(_Appender):
         self._waiting = False
 
     def append(self, event: str, **fields: object) -> None:
-        """Writes one event and waits until the disk has it and all before it (`fsync`)."""
+        """Writes one event and waits until it and all before it are on disk (`fsync`)."""
         self.write(event, **fields)
         self.sync()
 
     def write(self, event: str, **fields: object) -> None:
         """Writes one event that nothing acts on before the next `append` or `sync`.
 
-        A crash of the process loses none, a crash of the machine the last ones together, never one
-        before another.
+        A crash of the process loses no event; a crash of the machine may lose the last ones, but
+        never one without all that follow it.
         """
         clash = [name for name in RESERVED if name in fields]
         if clash:
@@ -191,7 +191,7 @@ class EventLog(_Appender):
         self._waiting = True
 
     def sync(self) -> None:
-        """Waits until the disk has every event."""
+        """Waits until every event is on disk."""
         if self._waiting and self._descriptor is not None:
             os.fsync(self._descriptor)
         self._waiting = False
@@ -204,8 +204,8 @@ class EventLog(_Appender):
 class ReportWriter(_Appender):
     """`reports/<trial>.jsonl`: every report as it came, written by the trial itself.
 
-    There is no `fsync` for each report: a crash of the process loses none, a crash of the machine
-    may lose the last ones, which the resumed trial computes again from its checkpoint.
+    There is no `fsync` for each report: a crash of the process loses no report, a crash of the
+    machine may lose the last ones, which the resumed trial computes again from its checkpoint.
     """
 
     def append(self, report: Mapping[str, Any]) -> None:
@@ -213,13 +213,12 @@ class ReportWriter(_Appender):
         self._write(report)
 
     def truncate_after(self, step: int, own: Mapping[str, Any] | None = None) -> int:
-        """Forgets the reports of later steps, before a trial resumes from `step`. Returns how
-        many.
+        """Removes the reports of later steps, before a trial resumes from `step`, and returns
+        their number. The file is replaced atomically.
 
-        `own` is the report of `step` as its checkpoint has it: a crash of the machine may keep
-        the checkpoint and lose the line, which is then written again.
-
-        The file is replaced as a whole, so that a crash leaves either the old one or the new one.
+        Args:
+            own: the report of `step` as its checkpoint has it, written again where it is missing:
+                a crash of the machine may keep the checkpoint and lose the line.
         """
         self.close()
         if not self.path.exists() and own is None:
@@ -236,7 +235,7 @@ class ReportWriter(_Appender):
 
 
 def _step(line: bytes) -> float:
-    """The step of a report; a line that cannot be read is dropped with the later ones."""
+    """The step of a report; infinite for an unreadable line, which is removed like later ones."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError):

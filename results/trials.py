@@ -1,6 +1,4 @@
-"""One row a trial: what the log and `sweep.json` say, joined with a summary of the trial's
-reports.
-"""
+"""The frame with one row a trial: log and `sweep.json`, joined with a summary of the reports."""
 
 from __future__ import annotations
 
@@ -26,8 +24,8 @@ _CHECKPOINT = re.compile(r"step-(\d{8,})")
 def trial_frame(
     sweep: Sweep, history: History, reports: pd.DataFrame, all_settings: bool = False
 ) -> pd.DataFrame:
-    """The frame of `load_sweep`, every repeat in a row of its own; columns as there. A trial
-    without reports has its row.
+    """The frame of `load_sweep` with every repeat in a row of its own. A trial without reports has
+    a row, too.
     """
     trials = history.trials
     summary = _summary(sweep, reports).reindex([trial.number for trial in trials])
@@ -65,7 +63,9 @@ def trial_frame(
 
 
 def folded(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a configuration: without the rows of repeats, whose time it has cost as well."""
+    """The frame with one row a configuration: without repeats, whose time is added to that of the
+    configuration.
+    """
     is_repeat = frame["repeat_of"].notna()
     rows = frame[~is_repeat].drop(columns="repeat_of").reset_index(drop=True)
     if is_repeat.any():
@@ -82,7 +82,7 @@ def _measured(
     trials: Sequence[TrialRecord],
     silent: np.ndarray,
 ) -> np.ndarray:
-    """[n] a column at the last report, or by the log where the reports are gone."""
+    """[n] a column at the last report, or from the log where the reports are missing."""
     values = summary[f"last/{column}"].to_numpy(copy=True)
     logged = [trial.values.get(column, trial.value if is_value else np.nan) for trial in trials]
     values[silent] = np.array(logged)[silent]
@@ -98,8 +98,8 @@ def _texts(values: Sequence[str]) -> pd.Series:
 
 
 def _summary(sweep: Sweep, reports: pd.DataFrame) -> pd.DataFrame:
-    """Per trial: last/<metric>, best/<metric>, best_step and steps. The rows ascend in trial and
-    step.
+    """last/<metric>, best/<metric>, best_step and steps of each trial, from reports that ascend in
+    trial and step.
     """
     declared = list(dict.fromkeys([*sweep.metrics, *sweep.goal.columns]))
     reported = [name for name in reports.columns if name not in KEYS]
@@ -146,8 +146,8 @@ def _best_step(
 
 
 def _seconds(history: History, reports: pd.DataFrame) -> np.ndarray:
-    """What the ended segments held their workers for; of a trial that has an open segment, at
-    least its training time at the last report (`seconds` counts over all segments).
+    """[n] the time for which ended segments held their workers; for a trial with an open segment
+    at least its training time at the last report (`seconds` counts over all segments).
     """
     seconds = np.array([trial.seconds for trial in history.trials], dtype=float)
     if len(reports) == 0 or not history.open:
@@ -165,9 +165,9 @@ def config_columns(
     """`config/<key>` for every searched key and every key that a documented point sets, or for all
     keys.
 
-    A searched key that was not drawn, because the condition on it did not hold, is missing: the
-    base value it then has means nothing. In a documented point it is what the point, or else the
-    base, says.
+    A searched key that was not drawn because its condition did not hold is missing: the base value
+    that it then has means nothing. A documented point has its own value of it, or else the base
+    value.
     """
     keys = dict.fromkeys(sweep.domains)
     keys.update(dict.fromkeys(key for point in sweep.points for key in point.sampled))
@@ -203,7 +203,7 @@ def _typed_column(values: list[Any]) -> pd.Series:
 
 
 def _newest_checkpoint(directory: Path, trial: int) -> str:
-    """Relative to the sweep's directory; "" where there is none."""
+    """A trial's newest checkpoint, relative to the sweep's directory; "" where there is none."""
     folder = SweepPaths(Path()).trial(trial).checkpoints
     try:
         names = os.listdir(directory / folder)

@@ -1,5 +1,5 @@
-"""Which trials are the sweep's results: what keeps the constraints, the best, the front, its knee,
-and what fresh seeds say of the best.
+"""The columns that say which trials are a sweep's results: feasible ones, the best, the front, its
+knee, and the means over repeats.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from search.objectives import Goal
 from search.pareto import knee, non_dominated
 
 TIE_ERRORS = 2.0
-"""Two means that differ by less than as many standard errors of their difference share a rank."""
+"""Standard errors of their difference by which two means must differ not to share a rank."""
 
 Columns = Mapping[str, np.ndarray]
 """[n] by column of the goal: one value a trial, NaN for none."""
@@ -66,8 +66,12 @@ def verdict_columns(
 
 @dataclass(frozen=True)
 class _Draws:
-    """Per trial: its values, or the means over its repeats where it has some; how many those are,
-    and the standard error of the first objective's mean (NaN below two).
+    """The repeats of each trial.
+
+    Attributes:
+        means: by column, the means over its repeats; its own values where it has none.
+        counts: number of its repeats.
+        errors: standard error of the first objective's mean; NaN for fewer than two repeats.
     """
 
     means: Columns
@@ -76,7 +80,7 @@ class _Draws:
 
 
 def _draws(sweep: Sweep, trials: Sequence[TrialRecord], measured: Columns) -> _Draws:
-    """Only complete repeats with a value of the first objective count."""
+    """The repeats of each trial; only complete ones with a value of the first objective count."""
     first = measured[sweep.objective.metric]
     rows = {trial.number: row for row, trial in enumerate(trials)}
     repeats: dict[int, list[int]] = {}
@@ -100,21 +104,23 @@ def _where_drawn(draws: _Draws, column: str) -> np.ndarray:
 
 
 def violations(goal: Goal, values: Columns, count: int) -> np.ndarray:
-    """[n] what the constraints are missed by; infinite where a bounded column has no value."""
+    """[n] sums of the amounts by which constraints are missed; infinite where a bounded column has
+    no value.
+    """
     if not goal.constraints:
         return np.zeros(count)
     return np.array([goal.violation(row) for row in _rows(values, count)], dtype=float)
 
 
 def _rows(values: Columns, count: int) -> Iterator[dict[str, float]]:
-    """By trial; a value that is not finite is absent."""
+    """The values of each trial by column; one that is not finite is absent."""
     for row in range(count):
         yield {k: float(v[row]) for k, v in values.items() if math.isfinite(v[row])}
 
 
 def _best(costs: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """[n] one True at most: the least first cost; among equals the least of the next ones, so that
-    no other dominates it; then the lower number. costs: [n, k].
+    """[n] at most one True: the row of lowest first cost; among equals that of the lowest next
+    costs, so that no other dominates it; then the first. costs: [n, k].
     """
     best = np.zeros(len(costs), dtype=bool)
     rows = np.flatnonzero(candidates).tolist()

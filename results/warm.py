@@ -22,14 +22,14 @@ def read_warm(
     settings: Mapping[str, Value],
     derived: Sequence[Combined] = (),
 ) -> tuple[tuple[Warm, ...], list[str]]:
-    """The rows of earlier sweeps, and a line on everything about them that does not fit
+    """The rows of earlier sweeps, and a line on everything in them that is not valid in this one
     (`search.warm.warm_from`).
 
     Args:
         space: of the new sweep, bound to its settings.
         settings: of the new sweep, by dotted key.
-        derived: the new sweep's objectives that are made of other columns. They must be made of
-            the same with the same constants.
+        derived: the new sweep's objectives that are combinations of other columns. An earlier
+            sweep must have combined the same columns with the same constants.
 
     Raises:
         SweepError: not a sweep directory, or one that cannot be read.
@@ -47,9 +47,9 @@ def read_warm(
 
 
 def read_earlier(sweep: Sweep) -> Earlier:
-    """A sweep as plain data: every trial with a value somewhere. Repeats are left out, as the
-    sampler of their own sweep did not see them either; so are trials whose settings changed on
-    the way, whose values are of no one configuration.
+    """A sweep as plain data: its trials with any value. Left out are repeats, which the sampler of
+    their own sweep did not learn from either, and trials whose settings changed during training,
+    since their values belong to no single configuration.
     """
     steps = int(sweep.settings["train.steps"])
     records = [t for t in read_history(sweep).trials if t.repeat_of is None and _is_steady(t)]
@@ -69,8 +69,8 @@ def read_earlier(sweep: Sweep) -> Earlier:
 
 
 def _values(trial: TrialRecord, steps: int, metric: str) -> dict[int, dict[str, float]]:
-    """What decisions read, by step; a log of format 1 has the value at the end alone. Full length
-    is `steps` also for a training that has stopped improving before.
+    """The columns that decisions read, by step; a log of format 1 has the value at the end alone.
+    A training that stopped improving early has its last values at `steps` as well.
     """
     if trial.infeasible:
         return {step: {} for step in (*trial.rungs, steps)}

@@ -234,8 +234,7 @@ class SweepState:
         self._charge(trial, -max(trial.stop_step - step, 0))
 
     def _current(self, event: Event) -> TrialRecord | None:
-        """The trial that a report or an end is about; None where it comes from an earlier segment.
-        """
+        """The trial of a report or an end; None where it comes from an earlier segment."""
         trial = self.trials.get(event["trial"])
         if trial is None:
             raise ValueError(

@@ -28,7 +28,7 @@ def non_dominated(values: ArrayLike, modes: Sequence[str]) -> NDArray[np.bool_]:
     table = np.asarray(values, dtype=float)
     if table.ndim != 2 or table.shape[1] != len(modes) or not set(modes) <= {"min", "max"}:
         raise ValueError(
-            f"non_dominated needs values [n, k] with k modes of min or max, "
+            "non_dominated needs values [n, k] with k modes of min or max, "
             f"not {table.shape} and {list(modes)}."
         )
     costs = table * np.array([1.0 if mode == "min" else -1.0 for mode in modes])

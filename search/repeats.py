@@ -39,8 +39,7 @@ def chosen(plan: Plan, state: SweepState) -> list[int]:
 
 
 def next_repeat(plan: Plan, state: SweepState) -> Repeat | None:
-    """The next draw that has not been handed out: every configuration once, then every one again.
-    """
+    """The next draw to hand out: every configuration once, then every one again."""
     if not plan.repeats:
         return None
     drawn = dict.fromkeys(chosen(plan, state), 0)

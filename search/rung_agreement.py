@@ -19,8 +19,7 @@ PAIRS = 8
 """Trials with a value at both of two levels that a comparison of their ranks needs."""
 
 MOST_PAIRS = 100
-"""Trials that are compared, the last ones: enough for a correlation, at a cost that does not grow.
-"""
+"""Trials that are compared, the last ones: enough for a correlation, and of bounded cost."""
 
 LEAST = 0.4
 """The correlation (Spearman's) below which a rung is ignored."""

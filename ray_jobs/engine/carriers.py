@@ -42,7 +42,7 @@ class DriverHandle:
 
 
 class JobSearcher(Searcher):
-    """Hands out the driver's jobs. The trial's own values travel by dotted key, as everywhere."""
+    """Hands out the driver's jobs, with the trial's own values by dotted key."""
 
     def __init__(self, driver: DriverHandle) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class JobSearcher(Searcher):
 
 
 class StopCarrier(FIFOScheduler):
-    """First in, first out; a trial that the driver's rule ends is stopped."""
+    """Runs jobs first in, first out, and stops trials that the driver stops."""
 
     def __init__(self, driver: DriverHandle) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class StopCarrier(FIFOScheduler):
 
 
 def _values(result: dict) -> dict[str, float]:
-    """What decisions read, by column."""
+    """The values of a report that decisions read, by column."""
     return {
         name.removeprefix(_VALUES): float(value)
         for name, value in result.items()
@@ -107,7 +107,7 @@ def _values(result: dict) -> dict[str, float]:
 
 
 class SweepStopper(Stopper):
-    """Ends the whole sweep once the driver says so (Ctrl-C, SIGTERM, time budget)."""
+    """Ends the whole sweep once the driver is stopping (Ctrl-C, SIGTERM, time budget)."""
 
     def __init__(self, driver: DriverHandle) -> None:
         self.driver = driver

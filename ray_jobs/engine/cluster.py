@@ -1,6 +1,4 @@
-"""The cluster a sweep runs on: how it is reached, and what is checked before the first trial
-starts.
-"""
+"""The cluster of a sweep: connecting to it, and checks before the first trial starts."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ VARIABLES = {
 
 @dataclass(frozen=True)
 class Demand:
-    """What one trial needs: `workers` times (cpus, gpus)."""
+    """Resources of one trial: `workers` times (cpus, gpus)."""
 
     workers: int
     cpus: float
@@ -47,7 +45,7 @@ class Demand:
 
 
 def target_of(address: str | None) -> str:
-    """The address of the cluster to join, or "local" for one to be started here."""
+    """The address of the cluster to connect to, or "local" to start one on this machine."""
     return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
@@ -83,10 +81,11 @@ def connect(address: str | None, project: Path) -> dict[str, Any]:
 
 
 def check_fit(demand: Demand, *, may_grow: bool) -> int:
-    """How many trials the cluster holds at once.
+    """The number of trials that the cluster has room for at once.
 
     Raises:
-        SettingsError: not even one can ever run; the numbers and the way out are in the message.
+        SettingsError: there is no room for a single one; the message has the numbers and the way
+            out.
     """
     import ray
 
@@ -106,7 +105,7 @@ def check_fit(demand: Demand, *, may_grow: bool) -> int:
 
 
 def workers_on(node: Mapping[str, float], demand: Demand) -> int:
-    """How many workers a node holds, by its "CPU" and "GPU"."""
+    """The number of workers that a node has room for, by its "CPU" and "GPU"."""
     rooms = [int(node.get("CPU", 0.0) / demand.cpus)] if demand.cpus else []
     if demand.gpus:
         rooms.append(int(node.get("GPU", 0.0) / demand.gpus))
@@ -114,10 +113,10 @@ def workers_on(node: Mapping[str, float], demand: Demand) -> int:
 
 
 def check_shared_directory(directory: Path) -> None:
-    """Refuses a sweep directory that not every node of the cluster sees.
+    """Checks that every node of the cluster sees the sweep directory.
 
     Raises:
-        SettingsError: a node that cannot read what this process wrote there.
+        SettingsError: a node does not see a file that this process has written there.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -17,7 +17,7 @@ from ray_jobs.engine import cluster
 
 
 class ClusterAhead:
-    """A cluster that is being reached in a thread; arguments as for `cluster.connect`."""
+    """A cluster to which a thread connects; arguments as for `cluster.connect`."""
 
     def __init__(self, address: str | None, project: Path) -> None:
         import ray  # noqa: F401 - not in the thread: both would import parts of it at once
@@ -28,7 +28,7 @@ class ClusterAhead:
         ).start()
 
     def info(self) -> dict[str, Any]:
-        """Ray's own context, once the cluster is there; raises what connecting raised."""
+        """Ray's context, once the cluster is connected; raises what connecting raised."""
         return self._reached.result()
 
     def _live(self, address: str | None, project: Path) -> None:

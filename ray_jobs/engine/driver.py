@@ -1,7 +1,8 @@
-"""Carries decisions from `search/` to Ray and what Ray says back into the log.
+"""The driver of a sweep: passes decisions of `search/` to Ray, and writes what Ray reports to the
+log.
 
-Everything that is decided is a function of the log and the seed, so a driver that died is
-replaced by one that reads the same log. An event is on disk before anything acts on it.
+Every decision is a function of the log and the seed, so a driver that died is replaced by one that
+reads the same log. An event is on disk before anything acts on it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ resumed trial reports the same again.
 
 
 class Follower(Protocol):
-    """Who is told of every event, such as a mirror."""
+    """An object that is told of every event, such as a mirror."""
 
     def follow(self, event: Mapping[str, Any]) -> None: ...
 
@@ -102,11 +103,11 @@ class Driver:
 
     @property
     def state(self) -> SweepState:
-        """The sweep as its log tells it."""
+        """The sweep's state by its log."""
         return self.decider.state
 
     def _append(self, event: str, **fields: Any) -> None:
-        """The log, and then the mirror.
+        """Adds an event to the log, and then to the mirror.
 
         Raises:
             SupersededError: another process has taken the sweep over.
@@ -122,7 +123,7 @@ class Driver:
         self.mirror.follow({"event": event, **fields})
 
     def next(self, ray_id: str) -> Job | Wait | Done:
-        """The next segment for a free slot, written to the log before it is handed out."""
+        """The next segment for a free slot, logged before it is handed out."""
         if self.stopping:
             return Done()
         if len(self.running) >= self.max_concurrent:
@@ -153,7 +154,7 @@ class Driver:
         return [rung for rung in self.plan.rungs if job.resume and begin < rung <= job.stop_step]
 
     def _refuse(self, job: Job, error: Exception) -> None:
-        """Ends a segment that could not begin; the sweep goes on with the next one."""
+        """Logs that a segment could not begin; the sweep continues with the next one."""
         path = self._error_file(job)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{type(error).__name__}: {error}\n")
@@ -193,8 +194,8 @@ class Driver:
         return bool(current.reason)
 
     def ended(self, ray_id: str, *, failed: bool) -> None:
-        """A segment is over: at its end, stopped by a rule, failed, or because the sweep is being
-        stopped.
+        """Takes the end of a segment: complete, stopped by the scheduler, failed, or cut short as
+        the sweep is being stopped.
         """
         current = self.running.pop(ray_id, None)
         if current is None:
@@ -203,8 +204,8 @@ class Driver:
         self._write_end(current, failed)
 
     def interrupt(self) -> None:
-        """Writes at once how far everything has come, when the sweep is being stopped: Ray's
-        processes take seconds to end, and whoever sent the signal may not wait for them.
+        """Logs at once how far every segment has come, when the sweep is being stopped: Ray's
+        processes take seconds to end, and the sender of the signal may not wait for them.
         """
         while self.running:
             self.stopping = self.stopping or "the driver ended"
@@ -236,7 +237,9 @@ class Driver:
         )
 
     def _verdict(self, current: Running, failed: bool) -> tuple[str, str]:
-        """State and reason; the state is "" where the training's own end says it."""
+        """State and reason of the end; the state is "" where it follows from the reason or the
+        step.
+        """
         if failed:
             problem = self._storage_problem()
             if problem:
@@ -257,7 +260,7 @@ class Driver:
         return FAILED, f"it ended at step {steps} without an error"
 
     def _lost(self, current: Running, loss: Loss) -> tuple[str, str]:
-        """State and reason of a segment whose node is gone: a preemption, unless its trial has
+        """State and reason of a segment that has lost its node: a preemption, unless its trial has
         lost too many nodes in a row.
         """
         current.node_gone = not loss.announced
@@ -275,8 +278,8 @@ class Driver:
         return FAILED, reason
 
     def _error_line(self, job: Job) -> str:
-        """The first line of the trial's own `error.txt`; a process that was killed has left
-        none.
+        """The first line of the trial's `error.txt`, which is written here where its process was
+        killed before it could.
         """
         path = self._error_file(job)
         if not path.exists() or not path.stat().st_size:
@@ -291,9 +294,9 @@ class Driver:
         return self.context.paths.trial(job.trial).error
 
     def _storage_problem(self) -> str:
-        """Why nothing can be written to the sweep any more, "" where it can.
+        """Why the sweep's directory is not writable any more; "" where it is.
 
-        A trial that failed for this has done nothing wrong, and the next one would fail as well.
+        It is not the fault of a trial that failed for this, and the next one would fail as well.
         """
         probe = self.context.root / ".probe"
         try:

@@ -36,14 +36,14 @@ WAITING_FOR_NODES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a sweep runs; none of it changes what is decided.
+    """Where and how a sweep runs, none of which changes its decisions.
 
     Attributes:
         directory: of the sweep, absolute.
-        write: puts `sweep.json` there, once the sweep may start; called under the lock.
-        max_concurrent: segments at a time; as many as fit where None.
-        time_budget_seconds: after which the sweep stops as by Ctrl-C; None for none.
-        may_grow: the cluster starts nodes on demand.
+        write: writes `sweep.json` once the sweep may start; called under the lock.
+        max_concurrent: number of segments at a time; None for as many as fit.
+        time_budget_seconds: time after which the sweep stops as by Ctrl-C; None for no limit.
+        may_grow: whether the cluster starts nodes on demand.
     """
 
     directory: Path
@@ -98,7 +98,7 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
 
 
 def _check_cluster(info: dict[str, Any], demand: cluster.Demand, execution: Execution) -> int:
-    """How many trials may be under way at once on a cluster that was reached."""
+    """The number of trials that may run at once on the connected cluster."""
     if demand.workers > 1 and info.get("gcs_address"):
         # With a second cluster on this host a group would turn to that one (ray#65447).
         os.environ.setdefault("RAY_ADDRESS", info["gcs_address"])
@@ -196,10 +196,10 @@ def _run_tune(driver: Driver, execution: Execution, watch: Callable[[Driver], An
 def carry_out(
     driver: Driver, run: Callable[[dict[str, Any], SweepContext], None] = run_segment
 ) -> None:
-    """Tune's loop, until the driver has no job left or is stopped.
+    """Runs Tune's loop until the driver has no job left or is stopped.
 
     Args:
-        run: the Tune function of a segment, of its configuration.
+        run: trains a segment, of its configuration and the sweep's context.
     """
     from ray import tune
 
@@ -289,6 +289,6 @@ def _stop_on_signals(driver: Driver) -> Iterator[None]:
 
 
 def failures(state: SweepState) -> tuple[int, int]:
-    """(trials that failed for good, trials that ran)."""
+    """(number of trials that failed for good, number of trials that ran)."""
     failed = sum(trial.status == "failed" for trial in state.trials.values())
     return failed, len(state.trials)

@@ -1,9 +1,9 @@
-"""Worker groups that give everything back.
+"""Worker groups of Ray Train that release all their resources at their end.
 
-Ray Train reserves a group's workers in a placement group that the trial's own actor does not own,
-so a trial that a scheduler stops leaves it behind (ray#54305), and Ray's cleaner needs the API
-server to notice. We therefore mark each group and remove it ourselves: the mark is an odd amount
-of memory in its bundles, which `placement_group_table` shows without an API server.
+Ray Train reserves a group's workers in a placement group that the trial's actor does not own, so a
+trial that a scheduler stops leaves it behind (ray#54305), and Ray's cleaner notices that only with
+the API server. Each group is therefore marked and removed here: the mark is an unusual amount of
+memory in its bundles, which `placement_group_table` shows without an API server.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ _MARK_RANGE_BYTES = 1 << 26
 
 
 def mark_of(session: str, trial: int, segment: int) -> int:
-    """The memory, in bytes, that each worker of this segment reserves; no two live groups share
-    it.
-    """
+    """The memory, in bytes, that each worker of a segment reserves, unlike any other group's."""
     digest = hashlib.sha256(f"{session}/{trial}/{segment}".encode()).digest()
     return MARK_BASE_BYTES + int.from_bytes(digest[:8], "big") % _MARK_RANGE_BYTES
 
 
 def release(mark: int) -> int:
-    """Removes every placement group that bears the mark; its workers end with it. Returns how
-    many there were.
+    """Removes every placement group with the mark, whose workers end with it. Returns their
+    number.
     """
     from ray._raylet import PlacementGroupID
     from ray.util.placement_group import (
@@ -54,11 +52,11 @@ def release(mark: int) -> int:
 
 @dataclass(frozen=True)
 class Group:
-    """What a worker group is started with.
+    """Resources and names of a worker group that is to be started.
 
     Attributes:
         name: of the run, in Ray's own files.
-        workers: how many, two or more.
+        workers: number of workers, two or more.
         cpus, gpus: of each worker.
         mark: from `mark_of`.
         scratch: the folder that Ray Train writes its own files to.
@@ -73,7 +71,7 @@ class Group:
 
     @property
     def resources(self) -> dict[str, float]:
-        """Of each worker, in Ray's names."""
+        """Resources of each worker, by Ray's names."""
         gpus = {"GPU": self.gpus} if self.gpus else {}
         return {"CPU": self.cpus, "memory": self.mark, **gpus}
 
@@ -96,8 +94,8 @@ def group_trainer(loop: Callable[[dict], Any], config: dict, group: Group) -> An
     from ray.train.torch import TorchTrainer
 
     class GroupTrainer(TorchTrainer):
-        """Without Ray's cleaner: one process of 600 MB per run that never ends where there is no
-        API server.
+        """A trainer without Ray's cleaner, which is a process of 600 MB per run that never ends
+        without an API server.
         """
 
         def _create_default_callbacks(self) -> list:  # Ray has no public way
@@ -116,8 +114,8 @@ def group_trainer(loop: Callable[[dict], Any], config: dict, group: Group) -> An
 
 
 def fit_group(trainer: Any, mark: int, watch: Callable[[], None] | None = None) -> None:
-    """Runs a worker group to its end and gives back what it has reserved, whatever ends it. The
-    group's own error is raised.
+    """Runs a worker group to its end, and releases its resources whatever ends it. The group's own
+    error is raised.
 
     Args:
         watch: called again and again while the group runs, to pass its reports on; it may leave by

@@ -1,4 +1,4 @@
-"""Work that must not hold up Tune's loop."""
+"""A thread for the Optuna mirror, which must not hold up Tune's loop."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class MirrorBeside:
         self._thread.start()
 
     def follow(self, event: Mapping[str, Any]) -> None:
-        """Hands the event over, and returns at once."""
+        """Hands an event over, and returns at once."""
         self._events.put(event)
 
     def close(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        """Waits until all is written, but not for ever."""
+        """Waits until all events are written, at most for `patience_seconds`."""
         self._closing.set()
         self._events.put(None)
         self._thread.join(patience_seconds)

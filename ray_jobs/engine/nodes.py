@@ -1,6 +1,5 @@
-"""The nodes that a segment runs on. A trial that ends with its node has done nothing wrong: that
-is a preemption and no failure, until it ends with one node after another
-(`search.decider.LOSSES`).
+"""The nodes of a segment, and whether it has lost one. A trial that ends with its node is
+preempted and has not failed, unless it loses one node after another (`search.decider.LOSSES`).
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def note(folder: Path, segment: int, part: str = "trial") -> None:
 
 
 def noted(folder: Path, segment: int) -> set[str]:
-    """The nodes of a segment's processes; none where it has not begun."""
+    """The ids of the nodes of a segment's processes; none where it has not begun."""
     node_ids = set()
     for file in (folder / "nodes").glob("*"):
         words = file.read_text().split()
@@ -71,8 +70,8 @@ def lost(folder: Path, segment: int, patience_seconds: float = 0.0) -> Loss | No
 
 
 def _lost_among(where: set[str]) -> Loss | None:
-    """Ray itself counts a node as dead after five health checks, three seconds apart. That is too
-    late for us, so its agent is asked.
+    """The first loss among nodes. Ray counts a node as dead only after five health checks, three
+    seconds apart, so the node's own agent is asked.
     """
     import ray
     from ray._private.state import state  # Ray has no public list of the nodes that drain

@@ -1,6 +1,4 @@
-"""One segment of a trial as Ray runs it: from (trial, segment, settings) to a `TorchTrainer`
-around the loop.
-"""
+"""A segment of a trial as Ray runs it: a `TorchTrainer` around the training loop."""
 
 from __future__ import annotations
 
@@ -55,16 +53,19 @@ class SweepContext:
         return SweepPaths(self.root)
 
     def checkpoint(self, trial: int, step: int) -> Path:
-        """Where a trial's checkpoint of a step is."""
+        """The path of a trial's checkpoint of a step."""
         from trainables.checkpoints.checkpoint import at_step
 
         return at_step(self.paths.trial(trial).checkpoints, step)
 
 
 def run_segment(config: Mapping[str, Any], context: SweepContext) -> None:
-    """The Tune function. `config` holds the trial's own values by dotted key, and `job`.
+    """Trains a segment, as Tune's function.
 
-    An error is written to `error.txt` of the trial and raised for Tune to see.
+    An error is written to the trial's `error.txt`, and raised for Tune.
+
+    Args:
+        config: the trial's own values by dotted key, and `job`.
     """
     job = dict(config["job"])
     paths = context.paths.trial(job["trial"])
@@ -110,7 +111,7 @@ def _run(payload: dict[str, Any], context: SweepContext, job: Mapping[str, Any])
 
 
 def train_one(payload: dict[str, Any]) -> None:
-    """The training function of a trial of one worker, inside Tune's actor."""
+    """Trains a trial of one worker, inside Tune's actor."""
     import torch
 
     from trainables.run import TuneRun
@@ -134,7 +135,7 @@ def _earlier(payload: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def train_one_rank(payload: dict[str, Any]) -> None:
-    """The training function of one rank of a worker group."""
+    """Trains one rank of a worker group."""
     import ray.train
 
     from trainables.run import WorkerRun
@@ -188,8 +189,8 @@ _prepared: dict[tuple[str, str], Any] = {}
 
 
 def prepare_once(system: Any, settings: Any, cache: Path) -> Any:
-    """`system.prepare`, kept for the next trial in this process with the same values of
-    `prepare_reads`.
+    """The result of `system.prepare`, cached for the next trial in this process with equal values
+    of `prepare_reads`.
     """
     from settings.files import settings_hash
     from settings.match import matching
@@ -221,7 +222,7 @@ class _ReportTail:
             self.known_step = checkpoint.step_of(saved[-1]) if saved else 0
 
     def pass_on(self) -> None:
-        """May leave by SystemExit, where a scheduler has stopped the trial."""
+        """Passes on the new reports; raises SystemExit where a scheduler has stopped the trial."""
         from ray import tune
 
         from trainables.run import decision_part
@@ -250,7 +251,7 @@ class _ReportTail:
 
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """What the trial prints goes to its own log."""
+    """Redirects what the trial prints to its own log."""
     with (
         path.open("a", buffering=1) as file,
         contextlib.redirect_stdout(file),

@@ -89,7 +89,7 @@ def _say_changes(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def print_report(report: Any) -> None:
-    """The validation's columns, one a line."""
+    """Prints the validation columns of a report, one a line."""
     values = {key: value for key, value in report.items() if key.startswith("val.")}
     width = max((len(key) for key in values), default=0)
     for key, value in values.items():
@@ -97,7 +97,9 @@ def print_report(report: Any) -> None:
 
 
 def objective_of(system: Any, settings: Any) -> tuple[str, str]:
-    """The column that names the best checkpoint: the system's first metric with a direction."""
+    """Column and direction that decide the best checkpoint: the system's first metric that has
+    one.
+    """
     first = next(metric for metric in system.metrics(settings, None) if metric.mode is not None)
     return f"val.{first.name}", first.mode
 
@@ -146,7 +148,7 @@ def _run(place: Place, ready: Ready, directory: Path, resume: bool) -> Any:
 
 
 def _local_run(directory: Path, system: Any, part: Any, resume: bool, say: Any) -> Any:
-    """A run in this process; `say` prints its reports."""
+    """The run of a part in this process; `say` prints its reports."""
     from results.store import ReportWriter
     from trainables.run import LocalRun
 
@@ -176,7 +178,7 @@ def _line(column: str) -> Any:
 
 
 def _run_group(place: Place, name: str, part: Any, directory: Path, resume: bool) -> Any:
-    """A worker group of Ray Train outside a sweep."""
+    """Trains a part as a worker group of Ray Train, and returns its last report."""
     import json
 
     from ray_jobs.engine import cluster, groups

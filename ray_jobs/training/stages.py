@@ -133,7 +133,7 @@ def parse(options: Sequence[str]) -> tuple[Stage, ...]:
 def resolved(
     system: Any, chain: Chain, stage: Stage, directory: Path, given: Mapping[str, Any]
 ) -> Any:
-    """All settings of a stage; from the second on it begins with the training before it.
+    """All settings of a stage; from the second on it begins with the weights of the stage before.
 
     Args:
         given: the arguments of `settings.resolve.resolve` that all stages share.
@@ -188,10 +188,14 @@ def shapes(system: Any, settings: Any, prepared: Any) -> Shapes:
 
 
 def check_fit(chain: Sequence[Stage], networks: Sequence[Shapes]) -> None:
-    """Refuses a stage whose network cannot take the weights of the stage before it.
+    """Checks that the network of each stage can take the weights of the stage before.
 
-    By the rule of `trainables.checkpoints.begin.initial_weights`, before any training: names and
-    shapes are equal; a module that only one of them has is no obstacle.
+    The rule is that of `trainables.checkpoints.begin.initial_weights`: names and shapes are equal;
+    a module that only one of the two has is no obstacle.
+
+    Args:
+        chain: the stages in turn.
+        networks: the shapes of each (`shapes`).
     """
     for stage, before, now in zip(chain[1:], networks, networks[1:], strict=False):
         for module in sorted(before.keys() & now.keys()):
@@ -216,7 +220,7 @@ def lines(chain: Chain, trees: Sequence[Any]) -> list[str]:
 
 
 def _plateau(train: Any) -> str:
-    """What may end a training before `train.steps`."""
+    """A remark on whether a plateau may end a training before `train.steps`."""
     if not train.patience:
         return "for train.patience=0 looks for no plateau"
     if (train.patience + 1) * train.report_every >= train.steps:
@@ -232,7 +236,7 @@ def why(stage: Stage) -> str:
 
 
 def best(folder: Path, column: str) -> dict[str, Any] | None:
-    """Where a training was best, by the column that its checkpoints are judged by."""
+    """Column, step and value of a training's best report."""
     from trainables.checkpoints import checkpoint
 
     noted = checkpoint.read_meta(checkpoint.find(folder)).get("best")
@@ -240,7 +244,7 @@ def best(folder: Path, column: str) -> dict[str, Any] | None:
 
 
 def read(directory: Path) -> Chain | None:
-    """The chain of a directory; None where it holds no progressive training.
+    """The chain in a directory; None where there is no progressive training.
 
     Raises:
         SettingsError: the file is damaged, or of a newer version.
@@ -252,7 +256,7 @@ def read(directory: Path) -> Chain | None:
         document = json.loads(path.read_text())
         if (version := document["format"]) <= FORMAT:
             for row in document["stages"]:
-                del row["folder"]  # for people
+                del row["folder"]  # for readers of the file
             stages = tuple(Stage(**row) for row in document["stages"])
             return Chain(current_name(document["system"]), stages)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""A training whose settings change on the way: the stretches of its timeline, in turn."""
+"""A training whose settings change at given steps: the stretches of its timeline, in turn."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from settings.timeline import SEED
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch as it is trained.
+    """A stretch of a timeline with all its settings.
 
     Attributes:
-        stop_step: where it ends; None for the end of the training.
+        stop_step: the step at which it ends; None for the end of the training.
     """
 
     settings: Any
@@ -27,8 +27,8 @@ def parts_of(system: Any, resolved: Any) -> list[Part]:
     """The stretches with all their settings; without a timeline the training is one part.
 
     Raises:
-        SettingsError: a timeline that does not end with the training, or that changes what
-            cannot change on the way.
+        SettingsError: a timeline that does not end with the training, or that changes a setting
+            that cannot change during a training.
     """
     from settings.flat import replace
     from settings.schema import SettingsError
@@ -61,7 +61,7 @@ def train_parts(
     Args:
         train_part: `train_part(part, resume)` trains a part, from the newest checkpoint with
             `resume`, and returns its last report.
-        trained: the step from which a resumed training goes on; parts that end before are done.
+        trained: the step from which a resumed training continues; parts that end before are done.
     """
     from settings.stop_reasons import STOP_REASON
 
@@ -85,7 +85,7 @@ def trained_step(directory: Path, system: str) -> int:
 
 
 def print_timeline(timeline: Sequence[Any]) -> None:
-    """One line a stretch."""
+    """Prints one line a stretch."""
     for stretch in timeline:
         values = "  ".join(f"{key}={value}" for key, value in stretch.values.items())
         print(f"until step {stretch.until:>7}  {values}")

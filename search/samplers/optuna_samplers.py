@@ -114,8 +114,7 @@ def history(plan: Plan, state: SweepState, step: int, draw: Random) -> list[Froz
 
 
 def _worst(plan: Plan, rows: Sequence[Row]) -> dict[str, float]:
-    """The worst value of every column; 0 for one without values, where all trials are infeasible.
-    """
+    """The worst value of every column; 0 for one without values, as all are infeasible then."""
     worst = {}
     for column in plan.goal.columns:
         measured = [row.values[column] for row in rows if row.values and column in row.values]
