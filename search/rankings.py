@@ -14,12 +14,8 @@ from typing import TypeVar
 from search.log import PAUSED, SweepState, TrialRecord
 from search.objectives import Goal, Values
 from search.pareto import crowded_ranks
-from search.pareto_band import ParetoBand
 from search.plan import Plan
 from search.state_cache import cached_for
-
-_SPARE = 25
-"""Trials that may leave a ranking by several objectives before it is computed anew."""
 
 Key = tuple[float, float]
 """Of `Goal.badness` for one objective: violation and cost."""
@@ -28,24 +24,20 @@ Key = tuple[float, float]
 class Ranking:
     """Observations by number in the order of `Goal.badness`, the lower number among equals.
 
-    Args:
-        most: the largest `count` that `best` takes where there are several objectives.
-
     Attributes:
         numbers: ascending.
         position: with several objectives, the order among equals of a front, by number; empty for
             the lower number first.
     """
 
-    def __init__(self, goal: Goal, most: int = 25) -> None:
+    def __init__(self, goal: Goal) -> None:
         self.numbers: list[int] = []
         self.position: dict[int, int] = {}
         self._goal, self._has_one = goal, len(goal.objectives) == 1
         self._seen: dict[int, Values] = {}
         self._sorted: list[tuple[Key, int]] = []  # of several objectives those without a rank
-        self._band = ParetoBand(len(goal.objectives), most + _SPARE)
-        self._best: dict[int, list[int]] = {}  # of several objectives, for `_best_of`
-        self._best_of = -1
+        self._costs: dict[int, tuple[float, ...]] = {}  # of several objectives, where finite
+        self._best: dict[int, list[int]] = {}  # by count, until the costs change
 
     def put(self, number: int, values: Values | None) -> None:
         """Sets the values of a trial, in place of its former ones; None removes it."""
@@ -64,14 +56,15 @@ class Ranking:
         if key is not None:
             insort(self._sorted, (key, number))
         else:
-            self._band.add(number, costs)
+            self._costs[number], self._best = costs, {}
 
     def _take_out(self, number: int, values: Values) -> None:
         key, _ = self._place(values)
         if key is not None:
             del self._sorted[bisect_left(self._sorted, (key, number))]
         else:
-            self._band.remove(number)
+            self._best = {}
+            del self._costs[number]
 
     def _place(self, values: Values) -> tuple[Key | None, tuple[float, ...]]:
         """The sort key, and the costs [objectives]; no key where a trial is ranked by its costs
@@ -92,15 +85,9 @@ class Ranking:
         """The numbers of the best `count`, best first."""
         if self._has_one:
             return [number for _, number in self._sorted[:count]]
-        version = self._band.settle()
-        if self._best_of != version:
-            self._best_of, self._best = version, {}
         if count not in self._best:
-            numbers, costs = self._band.members(count)
-            if self.position:
-                at = sorted(range(len(numbers)), key=lambda index: self.position[numbers[index]])
-                numbers, costs = [numbers[index] for index in at], costs[at]
-            places = crowded_ranks(costs, count)
+            numbers = sorted(self._costs, key=self.position.__getitem__ if self.position else None)
+            places = crowded_ranks([self._costs[number] for number in numbers], count)
             order = sorted(range(len(numbers)), key=places.__getitem__)
             self._best[count] = [numbers[index] for index in order[:count]]
         ranked = self._best[count]
@@ -119,12 +106,9 @@ class Ranking:
 class View(ABC):
     """A ranking of the trials of a state, by the values that the subclass takes of each."""
 
-    most = 25
-    """The largest `count` of `Ranking.best` where there are several objectives."""
-
     def __init__(self, plan: Plan, *where: int) -> None:
         self.plan, self.where, self._read = plan, where, 0
-        self.ranking = Ranking(plan.goal, self.most)
+        self.ranking = Ranking(plan.goal)
 
     @abstractmethod
     def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
@@ -158,8 +142,6 @@ class Measured(Recorded):
 
 class Waiting(Measured):
     """Trials that are paused at a step, with a finite value in every column there."""
-
-    most = 1
 
     def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
         waits = trial.status == PAUSED and trial.step == self.where[0]

@@ -127,8 +127,6 @@ def known_at(plan: Plan, state: SweepState, step: int) -> list[Row]:
 class Told(View):
     """Trials from which a sampler learns: those with a value at a step, also of earlier sweeps."""
 
-    most = BEST
-
     def __init__(self, plan: Plan, step: int) -> None:
         super().__init__(plan, step)
         for index, warm in enumerate(plan.warm):

@@ -168,8 +168,14 @@ def test_within_a_front_the_ends_come_first_and_then_what_loses_most():
 
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("enough", [0, 1, 7, 39, 50])
-def test_ranks_end_with_the_front_that_holds_enough(k, enough):
-    costs = np.random.default_rng(k).random((40, k))
+@pytest.mark.parametrize("kind", ["independent", "agree", "equals"])
+def test_ranks_end_with_the_front_that_holds_enough(k, enough, kind):
+    random = np.random.default_rng(k)
+    costs = {
+        "independent": random.random((40, k)),
+        "agree": random.random((40, 1)) + 0.05 * random.random((40, k)),
+        "equals": random.integers(0, 4, (40, k)).astype(float),
+    }[kind]
     ranked, left = 0, costs
     while ranked < enough and len(left):
         first = non_dominated(left, ["min"] * k)

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from search.hypervolume_shares import exclusive_in_three
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
-from search.pareto import crowded_ranks, hypervolume, non_dominated
-from search.pareto_band import ParetoBand
+from search.pareto import hypervolume, non_dominated
 from search.rankings import Judged, Measured, Ranking, Recorded, View, Waiting, ranking
 from search.samplers.ask import Told, rows_at
 from search.schedulers.median import Averaged
@@ -152,43 +151,6 @@ def test_a_sample_of_the_others_is_the_one_of_a_list_of_them(ten, seed, best, ot
 def ten(make_plan, executor):
     plan = make_plan(trials=10)
     return plan, executor(plan).run().state
-
-
-def fronts_by_looking(rows, enough):
-    numbers = sorted(rows)
-    places = crowded_ranks([rows[number] for number in numbers], enough)
-    order = sorted(range(len(numbers)), key=places.__getitem__)
-    return [numbers[index] for index in order][:enough]
-
-
-@pytest.mark.parametrize("k", [2, 3])
-@pytest.mark.parametrize("are_equal", [False, True])
-def test_a_band_has_the_first_fronts_whatever_leaves(k, are_equal):
-    draws, band, rows = random.Random(k), ParetoBand(k, 5), {}
-    for number in range(80):
-        if rows and draws.random() < 0.3:
-            gone = draws.choice(sorted(rows)[-20:] + fronts_by_looking(rows, 2))
-            band.remove(gone)
-            del rows[gone]
-        row = tuple(draws.randrange(5) * 1.0 if are_equal else draws.random() for _ in range(k))
-        rows[number] = row
-        band.add(number, row)
-        enough = draws.randint(1, 5)
-        numbers, costs = band.members(enough)
-        found = {n: tuple(row) for n, row in zip(numbers, costs.tolist(), strict=True)}
-        assert found.items() <= rows.items()
-        assert fronts_by_looking(found, enough) == fronts_by_looking(rows, enough)
-    with pytest.raises(ValueError, match="depth 5"):
-        band.members(6)
-
-
-def test_a_band_grows_much_less_than_the_rows():
-    rng, band = np.random.default_rng(0), ParetoBand(2, 10)
-    for number, row in enumerate(rng.random((2000, 2))):
-        band.add(number, row)
-    numbers, _ = band.members(10)
-    assert len(numbers) < 200  # 10 * (1 + ln(2000 / 10)) are expected
-    assert len(band) == 2000
 
 
 @given(seed=st.integers(0, 10**6), is_coarse=st.booleans())
