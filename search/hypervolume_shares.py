@@ -33,6 +33,13 @@ def exclusive_in_three(
     dominates alone is a row of strips, and a row that comes cuts strips of its two neighbours and
     covers those of the rows that it takes off the staircase.
 
+    500 rows take 3 ms of CPU time, where the hypervolumes without each of them take 244 ms, for a
+    decision that may take 50 ms: `python -m timeit -p -s "import numpy as np; from
+    search.hypervolume_shares import exclusive_in_three; from search.pareto import hypervolume;
+    d = np.random.default_rng(0).exponential(size=(500, 3)); f = d / d.sum(1, keepdims=True);
+    c = f.max(0) + 0.1" "exclusive_in_three(f, c)"`, and with `"[hypervolume(np.delete(f, i, 0), c)
+    for i in range(500)]"`.
+
     front: [m, 3], distinct, none dominating another, below the corner [3].
     """
     right, top, depth = corner.tolist()
