@@ -14,7 +14,7 @@ from results.frame import load_reports, load_sweep
 ENDING = (
     "--scheduler", "none", "optimizer.kind=sgd", "data.noise=1.0", "train.steps=40",
     "train.report_every=1", "train.patience=3",
-)  # fmt: skip
+)
 SPACE = "optimizer.lr: {log_uniform: [0.2, 0.4]}\n"
 
 
@@ -29,7 +29,7 @@ def sweep(cluster, kit, directory, workers):
         kit.TOY, "--space", cluster.place.space(SPACE), "--dir", directory, "--address",
         cluster.address, "--trials", 3 - workers, "--workers", workers, *ENDING,
         f"train.batch_size={8 // workers}",
-    )  # fmt: skip
+    )
     assert ran.status == 0, ran.text
     assert "Traceback" not in ran.text, ran.text
     return directory

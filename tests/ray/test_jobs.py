@@ -35,7 +35,7 @@ def test_sweep_as_a_job(cluster, kit):
     ran = submit(
         cluster, kit, sys.executable, "-m", "ray_jobs.sweep", kit.TOY,
         "--space", cluster.place.space(), "--dir", directory, "--trials", 3,
-    )  # fmt: skip
+    )
     assert ran.status == 0, ran.text
     assert "succeeded" in ran.text
     assert load_sweep(directory)["trial"].tolist() == [0, 1, 2]

@@ -19,7 +19,7 @@ from results.frame import load_sweep
 SWEEP = (
     "--workers", 2, "--cpus", 1, "--sampler", "random", "--seed", 6, "--eta", 2, "--grace", 10,
     "train.steps=40", "train.report_every=10", "train.batch_size=4", "data.delay_seconds=0.02",
-)  # fmt: skip
+)
 
 
 API_SERVER = pytest.mark.parametrize("cluster", [True], ids=["api_server"], indirect=True)
@@ -45,7 +45,7 @@ def sweep(cluster, kit, directory, *options):
     ran = place.run(
         kit.TOY, "--address", cluster.address, "--space", place.space(), "--dir", directory,
         *options, *SWEEP,
-    )  # fmt: skip
+    )
     assert ran.status == 0, ran.text
 
 
@@ -70,7 +70,7 @@ def check_refused(cluster, kit, demand, needed):
     ran = place.run(
         kit.TOY, "--address", cluster.address, "--space", place.space(),
         "--dir", directory, *demand,
-    )  # fmt: skip
+    )
     assert ran.status == 2, ran.text
     assert len(ran.err.splitlines()) == 1
     assert f"a trial needs {needed}, and this cluster has 2 CPU and 0 GPU" in ran.err
@@ -125,7 +125,7 @@ class TestWithoutApiServer:
             line for line in lines
             if line["event"] != "finished"
             and (line["event"] == "handed_out" or line.get("trial") != trial)
-        ]  # fmt: skip
+        ]
         log.write_text("".join(json.dumps(line) + "\n" for line in kept))
         ran = cluster.place.run("--resume", directory, "--address", cluster.address)
         assert ran.status == 0, ran.text

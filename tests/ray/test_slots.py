@@ -18,7 +18,7 @@ def test_a_searcher_that_learns_fills_every_slot_at_once(kit):
             "--sampler", "tpe", "--scheduler", "none", "--autoscaling",
             "--max-concurrent", NODES, "--address", cluster.address,
             "data.delay_seconds=0.02", "train.tensorboard=false",
-        )  # fmt: skip
+        )
         assert ran.status == 0, ran.text
         handed_out = [event["time"] for event in kit.events(directory, "handed_out")]
         begun = [file.stat().st_mtime for file in directory.glob("trials/*/nodes/trial")]

@@ -153,7 +153,7 @@ class TestOnARunningCluster:
         ran = place.run(
             kit.TOY, "--space", place.space(FAILING, "failing"), "--dir", directory,
             "--address", cluster.address, "--trials", 6,
-        )  # fmt: skip
+        )
         found = load_sweep(directory)
         failed = found["config/model.explode"] == 1.0
         assert 0 < failed.sum() < 6
@@ -174,7 +174,7 @@ class TestOnARunningCluster:
             kit.TOY, "--space", place.space(), "--dir", directory, *options,
             "--address", cluster.address,
             "data.fail_at=3", "data.samples=160", "train.report_every=2",
-        )  # fmt: skip
+        )
         assert ran.status == 1, ran.text
         assert "2 of 2 trials failed" in ran.out
         segments = [(e["trial"], e["segment"]) for e in kit.events(directory, "handed_out")]
@@ -196,7 +196,7 @@ class TestOnARunningCluster:
         ran = place.run(
             kit.TOY, "--space", place.space(), "--dir", directory, *options,
             "--address", cluster.address, "data.delay_seconds=0.05",
-        )  # fmt: skip
+        )
         assert ran.status == 130, ran.text
         assert "time budget of 4 s" in ran.out
         assert f"--resume {directory}" in ran.out
@@ -222,7 +222,7 @@ class TestWithAClusterOfItsOwn:
         line = next(row for row in ran.out.splitlines() if "--resume" in row)
         assert shlex.split(line) == [
             "python", "-m", "ray_jobs.sweep", "--resume", str(directory),
-        ]  # fmt: skip
+        ]
         gone = {"host": socket.gethostname(), "pid": 2**22 - 1, "since": time.time() - 60}
         (directory / "lock").write_text(json.dumps({**gone, "session": "old"}))
         resumed = place.run("--resume", directory, "--max-concurrent", 1)

@@ -90,7 +90,7 @@ def test_volumes_are_written_slice_by_slice_and_refused_of_a_3d_model(run, tmp_p
     volumes = replace(
         Compression.Settings(), {"model.spatial_dims": 3, "data.root": str(run / "mri"),
                                  "data.source": "folder", "model.vae.widths": (8, 8)}
-    )  # fmt: skip
+    )
     module = Compression().build(volumes, None).modules["autoencoder"]
     tensors = {f"module.autoencoder.{key}": value for key, value in module.state_dict().items()}
     meta = {"system": "compression", "settings": flatten(volumes), "built": {"channels": 1}}

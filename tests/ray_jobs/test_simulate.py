@@ -123,7 +123,7 @@ def test_budgets_and_schedulers_by_name(swept, capsys):
     rows = table(printed)
     assert [row[:2] for row in rows] == [
         ["none", "2"], ["median", "2"], ["none", "4"], ["median", "4"],
-    ]  # fmt: skip
+    ]
     assert [row[4] for row in rows if row[0] == "none"] == ["2.00", "4.00"]
     assert all("+-" in row[-1] for row in rows)
 

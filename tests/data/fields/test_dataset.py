@@ -127,7 +127,7 @@ def test_conversion_is_done_once_and_depends_on_what_it_reads(tmp_path):
     for key, value in {
         "count": 5, "seed": 1, "image_size": 24, "times": 5, "probes_per_side": 2,
         "symmetric": True, "binarize_at": 9, "split_seed": 2, "validation_share": 0.5,
-    }.items():  # fmt: skip
+    }.items():
         folders.add(prepare_arrays(replace(few, {key: value}), tmp_path).folder)
     assert len(folders) == 10
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

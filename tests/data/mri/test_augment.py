@@ -173,7 +173,7 @@ def test_moves_against_scipy(space, seed):
     rule = only(
         VaeAugmentSettings, rotation_probability=1.0, shift_scale_probability=1.0,
         rotation_degrees=40.0, scale_change=0.3, shift_share=0.2,
-    )  # fmt: skip
+    )
     given_ = sample_of(space, seed=seed % 1000)
     dice = _Dice(seeded(seed))  # the same numbers in the same order
     angle = dice.within(40.0)
@@ -280,7 +280,7 @@ def test_noise_and_contrast_have_the_strength_that_is_set():
 def test_intensity_changes_never_touch_masks():
     rule = made({key: 1.0 for key in NEVER if "contrast" in key or "noise" in key} | {
         key: 0.0 for key in NEVER if "contrast" not in key and "noise" not in key
-    })  # fmt: skip
+    })
     for modality in (0, 4):
         given_ = sample_of(SLICE, modality=modality)
         out = augment(given_, rule, seeded(0))

@@ -109,7 +109,7 @@ class Samples(Dataset):
 
 def test_workers_make_the_same_batches():
     keys = [[(i, 7 * i + epoch) for i in range(4 * b, 4 * b + 4)] for epoch in (0, 1)
-            for b in range(3)]  # fmt: skip
+            for b in range(3)]
     here, there = (
         list(DataLoader(Samples(), batch_sampler=keys, num_workers=n, collate_fn=mixer(**ALL)))
         for n in (0, 2)

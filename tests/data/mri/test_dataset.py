@@ -26,7 +26,7 @@ PATIENTS = {"train": ("p1", "p2", "p10"), "val": ("v1",), "test": ("t1", "t2")}
 SMALL = {
     "source": "folder", "image_size": 12, "volume_size": (8, 12, 12), "lesion_pixels": 2,
     "lesion_voxels": 4,
-}  # fmt: skip
+}
 
 
 def save(path: Path, values: np.ndarray) -> None:
@@ -132,7 +132,7 @@ def test_every_patient_and_slice_is_there_once(untouched, cache):
     prepared = prepare(settings(untouched, group="multi_modality"), cache, 2)
     assert {k: tuple(v) for k, v in prepared.patients.items()} == {
         "train": ("p1", "p2", "p10"), "validation": ("v1",), "test": ("t1", "t2"),
-    }  # fmt: skip
+    }
     table = open_split(prepared, "train").table
     rows = list(zip(table["patient"], table["modality"], table["slice"], strict=True))
     assert rows == [(p, m, k) for p in range(3) for m in range(4) for k in range(1, DEPTH)]
@@ -266,7 +266,7 @@ def test_patients_without_a_mask(folder, tmp_path):
     assert not any(sample["mask"].any() for sample in samples(prepared, "validation"))
     assert [text.split(":")[0] for text in prepared.warnings] == [
         "1 patients have no seg file", "no validation sample has a lesion",
-    ]  # fmt: skip
+    ]
     for needs in ({"require_seg": True}, {"require_lesions": True}, {"group": "seg"}):
         with pytest.raises(DataError, match=r"expected seg.nii.gz"):
             prepare(settings(folder, **needs), tmp_path / "cache", 2)

@@ -169,7 +169,7 @@ BREAKS = {
         "found 1 that are NaN",
     ),
     "flat": (without_a_direction, "three directions"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BREAKS)

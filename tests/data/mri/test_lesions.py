@@ -184,7 +184,7 @@ def test_every_pixel_has_the_class_of_its_lesion():
     assert found.diameters_mm == pytest.approx([10.0, np.hypot(5, 8), np.hypot(18, 30)])
     assert [int(found.region[place]) for place in ((0, 0), (20, 0), (40, 10), (0, 30))] == [
         2, 1, 4, 0,
-    ]  # fmt: skip
+    ]
     assert found.region.dtype == found.number.dtype == np.uint8
     np.testing.assert_array_equal(found.region > 0, found.number > 0)
     np.testing.assert_array_equal(region_map(components(mask), found.diameters_mm), found.region)

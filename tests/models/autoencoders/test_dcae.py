@@ -72,7 +72,7 @@ def grown(shape: dict[str, Any]) -> dict[str, Any]:
              "decoder.conv_in", "decoder.up_blocks.2")),
         (3, ("decoder.up_blocks.1", "decoder.norm_out", "decoder.conv_out")),
     ],
-)  # fmt: skip
+)
 def test_a_phase_changes_its_own_part_alone(
     dims: int, phase: int, learning: tuple[str, ...]
 ) -> None:

@@ -267,7 +267,7 @@ def test_a_finer_step_reconstructs_better() -> None:
             "one factor for each of the 3 stages but the last",
         ),
     ],
-)  # fmt: skip
+)
 def test_rules_between_settings(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         replace(TINY, changes)
