@@ -159,7 +159,7 @@ def _sweep(folder: Path, segments: int, meter: _Meter) -> None:
     """Our own driver with the default scheduler and sampler, log and mirror included."""
     from ray_jobs.engine import execute
     from ray_jobs.engine.driver import Driver, open_log
-    from ray_jobs.engine.mirror_thread import MirrorBeside
+    from ray_jobs.engine.mirror_thread import MirrorThread
     from search.optuna_mirror import Mirror
 
     plan, directory = _plan(trials=10 * segments), folder / "sweep"
@@ -184,7 +184,7 @@ def _sweep(folder: Path, segments: int, meter: _Meter) -> None:
             if len(meter.cpu) >= segments - SLOTS:
                 self.stopping = "enough"
 
-    mirror = MirrorBeside(Mirror(directory / "journal.log", plan, "bench").follow, print)
+    mirror = MirrorThread(Mirror(directory / "journal.log", plan, "bench").follow, print)
     driver = Metered(
         plan=plan,
         context=context,

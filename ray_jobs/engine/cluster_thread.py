@@ -16,7 +16,7 @@ from typing import Any
 from ray_jobs.engine import cluster
 
 
-class ClusterAhead:
+class ClusterThread:
     """A cluster to which a thread connects; arguments as for `cluster.connect`."""
 
     def __init__(self, address: str | None, project: Path) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ray_jobs.engine import cluster, nodes
-from ray_jobs.engine.cluster_thread import ClusterAhead
+from ray_jobs.engine.cluster_thread import ClusterThread
 from ray_jobs.engine.driver import Driver, open_log
-from ray_jobs.engine.mirror_thread import MirrorBeside
+from ray_jobs.engine.mirror_thread import MirrorThread
 from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
 from ray_jobs.sweeping.planning import SweepSetup
 from ray_jobs.verb import data_lines
@@ -73,7 +73,7 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
     try:
         options = setup.options
         demand = cluster.Demand(workers=options.workers, cpus=options.cpus, gpus=options.gpus)
-        ahead = ClusterAhead(execution.address, execution.project)
+        ahead = ClusterThread(execution.address, execution.project)
         import ray.tune  # noqa: F401 - seconds, while the cluster starts
 
         system, settings = setup.configured.system, setup.configured.settings
@@ -109,7 +109,7 @@ def _check_cluster(info: dict[str, Any], demand: cluster.Demand, execution: Exec
 
 def _make_driver(
     setup: SweepSetup, execution: Execution, session: str, prepared: Any
-) -> tuple[Driver, MirrorBeside]:
+) -> tuple[Driver, MirrorThread]:
     directory = execution.directory
     log = open_log(directory, execution.tell)
     options = setup.options
@@ -138,7 +138,7 @@ def _make_driver(
         identity=f"{directory.name} {setup.document['created']}",
         warn=execution.tell,
     )
-    mirror = MirrorBeside(optuna_mirror.follow, execution.tell)
+    mirror = MirrorThread(optuna_mirror.follow, execution.tell)
 
     def preflight(sampled: dict[str, Any]) -> list[str]:
         trial = setup.configured.under(sampled)

@@ -17,7 +17,7 @@ events.
 """
 
 
-class MirrorBeside:
+class MirrorThread:
     """Follows a sweep in a thread of its own, in the order of the events.
 
     A mirror waits for a disk or a database several times an event, and no decision depends on it.
