@@ -38,7 +38,7 @@ STAMP := $(VENV)/.installed
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile \
-	    | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	    | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## .venv with the project and its tools; does nothing when up to date
 

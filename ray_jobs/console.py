@@ -39,10 +39,11 @@ def _search_current_folder() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Carries out the verb that comes first, or lists the verbs; returns the exit status."""
-    from ray_jobs.verb import OK, USAGE, VERBS
+    from ray_jobs.verb import OK, USAGE, VERBS, lasting_output
 
     if not argv or argv[0] in ("-h", "--help"):
-        print(_overview())
+        with lasting_output():
+            print(_overview())
         return OK
     if argv[0] not in VERBS:
         print(f"error: {_no_such_verb(argv[0])}", file=sys.stderr)

@@ -68,7 +68,7 @@ class Plan(SearchOptions):
             ("--repeats", self.repeats, 0),
             ("--repeat-top", self.repeat_top, 1),
         ):
-            if not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise SettingsError(
                     f"{name} must be a whole number from {least} on, not {value!r}."
                 )

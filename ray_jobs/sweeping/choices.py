@@ -54,8 +54,7 @@ def check_options(asked: SweepOptions, chosen: SweepOptions, configured: Configu
         chosen: what `choose` made of them.
     """
     _check_rungs(chosen, configured.steps)
-    if chosen.repeat_top != SweepOptions.repeat_top and not chosen.repeats:
-        raise SettingsError("--repeat-top says how many --repeats K trains again: add --repeats.")
+    check_repeats(chosen)
     if chosen.scheduler in POPULATIONS and asked.trials is None and asked.budget:
         raise SettingsError(
             f"--scheduler {chosen.scheduler} trains a population side by side, and --trials N "
@@ -73,6 +72,12 @@ def check_options(asked: SweepOptions, chosen: SweepOptions, configured: Configu
                 f"--warm-start takes every word after it, and {text} is a setting: write the "
                 "settings before it."
             )
+
+
+def check_repeats(options: SweepOptions) -> None:
+    """Refuses --repeat-top without --repeats."""
+    if options.repeat_top != SweepOptions.repeat_top and not options.repeats:
+        raise SettingsError("--repeat-top says how many --repeats K trains again: add --repeats.")
 
 
 def _check_rungs(options: SweepOptions, steps: int) -> None:

@@ -44,6 +44,7 @@ def make_document(
         "created": time.time(),
         "command": list(command) or sys.argv,
         "versions": versions(_VERSIONED),
+        **planned_document(options, plan),
         "settings": plain(configured.values),
         "origins": dict(origins),
         "space": plan.space.to_json(),
@@ -54,7 +55,6 @@ def make_document(
         "terms": list(configured.composite.terms),
         "warm": [row.to_json() for row in plan.warm],
         "notes": list(notes),
-        **planned_document(options, plan),
     }
 
 

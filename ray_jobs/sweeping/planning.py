@@ -46,9 +46,14 @@ class SweepSetup:
     document: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if self.options.max_concurrent is not None and self.options.max_concurrent < 1:
+        options = self.options
+        most = options.max_concurrent
+        if most is not None and most < 1:
+            raise SettingsError(f"--max-concurrent must be 1 or more, not {most}.")
+        if options.workers < 1 or options.cpus <= 0.0 or options.gpus < 0.0:
             raise SettingsError(
-                f"--max-concurrent must be 1 or more, not {self.options.max_concurrent}."
+                "--workers must be 1 or more, --cpus above 0 and --gpus 0 or more, not "
+                f"{options.workers}, {options.cpus} and {options.gpus}."
             )
         load_scheduler(self.plan)  # a scheduler refuses what it cannot do, also when a sweep grows
 

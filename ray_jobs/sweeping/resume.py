@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metrics.combined import Combined, is_combined
+from ray_jobs.sweeping.choices import check_repeats
 from ray_jobs.sweeping.document import (
     options_from,
     plain,
@@ -48,8 +49,8 @@ def stored_setup(directory: Path) -> SweepSetup:
             f"{directory}) and its results can start a new sweep (--warm-start), but not go on."
         )
     system = load_system(sweep.system)
-    configured = Configured(system, system.Settings()).under(document["settings"])
     try:
+        configured = Configured(system, system.Settings()).under(document["settings"])
         return _stored_setup(sweep, configured)
     except SettingsError as error:
         raise SettingsError(f"{directory}/sweep.json: {error}") from error
@@ -60,8 +61,14 @@ def stored_setup(directory: Path) -> SweepSetup:
         ) from error
 
 
+_PARTS = ("origins", "points", "objectives", "constraints", "derived", "metrics", "terms")
+"""What a start always stores, empty or not."""
+
+
 def _stored_setup(sweep: Sweep, configured: Configured) -> SweepSetup:
     document = sweep.document
+    if missing := [part for part in _PARTS if part not in document]:
+        raise KeyError(*missing)
     options = options_from(sweep.system, sweep.options)
     space = space_from_json(document["space"])
     warm = tuple(Warm.from_json(node) for node in document["warm"])
@@ -110,6 +117,7 @@ def what_changed(
     name = given.get("system", setup.options.system)
     if name != setup.options.system:
         return [f"system: {setup.options.system} -> {name}"]
+    _check_searched(setup, overrides)
     lines = []
     for field, option in options_of(SweepOptions).items():
         if field in given and option.resume == "start":
@@ -133,6 +141,15 @@ def what_changed(
             value = json.loads(json.dumps(asked[part]))
             lines += _differences(part, document[part], value)
     return lines
+
+
+def _check_searched(setup: SweepSetup, overrides: Sequence[str]) -> None:
+    for key in parse_overrides(overrides):
+        if key in setup.plan.space.domains:
+            raise SettingsError(
+                f"{key} is searched by this sweep, so a resume cannot fix it: leave it out, or "
+                "start a new sweep with --dir."
+            )
 
 
 def _asked_settings(
@@ -236,12 +253,14 @@ def grown(setup: SweepSetup, directory: Path, given: Mapping[str, Any]) -> Sweep
     before["repeat_top"] = options.repeat_top if options.repeats else 0
     for field, had in before.items():
         if had and given.get(field, had) < had:
+            has = "has spent" if field == "budget" and not options.budget else "has"
             raise SettingsError(
-                f"{may[field].flag} {given[field]:g} would take some away: {directory} has "
+                f"{may[field].flag} {given[field]:g} would take some away: {directory} {has} "
                 f"{had:g} already. A resume may only add some."
             )
     changes = [field for field in may if may[field].resume in ("more", "new")]
     options = replace(options, **{field: given[field] for field in changes if field in given})
+    check_repeats(options)
     plan = plan_of(
         options,
         setup.configured,

@@ -55,10 +55,10 @@ def test_a_key_that_is_newer_than_the_sweep_has_its_default(stored, tmp_path):
     file.write_text(json.dumps(document))
     again = stored_setup(file.parent)
     assert what_changed(again, {}, []) == []
-    lines = what_changed(again, {}, ["optimizer.lr=0.125", "data.fail_at=3"])
+    lines = what_changed(again, {}, ["optimizer.beta1=0.125", "data.fail_at=3"])
     assert [line.split(":")[0] for line in lines] == [
         "settings data.fail_at",
-        "settings optimizer.lr",
+        "settings optimizer.beta1",
     ]
 
 
@@ -155,7 +155,8 @@ def test_the_plan_of_a_resume_says_what_is_done(begun, capsys):
 
 def test_a_resume_may_not_set_a_budget_that_is_spent(begun, capsys):
     assert main(["--resume", str(begun), "--plan", "--budget", "0.3"]) == 2
-    assert "--budget 0.3 would take some away" in capsys.readouterr().err
+    assert "--budget 0.3 would take some away" in (said := capsys.readouterr().err)
+    assert "has spent 0.333333 already" in said
     assert main(["--resume", str(begun), "--plan", "--budget", "20"]) == 0
 
 
@@ -173,6 +174,9 @@ def test_trials_without_their_log_are_not_trained_over(begun, capsys):
         ("options.max_concurrent", 0, "sweep.json: --max-concurrent must be 1 or more"),
         ("options.patience", 3, "sweep.json: this version has no option patience"),
         ("options", None, "sweep.json is damaged"),
+        ("options.repeats", True, "--repeats must be a whole number from 0 on, not True"),
+        ("options.cpus", 0.0, "--workers must be 1 or more, --cpus above 0"),
+        ("settings.optimizer", 1, "sweep.json: there is no setting 'optimizer'"),
         ("space", {}, "sweep.json is damaged"),
         ("warm", None, "sweep.json is damaged"),
     ],
@@ -185,3 +189,25 @@ def test_a_damaged_document_is_no_traceback(begun, capsys, key, value, says):
     (begun / "sweep.json").write_text(json.dumps(document))
     assert main(["--resume", str(begun), "--plan"]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["origins", "points", "constraints", "derived", "terms"])
+def test_a_document_without_a_part_is_damaged(begun, capsys, part):
+    document = json.loads((begun / "sweep.json").read_text())
+    del document[part]
+    (begun / "sweep.json").write_text(json.dumps(document))
+    assert main(["--resume", str(begun), "--plan"]) == 2
+    assert f"sweep.json is damaged, missing or malformed: '{part}'" in capsys.readouterr().err
+
+
+def test_a_key_that_is_searched_cannot_be_fixed_by_a_resume(stored):
+    setup = stored("--trials 3")[1]
+    value = setup.configured.values["optimizer.lr"]
+    with pytest.raises(SettingsError, match=r"optimizer\.lr is searched by this sweep"):
+        what_changed(setup, {}, [f"optimizer.lr={value}"])
+
+
+def test_how_many_are_repeated_says_nothing_without_repeats(stored, tmp_path, capsys):
+    stored("--trials 3")
+    assert main(["--resume", str(tmp_path / "stored"), "--plan", "--repeat-top", "5"]) == 2
+    assert "add --repeats" in capsys.readouterr().err
