@@ -11,7 +11,7 @@ from typing import Any
 from ray_jobs.sweeping.choices import check_options, choose
 from ray_jobs.sweeping.document import make_document
 from ray_jobs.sweeping.goals import make_goal
-from ray_jobs.sweeping.last_change import last_change
+from ray_jobs.sweeping.last_change import LastChange, last_change
 from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.spaces import bound_space, documented_points
 from results.warm import read_warm
@@ -103,10 +103,11 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
     chosen, notes = choose(options)
     check_options(options, chosen, configured)
     warm, of_warm = read_warm(options.warm_start, space, goal, configured.values, derived)
-    plan = plan_of(chosen, configured, space, points, goal, warm)
+    latest = last_change(configured, space, points)
+    plan = plan_of(chosen, configured, space, points, goal, warm, latest)
     if plan.scheduler in POPULATIONS:
         check_changeable(space.domains, configured, plan.scheduler)
-    notes += [*_notes_on_rungs(plan, configured), *of_warm]
+    notes += [*_notes_on_rungs(plan, latest), *of_warm]
     document = make_document(chosen, configured, resolved.origins, plan, derived, command, notes)
     return SweepSetup(configured=configured, options=chosen, plan=plan, document=document)
 
@@ -118,12 +119,15 @@ def plan_of(
     points: tuple[Point, ...],
     goal: Goal,
     warm: tuple[Warm, ...],
+    latest: LastChange,
 ) -> Plan:
     """The plan of a sweep, the same when it starts and when it goes on.
 
     Args:
         options: with nothing left to choose.
         space: bound to the settings.
+        latest: from `last_change` at the start; a resume has the stored step, so that its rungs
+            are the same for ever.
     """
     of_the_search = {field.name: getattr(options, field.name) for field in fields(SearchOptions)}
     return Plan(
@@ -132,17 +136,17 @@ def plan_of(
         goal=goal,
         steps=configured.steps,
         report_every=configured.settings.train.report_every,
-        last_change=last_change(configured, space, points).step,
+        last_change=latest.step,
         pausing=options.workers == 1,
         warm=warm,
         **of_the_search,
     )
 
 
-def _notes_on_rungs(plan: Plan, configured: Configured) -> list[str]:
+def _notes_on_rungs(plan: Plan, latest: LastChange) -> list[str]:
     if plan.scheduler == "none":
         return []
-    note = last_change(configured, plan.space, plan.points).note(plan.steps, plan.report_every)
+    note = latest.note(plan.steps, plan.report_every)
     notes = [note] if note else []
     if not plan.rungs:
         notes.append(

@@ -16,6 +16,7 @@ from ray_jobs.sweeping.document import (
     planned_document,
     points_document,
 )
+from ray_jobs.sweeping.last_change import LastChange
 from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.planning import SweepSetup, plan_of
 from ray_jobs.sweeping.spaces import bound_space, documented_points
@@ -72,7 +73,8 @@ def _stored_setup(sweep: Sweep, configured: Configured) -> SweepSetup:
     options = options_from(sweep.system, sweep.options)
     space = space_from_json(document["space"])
     warm = tuple(Warm.from_json(node) for node in document["warm"])
-    plan = plan_of(options, configured, space, sweep.points, sweep.goal, warm)
+    latest = LastChange(sweep.last_change)
+    plan = plan_of(options, configured, space, sweep.points, sweep.goal, warm, latest)
     return SweepSetup(
         configured=configured,
         options=options,
@@ -248,10 +250,10 @@ def grown(setup: SweepSetup, directory: Path, given: Mapping[str, Any]) -> Sweep
         SweepError: it has trials of which its log knows nothing; they would be trained over.
     """
     options, may = setup.options, options_of(SweepOptions)
-    before = {field: getattr(options, field) for field in may if may[field].resume == "more"}
-    before["budget"] = options.budget or _spent(directory) / setup.plan.steps
-    before["repeat_top"] = options.repeat_top if options.repeats else 0
-    for field, had in before.items():
+    amounts = {field: getattr(options, field) for field in may if may[field].resume == "more"}
+    amounts["budget"] = options.budget or _spent(directory) / setup.plan.steps
+    amounts["repeat_top"] = options.repeat_top if options.repeats else 0
+    for field, had in amounts.items():
         if had and given.get(field, had) < had:
             has = "has spent" if field == "budget" and not options.budget else "has"
             raise SettingsError(
@@ -261,13 +263,10 @@ def grown(setup: SweepSetup, directory: Path, given: Mapping[str, Any]) -> Sweep
     changes = [field for field in may if may[field].resume in ("more", "new")]
     options = replace(options, **{field: given[field] for field in changes if field in given})
     check_repeats(options)
+    before = setup.plan
+    latest = LastChange(before.last_change)
     plan = plan_of(
-        options,
-        setup.configured,
-        setup.plan.space,
-        setup.plan.points,
-        setup.plan.goal,
-        setup.plan.warm,
+        options, setup.configured, before.space, before.points, before.goal, before.warm, latest
     )
     document = {**setup.document, **planned_document(options, plan)}
     return SweepSetup(configured=setup.configured, options=options, plan=plan, document=document)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from settings.paths import TrainingPaths
 from settings.timeline import SEED
+
+if TYPE_CHECKING:
+    from trainables.stepping.train_settings import SystemSettings
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Part:
         stop_step: the step at which it ends; None for the end of the training.
     """
 
-    settings: Any
+    settings: SystemSettings
     stop_step: int | None = None
 
 

@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from ray_jobs import train
 from results.lineage import export_schedule, lineage
 from results.store import read_events
 from search.log import SweepState
@@ -61,8 +60,9 @@ def test_a_schedule_is_exported_and_trained_again(swept, shared_place, kit):
     stages = export_schedule(swept, number, shared_place / "found.yaml")
     assert len(stages) > 1
     again = shared_place / "again"
-    settings = str(shared_place / "found.yaml")
-    assert train.main([kit.TOY, "--settings", settings, "--dir", str(again), "--no-ray"]) == 0
+    settings = shared_place / "found.yaml"
+    ran = shared_place.run(kit.TOY, "--settings", settings, "--dir", again, verb="train")
+    assert ran.status == 0, ran.text
     expected = []
     for stage in stages:
         own = rows(swept / f"reports/{stage.trial:04d}.jsonl")

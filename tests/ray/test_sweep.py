@@ -112,10 +112,10 @@ class TestFinishedSweep:
         ("change", "expected"),
         [
             (["train.steps=40"], "settings train.steps: 20 -> 40"),
-            (["--seed", "9"], "seed: 0 -> 9"),
-            (["--sampler", "random"], "sampler: tpe -> random"),
+            (["--seed", "9"], "--seed: 0 -> 9"),
+            (["--sampler", "random"], "--sampler: tpe -> random"),
             (["--space", "{other}"], "space domains optimizer.lr high: 1.0 -> 0.5"),
-            (["--workers", "2"], "resources workers: 1 -> 2"),
+            (["--workers", "2"], "--workers: 1 -> 2"),
         ],
     )
     def test_resume_does_not_become_another_sweep(

@@ -27,6 +27,18 @@ def trained(directory):
     return curve[columns], [(stage["step"], stage["finished"]) for stage in stages]
 
 
+def test_a_training_on_a_group_is_the_plain_one(place, kit):
+    common = (kit.TOY, *COMMON, "--dir")
+    assert train.main([*common, str(place / "plain"), "--no-ray", "train.batch_size=8"]) == 0
+    ran = place.run(*common, place / "group", *WAYS["group"], verb="train")
+    assert ran.status == 0, ran.text
+    curves = (
+        pd.read_json(place / way / "reports.jsonl", lines=True)[["step", "val.mse"]]
+        for way in ("plain", "group")
+    )
+    pd.testing.assert_frame_equal(*curves, rtol=1e-5)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_training_in_stages_is_the_plain_one(place, kit, way):
     common = (kit.TOY, *COMMON, *STAGES, "--dir")

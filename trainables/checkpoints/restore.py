@@ -14,6 +14,7 @@ from settings.command import command
 from settings.flat import replace
 from settings.schema import Settings
 from trainables.checkpoints import checkpoint
+from trainables.stepping.train_settings import SystemSettings
 from trainables.system import Built, PreparedT, SettingsT, System, load_system, offers
 
 
@@ -29,7 +30,7 @@ class Opened:
     path: Path
     step: int
     system: System
-    settings: Any
+    settings: SystemSettings
     modules: Mapping[str, nn.Module]
 
 

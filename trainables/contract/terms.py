@@ -48,7 +48,7 @@ class TermCase:
     name: str
     node: str
     term: Term
-    settings: Any
+    settings: SystemSettings
     batch: Tensors
     raw: Tensor
     predict: Callable[[Tensors, Any, Tensor], Tensors]
@@ -307,7 +307,7 @@ class _Made:
     examined: Examined
     phase: str
     modules: Mapping[str, nn.Module]
-    settings: Any
+    settings: SystemSettings
     prediction: Tensors
 
     @property
