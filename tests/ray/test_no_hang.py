@@ -84,7 +84,7 @@ class TestWithApiServer:
     def test_stopped_trials_make_room(self, cluster, kit):
         """As below, where Ray's own clean-up could do it."""
         directory = cluster.place / "sweep"
-        sweep(cluster, kit, directory, "--trials", 3, "--max-concurrent", 2)
+        sweep(cluster, kit, directory, "--trials", 3, "--max-concurrent", 1)
         assert trained_after_a_stop(kit.events(directory))
         check_stopped(directory)
         check_given_back(cluster, kit)
@@ -98,13 +98,13 @@ class TestWithoutApiServer:
     def test_stopped_trials_make_room(self, cluster, kit):
         """Each trial needs the whole cluster, so the next one starts only if nothing is left.
 
-        After the first, two drivers are under way at once, more than the cluster has room for
-        groups; which of them is given it is chance.
+        After the first two, of which the second is stopped, two drivers are under way at once,
+        more than the cluster has room for groups; which of them is given it is chance.
         """
         directory = cluster.place / "sweep"
-        sweep(cluster, kit, directory, "--trials", 1, "--max-concurrent", 2)
-        more = ("--resume", directory, "--address", cluster.address, "--trials", 3)
-        ran = cluster.place.run(*more)
+        sweep(cluster, kit, directory, "--trials", 2, "--max-concurrent", 1)
+        more = ("--address", cluster.address, "--trials", 4, "--max-concurrent", 2)
+        ran = cluster.place.run("--resume", directory, *more)
         assert ran.status == 0, ran.text
         assert trained_after_a_stop(kit.events(directory))
         check_stopped(directory)
