@@ -240,7 +240,9 @@ def test_a_norm_that_overflowed_alone_is_never_observed(toys, tmp_path):
     system = watched(toys.Toy, recorder)
     (update,) = Training(system, toys.settings(system), LocalRun(tmp_path), None).updates
     for step, norm in enumerate((1.0, float("inf"), float("nan"))):
-        update._balance({"squared": torch.ones(())}, {"squared": 2.0}, {"squared": norm}, step)
+        update.balancing.show(
+            {"squared": torch.ones(())}, {"squared": 2.0}, {"squared": norm}, seed=0, step=step
+        )
     assert {step: seen.losses for step, seen in recorder.seen.items()} == {0: {"squared": 0.5}}
 
 

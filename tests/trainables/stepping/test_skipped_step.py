@@ -14,7 +14,6 @@ from torch import nn
 
 from trainables.loop import Training
 from trainables.run import LocalRun
-from trainables.stepping.balancing import Balancing
 from trainables.stepping.not_finite import spread_overflow
 from trainables.toy import ToyGan
 
@@ -50,20 +49,6 @@ def test_it_leaves_nothing_frozen_and_still_hands_on(toys, tmp_path):
     assert (update.interval.skipped, update.overflows.in_a_row) == (1, 1)
     parameters = [p for module in training.modules.values() for p in module.parameters()]
     assert all(parameter.requires_grad and parameter.grad is None for parameter in parameters)
-
-
-@pytest.mark.parametrize("norm", [math.inf, math.nan])
-def test_a_balancer_is_not_shown_a_norm_that_is_not_finite(norm):
-    seen = []
-    balancing = SimpleNamespace(
-        accelerator=SimpleNamespace(num_processes=1),
-        balancer=SimpleNamespace(observe=lambda observed, step: seen.append(observed.norms)),
-    )
-    sums, counts = {"a": torch.tensor(2.0), "b": torch.tensor(3.0)}, {"a": 1.0, "b": 1.0}
-    Balancing.show(balancing, sums, counts, {"a": 1.0, "b": norm}, 0, 0)
-    assert not seen
-    Balancing.show(balancing, sums, counts, {"a": 1.0, "b": 2.0}, 0, 0)
-    assert seen == [{"a": 1.0, "b": 2.0}]
 
 
 @pytest.mark.parametrize("total", [math.inf, math.nan, 1.0])
