@@ -95,14 +95,19 @@ class TestWithApiServer:
 
 @NO_API_SERVER
 class TestWithoutApiServer:
+    def test_a_stopped_trial_gives_everything_back(self, cluster, kit):
+        directory = cluster.place / "sweep"
+        sweep(cluster, kit, directory, "--trials", 2, "--max-concurrent", 1)
+        check_stopped(directory)
+        check_given_back(cluster, kit)
+
     def test_stopped_trials_make_room(self, cluster, kit):
         """Each trial needs the whole cluster, so the next one starts only if nothing is left.
 
-        After the first two, of which the second is stopped, two drivers are under way at once,
-        more than the cluster has room for groups; which of them is given it is chance.
+        The sweep of before goes on, and two drivers are under way at once, more than the cluster
+        has room for groups; which of them is given it is chance.
         """
         directory = cluster.place / "sweep"
-        sweep(cluster, kit, directory, "--trials", 2, "--max-concurrent", 1)
         more = ("--address", cluster.address, "--trials", 4, "--max-concurrent", 2)
         ran = cluster.place.run("--resume", directory, *more)
         assert ran.status == 0, ran.text
