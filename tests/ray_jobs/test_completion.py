@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -153,7 +152,6 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path, monkeypatch):
     assert "train.steps=" in keys
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
