@@ -177,6 +177,7 @@ def _write_document(directory: Path, document: Any, fresh: bool) -> None:
 def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
     from ray_jobs.analyze import main as analyze
     from ray_jobs.engine import execute
+    from ray_jobs.engine.failures import common_failure
     from ray_jobs.progress import Progress
 
     directory = directory.resolve()
@@ -201,6 +202,15 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
         if SweepPaths(directory).document.exists():
             print(go_on)
         raise
+    if driver.gave_up:
+        print(f"ended: {driver.gave_up}.")
+        for line in common_failure(driver.plan, driver.state, directory):
+            print(f"  {line}")
+        print(
+            "If the cause is mended, or you know better, let it try more: --max-failed-in-a-row N "
+            f"(0: never ends for it), --max-failed-share X (1: never). {go_on}"
+        )
+        return ALL_FAILED
     if driver.stopping:
         print(f"stopped ({driver.stopping}). {go_on}")
         return INTERRUPTED

@@ -19,7 +19,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 OK, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 2, 3, 1, 130
 """Exit statuses: 0 all went well; 2 a request that cannot be carried out; 3 some trials failed; 1
-all of them, or an error of our own; 130 stopped by Ctrl-C, SIGTERM or SIGHUP, resumable."""
+all of them, or so many that the sweep was ended, or an error of our own; 130 stopped by Ctrl-C,
+SIGTERM or SIGHUP, resumable."""
 
 _LEAVING_SECONDS = 10.0
 """For Ray to end its processes; it takes about two."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from search.failing import least_charge, too_many_failed
 from search.jobs import Ask, Done, Job, Wait, next_job
-from search.log import COMPLETE, PAUSED, STOPPED, Event, SweepState
+from search.log import COMPLETE, FAILED, PAUSED, STOPPED, Event, SweepState
 from search.objectives import Values
 from search.plan import Plan
 from search.rule import rule
@@ -48,7 +49,11 @@ class Decider:
 
     def next(self) -> Job | Wait | Done:
         """The next job for a free slot, which is not logged yet (`hand_out`)."""
-        return next_job(self.plan, self.state, self._draw)
+        reason = too_many_failed(self.plan, self.state)
+        if reason and (live := self.state.live):
+            return Wait(tuple(live))  # what one of them reports may end the row
+        job = next_job(self.plan, self.state, self._draw)
+        return Done(reason) if reason and isinstance(job, Job) else job
 
     def hand_out(self, job: Job, notes: Sequence[str] = ()) -> None:
         """Logs that a job begins."""
@@ -109,6 +114,8 @@ class Decider:
         """
         state = state or self.end_state(job, step, reason)
         holds = state == COMPLETE and job.repeat_of is None
+        failures = self.state.trials[job.trial].failures
+        is_last = state == FAILED and failures >= self.plan.max_failures
         self.record(
             "ended",
             trial=job.trial,
@@ -122,6 +129,7 @@ class Decider:
             reason=reason,
             seconds=seconds,
             **({"node_gone": True} if node_gone else {}),
+            **({"charged": least_charge(self.plan)} if is_last else {}),
         )
 
     def losses(self, job: Job, step: int) -> int:

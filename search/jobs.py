@@ -53,7 +53,11 @@ class Wait:
 
 @dataclass(frozen=True)
 class Done:
-    """Every trial of the plan has its final state."""
+    """Nothing more is handed out: every trial of the plan has its final state, or there is a
+    reason to end the sweep before.
+    """
+
+    reason: str = ""
 
 
 def next_job(plan: Plan, state: SweepState, draw: Ask = ask) -> Job | Wait | Done:

@@ -96,9 +96,11 @@ class TrialRecord:
         """Whether it will not run again. A paused trial may, and so may one that has failed no
         more than `max_failures` times (`Plan.max_failures`).
         """
-        return self.status in (COMPLETE, STOPPED) or (
-            self.status == FAILED and self.failures > max_failures
-        )
+        return self.status in (COMPLETE, STOPPED) or self.has_failed(max_failures)
+
+    def has_failed(self, max_failures: int) -> bool:
+        """Whether it failed and will not be run again."""
+        return self.status == FAILED and self.failures > max_failures
 
     @property
     def infeasible(self) -> bool:
@@ -114,7 +116,9 @@ class SweepState:
         ladders: by (bracket, step), the trials that were judged there.
         promoted: by (bracket, step), those of them that were promoted or passed.
         steps: training steps handed out, by bracket; those that an ended segment did not use are
-            taken off again, and repeats are not counted.
+            taken off again, down to the least that a failed trial is charged, and repeats are not
+            counted.
+        failed_in_a_row: number of segments that have failed since the last report.
         finished: whether the last session has ended the sweep.
         own_trials: number of trials that are no repeats.
         asked_for: the trials that the sampler drew, in the order of the log.
@@ -130,6 +134,7 @@ class SweepState:
         self.ladders: dict[tuple[int, int], dict[int, None]] = {}
         self.promoted: dict[tuple[int, int], set[int]] = {}
         self.steps: dict[int, int] = {}
+        self.failed_in_a_row = 0
         self.finished = False
         self.own_trials = 0
         self.asked_for: list[int] = []
@@ -254,6 +259,7 @@ class SweepState:
             if event.get("passed"):
                 self.promoted.setdefault((trial.bracket, step), set()).add(trial.number)
         trial.step, trial.values, trial.value = step, values, _number(event.get("value"))
+        self.failed_in_a_row = 0
 
     def _put(self, trial: TrialRecord, step: int, values: dict[str, float]) -> None:
         self.replaced += trial.rungs.get(step, values) != values
@@ -266,6 +272,7 @@ class SweepState:
             return
         if event["state"] == FAILED and trial.status != FAILED:
             trial.failures += 1
+        self._count_in_a_row(event["state"], has_reported=(event.get("step") or 0) > trial.step)
         trial.reason = event.get("reason") or ""
         trial.seconds += event.get("seconds") or 0.0
         self._count_loss(trial, event)
@@ -277,8 +284,14 @@ class SweepState:
         for rung in event.get("holds") or ():
             self._put(trial, rung, trial.values)
         if trial.status == RUNNING:
-            self._give_back(trial, trial.step)
+            self._give_back(trial, max(trial.step, event.get("charged") or 0))
         self._set_status(trial, event["state"])
+
+    def _count_in_a_row(self, state: str, has_reported: bool) -> None:
+        if state == FAILED:
+            self.failed_in_a_row = 1 if has_reported else self.failed_in_a_row + 1
+        elif state != INTERRUPTED or has_reported:
+            self.failed_in_a_row = 0
 
     @staticmethod
     def _count_loss(trial: TrialRecord, event: Event) -> None:

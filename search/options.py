@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from settings.option import numbers, option, positive, positive_number, positives, whole
+from settings.option import numbers, option, positive, positive_number, positives, share, whole
 
 SAMPLERS: Mapping[str, str] = {
     "tpe": "search.samplers.optuna_samplers:ask_optuna",
@@ -58,6 +58,8 @@ class SearchOptions:
         repeats: fresh seeds with which each of the `repeat_top` best configurations is trained
             again before a winner is named; 0 for none.
         max_failures: number of times that a trial may fail and be run again.
+        max_failed_in_a_row: failures without a report between them that end the sweep; 0 for none.
+        max_failed_share: share of failed trials above which the sweep ends; 1 for none.
     """
 
     trials: int | None = option(
@@ -153,4 +155,23 @@ class SearchOptions:
         type=whole,
         metavar="N",
         help="times a trial may fail and try again (default 0)",
+    )
+    max_failed_in_a_row: int = option(
+        20,
+        "--max-failed-in-a-row",
+        group=RUNS,
+        resume="new",
+        type=whole,
+        metavar="N",
+        help="end the sweep after N failures without a report between them (default 20; 0 never)",
+    )
+    max_failed_share: float = option(
+        0.9,
+        "--max-failed-share",
+        group=RUNS,
+        resume="new",
+        type=share,
+        metavar="X",
+        help="end the sweep once 20 trials have ended and more than X of them failed (default "
+        "0.9; 1 never)",
     )

@@ -65,6 +65,7 @@ class Plan(SearchOptions):
             ("--eta", self.eta, 2),
             ("--seed", self.seed, 0),
             ("--max-failures", self.max_failures, 0),
+            ("--max-failed-in-a-row", self.max_failed_in_a_row, 0),
             ("--repeats", self.repeats, 0),
             ("--repeat-top", self.repeat_top, 1),
         ):
@@ -74,6 +75,10 @@ class Plan(SearchOptions):
                 )
         if self.budget is not None and not self.budget > 0:
             raise SettingsError(f"--budget must be above 0 trainings, not {self.budget}.")
+        if not 0.0 < self.max_failed_share <= 1.0:
+            raise SettingsError(
+                f"--max-failed-share must be above 0 and at most 1, not {self.max_failed_share}."
+            )
         self._check_sampler()
         self._check_rungs()
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.decider import Decider
-from search.jobs import Ask, Job
-from search.log import INTERRUPTED, Event, SweepState, TrialRecord
+from search.jobs import Ask, Done, Job
+from search.log import FAILED, INTERRUPTED, Event, SweepState, TrialRecord
 from search.objectives import Values
 from search.plan import Plan
 from search.samplers.ask import ask
@@ -33,11 +33,13 @@ class Simulation:
         events: the log, each with `time` on the simulated clock.
         state: the sweep as the log tells it.
         seconds: when the last job ended.
+        reason: why it ended before every trial had; "" where it did not.
     """
 
     events: list[dict[str, Any]]
     state: SweepState
     seconds: float = 0.0
+    reason: str = ""
 
 
 def simulate(
@@ -48,6 +50,7 @@ def simulate(
     step_seconds: Callable[[Job], float] = lambda job: 1.0,
     start_seconds: float = 0.0,
     ends: Ends = lambda job: None,
+    fails: Callable[[Job], bool] = lambda job: False,
     events: Iterable[Event] = (),
     draw: Ask = ask,
 ) -> Simulation:
@@ -57,6 +60,7 @@ def simulate(
         step_seconds: duration of a step of the job.
         start_seconds: duration of what every segment does before its first step.
         ends: which trainings end by themselves.
+        fails: which jobs fail, after one step and before any report.
         events: a log to continue.
         draw: draws the settings of new trials.
     """
@@ -76,12 +80,19 @@ def simulate(
             decider.hand_out(job)
             order += 1
             first = begin if is_told else _next_visit(plan, job, begin, ends(job))
+            first = begin + 1 if fails(job) else first
             when = simulation.seconds + start_seconds + (first - begin) * step_seconds(job)
             heapq.heappush(running, (when, order, job, first))
         if not running:
-            decider.record("finished")
+            simulation.reason = job.reason if isinstance(job, Done) else ""
+            if not simulation.reason:
+                decider.record("finished")
             return simulation
         simulation.seconds, place, job, step = heapq.heappop(running)
+        if fails(job):
+            begin = decider.state.trials[job.trial].step
+            decider.ended(job, begin, {}, state=FAILED, reason="it fails")
+            continue
         values = observe(job, step)
         reason = decider.reported(job, step, values)
         end = ends(job)

@@ -118,6 +118,13 @@ def number_from_0(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number above 0 and at most 1, for argparse."""
+    if not 0.0 < (value := _number(text)) <= 1.0:
+        raise ArgumentTypeError(f"a number above 0 and at most 1, not {text!r}")
+    return value
+
+
 def positives(text: str) -> list[int]:
     """Whole numbers from 1 on, with commas between them, for argparse."""
     return [positive(part.strip()) for part in text.split(",")]

@@ -79,6 +79,7 @@ class Driver:
             is handed out.
         tick: called at every turn of Tune's loop.
         stopping: why no new segment is handed out any more ("" while it goes on).
+        gave_up: why the sweep was ended for its failures; "" where it was not.
         events: what the log holds, where it has been read already.
     """
 
@@ -92,6 +93,7 @@ class Driver:
     lost_node: Callable[[Job, float], Loss | None] = lambda job, seconds: None
     tick: Callable[[], None] = lambda: None
     stopping: str = ""
+    gave_up: str = ""
     events: InitVar[Sequence[Event] | None] = None
     running: dict[str, Running] = field(default_factory=dict)
     decider: Decider = field(init=False)
@@ -129,6 +131,8 @@ class Driver:
         if len(self.running) >= self.max_concurrent:
             return Wait(tuple(self.state.live))
         while isinstance(job := self.decider.next(), Job):
+            if self.stopping:  # a signal may come between two draws that are refused
+                return Done()
             try:
                 notes = self.preflight(dict(job.sampled))
             except (ValueError, RuntimeError) as error:  # a draw that breaks a rule between keys
@@ -139,6 +143,8 @@ class Driver:
             self._error_file(job).unlink(missing_ok=True)  # of the attempt before
             self.running[ray_id] = self._begun(job)
             return job
+        if isinstance(job, Done) and job.reason:
+            self.gave_up = self.stopping = job.reason
         return job
 
     def _begun(self, job: Job) -> Running:

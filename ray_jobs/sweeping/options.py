@@ -27,8 +27,8 @@ _DESCRIPTION = """\
   {command} --resume sweeps/hdr_patch-20261121-120000
 
 Objectives are weight-free: a metric that reads what the sweep searches is refused.
-Exit status: 0 no trial failed, 3 some, 1 all; 2 a request that cannot be carried out; 130
-stopped, resumable."""
+Exit status: 0 no trial failed, 3 some, 1 all or too many; 2 a request that cannot be carried
+out; 130 stopped, resumable."""
 
 
 @dataclass(frozen=True, kw_only=True)

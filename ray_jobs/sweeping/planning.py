@@ -107,7 +107,7 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
     plan = plan_of(chosen, configured, space, points, goal, warm, latest)
     if plan.scheduler in POPULATIONS:
         check_changeable(space.domains, configured, plan.scheduler)
-    notes += [*_notes_on_rungs(plan, latest), *of_warm]
+    notes += [*_notes_on_scheduler(plan), *_notes_on_rungs(plan, latest), *of_warm]
     document = make_document(chosen, configured, resolved.origins, plan, derived, command, notes)
     return SweepSetup(configured=configured, options=chosen, plan=plan, document=document)
 
@@ -141,6 +141,15 @@ def plan_of(
         warm=warm,
         **of_the_search,
     )
+
+
+def _notes_on_scheduler(plan: Plan) -> list[str]:
+    if plan.scheduler != "pb2" or len(plan.goal.objectives) == 1:
+        return []
+    return [
+        f"pb2 learns what improves {plan.metric}, the first objective, alone; who copies whom is "
+        "decided by all of them"
+    ]
 
 
 def _notes_on_rungs(plan: Plan, latest: LastChange) -> list[str]:

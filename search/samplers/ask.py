@@ -41,14 +41,12 @@ class Row(NamedTuple):
     """A trial as a sampler is told of it.
 
     Attributes:
-        values: at one level; {} for an infeasible trial; None where they are unknown.
-        failed: whether it ended with an error and will not be run again.
+        values: at one level; {} for an ill trial (`Told`); None where they are unknown.
     """
 
     number: int
     sampled: Mapping[str, Any]
     values: Values | None = None
-    failed: bool = False
 
 
 def ask(plan: Plan, state: SweepState, trial: int, bracket: int = 0) -> dict[str, Any]:
@@ -99,12 +97,11 @@ def rows_at(
     plan: Plan, state: SweepState, step: int, draw: Random, best: int = BEST, others: int = OTHERS
 ) -> list[Row]:
     """The rows that a sampler is told, by number: trials with a value at `step` (where there are
-    many, the best and a sample of the others), running trials without a value, and trials that
-    failed for good.
+    many, the best and a sample of the others), ill ones, and those that have no value yet.
     """
     told = ranking(plan, state, Told, step)
-    chosen = told.numbers
-    if len(chosen) > best + others:
+    chosen = _numbers(plan, state, told)
+    if len(chosen) > best + others and chosen is told.numbers:
         first = told.best(best)
         taken = sorted(bisect_left(chosen, number) for number in first)
         before = [index - earlier for earlier, index in enumerate(taken)]  # others before each
@@ -117,15 +114,18 @@ def rows_at(
 
 
 def known_at(plan: Plan, state: SweepState, step: int) -> list[Row]:
-    """The rows with a value at a level, by number; an infeasible trial has the value {} at every
-    level. Earlier sweeps' trials come first; repeats and trials outside the space are left out.
+    """The rows with a value at a level, by number; an ill trial has the value {} at every level.
+    Earlier sweeps' trials come first; repeats and trials outside the space are left out.
     """
     told = ranking(plan, state, Told, step)
-    return [_row(plan, state, told, number) for number in told.numbers]
+    return [_row(plan, state, told, number) for number in _numbers(plan, state, told)]
 
 
 class Told(View):
-    """Trials from which a sampler learns: those with a value at a step, also of earlier sweeps."""
+    """Trials from which a sampler learns: those with a value at a step, also of earlier sweeps,
+    and ill ones. A trial is ill if a health check has stopped it, or if it has failed for good: a
+    sampler that forgets failures goes back to where they are.
+    """
 
     def __init__(self, plan: Plan, step: int) -> None:
         super().__init__(plan, step)
@@ -136,7 +136,17 @@ class Told(View):
     def values(self, state: SweepState, trial: TrialRecord) -> Values | None:
         if trial.outside or trial.repeat_of is not None:
             return None
-        return _ILL if trial.infeasible else trial.rungs.get(self.where[0])
+        is_ill = trial.infeasible or trial.has_failed(self.plan.max_failures)
+        return _ILL if is_ill else trial.rungs.get(self.where[0])
+
+
+def _numbers(plan: Plan, state: SweepState, told: Ranking) -> list[int]:
+    """The trials of a ranking of `Told`. As long as no trial has any value, failures are left out:
+    there is nothing yet that they are worse than.
+    """
+    if state.rungs or any(values for warm in plan.warm for values in warm.values.values()):
+        return told.numbers
+    return [n for n in told.numbers if not state.trials[n].has_failed(plan.max_failures)]
 
 
 def _row(plan: Plan, state: SweepState, told: Ranking, number: int) -> Row:
@@ -146,14 +156,14 @@ def _row(plan: Plan, state: SweepState, told: Ranking, number: int) -> Row:
 
 
 def unknown_at(plan: Plan, state: SweepState) -> list[Row]:
-    """The rows of trials without any value: running, to be run again, or failed for good."""
+    """The rows of trials without any value yet: running, or to be run again."""
     rows = []
     for number in sorted([*state.live, *state.with_status(INTERRUPTED, FAILED)]):
         trial = state.trials[number]
         if trial.rungs or trial.outside or trial.repeat_of is not None:
             continue
-        failed = trial.status == FAILED and trial.failures > plan.max_failures
-        rows.append(Row(number, trial.sampled, failed=failed))
+        if not trial.has_failed(plan.max_failures):
+            rows.append(Row(number, trial.sampled))
     return rows
 
 

@@ -58,7 +58,7 @@ def ask_gp(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str,
     data, best = collected
     model = LevelModel(data)
     least = float(model.predict(data.features)[0].min())
-    running = [row.sampled for row in unknown_at(plan, state) if not row.failed]
+    running = [row.sampled for row in unknown_at(plan, state)]
     model.expect(encoder.features(running))
     positions = draw.random((CANDIDATES, encoder.keys))
     positions[: len(best)] = encoder.positions(best)

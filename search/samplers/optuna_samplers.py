@@ -85,10 +85,9 @@ def history(plan: Plan, state: SweepState, step: int, draw: Random) -> list[Froz
     """The rows of a level (`rows_at`) as Optuna's trials.
 
     A trial with a value is COMPLETE, with its values at the level and the amount by which it
-    misses each constraint. So is one that a health check has stopped, as infeasible, with the
-    worst values of the level: left out, it would be forgotten, and of PRUNED trials only TPE
-    learns. A trial without a value is RUNNING, which the constant liar counts as bad. One that
-    failed for good is FAIL, which every sampler ignores.
+    misses each constraint. So is an ill one (`Told`), as infeasible, with the worst values of the
+    level: left out or told as FAIL, it would be forgotten, and of PRUNED trials only TPE learns. A
+    trial without a value is RUNNING, which the constant liar counts as bad.
     """
     rows = rows_at(plan, state, step, draw)
     ill = {
@@ -105,7 +104,7 @@ def history(plan: Plan, state: SweepState, step: int, draw: Random) -> list[Froz
         if entry is None or entry[0] is not row.values or entry[1] is not row.sampled:
             values = worst if row.number in ill else row.values
             entry = (row.values, row.sampled, _frozen(plan, row, values, ill, cache))
-            if row.failed or (row.values and row.number not in ill):
+            if row.values and row.number not in ill:
                 cache[key] = entry
         told.append(entry[2])
     while len(cache) > _KEPT:
@@ -152,8 +151,7 @@ def _frozen(
     """
     domains = plan.space.domains
     active = [key for key in plan.space.active(row.sampled) if key in row.sampled]
-    state = TrialState.FAIL if row.failed else TrialState.RUNNING
-    state = state if values is None else TrialState.COMPLETE
+    state = TrialState.RUNNING if values is None else TrialState.COMPLETE
     trial = FrozenTrial(
         number=row.number + _NUMBERS,
         trial_id=row.number + _NUMBERS,

@@ -6,6 +6,10 @@ The model (`search.gp_model.IntervalModel`) is a Gaussian process over the setti
 the rank of the member at its beginning, and time. Improvements are standardised within their
 interval, so what is learnt is which settings did better than others at that time. A member takes
 the numbers with the highest upper confidence bound; choices are drawn as in PBT.
+
+An improvement is one number, so of several objectives the model learns from the first (who copies
+whom heeds all of them). A member that misses constraints counts as behind all that keep them, the
+further the more it misses: an improvement is also the way back.
 """
 
 from __future__ import annotations
@@ -95,8 +99,20 @@ class Pb2(Population):
         """The number of the interval that begins at a step."""
         return 0 if step == 0 else self.plan.levels.index(step) + 1
 
-    def _cost(self, values: dict[str, float]) -> float:
-        return self.plan.goal.objectives[0].cost(values)
+    def _costs(self, state: SweepState, step: int) -> dict[int, float]:
+        """The first objective's cost of each member with a value at a step; of those that miss
+        constraints, the worst of the others plus one and the amount by which they miss them.
+        """
+        goal = self.plan.goal
+        there = [member for member in self.members(state) if step in member.rungs]
+        values = [member.rungs[step] for member in there]
+        costs, missed = goal.objectives[0].costs(values), goal.violations(values)
+        kept = [c for c, m in zip(costs, missed, strict=True) if m == 0.0 and np.isfinite(c)]
+        behind = max(kept, default=0.0) + 1.0
+        return {
+            member.number: behind + amount if amount else cost
+            for member, cost, amount in zip(there, costs, missed, strict=True)
+        }
 
     def _rows(self, state: SweepState, step: int) -> IntervalData:
         """Settings and improvements of all intervals up to `step`."""
@@ -117,17 +133,17 @@ class Pb2(Population):
         finite counts as the interval's worst.
         """
         standing = self._standing(state, begin)
+        before, after = self._costs(state, begin), self._costs(state, end)
         xs, gains = [], []
         for member in self.members(state):
             span = member.spans.get(begin)
-            if span is None or end not in member.rungs:
+            if span is None or member.number not in after:
                 continue
             source = span.start[0] if span.start else member.number
             if begin and source not in standing:
                 continue
-            before = self._cost(state.trials[source].rungs[begin]) if begin else 0.0
             xs.append([*self._position(span.sampled), standing.get(source, NEUTRAL)])
-            gains.append(before - self._cost(member.rungs[end]))
+            gains.append((before[source] if begin else 0.0) - after[member.number])
         y = _standardised(np.array(gains))
         return [(x, self._interval(begin), value) for x, value in zip(xs, y.tolist(), strict=True)]
 
@@ -135,11 +151,7 @@ class Pb2(Population):
         """The rank of each member at a step, from 0 for the best to 1 for the worst, among those
         with a finite value there.
         """
-        costs = {
-            member.number: self._cost(member.rungs[step])
-            for member in self.members(state)
-            if step in member.rungs
-        }
+        costs = self._costs(state, step)
         ranked = sorted((c, number) for number, c in costs.items() if np.isfinite(c))
         last = max(len(ranked) - 1, 1)
         return {number: index / last for index, (_, number) in enumerate(ranked)}

@@ -166,6 +166,21 @@ class TestOnARunningCluster:
             assert "squared" in reason or "absolute" in reason  # the term is named
             assert any("Traceback" in line for line in rest)
 
+    def test_failures_in_a_row_end_it_and_say_what_they_share(self, cluster, kit):
+        place, directory = cluster.place, cluster.place / "all-bad"
+        space = place.space("model.explode: {uniform: [0.9, 1.0]}", "all-bad")
+        ran = place.run(
+            kit.TOY, "--space", space, "--dir", directory, "--address", cluster.address,
+            "--budget", 9, "--max-failed-in-a-row", 2,
+        )
+        assert ran.status == 1, ran.text
+        failed = len(load_sweep(directory))
+        assert failed in (2, 3)  # two at a time: the other one is waited for
+        assert f"ended: {failed} failures in a row, without a report between them." in ran.out
+        assert f"{failed} of the {failed} failed trials: " in ran.out
+        assert "all of them have model.explode from 0.9" in ran.out
+        assert f"--resume {directory}" in ran.out
+
     def test_retry_goes_on_from_the_last_checkpoint(self, cluster, kit):
         """The sample that cannot be read comes late in the epoch, and comes again."""
         place, directory = cluster.place, cluster.place / "retried"

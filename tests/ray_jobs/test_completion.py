@@ -85,7 +85,7 @@ def offered(cache, tmp_path):
         ("weighbridge sweep hdr_patch --space ca", ["caps"]),
         ("weighbridge sweep hdr_patch --sampler ", list(SAMPLERS)),
         ("weighbridge simulate DIR --scheduler pb", ["pbt", "pb2"]),
-        ("weighbridge sweep hdr_patch --max", ["--max-concurrent", "--max-failures"]),
+        ("weighbridge sweep hdr_patch --max-c", ["--max-concurrent"]),
         ("weighbridge sweep hdr_patch --trials ", []),
         ("weighbridge train nothing trai", []),
         ("weighbridge train --preset ", []),

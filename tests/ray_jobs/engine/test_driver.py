@@ -94,6 +94,17 @@ def test_an_illegal_draw_fails_its_trial_and_the_sweep_goes_on(make_driver, tmp_
     assert (tmp_path / "trials/0000/error.txt").read_text().startswith("SettingsError")
 
 
+def test_draws_that_are_all_refused_end_the_sweep(make_driver):
+    def preflight(sampled):
+        raise SettingsError("x and y must agree")
+
+    driver = make_driver(preflight, trials=1000, max_failed_in_a_row=7)
+    assert isinstance(driver.next("first"), Done)
+    reason = "7 failures in a row, without a report between them"
+    assert (driver.gave_up, driver.stopping) == (reason, reason)
+    assert len(ends(driver)) == 7
+
+
 def test_a_segment_that_ends_early_by_itself_has_failed(make_driver):
     """Were it "interrupted", it would be handed out again for ever."""
     driver = make_driver()

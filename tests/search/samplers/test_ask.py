@@ -204,7 +204,7 @@ def test_values_lie_in_their_domains_exactly(make_plan, executor, sampler, drawn
 
 def told(plan, state, step):
     rows = rows_at(plan, state, step, Random(0))
-    return {row.number: row.values for row in rows}, {row.number for row in rows if row.failed}
+    return {row.number: row.values for row in rows}
 
 
 @pytest.fixture
@@ -230,33 +230,31 @@ def eventful(make_plan, executor):
 
 
 def test_what_a_sampler_is_told_of_a_rung(eventful):
-    rows, failed = told(eventful.plan, eventful.state, 10)
+    rows = told(eventful.plan, eventful.state, 10)
     assert rows == {
         1: {"val.error": 1.0},  # the point outside, number 0, is left out
         2: {"val.error": 2.0},
         3: {"val.error": 3.0},  # it runs on, and its value here is known
         5: {"val.error": 5.0},  # 4 was never seen here
         6: {},  # looked good, and was ill
-        7: None,
+        7: {},  # failed
         8: None,  # runs, and has no value anywhere
     }
-    assert failed == {7}
 
 
 def test_what_a_sampler_is_told_of_full_length(eventful):
-    rows, _ = told(eventful.plan, eventful.state, 90)
-    assert rows == {1: {"val.error": 7.0}, 4: {}, 6: {}, 7: None, 8: None}
+    rows = told(eventful.plan, eventful.state, 90)
+    assert rows == {1: {"val.error": 7.0}, 4: {}, 6: {}, 7: {}, 8: None}
 
 
 def test_states_and_constraints_in_optunas_terms(eventful):
     rows = {t.number % (1 << 30): t for t in history(eventful.plan, eventful.state, 10, Random(0))}
     complete = {n for n, t in rows.items() if t.state == TrialState.COMPLETE}
-    assert complete == {1, 2, 3, 5, 6}
-    assert rows[7].state == TrialState.FAIL
+    assert complete == {1, 2, 3, 5, 6, 7}
     assert rows[8].state == TrialState.RUNNING
     assert {n: rows[n].constraints[HEALTH] for n in complete} == {
         **dict.fromkeys((1, 2, 3, 5), -1.0),
-        6: 1.0,
+        **dict.fromkeys((6, 7), 1.0),
     }
     assert rows[3].values == [3.0]
     assert rows[6].values == [1.0]  # the worst there: the mode is max
@@ -292,10 +290,13 @@ def test_a_failed_trial_that_will_try_again_counts_as_running(make_plan, executo
     run = executor(make_plan(max_failures=1))
     run.hand_out()
     run.end(0, "failed", 0, None)
-    assert told(run.plan, run.state, 90) == ({0: None}, set())
+    assert told(run.plan, run.state, 90) == {0: None}
     run.hand_out()
     run.end(0, "failed", 0, None)
-    assert told(run.plan, run.state, 90) == ({0: None}, {0})
+    assert told(run.plan, run.state, 90) == {}  # no trial has a value that it is worse than
+    run.hand_out()
+    run.end(1, "complete", 90, 1.0)
+    assert told(run.plan, run.state, 90) == {0: {}, 1: {"val.error": 1.0}}
 
 
 def test_levels_are_learnt_from_as_soon_as_they_have_enough(make_plan, executor):
