@@ -47,16 +47,17 @@ def read_warm(
 
 
 def read_earlier(sweep: Sweep) -> Earlier:
-    """A sweep as plain data: its trials with any value. Left out are repeats, which the sampler of
+    """A sweep as plain data: its trials with any value, and the ill ones. Left out are repeats, which the sampler of
     their own sweep did not learn from either, and trials whose settings changed during training,
     since their values belong to no single configuration.
     """
     steps = int(sweep.settings["train.steps"])
+    failures = int(sweep.options.get("max_failures") or 0)
     records = [t for t in read_history(sweep).trials if t.repeat_of is None and _is_steady(t)]
     trials = [
         Measured(t.number, t.sampled, values)
         for t in records
-        if (values := _values(t, steps, sweep.objective.metric))
+        if (values := _values(t, steps, sweep.objective.metric, failures))
     ]
     return Earlier(
         name=Path(sweep.path).name,
@@ -68,11 +69,14 @@ def read_earlier(sweep: Sweep) -> Earlier:
     )
 
 
-def _values(trial: TrialRecord, steps: int, metric: str) -> dict[int, dict[str, float]]:
+def _values(
+    trial: TrialRecord, steps: int, metric: str, max_failures: int
+) -> dict[int, dict[str, float]]:
     """The columns that decisions read, by step; a log of format 1 has the value at the end alone.
-    A training that stopped improving early has its last values at `steps` as well.
+    A training that stopped improving early has its last values at `steps` as well; one that was
+    stopped for its health, or failed for good, has none.
     """
-    if trial.infeasible:
+    if trial.infeasible or trial.has_failed(max_failures):
         return {step: {} for step in (*trial.rungs, steps)}
     values = {step: dict(columns) for step, columns in trial.rungs.items() if columns}
     if trial.status == COMPLETE and steps not in values:

@@ -32,7 +32,7 @@ class Warm:
     Attributes:
         sampled: the value of every active key.
         values: by step, the columns that decisions read; {} for a training that was stopped for
-            its health.
+            its health, or failed.
         origin: the sweep and the trial, for people.
     """
 

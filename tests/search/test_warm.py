@@ -193,6 +193,20 @@ def test_a_sweep_on_disk_gives_its_rows(directory, make_plan):
     assert sum(90 in row.values for row in rows) == len(run.state.rungs[90]) + 1
 
 
+def test_a_trial_that_failed_for_good_is_told_as_ill(directory, make_plan):
+    folder, run = directory(max_failures=1)
+    fields = {"trial": 90, "seed": 0, "stop_step": 90, "sampled": {"x": 0.5, "y": 0.5}}
+    for failures in range(2):
+        rows, _ = read_warm([folder], make_plan().space, GOAL, NEW)
+        assert not [row for row in rows if row.origin == "old trial 90"]
+        with EventLog(folder / "log.jsonl") as log:
+            log.append("handed_out", segment=failures, **fields)
+            log.append("ended", trial=90, segment=failures, state="failed", step=0)
+    rows, _ = read_warm([folder], make_plan().space, GOAL, NEW)
+    (failed,) = [row for row in rows if row.origin == "old trial 90"]
+    assert failed.values == {90: {}}
+
+
 def test_a_log_of_the_first_format_gives_its_values_at_the_end(directory, make_plan):
     folder, run = directory()
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

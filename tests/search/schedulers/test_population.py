@@ -284,6 +284,25 @@ class TestWhatIsFound:
             assert gradient[index] == pytest.approx(slope / 2e-5, rel=1e-5)
 
 
+    def test_pb2_explores_where_constraints_are_kept(self):
+        """The cost falls faster the larger the rate, and rates above 0.01 break the bound."""
+        goal = Goal((Objective("cost", "min"),), (Constraint.parse("rate<=0.01"),))
+        plan = make_plan(scheduler="pb2", trials=12, goal=goal)
+
+        def observe(job, step):
+            return {"cost": -math.log(job.sampled["rate"]) * step, "rate": job.sampled["rate"]}
+
+        state = simulate(plan, observe, workers=12).state
+        explored = [
+            span.sampled["rate"]
+            for trial in state.trials.values()
+            for step, span in trial.spans.items()
+            if step >= STEPS // 2 and span.start
+        ]
+        assert len(explored) >= 6
+        assert sum(rate <= 0.01 for rate in explored) > len(explored) / 2
+
+
 class TestExplore:
     domains = st.sampled_from(
         [
