@@ -18,6 +18,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.search_space.group_decomposed import _SearchSpaceGroup
 from optuna.storages import InMemoryStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -132,6 +133,18 @@ class _Cache(dict[tuple[int, int, bool], tuple[Any, Any, FrozenTrial]]):
         super().__init__()
         self._all = {k: distribution(d) for k, d in plan.space.domains.items()}
         self._some: dict[tuple[str, ...], dict[str, BaseDistribution]] = {}
+        self._active: dict[tuple[Any, ...], tuple[str, ...]] = {}
+        self._switches = sorted({key for d in plan.space.domains.values() for key in d.when})
+
+    def active(self, plan: Plan, sampled: Mapping[str, Any]) -> tuple[str, ...]:
+        """The keys of a configuration that have an effect. They hang on the keys that it has, and
+        on the values of those that conditions name.
+        """
+        place = (*sampled, *(sampled.get(key) for key in self._switches))
+        if place not in self._active:
+            known = [key for key in plan.space.active(sampled) if key in sampled]
+            self._active[place] = tuple(known)
+        return self._active[place]
 
     def distributions_of(self, active: tuple[str, ...]) -> dict[str, BaseDistribution]:
         if active not in self._some:
@@ -150,9 +163,9 @@ def _frozen(
     of every one.
     """
     domains = plan.space.domains
-    active = [key for key in plan.space.active(row.sampled) if key in row.sampled]
+    active = cache.active(plan, row.sampled)
     state = TrialState.RUNNING if values is None else TrialState.COMPLETE
-    trial = FrozenTrial(
+    trial = _FrozenRow(
         number=row.number + _NUMBERS,
         trial_id=row.number + _NUMBERS,
         state=state,
@@ -161,17 +174,28 @@ def _frozen(
         datetime_start=_EPOCH,
         datetime_complete=_EPOCH if state.is_finished() else None,
         params={key: encode(domains[key], row.sampled[key]) for key in active},
-        distributions=cache.distributions_of(tuple(active)),
+        distributions=cache.distributions_of(active),
         user_attrs={},
         system_attrs={},
         intermediate_values={},
     )
     if values is not None:
-        for constraint in plan.goal.constraints:
-            trial.set_constraint(str(constraint), constraint.excess(values))
+        trial.limits = {str(c): c.excess(values) for c in plan.goal.constraints}
         if ill:
-            trial.set_constraint(HEALTH, 1.0 if row.number in ill else -1.0)
+            trial.limits[HEALTH] = 1.0 if row.number in ill else -1.0
     return trial
+
+
+class _FrozenRow(FrozenTrial):
+    """A trial whose constraints are read as they are: Optuna unpacks them from its attributes each
+    time, once a group of keys for every trial.
+    """
+
+    limits: dict[str, float] = {}  # noqa: RUF012 - never written to
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        return self.limits
 
 
 class _Told(InMemoryStorage):
@@ -208,8 +232,28 @@ def _tpe(plan: Plan, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if any(domain.when for domain in plan.space.domains.values()):
-            return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+            return _Grouped(seed=seed, multivariate=True, group=True, constant_liar=True)
         return _Joint(plan, seed)
+
+
+class _Grouped(TPESampler):
+    """Multivariate TPE by groups of keys that exist together. Optuna looks for them in every
+    trial; here each set of active keys is looked at once, which finds the same groups.
+    """
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        self._search_space_group = _SearchSpaceGroup()
+        for distributions in {id(t.distributions): t.distributions for t in told}.values():
+            self._search_space_group.add_distributions(distributions)
+        return {
+            key: group[key]
+            for group in self._search_space_group.search_spaces
+            for key in sorted(group)
+            if not group[key].single()
+        }
 
 
 class _Joint(TPESampler):
