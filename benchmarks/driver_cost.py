@@ -211,12 +211,11 @@ def _idle(config: dict[str, Any], context: SweepContext) -> None:
     for index in range(1, REPORTS + 1):
         step = begin + (job["stop_step"] - begin) * index // REPORTS
         value = _observe(config, job["trial"], step)[COLUMN]
-        now = time.time()
         tune.report(
             {
                 "step": step,
                 "seconds": 0.0,
-                "began": now,
+                "segment_seconds": 0.0,
                 "value": value,
                 "values": {COLUMN: value},
             }

@@ -146,7 +146,8 @@ def _best_step(
 
 
 def _seconds(history: History, reports: pd.DataFrame) -> np.ndarray:
-    """[n] the time for which ended segments held their workers; for a trial with an open segment
+    """[n] the time for which ended segments held their workers, up to their ends as the driver saw
+    them; a segment that ended before its first report counts 0. For a trial with an open segment
     at least its training time at the last report (`seconds` counts over all segments).
     """
     seconds = np.array([trial.seconds for trial in history.trials], dtype=float)

@@ -122,20 +122,22 @@ class LocalRun:
 @dataclass
 class TuneRun(LocalRun):
     """A trial inside Tune's actor. Tune hears the step, the columns that a decision needs, why the
-    training ended by itself and when the segment began, nothing else.
+    training ended by itself and for how long the segment has run, nothing else.
 
     Attributes:
+        began: when the segment began, by this process's monotonic clock: no other process could
+            make anything of it, so that Tune hears the time since then.
         earlier: what the segment had reported before it was cut short and a decision hangs on.
     """
 
-    began: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.monotonic)
     earlier: Callable[[], Iterable[Report]] = tuple
 
     def tell(self, report: Report) -> None:
         from ray import tune
 
         part = decision_part(report, self.columns)
-        tune.report({**part, "began": self.began})
+        tune.report({**part, "segment_seconds": time.monotonic() - self.began})
 
     def tell_again(self, report: Report) -> None:
         for before in self.earlier():

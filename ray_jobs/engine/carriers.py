@@ -7,7 +7,6 @@ turn of Tune's loop.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -83,7 +82,7 @@ class StopCarrier(FIFOScheduler):
             int(result.get("step", 0)),
             _values(result),
             float(result.get("seconds", 0.0)),
-            float(result.get("began", time.time())),
+            float(result.get("segment_seconds", 0.0)),
             str(result.get(STOP_REASON, "")),
         )
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

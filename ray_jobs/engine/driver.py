@@ -51,19 +51,34 @@ class Running:
     Attributes:
         step: of its last report; at first, where the segment begins. A resumed trial repeats
             reports that have been decided on, and those must not count twice.
-        began: when it got its place, by its node's clock; the wait for a place does not count.
         values: of its last report, what decisions read.
+        seconds: of training at its last report, over all segments of the trial.
+        segment_seconds: for how long it had run at its last report, by the monotonic clock of its
+            process; None before the first. The wait for a place does not count.
+        heard: when that came, by this process's monotonic clock.
         reason: why it is stopped, or has ended by itself; "" for neither.
         node_gone: whether its node has gone without notice.
     """
 
     job: Job
     step: int = 0
-    began: float | None = None
     values: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    segment_seconds: float | None = None
+    heard: float = 0.0
     reason: str = ""
     node_gone: bool = False
+
+    @property
+    def held_seconds(self) -> float:
+        """For how long it has held its workers, by no clock but those of the two processes, each
+        of which measures its own part: what it has told itself, and the time since then. What a
+        report waits for this process is in neither, and of a segment that has never reported
+        nothing is known.
+        """
+        if self.segment_seconds is None:
+            return 0.0
+        return self.segment_seconds + time.monotonic() - self.heard
 
 
 @dataclass
@@ -174,7 +189,7 @@ class Driver:
         step: int,
         values: dict[str, float],
         seconds: float,
-        began: float,
+        segment_seconds: float,
         own_reason: str = "",
     ) -> bool:
         """One report; whether the trial must stop now.
@@ -186,8 +201,7 @@ class Driver:
         current = self.running.get(ray_id)
         if current is None:
             return False
-        if current.began is None:
-            current.began = began
+        current.segment_seconds, current.heard = segment_seconds, time.monotonic()
         if step <= current.step:
             return False
         current.step, current.values, current.seconds = step, values, seconds
@@ -231,14 +245,13 @@ class Driver:
 
     def _write_end(self, current: Running, failed: bool) -> None:
         state, reason = self._verdict(current, failed)
-        seconds = 0.0 if current.began is None else round(time.time() - current.began, 4)
         self.decider.ended(
             current.job,
             current.step,
             current.values,
             state=state,
             reason=reason,
-            seconds=seconds,
+            seconds=round(current.held_seconds, 4),
             node_gone=current.node_gone,
         )
 

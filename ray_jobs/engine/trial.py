@@ -215,7 +215,7 @@ class _ReportTail:
 
         self.path = context.paths.reports_of(job["trial"])
         self.context, self.segment = context, job["segment"]
-        self.began = time.time()
+        self.began = time.monotonic()
         self.position, self.inode, self.known_step = 0, 0, 0
         if job["resume"]:
             saved = checkpoint.available(context.paths.trial(job["trial"]).checkpoints)
@@ -229,7 +229,7 @@ class _ReportTail:
 
         for report in self._new_reports():
             part = decision_part(report, self.context.columns)
-            tune.report({**part, "began": self.began})
+            tune.report({**part, "segment_seconds": time.monotonic() - self.began})
 
     def _new_reports(self) -> Iterator[Mapping[str, Any]]:
         if not self.path.exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from ray_jobs.engine.driver import Driver
@@ -61,8 +63,8 @@ def make_driver(tmp_path):
     return make
 
 
-def report(driver, ray_id, step, value, reason="", began=0.0):
-    return driver.reported(ray_id, step, {"val.x": value}, 1.0, began, reason)
+def report(driver, ray_id, step, value, reason="", segment_seconds=0.0):
+    return driver.reported(ray_id, step, {"val.x": value}, 1.0, segment_seconds, reason)
 
 
 def trials(driver):
@@ -178,11 +180,24 @@ def test_waiting_for_a_place_is_nobodys_time(make_driver):
     driver.next("a")
     driver.next("b")
     driver.ended("a", failed=True)
-    report(driver, "b", 10, 0.5)
+    report(driver, "b", 10, 0.5, segment_seconds=1e9)
     driver.ended("b", failed=False)
     never_began, began_long_ago = ends(driver)
     assert never_began["seconds"] == 0.0
-    assert began_long_ago["seconds"] > 1e9
+    assert 1e9 <= began_long_ago["seconds"] < 1e9 + 600.0, "since its beginning, not the driver's"
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_time_goes_on_after_the_last_report(make_driver, failed):
+    """By the driver's own clock, whatever ends it; what it says again counts too."""
+    driver = make_driver()
+    driver.next("a")
+    for step, seconds in ((5, 100.0), (5, 200.0)):
+        report(driver, "a", step, 0.5, segment_seconds=seconds)
+    time.sleep(0.2)
+    driver.ended("a", failed=failed)
+    (end,) = ends(driver)
+    assert 200.2 <= end["seconds"] < 800.0
 
 
 GONE, ANNOUNCED = Loss("node 1 is gone"), Loss("node 1 is being taken away", announced=True)
