@@ -22,6 +22,11 @@ from settings.stop_reasons import STOP_REASON
 Report = Mapping[str, float | str | None]
 """Columns of one validation. All are numbers, None for no value, but for `stop_reason`."""
 
+RETRY_SECONDS = (0.1, 0.4, 1.0, 2.0, 4.0)
+"""Pauses between looks at a lock that cannot be read. A network file system may lose the file for
+a moment (ESTALE); a process that finds out whether it is stale moves it away and back.
+"""
+
 
 class ReportSink(Protocol):
     """The file that a trial's reports go to."""
@@ -51,7 +56,7 @@ class LocalRun:
         resume: go on from the newest readable checkpoint, if there is one.
         stop_step: end of this segment; None for the whole training.
         segment: number of the segment, written with each report.
-        still_owner: whether this process may still write to the sweep.
+        still_owner: whether this process may still write to the sweep; from `owner_check`.
         derived: columns that are made of others, added to every report before anybody sees it.
         start: the checkpoint of another trial that this segment begins from.
         lends_checkpoints: whether other trials may begin from this one's checkpoints, so that
@@ -182,12 +187,41 @@ def decision_part(report: Report, columns: Sequence[str] = ()) -> dict[str, Any]
 def owner_check(lock: Path, session: str) -> Callable[[], bool]:
     """Checks that the sweep's lock still bears this session: where a resumed driver takes the
     sweep over, old writers end.
+
+    A lock that cannot be read is no other's lock: it is looked at again for some seconds. After
+    them the check raises OSError with what the file system says, or SupersededError where the lock
+    is gone.
     """
+
+    mine = json.dumps(session).encode()
+
+    def bears_session() -> bool:
+        content = lock.read_bytes()
+        return mine in content or json.loads(content)["session"] == session
 
     def still_owner() -> bool:
         try:
-            return json.loads(lock.read_text()).get("session") == session
-        except (OSError, ValueError):
-            return False
+            return bears_session()
+        except (OSError, ValueError, LookupError) as error:
+            problem: Exception = error
+        for pause in RETRY_SECONDS:
+            time.sleep(pause)
+            try:
+                return bears_session()
+            except (OSError, ValueError, LookupError) as error:
+                problem = error
+        raise _unreadable(lock, problem) from problem
 
     return still_owner
+
+
+def _unreadable(lock: Path, problem: Exception) -> Exception:
+    if isinstance(problem, FileNotFoundError):
+        return SupersededError(
+            f"{lock} is gone: somebody has removed it, or another process took the sweep over and "
+            "has ended. --resume goes on with the sweep."
+        )
+    return OSError(
+        f"{lock} could not be read for {sum(RETRY_SECONDS):g} s, so this process may not write "
+        f"any more: {problem}. --resume goes on with the sweep once its storage answers."
+    )

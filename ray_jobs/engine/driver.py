@@ -87,7 +87,7 @@ class Driver:
 
     Attributes:
         max_concurrent: segments at a time.
-        still_owner: whether the sweep's lock still bears this session.
+        still_owner: whether the sweep's lock still bears this session; from `owner_check`.
         lost_node: of a failed segment, and the seconds that it may take to find out: the node
             that the segment has lost, None where it has lost none.
         preflight: what speaks against a trial's values, in words; written with the segment that
@@ -128,6 +128,7 @@ class Driver:
 
         Raises:
             SupersededError: another process has taken the sweep over.
+            OSError: the lock or the log cannot be used.
         """
         if not self.still_owner():
             raise SupersededError(
