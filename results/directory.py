@@ -107,7 +107,8 @@ class History:
             not ended is running while the session that handed it out holds the lock, and
             interrupted otherwise.
         state: of the sweep: "finished", "running" or "interrupted".
-        held: whether a live process holds the lock.
+        held: whether a live process holds the lock, as far as one look can tell
+            (`results.lock.is_held`).
         open: trials with a segment that has not ended, whose state depends on the lock.
         ended_at: when each trial's last segment ended, in seconds since the epoch.
     """

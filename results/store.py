@@ -26,7 +26,7 @@ Appender = TypeVar("Appender", bound="_Appender")
 
 
 class SweepError(ValueError):
-    """A sweep directory that cannot be read; the message names the file and the way out."""
+    """A sweep directory that cannot be used; the message names the file and the way out."""
 
 
 def to_line(row: Mapping[str, Any]) -> bytes:

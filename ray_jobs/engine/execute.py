@@ -20,7 +20,7 @@ from ray_jobs.engine.mirror_thread import MirrorThread
 from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
 from ray_jobs.sweeping.planning import SweepSetup
 from ray_jobs.verb import data_lines
-from results.lock import HEARTBEAT_SECONDS, release_lock, take_lock, touch_lock
+from results.lock import take_lock
 from search.log import SweepState
 from search.optuna_mirror import Mirror
 from search.plan import JOURNAL, POPULATIONS
@@ -67,9 +67,9 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
     """
     directory = execution.directory
     directory.mkdir(parents=True, exist_ok=True)
-    session, stale = take_lock(directory)
-    if stale:
-        execution.tell(f"took over the lock of {stale}, which no longer runs")
+    lock = take_lock(directory, execution.tell)
+    if lock.stale:
+        execution.tell(f"took over the lock of {lock.stale}, which no longer runs")
     try:
         options = setup.options
         demand = cluster.Demand(workers=options.workers, cpus=options.cpus, gpus=options.gpus)
@@ -83,7 +83,7 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
         for line in data_lines(loaders.notes, loaders.warnings):
             execution.tell(line)
         execution.write()
-        driver, mirror = _make_driver(setup, execution, session, prepared)
+        driver, mirror = _make_driver(setup, execution, lock.session, prepared)
         driver.max_concurrent = execution.max_concurrent or slots
         try:
             with _stop_on_signals(driver):
@@ -94,7 +94,7 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
             mirror.close()
         return driver
     finally:
-        release_lock(directory, session)
+        lock.release()
 
 
 def _check_cluster(info: dict[str, Any], demand: cluster.Demand, execution: Execution) -> int:
@@ -167,18 +167,15 @@ def _run_tune(driver: Driver, execution: Execution, watch: Callable[[Driver], An
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(driver.max_concurrent)
     progress = watch(driver)
     deadline = _deadline(execution.time_budget_seconds)
-    beat = synced = 0.0
+    synced = 0.0
 
     def tick() -> None:
-        nonlocal beat, synced
+        nonlocal synced
         progress.tick()
         now = time.monotonic()
         if now - synced > SYNC_SECONDS:
             synced = now
             driver.log.sync()
-        if now - beat > HEARTBEAT_SECONDS:
-            beat = now
-            touch_lock(execution.directory)
         if deadline is not None and now > deadline and not driver.stopping:
             driver.stopping = f"time budget of {execution.time_budget_seconds:g} s"
         if driver.stopping:
