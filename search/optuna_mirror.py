@@ -45,8 +45,11 @@ def check_storage(storage: str) -> None:
 
 
 class Mirror:
-    """Copies the log of a sweep into an Optuna study, event by event. The first failure is
-    reported, and the sweep continues without its mirror; the next resume makes it anew.
+    """Copies the log of a sweep into an Optuna study: `open` first, then event by event. The first
+    failure is reported, and the sweep continues without its mirror; the next resume makes it anew.
+
+    To make one only imports what `open` needs: two threads that import parts of Optuna at once may
+    find them half made, so a thread may open a mirror and the one that starts it must make it.
 
     Args:
         storage: the path of a journal, which is written anew from the log and replaces an older
@@ -71,9 +74,21 @@ class Mirror:
         self.plan, self.study_name, self._optuna_trials = plan, study_name, OptunaTrials(plan)
         self.state = SweepState(events)
         self._place, self._identity, self._warn = storage, identity or study_name, warn or _say
-        self._broken = False
+        self._broken = self._left = False
         self._shown: dict[int, _Shown] = {}  # the trials that may still change
-        self._guarded(self._open)
+        self._ended: set[int] = set()
+        self._guarded(lambda: _import_storages(storage))
+
+    def open(self) -> None:
+        """Writes the log so far; seconds for thousands of trials."""
+        if not self._broken:
+            self._guarded(self._open)
+
+    def leave(self) -> None:
+        """From any thread: nothing more is written, for the sweep may soon be another process's. A
+        journal that is not whole yet stays as it was before.
+        """
+        self._left = True
 
     def follow(self, *events: Event) -> None:
         """Adds the next events of the log; a trial that several of them are about is written once,
@@ -103,13 +118,11 @@ class Mirror:
 
     def _take(self, numbers: Iterable[int]) -> None:
         for number in numbers:
+            if self._left:
+                return
             self._write(self.state.trials[number])
 
     def _open(self) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._ended: set[int] = set()
         if isinstance(self._place, Path):
             self._open_journal(self._place)
         else:
@@ -120,8 +133,10 @@ class Mirror:
         for leftover in (fresh, Path(f"{fresh}.lock"), Path(f"{path}.lock")):
             leftover.unlink(missing_ok=True)
         self._use(_journal(fresh))
-        for number in sorted(self.state.trials):
-            self._write(self.state.trials[number])
+        self._take(sorted(self.state.trials))
+        if self._left:
+            fresh.unlink()
+            return
         os.replace(fresh, path)
         self._use(_journal(path))
 
@@ -139,8 +154,7 @@ class Mirror:
                 storage.delete_study(storage.get_study_id_from_name(self.study_name))
         self._use(storage)
         self._storage.set_study_user_attr(self._study_id, "sweep", self._identity)
-        for number in sorted(self.state.trials):
-            self._write(self.state.trials[number])
+        self._take(sorted(self.state.trials))
 
     def _adopt(self, storage: BaseStorage, study_id: int) -> bool:
         """Continues an existing study; False where it has finished a trial that the sweep
@@ -172,9 +186,7 @@ class Mirror:
         self._study_id = storage.get_study_id_from_name(self.study_name)
         if "objective" not in study.user_attrs:
             study.set_user_attr("objective", self.plan.metric)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names([o.metric for o in self.plan.goal.objectives])
+            study.set_metric_names([o.metric for o in self.plan.goal.objectives])
 
     def _is_over(self, trial: TrialRecord) -> bool:
         is_left = self.state.finished and trial.status == PAUSED
@@ -223,6 +235,21 @@ class _Shown:
 
 def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
+
+
+def _import_storages(place: Path | str) -> None:
+    """Imports what a mirror at a place works with, and has Optuna say no more than it must: Python
+    filters warnings for all threads at once, so that is no matter for a thread either.
+    """
+    import optuna.storages.journal
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings(
+        "ignore", ".*set_metric_names", optuna.exceptions.ExperimentalWarning
+    )
+    if isinstance(place, str) and urlsplit(place).scheme != "grpc":
+        # Optuna imports what it needs of a database at the first use: here one in memory.
+        optuna.storages.RDBStorage("sqlite:///:memory:").engine.dispose()
 
 
 def _journal(path: Path) -> BaseStorage:

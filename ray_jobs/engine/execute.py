@@ -138,7 +138,7 @@ def _make_driver(
         identity=f"{directory.name} {setup.document['created']}",
         warn=execution.tell,
     )
-    mirror = MirrorThread(optuna_mirror.follow, execution.tell)
+    mirror = MirrorThread(optuna_mirror, execution.tell)
 
     def preflight(sampled: dict[str, Any]) -> list[str]:
         trial = setup.configured.under(sampled)

@@ -128,6 +128,7 @@ def test_the_dashboard_shows_the_sweep_and_follows_it(sweep, dashboard, tmp_path
     half = len(sweep.log) // 2
     journal = tmp_path / "journal.log"
     mirror = Mirror(journal, sweep.plan, "my_sweep", sweep.log[:half])
+    mirror.open()
     shown = dashboard(journal)
 
     (study,) = shown.get("studies")["study_summaries"]

@@ -19,6 +19,12 @@ from settings.schema import SettingsError
 STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 
 
+def opened(*arguments, **named):
+    mirror = Mirror(*arguments, **named)
+    mirror.open()
+    return mirror
+
+
 def load(place):
     journal = not str(place).startswith("sqlite")
     storage = JournalStorage(JournalFileBackend(str(place))) if journal else RDBStorage(place)
@@ -103,7 +109,7 @@ SQLITE = pytest.param("sqlite", marks=pytest.mark.slow)
 @pytest.mark.parametrize("kind", ["journal", SQLITE])
 def test_the_mirror_tells_what_the_log_tells(sweep, tmp_path, kind):
     place = place_of(kind, tmp_path, "mirror")
-    mirror = Mirror(place, sweep.plan, "sweep")
+    mirror = opened(place, sweep.plan, "sweep")
     for event in sweep.log:
         mirror.follow(event)
     study = load(place)
@@ -134,7 +140,7 @@ def test_the_mirror_tells_what_the_log_tells(sweep, tmp_path, kind):
 
 
 def test_a_point_outside_is_shown_with_what_lies_outside(sweep, tmp_path):
-    Mirror(tmp_path / "journal.log", sweep.plan, "sweep", sweep.log)
+    opened(tmp_path / "journal.log", sweep.plan, "sweep", sweep.log)
     first = load(tmp_path / "journal.log").trials[0]
     assert first.params == {"y": 0.0}
     assert first.user_attrs["point"] == "document"
@@ -142,7 +148,7 @@ def test_a_point_outside_is_shown_with_what_lies_outside(sweep, tmp_path):
 
 
 def test_several_objectives_constraints_repeats_and_what_waits(halved, tmp_path):
-    mirror = Mirror(tmp_path / "journal.log", halved.plan, "sweep")
+    mirror = opened(tmp_path / "journal.log", halved.plan, "sweep")
     for event in halved.log:
         mirror.follow(event)
     study = load(tmp_path / "journal.log")
@@ -182,15 +188,15 @@ def test_a_resumed_mirror_has_every_trial_once(request, tmp_path, kind, which, s
     run = request.getfixturevalue(which)
     length = int(share * len(run.log))
     followed, resumed = place_of(kind, tmp_path, "followed"), place_of(kind, tmp_path, "resumed")
-    mirror = Mirror(followed, run.plan, "sweep")
+    mirror = opened(followed, run.plan, "sweep")
     for event in run.log:
         mirror.follow(event)
-    interrupted = Mirror(resumed, run.plan, "sweep")
+    interrupted = opened(resumed, run.plan, "sweep")
     for event in run.log[:length]:
         interrupted.follow(event)
     if kind == "journal":
         (tmp_path / "resumed.log.lock").symlink_to(resumed)  # a crash while it was writing
-    continued = Mirror(resumed, run.plan, "sweep", run.log[:length])
+    continued = opened(resumed, run.plan, "sweep", run.log[:length])
     for event in run.log[length:]:
         continued.follow(event)
     assert content(load(resumed)) == content(load(followed))
@@ -210,9 +216,9 @@ def test_a_sweep_that_goes_on_after_its_end_goes_on_in_the_mirror(halved, tmp_pa
     values = {"val.error": 0.1, "val.cost": 0.3}
     end = {"state": "complete", "step": 90, "value": 0.1, "values": values, "holds": [90]}
     more = [{"event": "handed_out", **job}, {"event": "ended", **job, **end}]
-    Mirror(place, halved.plan, "sweep", halved.log)
+    opened(place, halved.plan, "sweep", halved.log)
     assert load(place).trials[waiting.number].state == TrialState.PRUNED
-    mirror = Mirror(place, halved.plan, "sweep", log)
+    mirror = opened(place, halved.plan, "sweep", log)
     for event in more:
         mirror.follow(event)
     shown = load(place).trials[waiting.number]
@@ -224,14 +230,14 @@ def test_a_running_sweep_can_be_opened(make_plan, executor, tmp_path):
     run = executor(make_plan(scheduler="asha", grace=10))
     run.hand_out()
     run.report(0)
-    Mirror(tmp_path / "journal.log", run.plan, "sweep", run.log)
+    opened(tmp_path / "journal.log", run.plan, "sweep", run.log)
     (trial,) = load(tmp_path / "journal.log").trials
     assert trial.state == TrialState.RUNNING
     assert trial.intermediate_values == {10: run.state.trials[0].value}
 
 
 def test_a_late_line_about_a_finished_trial_changes_nothing(sweep, tmp_path):
-    mirror = Mirror(tmp_path / "journal.log", sweep.plan, "sweep", sweep.log)
+    mirror = opened(tmp_path / "journal.log", sweep.plan, "sweep", sweep.log)
     before = content(load(tmp_path / "journal.log"))
     ended = next(event for event in reversed(sweep.log) if event["event"] == "ended")
     mirror.follow(ended)
@@ -247,7 +253,7 @@ def test_dotted_keys_and_tuples(make_plan, executor, tmp_path):
     }
     plan = dataclasses.replace(make_plan(trials=8), space=Space("s", "toy", domains))
     run = executor(plan, lambda sampled, step: len(sampled)).run()
-    Mirror(tmp_path / "journal.log", plan, "sweep", run.log)
+    opened(tmp_path / "journal.log", plan, "sweep", run.log)
     for trial in load(tmp_path / "journal.log").trials:
         record = run.state.trials[trial.number].sampled
         assert list(trial.params) == list(record)
@@ -263,9 +269,9 @@ def test_a_population_member_is_shown_with_its_lineage(make_plan, tmp_path):
     ]
     other = {"sampled": {"x": 0.5, "y": 0.2}, "from": [3, 20]}
     goes_on = {"event": "handed_out", **job, "segment": 1, **other}
-    mirror = Mirror(tmp_path / "followed.log", make_plan(), "sweep", log)
+    mirror = opened(tmp_path / "followed.log", make_plan(), "sweep", log)
     mirror.follow(goes_on)
-    Mirror(tmp_path / "resumed.log", make_plan(), "sweep", [*log, goes_on])
+    opened(tmp_path / "resumed.log", make_plan(), "sweep", [*log, goes_on])
     assert content(load(tmp_path / "followed.log")) == content(load(tmp_path / "resumed.log"))
     (trial,) = load(tmp_path / "resumed.log").trials
     assert trial.params == {"x": 0.1, "y": 0.0}
@@ -274,9 +280,22 @@ def test_a_population_member_is_shown_with_its_lineage(make_plan, tmp_path):
     }
 
 
+def test_a_mirror_that_is_left_while_it_opens_leaves_the_journal_as_it_was(sweep, tmp_path):
+    """Of a resume that is stopped at once: the next one begins with what was there."""
+    place = tmp_path / "journal.log"
+    opened(place, sweep.plan, "sweep", sweep.log[:10])
+    before = place.read_bytes()
+    mirror = Mirror(place, sweep.plan, "sweep", sweep.log)
+    mirror.leave()
+    mirror.open()
+    mirror.follow(sweep.log[-1])
+    assert place.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.log"]
+
+
 def test_a_database_that_goes_away_is_said_once_and_the_sweep_goes_on(sweep, tmp_path):
     said, place = [], place_of("sqlite", tmp_path, "mirror")
-    mirror = Mirror(place, sweep.plan, "sweep", sweep.log[:10], warn=said.append)
+    mirror = opened(place, sweep.plan, "sweep", sweep.log[:10], warn=said.append)
     with sqlite3.connect(tmp_path / "mirror.db") as database:
         database.execute("DROP TABLE trials")
     for event in sweep.log[10:]:
@@ -289,7 +308,7 @@ def test_a_database_that_goes_away_is_said_once_and_the_sweep_goes_on(sweep, tmp
 def test_a_database_that_cannot_be_opened_is_said_without_its_password(sweep, tmp_path):
     said = []
     url = "mysql://me:secret@127.0.0.1:1/none"
-    mirror = Mirror(url, sweep.plan, "sweep", sweep.log, warn=said.append)
+    mirror = opened(url, sweep.plan, "sweep", sweep.log, warn=said.append)
     mirror.follow({"event": "finished"})
     assert len(said) == 1
     assert "mysql://127.0.0.1" in said[0]
@@ -298,9 +317,9 @@ def test_a_database_that_cannot_be_opened_is_said_without_its_password(sweep, tm
 
 def test_a_study_of_another_sweep_is_left_alone(sweep, tmp_path):
     said, place = [], place_of("sqlite", tmp_path, "mirror")
-    Mirror(place, sweep.plan, "sweep", sweep.log, identity="one")
+    opened(place, sweep.plan, "sweep", sweep.log, identity="one")
     before = content(load(place))
-    Mirror(place, sweep.plan, "sweep", sweep.log[:5], identity="other", warn=said.append)
+    opened(place, sweep.plan, "sweep", sweep.log[:5], identity="other", warn=said.append)
     assert content(load(place)) == before
     assert "not of this sweep" in said[0]
 

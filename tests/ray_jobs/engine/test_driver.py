@@ -48,12 +48,14 @@ def make_driver(tmp_path):
             cpus=1.0,
             gpus=0.0,
         )
+        mirror = Mirror(tmp_path / "journal.log", plan, "line")
+        mirror.open()
         return Driver(
             plan=plan,
             context=context,
             log=EventLog(tmp_path / "log.jsonl"),
             events=events,
-            mirror=Mirror(tmp_path / "journal.log", plan, "line"),
+            mirror=mirror,
             max_concurrent=2,
             preflight=preflight,
             still_owner=still_owner,
