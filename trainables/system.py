@@ -208,6 +208,9 @@ class System(Protocol[SettingsT, PreparedT]):
     def preflight(self, settings: SettingsT, prepared: PreparedT) -> Sequence[Finding]:
         """Objections to these settings, from a sample of the data; quick, for it runs before every
         trial. By default there are none.
+
+        A function of what it reads of its arguments: a sweep gives trials that differ in nothing
+        of that one answer.
         """
         return ()
 

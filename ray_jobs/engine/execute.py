@@ -17,6 +17,7 @@ from ray_jobs.engine import cluster, nodes
 from ray_jobs.engine.cluster_thread import ClusterThread
 from ray_jobs.engine.driver import Driver, open_log
 from ray_jobs.engine.mirror_thread import MirrorThread
+from ray_jobs.engine.preflight import Preflight
 from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
 from ray_jobs.sweeping.planning import SweepSetup
 from ray_jobs.verb import data_lines
@@ -139,14 +140,6 @@ def _make_driver(
         warn=execution.tell,
     )
     mirror = MirrorThread(optuna_mirror, execution.tell)
-
-    def preflight(sampled: dict[str, Any]) -> list[str]:
-        trial = setup.configured.under(sampled)
-        findings = trial.system.preflight(trial.settings, prepared)
-        return [
-            f"{'hopeless: ' if finding.hopeless else ''}{finding.text}" for finding in findings
-        ]
-
     driver = Driver(
         plan=setup.plan,
         context=context,
@@ -154,7 +147,7 @@ def _make_driver(
         events=events,
         mirror=mirror,
         max_concurrent=1,
-        preflight=preflight,
+        preflight=Preflight(setup.configured, prepared),
         still_owner=owner_check(SweepPaths(directory).lock, session),
         lost_node=lambda job, seconds: nodes.lost(
             context.paths.trial(job.trial).root, job.segment, seconds
