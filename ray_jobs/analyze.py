@@ -65,6 +65,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="trials to list (default %(default)s)",
     )
+    parser.add_argument(
+        "--reference-point",
+        metavar="COLUMN=X,...",
+        help="of the hypervolume, a number for each objective, so that sweeps compare (default: "
+        "the sweep's own)",
+    )
     parser.add_argument("--no-page", action="store_true", help="do not write the HTML page")
     parser.add_argument(
         "--export-schedule",
@@ -77,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
-    from results.directory import read_history, read_sweep
+    from results.directory import read_history, read_sweep, with_reference_point
     from results.frame import compact, load_sweep
     from results.importance import importance
     from settings.schema import SettingsError
@@ -87,6 +93,8 @@ def _analyze(arguments: argparse.Namespace) -> int:
             "--trial belongs to a schedule: name its file with --export-schedule FILE."
         )
     sweep = read_sweep(arguments.directory)
+    if arguments.reference_point is not None:
+        sweep = with_reference_point(sweep, arguments.reference_point)
     problem = files = None
     try:
         files = compact(sweep.path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Sweep:
         derived: the objectives that are made of other columns.
         options: what the sweep was told, by field of `SweepOptions`; defaults named.
         last_change: the step from which the loss of its trials no longer changes.
+        reference_point: of the hypervolume, by objective, where somebody has named one.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Sweep:
     options: Mapping[str, Any]
     last_change: int
     document: Mapping[str, Any] = field(repr=False)
+    reference_point: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def trials(self) -> int:
@@ -110,7 +112,8 @@ class History:
         held: whether a live process holds the lock, as far as one look can tell
             (`results.lock.is_held`).
         open: trials with a segment that has not ended, whose state depends on the lock.
-        ended_at: when each trial's last segment ended, in seconds since the epoch.
+        ended_at: when each trial's last segment ended, in seconds since the epoch; in the order of
+            the log, which clocks of several machines may not keep.
     """
 
     trials: tuple[TrialRecord, ...]
@@ -171,7 +174,7 @@ def _sweep(directory: Path, document: Mapping[str, Any]) -> Sweep:
         Point(node["name"], _tupled_values(node["settings"]), tuple(node.get("outside") or ()))
         for node in document.get("points") or ()
     ]
-    return Sweep(
+    sweep = Sweep(
         path=directory,
         system=document["system"],
         created=float(document.get("created") or 0.0),
@@ -188,6 +191,17 @@ def _sweep(directory: Path, document: Mapping[str, Any]) -> Sweep:
         last_change=int(_last_change(document) or 0),
         document=document,
     )
+    named = (sweep.options or {}).get("reference_point")
+    return sweep if named is None else with_reference_point(sweep, named)
+
+
+def with_reference_point(sweep: Sweep, named: str | Mapping[str, float]) -> Sweep:
+    """The sweep with the reference point that somebody names for its hypervolume.
+
+    Raises:
+        SettingsError: it does not fit the objectives.
+    """
+    return replace(sweep, reference_point=sweep.goal.reference_point(named))
 
 
 def _options(document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -235,17 +249,18 @@ def read_history(sweep: Sweep) -> History:
     for trial in trials:
         if trial.status == RUNNING and not held:
             trial.status = INTERRUPTED
-    ends = {
-        (event["trial"], event.get("segment", 0)): float(event.get("time") or 0.0)
+    ended_at = {
+        event["trial"]: float(event.get("time") or 0.0)
         for event in events
         if event["event"] == "ended"
+        and event.get("segment", 0) == state.trials[event["trial"]].segment
     }
     return History(
         trials=trials,
         state=_sweep_state(state, held),
         held=held,
-        open=frozenset(t.number for t in trials if (t.number, t.segment) not in ends),
-        ended_at={number: time for (number, _), time in ends.items()},
+        open=frozenset(t.number for t in trials if t.number not in ended_at),
+        ended_at=ended_at,
     )
 
 

@@ -5,12 +5,14 @@ time, also while the sweep runs.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from results import parquet
-from results.directory import read_history, read_sweep
+from results.directory import read_history, read_sweep, with_reference_point
+from results.front import hypervolume_column
 from results.parquet import Sources
 from results.reports import read_raw
 from results.trials import folded, trial_frame
@@ -22,7 +24,11 @@ REPORTS_FILE = "analysis/reports.parquet"
 
 
 def load_sweep(
-    path: PathLike, *, all_settings: bool = False, repeats: bool = False
+    path: PathLike,
+    *,
+    all_settings: bool = False,
+    repeats: bool = False,
+    reference_point: Mapping[str, float] | str | None = None,
 ) -> pd.DataFrame:
     """One row a configuration, by number; `frame[frame.is_best]` is the winner.
 
@@ -49,22 +55,34 @@ def load_sweep(
         is_pareto, is_knee: of several objectives, the complete and feasible ones that no other
             dominates, and the one of them that gives up least; with one objective is_pareto is
             is_best. Repeated configurations count with their means.
+        hypervolume: of several objectives; of the front as it was when the trial ended, in the
+            order of the log, up to the reference point (`results.front.reference_point`). NaN for
+            a trial that has not ended, and for all before the reference point is known. The
+            front is of complete and feasible trials with their own values, without repeats.
         checkpoint: the newest one's directory, "" for none.
 
     Args:
         repeats: whether each repeat has a row of its own, with `repeat_of`, the trial that it
             repeats.
+        reference_point: of the hypervolume, in place of the sweep's own, so that sweeps compare: a
+            number for each objective by its column, or `COLUMN=NUMBER,COLUMN=NUMBER`.
 
     Raises:
         SweepError: not a sweep directory, or one of a newer format.
+        SettingsError: a reference point that does not fit the objectives.
     """
     sweep = read_sweep(path)
+    if reference_point is not None:
+        sweep = with_reference_point(sweep, reference_point)
     sources = Sources.of(sweep.path)
     history = read_history(sweep)
-    held = history.held if history.open else None
+    # On the lock depend the states of open trials, and whether a reference point is known.
+    held = history.held if history.open or len(sweep.objectives) > 1 else None
     frame = None if all_settings else parquet.read_fresh(sweep.path / TRIALS_FILE, sources, held)
     if frame is None:
         frame = trial_frame(sweep, history, _reports(sweep.path, sources), all_settings)
+    elif reference_point is not None:  # the file has the sweep's own
+        frame["hypervolume"] = hypervolume_column(sweep, history, frame)
     return _with_absolute_checkpoints(frame if repeats else folded(frame), sweep.path)
 
 

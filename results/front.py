@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from results.directory import History, Sweep
+from results.hypervolume import running_hypervolumes
 from results.verdict_columns import violations
-from search.log import COMPLETE, INTERRUPTED, PAUSED, RUNNING, TrialRecord
-from search.pareto import hypervolume, non_dominated
+from search.log import COMPLETE, FAILED, INTERRUPTED, PAUSED, RUNNING, STOPPED, TrialRecord
 
 FIRST_TRIALS = 10
-"""Number of complete trials, in the order of their ends, whose worst values are the reference
-point if no documented point has values.
+"""Number of complete trials, in the order of their ends in the log, whose worst values are the
+reference point if no documented point has values.
 """
 
 
@@ -24,10 +25,13 @@ def reference_point(sweep: Sweep, history: History, frame: pd.DataFrame) -> dict
     """The worst values that count for the hypervolume, by objective; empty where it is not known
     yet.
 
-    They are the worst finite values of the complete documented points, or else of the first
-    `FIRST_TRIALS` complete trials. Later trials never move the point: while the sweep runs, it is
-    unknown until the trials that define it have ended.
+    They are those that somebody has named, so that sweeps compare. Otherwise they are the worst
+    finite values of the complete documented points, or else of the first `FIRST_TRIALS` complete
+    trials. Later trials never move the point: while the sweep runs, it is unknown until the trials
+    that define it have ended.
     """
+    if sweep.reference_point:
+        return dict(sweep.reference_point)
     originals = [trial for trial in history.trials if trial.repeat_of is None]
     documented = [trial for trial in originals if trial.point is not None]
     unsettled = (RUNNING, PAUSED, INTERRUPTED)
@@ -60,46 +64,70 @@ def _worst(sweep: Sweep, values: pd.DataFrame, trials: Sequence[TrialRecord]) ->
 
 
 def _in_order(history: History) -> list[int]:
-    """The complete trials that repeat no other, in the order of their ends."""
-    complete = [
+    """The complete trials that repeat no other, in the order of their ends in the log."""
+    complete = {
         trial.number
         for trial in history.trials
         if trial.status == COMPLETE and trial.repeat_of is None
-    ]
-    return sorted(complete, key=lambda number: (history.ended_at.get(number, 0.0), number))
+    }
+    return [number for number in history.ended_at if number in complete]
+
+
+def hypervolume_column(
+    sweep: Sweep, history: History, frame: pd.DataFrame
+) -> NDArray[np.float64]:
+    """[n] for each row of the frame, the hypervolume of the front as it was when the trial had
+    ended, in the order of the log; NaN for a trial that has not ended for good, and for all
+    while the reference point is not known.
+    """
+    volumes = _after_each_end(sweep, history, frame, reference_point(sweep, history, frame))
+    ended = {t.number for t in history.trials if t.status in (COMPLETE, STOPPED, FAILED)}
+    trials = frame["trial"].tolist()
+    return np.array([volumes.get(n, math.nan) if n in ended else math.nan for n in trials])
+
+
+def _after_each_end(
+    sweep: Sweep, history: History, frame: pd.DataFrame, reference: Mapping[str, float]
+) -> dict[int, float]:
+    """The hypervolume after the end of each trial, in the order of the log; nothing without a
+    reference point.
+
+    Only complete and feasible trials count, each with its own values: the means of repeats come at
+    the end of a sweep and would change earlier hypervolumes.
+    """
+    if not reference:
+        return {}
+    signs = np.array([1.0 if o.mode == "min" else -1.0 for o in sweep.objectives])
+    corner = np.array([reference[o.metric] for o in sweep.objectives]) * signs
+    bounded = {c.metric: frame[f"last/{c.metric}"].to_numpy(float) for c in sweep.constraints}
+    feasible = violations(sweep.goal, bounded, len(frame)) == 0.0
+    costs = np.where(feasible[:, None], _last_values(sweep, frame).to_numpy() * signs, math.nan)
+    rows = {number: row for row, number in enumerate(frame["trial"].tolist())}
+    results = set(_in_order(history)) & rows.keys()
+    ends = list(history.ended_at)
+    course = np.full((len(ends), len(signs)), math.nan)
+    for place, number in enumerate(ends):
+        if number in results:
+            course[place] = costs[rows[number]]
+    return dict(zip(ends, running_hypervolumes(course, corner).tolist(), strict=True))
 
 
 def hypervolume_history(
     sweep: Sweep, history: History, frame: pd.DataFrame, reference: Mapping[str, float]
 ) -> pd.DataFrame:
-    """The hypervolume after each complete trial, in the order of their ends: trial, ended_at (in
-    seconds since the epoch), hypervolume.
-
-    Only feasible trials count, each with its own values: the means of repeats come at the end of a
-    sweep and would change earlier hypervolumes.
+    """The hypervolume after each complete trial, in the order of their ends in the log: trial,
+    ended_at (in seconds since the epoch), hypervolume.
 
     Args:
         reference: see `reference_point`; empty makes an empty frame.
     """
-    signs = np.array([1.0 if o.mode == "min" else -1.0 for o in sweep.objectives])
-    costs = _last_values(sweep, frame).to_numpy() * signs
-    corner = np.array([reference.get(o.metric, math.nan) for o in sweep.objectives]) * signs
-    bounded = {c.metric: frame[f"last/{c.metric}"].to_numpy(float) for c in sweep.constraints}
-    feasible = violations(sweep.goal, bounded, len(frame)) == 0.0
-    counts = feasible & (costs < corner).all(axis=1)
-    places = {number: place for place, number in enumerate(frame["trial"].tolist())}
-    front = np.empty((0, len(signs)))
-    volume, rows = 0.0, []
-    for number in _in_order(history) if reference else ():
-        place = places.get(number)
-        if place is None:
-            continue
-        cost = costs[place]
-        if counts[place] and not (front <= cost).all(axis=1).any():
-            front = np.vstack([front, cost])
-            front = front[non_dominated(front, ["min"] * len(signs))]
-            volume = hypervolume(front, corner)
-        rows.append((number, history.ended_at.get(number, math.nan), volume))
+    volumes = _after_each_end(sweep, history, frame, reference)
+    known = set(frame["trial"].tolist())
+    rows = [
+        (number, history.ended_at[number], volumes[number])
+        for number in (_in_order(history) if volumes else ())
+        if number in known
+    ]
     columns = {"trial": "int64", "ended_at": "float64", "hypervolume": "float64"}
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
@@ -118,7 +146,7 @@ class Hypervolumes:
 
 
 def hypervolumes(sweep: Sweep, history: History, frame: pd.DataFrame) -> Hypervolumes | None:
-    """The hypervolume at the sweep's own reference point; None for a sweep of one objective."""
+    """The hypervolume at the sweep's reference point; None for a sweep of one objective."""
     if len(sweep.objectives) == 1:
         return None
     reference = reference_point(sweep, history, frame)

@@ -18,7 +18,7 @@ from settings.atomic_file import atomic_file
 from settings.paths import SweepPaths
 from settings.schema import tupled
 
-LAYOUT = 3
+LAYOUT = 4
 """Version of the columns; of a file with another one the raw files are read instead."""
 
 _META = b"weighbridge"

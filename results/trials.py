@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from results.directory import History, Sweep
+from results.front import hypervolume_column
 from results.health import health_columns
 from results.reports import KEYS
 from results.verdict_columns import verdict_columns
@@ -56,6 +57,11 @@ def trial_frame(
     columns["gpu_seconds"] = seconds * sweep.gpus
     columns.update(health_columns(list(columns["stop_reason"])))
     columns.update(verdict_columns(sweep, trials, measured))
+    if len(sweep.objectives) > 1:
+        judged = ["trial", *(f"last/{name}" for name in measured)]
+        columns["hypervolume"] = hypervolume_column(
+            sweep, history, pd.DataFrame({name: columns[name] for name in judged})
+        )
     columns["checkpoint"] = _texts(
         [_newest_checkpoint(sweep.path, trial.number) for trial in trials]
     )

@@ -96,6 +96,32 @@ class Goal:
         names = [o.metric for o in self.objectives] + [c.metric for c in self.constraints]
         return tuple(dict.fromkeys(names))
 
+    def reference_point(self, said: str | Mapping[str, float]) -> dict[str, float]:
+        """The reference point of the hypervolume that somebody names, by objective.
+
+        Args:
+            said: `COLUMN=NUMBER,COLUMN=NUMBER`, or the numbers by column.
+
+        Raises:
+            SettingsError: there is one objective, or not each of them has one finite number.
+        """
+        names = [objective.metric for objective in self.objectives]
+        if len(names) == 1:
+            raise SettingsError(
+                f"a reference point is where a hypervolume of several objectives ends, and there "
+                f"is one, {names[0]}: leave it out."
+            )
+        pairs = _pairs(said) if isinstance(said, str) else list(said.items())
+        numbers = {name: _number(value) for name, value in pairs}
+        if len(pairs) != len(names) or not all(
+            math.isfinite(numbers.get(name, math.nan)) for name in names
+        ):
+            raise SettingsError(
+                f"reference point {said!r}: it has one finite number for each objective. Write "
+                f"{','.join(f'{name}=NUMBER' for name in names)}."
+            )
+        return {name: numbers[name] for name in names}
+
     def value(self, values: Values) -> float:
         """The first objective, NaN where it has no value."""
         return values.get(self.objectives[0].metric, math.nan)
@@ -150,3 +176,15 @@ class Goal:
         """The indices of the best `count` observations, best first, the earlier among equals."""
         keys = self.badness(observed, count)
         return heapq.nsmallest(count, range(len(keys)), key=keys.__getitem__)
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    parts = [part.partition("=") for part in text.split(",")]
+    return [(name.strip(), value) for name, _, value in parts]
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]  # what is no number raises
+    except (TypeError, ValueError):
+        return math.nan

@@ -237,28 +237,43 @@ def _volume(table: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
     return total
 
 
-def _swept(table: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
-    """The hypervolume in three dimensions, in O(n log n): a plane sweeps along the last one, and
-    the area that is dominated in it grows row by row. The numbers are few, so plain lists beat
-    arrays.
+class Staircase:
+    """The front of two costs as rows come, and the area up to a corner that it dominates; O(log n)
+    a row. The numbers are few, so plain lists beat arrays.
     """
-    right, top, depth = corner.tolist()
-    xs: list[float] = []  # the front within the plane: ascending, and `ys` descending
-    ys: list[float] = []
-    area = volume = before = 0.0
-    for x, y, z in table[np.argsort(table[:, 2], kind="stable")].tolist():
-        volume, before = volume + area * (z - before), z
+
+    def __init__(self, right: float, top: float) -> None:
+        self.right, self.top = right, top
+        self.xs: list[float] = []  # ascending, and `ys` descending
+        self.ys: list[float] = []
+
+    def add(self, x: float, y: float) -> float:
+        """Takes in a row at or below the corner; returns the area that it alone dominates."""
+        xs, ys = self.xs, self.ys
         first = bisect_left(xs, x)
-        above = ys[first - 1] if first else top
+        above = ys[first - 1] if first else self.top
         if above <= y or (first < len(xs) and xs[first] == x and ys[first] <= y):
-            continue
-        last, left = first, x
+            return 0.0
+        area, last, left = 0.0, first, x
         while last < len(xs) and ys[last] >= y:
             area += (xs[last] - left) * (above - y)
             left, above = xs[last], ys[last]
             last += 1
-        area += ((xs[last] if last < len(xs) else right) - left) * (above - y)
+        area += ((xs[last] if last < len(xs) else self.right) - left) * (above - y)
         xs[first:last], ys[first:last] = [x], [y]
+        return area
+
+
+def _swept(table: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
+    """The hypervolume in three dimensions, in O(n log n): a plane sweeps along the last one, and
+    the area that is dominated in it grows row by row.
+    """
+    right, top, depth = corner.tolist()
+    plane = Staircase(right, top)
+    area = volume = before = 0.0
+    for x, y, z in table[np.argsort(table[:, 2], kind="stable")].tolist():
+        volume, before = volume + area * (z - before), z
+        area += plane.add(x, y)
     return volume + area * (depth - before)
 
 

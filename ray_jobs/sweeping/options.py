@@ -103,6 +103,15 @@ class SweepOptions(SearchOptions):
         metavar="DIR[:TRIAL|POINT]",
         help="an earlier trial that gives log_ratio(...) and worst_ratio(...) their constants",
     )
+    reference_point: str | None = option(
+        None,
+        "--reference-point",
+        group=JUDGED,
+        resume="new",
+        metavar="COLUMN=X,...",
+        help="where the hypervolume of several objectives ends, a number for each, so that sweeps "
+        "compare (default: the worst of the documented points); no decision depends on it",
+    )
     storage: str = option(
         JOURNAL,
         "--storage",

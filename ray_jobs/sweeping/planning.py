@@ -55,6 +55,8 @@ class SweepSetup:
                 "--workers must be 1 or more, --cpus above 0 and --gpus 0 or more, not "
                 f"{options.workers}, {options.cpus} and {options.gpus}."
             )
+        if options.reference_point is not None:
+            self.plan.goal.reference_point(options.reference_point)
         load_scheduler(self.plan)  # a scheduler refuses what it cannot do, also when a sweep grows
 
     @property

@@ -133,6 +133,13 @@ class Directory:
         last = values[-1] if values else None
         self.end(trial, state=state, step=10 * len(values), value=last)
 
+    def several(self, trial: int, error, snr, state: str = "complete", **fields) -> None:
+        """One segment with a report of two objectives and a diagnostic, and its end."""
+        diagnostic = fields.pop("diagnostic", 6.0)
+        self.hand_out(trial, **fields)
+        self.report(trial, 40, error, **{"val.snr_db": snr, "val.diagnostic": diagnostic})
+        self.end(trial, state=state, value=error)
+
     def hold_lock(self, pid: int | None = None, host: str | None = None) -> None:
         holder = {
             "host": host or socket.gethostname(),
@@ -171,4 +178,18 @@ def finished(sweep):
     sweep.trial(4, [0.1], state="stopped")
     sweep.trial(5, [], state="failed")
     sweep.event("finished")
+    return sweep
+
+
+@pytest.fixture
+def double(sweep):
+    """Error down, SNR up: a document, a front of 1, 2, 3 with its knee at 2, dominated ones."""
+    objectives = [{"metric": OBJECTIVE, "mode": "min"}, {"metric": "val.snr_db", "mode": "max"}]
+    sweep.write_document(objectives=objectives)
+    sweep.several(0, 0.8, 21.0, point="document")
+    sweep.several(1, 0.1, 20.0)
+    sweep.several(2, 0.2, 29.0)
+    sweep.several(3, 0.7, 30.0)
+    sweep.several(4, 0.6, 28.0)
+    sweep.several(5, 0.01, 99.0, state="stopped")
     return sweep

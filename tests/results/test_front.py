@@ -18,26 +18,6 @@ from results.store import SweepError
 OBJECTIVE, SNR, DIAGNOSTIC = "val.mse", "val.snr_db", "val.diagnostic"
 
 
-def one(directory, trial, error, snr, diagnostic=6.0, state="complete", **fields):
-    directory.hand_out(trial, **fields)
-    directory.report(trial, 40, error, **{SNR: snr, DIAGNOSTIC: diagnostic})
-    directory.end(trial, state=state, value=error)
-
-
-@pytest.fixture
-def double(sweep):
-    """Error down, SNR up: a document, a front of 1, 2, 3 with its knee at 2, dominated ones."""
-    objectives = [{"metric": OBJECTIVE, "mode": "min"}, {"metric": SNR, "mode": "max"}]
-    sweep.write_document(objectives=objectives)
-    one(sweep, 0, 0.8, 21.0, point="document")
-    one(sweep, 1, 0.1, 20.0)
-    one(sweep, 2, 0.2, 29.0)
-    one(sweep, 3, 0.7, 30.0)
-    one(sweep, 4, 0.6, 28.0)
-    one(sweep, 5, 0.01, 99.0, state="stopped")
-    return sweep
-
-
 def everything(directory):
     sweep = read_sweep(directory.path)
     return sweep, read_history(sweep), load_sweep(directory.path)
@@ -59,7 +39,7 @@ def test_front_knee_and_best(double):
 
 def test_only_feasible_trials_make_the_front(double):
     double.write_document(constraints=[f"{DIAGNOSTIC}<=7"])
-    one(double, 6, 0.05, 31.0, diagnostic=9.0)
+    double.several(6, 0.05, 31.0, diagnostic=9.0)
     frame = load_sweep(double.path)
     assert frame.loc[frame["is_pareto"], "trial"].tolist() == [1, 2, 3]
     double.write_document(constraints=[])
@@ -69,7 +49,7 @@ def test_only_feasible_trials_make_the_front(double):
 
 def test_repeated_configurations_count_with_their_means(double):
     for trial, snr in ((6, 25.0), (7, 27.0)):
-        one(double, trial, 0.61, snr, repeat_of=2)
+        double.several(trial, 0.61, snr, repeat_of=2)
     frame = load_sweep(double.path)
     assert frame.loc[2, f"repeats/mean/{SNR}"] == 26.0
     # 0.61 and 26 dB: dominated by 4, which comes to the front.
@@ -87,7 +67,7 @@ def test_of_equals_in_the_first_objective_the_best_is_on_the_front(sweep):
     objectives = [{"metric": OBJECTIVE, "mode": "min"}, {"metric": DIAGNOSTIC, "mode": "min"}]
     sweep.write_document(objectives=objectives, points=[])
     for trial, diagnostic in enumerate((5.0, 3.0, 3.0)):
-        one(sweep, trial, 1.0, 20.0, diagnostic=diagnostic)
+        sweep.several(trial, 1.0, 20.0, diagnostic=diagnostic)
     frame = load_sweep(sweep.path)
     assert frame.loc[frame["is_pareto"], "trial"].tolist() == [1, 2]
     assert frame.loc[frame["is_best"], "trial"].tolist() == [1]
@@ -124,7 +104,7 @@ def test_the_reference_point_is_the_document(double):
 
 
 def test_the_reference_point_is_the_worst_of_the_documented_points(double):
-    one(double, 6, 0.4, 20.5, point="before")
+    double.several(6, 0.4, 20.5, point="before")
     sweep, history, frame = everything(double)
     assert reference_point(sweep, history, frame) == {OBJECTIVE: 0.8, SNR: 20.5}
 
@@ -140,9 +120,9 @@ def test_without_a_documented_point_the_first_ten_that_ended_hold_it(sweep):
     sweep.hold_lock()
     sweep.hand_out(0)  # ends last
     for trial in range(1, 10):
-        one(sweep, trial, 0.1 * trial, 20.0 + trial)
+        sweep.several(trial, 0.1 * trial, 20.0 + trial)
     assert reference_point(*everything(sweep)) == {}
-    one(sweep, 10, 0.05, 19.0)
+    sweep.several(10, 0.05, 19.0)
     expected = {OBJECTIVE: pytest.approx(0.9), SNR: 19.0}
     assert reference_point(*everything(sweep)) == expected
     sweep.report(0, 40, 5.0, **{SNR: 1.0})
@@ -156,7 +136,7 @@ def test_without_a_documented_point_the_first_ten_that_ended_hold_it(sweep):
 def test_a_short_sweep_has_a_reference_point_once_it_is_over(sweep):
     plain(sweep)
     sweep.hold_lock()
-    one(sweep, 0, 0.5, 20.0)
+    sweep.several(0, 0.5, 20.0)
     assert reference_point(*everything(sweep)) == {}
     (sweep.path / "lock").unlink()
     assert reference_point(*everything(sweep)) == {OBJECTIVE: 0.5, SNR: 20.0}
@@ -173,8 +153,8 @@ def test_a_running_documented_point_is_waited_for(double):
 
 def test_values_that_are_not_finite_hold_no_reference_point(sweep):
     plain(sweep)
-    one(sweep, 0, None, None)
-    one(sweep, 1, 0.5, None)
+    sweep.several(0, None, None)
+    sweep.several(1, 0.5, None)
     assert reference_point(*everything(sweep)) == {}
     assert hypervolume_history(*everything(sweep), {}).empty
     assert told(sweep).startswith("No trial is complete and feasible yet")
@@ -200,7 +180,7 @@ def test_hypervolume_grows_in_the_order_of_the_ends(double):
 
 def test_repeats_do_not_change_the_history(double):
     before = hypervolume_history(*everything(double), {OBJECTIVE: 0.8, SNR: 21.0})
-    one(double, 6, 0.05, 40.0, repeat_of=1)
+    double.several(6, 0.05, 40.0, repeat_of=1)
     after = hypervolume_history(*everything(double), {OBJECTIVE: 0.8, SNR: 21.0})
     pd.testing.assert_frame_equal(before, after)
 
@@ -256,7 +236,7 @@ def test_the_page_of_three_objectives_and_of_no_trial(sweep):
     assert "Nothing to draw: no complete trial." in page
     assert "Nothing to draw: no reference point yet." in page
     for trial in range(4):
-        one(sweep, trial, 0.1 * (trial + 1), 20.0 + trial, diagnostic=5.0 - trial)
+        sweep.several(trial, 0.1 * (trial + 1), 20.0 + trial, diagnostic=5.0 - trial)
     read, history, frame = everything(sweep)
     front = next(t for t in pareto_scatter(read, frame).data if t.name == "front")
     assert list(front.marker.color) == [5.0, 4.0, 3.0, 2.0]

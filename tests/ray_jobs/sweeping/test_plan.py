@@ -83,6 +83,11 @@ def test_several_objectives_constraints_and_sums(make):
         ("--repeat-top 5", "add --repeats"),
         ("--reference sweeps/first:3", "--metric names neither"),
         ("--sampler cmaes --metric val.mse --metric val.loss.absolute", "cmaes"),
+        ("--reference-point val.mse=1", "there is one, val.mse: leave it out"),
+        (
+            "--metric val.mse --metric val.loss.absolute --reference-point val.mse=1",
+            "Write val.mse=NUMBER,val.loss.absolute=NUMBER",
+        ),
     ],
 )
 def test_what_cannot_be_judged_or_planned_is_refused(make, line, says):

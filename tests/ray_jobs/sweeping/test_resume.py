@@ -8,7 +8,8 @@ import pytest
 
 from ray_jobs.sweep import main
 from ray_jobs.sweeping.options import given, sweep_parser
-from ray_jobs.sweeping.resume import stored_setup, what_changed
+from ray_jobs.sweeping.resume import grown, stored_setup, what_changed
+from results.directory import read_sweep
 from settings.schema import SettingsError
 
 
@@ -122,6 +123,24 @@ def test_how_many_at_a_time_outlives_a_resume(stored, tmp_path, capsys):
     assert "at once: 1 " in capsys.readouterr().out
     assert main([*resume, "--max-concurrent", "7"]) == 0
     assert "at once: 7 " in capsys.readouterr().out
+
+
+def test_a_resume_may_name_another_reference_point(stored, tmp_path, capsys):
+    """No decision depends on it."""
+    setup, again = stored(
+        "--metric val.mse --metric val.loss.absolute "
+        "--reference-point val.loss.absolute=2,val.mse=1.5"
+    )
+    point = {"val.mse": 1.5, "val.loss.absolute": 2.0}
+    assert read_sweep(tmp_path / "stored").reference_point == point
+    other = "val.mse=3,val.loss.absolute=4"
+    after = grown(again, tmp_path / "stored", {"reference_point": other})
+    assert after.plan == setup.plan
+    assert after.document["options"]["reference_point"] == other
+    resume = ["--resume", str(tmp_path / "stored"), "--plan", "--reference-point"]
+    assert main([*resume, other]) == 0
+    assert main([*resume, "val.mse=3"]) == 2
+    assert "Write val.mse=NUMBER,val.loss.absolute=NUMBER" in capsys.readouterr().err
 
 
 def test_a_resume_takes_no_repeats_away(stored, tmp_path, capsys):
