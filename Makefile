@@ -35,7 +35,7 @@ TIMES := .pytest_cache/times
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup sweep test test-fast test-times test-versions lint bench
-.PHONY: real-data real-hdr real-mri clean
+.PHONY: real-data real-hdr real-mri clean clean-cache
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile \
@@ -103,3 +103,8 @@ real-mri: $(STAMP)  ## tumour MRI and CT with masks as NIfTI patients (downloads
 clean:  ## removes caches and build products; keeps environments, sweeps and real data
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# Without $(STAMP): it takes Python alone, and who empties a cache need not fill an environment.
+clean-cache:  ## removes prepared data and networks (~/.cache/weighbridge), but for those in use
+	@$(PYTHON) -c 'from ray_jobs.verb import cache_directory; from data.clean_cache import clean; \
+	    print(clean(cache_directory()))'

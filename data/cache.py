@@ -1,4 +1,4 @@
-"""Folders that are made once and then found, by any number of processes."""
+"""Folders that are made once and then found, by any number of processes; old ones are removed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +24,21 @@ INDEX = "index.json"
 
 _WRITER = ".writer"
 """Suffix of the file that a writer keeps locked, beside its scratch folder of the same name."""
+
+
+KEPT = 8
+"""Folders of a kind (the data of a system) that are kept in any case, those used last. A sweep
+uses one, or one for each value of what shapes its data, and people go to and fro between a few;
+each may have gigabytes.
+"""
+
+UNUSED_SECONDS = 24 * 3600.0
+"""A folder that was used within this time is kept as well. Locks show who uses one, but where
+machines share a cache, a lock may be known to its own machine only.
+"""
+
+KIND = re.compile(r"(.+)-[0-9a-f]{16}")
+"""Name of a folder that `cached_by` has named."""
 
 
 class CacheError(OSError):
@@ -54,11 +71,15 @@ def cached_folder(folder: Path, make: Callable[[Path], Any]) -> Any:
     """Has `make` fill the folder unless it is there already; returns what `make` returned, read
     back from JSON. The folder appears under its name only when it is complete.
 
+    It is in use until this process ends, or has asked for `KEPT` others since. After a new one,
+    those named by `cached_by` beside it that are of its kind are removed, unless they are in use,
+    were used lately (`UNUSED_SECONDS`), or are the `KEPT` that were used last.
+
     Raises:
         CacheError: its index cannot be read.
     """
     index = folder / INDEX
-    if not index.is_file():
+    while not _use(index):
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder.parent)
         with _scratch(folder) as scratch:
@@ -69,6 +90,7 @@ def cached_folder(folder: Path, make: Callable[[Path], Any]) -> Any:
                 if not index.is_file():
                     raise
                 # Another process finished the same work first; its files are the same.
+        _remove_unused(folder)
     try:
         return json.loads(index.read_text())
     except ValueError as error:
@@ -76,6 +98,80 @@ def cached_folder(folder: Path, make: Callable[[Path], Any]) -> Any:
             f"{index} is damaged ({error}); a full disk or a lost machine may leave it so. Delete "
             f"the folder {folder}: it is made anew."
         ) from error
+
+
+_used: dict[Path, int] = {}
+"""The folders that this process uses, the one asked for last at the end; each with the descriptor
+by which it holds a shared lock on the folder's index.
+"""
+
+
+def _use(index: Path) -> bool:
+    """Marks a folder as used now and by this process; False where there is none."""
+    try:
+        descriptor = os.open(index, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    with contextlib.suppress(OSError):  # no locks on this file system
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for who is removing it
+    if not os.fstat(descriptor).st_nlink:
+        os.close(descriptor)
+        return False
+    with contextlib.suppress(OSError):  # another user's
+        os.utime(descriptor)
+    before = _used.pop(index.parent, None)
+    _used[index.parent] = descriptor
+    if before is None and len(_used) > KEPT:
+        before = _used.pop(next(iter(_used)))
+    if before is not None:
+        os.close(before)
+    return True
+
+
+def _remove_unused(folder: Path) -> None:
+    """Removes the folders beside a new one that are of its kind and no longer used."""
+    kind = KIND.fullmatch(folder.name)
+    if kind is None:
+        return
+    used = {
+        path: _used_at(path)
+        for path in folder.parent.iterdir()
+        if (other := KIND.fullmatch(path.name)) and other[1] == kind[1]
+    }
+    newest_first = sorted(used, key=lambda path: used[path], reverse=True)
+    for path in newest_first[KEPT:]:
+        if time.time() - used[path] > UNUSED_SECONDS:
+            remove_folder(path)
+
+
+def _used_at(folder: Path) -> float:
+    """When it was last used, in seconds since the epoch; infinite for what is no such folder."""
+    try:
+        return (folder / INDEX).stat().st_mtime
+    except OSError:
+        return float("inf")
+
+
+def remove_folder(folder: Path) -> bool:
+    """Removes a folder of the cache; False where somebody uses it, or it is not ours to remove.
+
+    Whoever asks for it meanwhile waits, and makes it anew.
+    """
+    try:
+        descriptor = os.open(folder / INDEX, os.O_RDWR)
+    except OSError:
+        return False  # removed by another process, or another user's
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:
+            return False  # removed by another process; what has its name is new
+        with _scratch(folder) as scratch:
+            os.rename(folder, scratch / folder.name)
+    except OSError:
+        return False  # it is used, or there are no locks on this file system
+    finally:
+        os.close(descriptor)
+    return True
 
 
 @contextlib.contextmanager
