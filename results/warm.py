@@ -47,9 +47,9 @@ def read_warm(
 
 
 def read_earlier(sweep: Sweep) -> Earlier:
-    """A sweep as plain data: its trials with any value, and the ill ones. Left out are repeats, which the sampler of
-    their own sweep did not learn from either, and trials whose settings changed during training,
-    since their values belong to no single configuration.
+    """A sweep as plain data: its trials with any value, and the ill ones. Left out are repeats,
+    which the sampler of their own sweep did not learn from either, and trials whose settings
+    changed during training, since their values belong to no single configuration.
     """
     steps = int(sweep.settings["train.steps"])
     failures = int(sweep.options.get("max_failures") or 0)

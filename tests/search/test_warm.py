@@ -194,7 +194,7 @@ def test_a_sweep_on_disk_gives_its_rows(directory, make_plan):
 
 
 def test_a_trial_that_failed_for_good_is_told_as_ill(directory, make_plan):
-    folder, run = directory(max_failures=1)
+    folder, _ = directory(max_failures=1)
     fields = {"trial": 90, "seed": 0, "stop_step": 90, "sampled": {"x": 0.5, "y": 0.5}}
     for failures in range(2):
         rows, _ = read_warm([folder], make_plan().space, GOAL, NEW)
