@@ -161,7 +161,7 @@ def _resumed(arguments: Namespace) -> tuple[Any, Path]:
             + "\n  ".join(changed)
             + "\nResume by its path alone, or start a new sweep with --dir."
         )
-    return grown(setup, directory, said), directory
+    return grown(setup, directory, said, overrides), directory
 
 
 def _write_document(directory: Path, document: Any, fresh: bool) -> None:

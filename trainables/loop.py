@@ -11,7 +11,7 @@
         update the moving averages; step += 1
         if step % report_every == 0 or step == last:    # `Training._report`
             report = means of the terms since the last one, validation, health, whether it ends
-            append it to the trial's file, save a checkpoint, tell the decider
+            append it to the trial's file, save a checkpoint where one is due, tell the decider
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Training(Generic[Tree, PreparedT]):
             self.board.write(report)
             if worst is not None and worst.image is not None:
                 self.board.draw("val.worst_batch", worst.image, self.step)
-        self.run.report(report, self._save)
+        self.run.report(report, self._save_where_due)
 
     def _worst(self) -> Worst | None:
         """A collector of the batch to draw; None where the document has no tag for the figure."""
@@ -264,8 +264,21 @@ class Training(Generic[Tree, PreparedT]):
             self.teachers,
         )
 
+    def _save_where_due(self) -> None:
+        if self._note_best() or self._is_checkpoint_due:
+            self._save()
+
+    @property
+    def _is_checkpoint_due(self) -> bool:
+        """Whether a report has a checkpoint that is not the best one: by the settings, or because
+        the training may end here.
+        """
+        train, step = self.train, self.step
+        intervals = (train.report_every * train.checkpoint_every, train.keep_every)
+        is_told = any(interval and step % interval == 0 for interval in intervals)
+        return is_told or step in (*self.run.rungs, self.last_step) or self.has_ended
+
     def _save(self) -> None:
-        self._note_best()
         tensors = dict(_named_tensors("module", self.modules))
         for name, average in self.ema.items():
             tensors |= {f"ema.{name}.{key}": value for key, value in average.tensors().items()}
@@ -289,16 +302,20 @@ class Training(Generic[Tree, PreparedT]):
         checkpoint.save(self.folder, self.step, tensors, state, meta)
         best = self.best[0] if self.best else None
         ends = CHECKPOINTS_LENT if self.run.lends_checkpoints else 0
-        checkpoint.prune(self.folder, best, self.train.keep_every, ends)
+        rungs = self.run.rungs if self.run.keeps_rungs else ()
+        checkpoint.prune(self.folder, best, self.train.keep_every, ends, rungs)
 
-    def _note_best(self) -> None:
+    def _note_best(self) -> bool:
+        """Whether the last report is better than all before it."""
         if self.run.objective is None:
-            return
+            return False
         column, mode = self.run.objective
         value = number(self.last_report, column)
         sign = 1.0 if mode == "min" else -1.0
-        if value is not None and (self.best is None or sign * value < sign * self.best[1]):
-            self.best = (self.step, value)
+        if value is None or (self.best and not sign * value < sign * self.best[1]):
+            return False
+        self.best = (self.step, value)
+        return True
 
     def _restore(self) -> bool:
         """Loads the checkpoint that the segment goes on from. Returns whether it is another
@@ -336,6 +353,7 @@ class Training(Generic[Tree, PreparedT]):
         if inherited:
             self.best = None  # the best step of a life whose checkpoints are in another folder
             if self.run.is_main:
+                self._note_best()
                 self._save()
         if self.run.start is not None and self.run.is_main:
             begin.forget_others(self.folder, self.run.start)

@@ -61,6 +61,8 @@ class LocalRun:
         start: the checkpoint of another trial that this segment begins from.
         lends_checkpoints: whether other trials may begin from this one's checkpoints, so that
             those at which its last segments ended are kept.
+        rungs: steps at which the trial may be stopped or compared, each with a checkpoint.
+        keeps_rungs: whether the checkpoints at rungs are kept.
     """
 
     directory: Path
@@ -76,6 +78,8 @@ class LocalRun:
     derived: tuple[Combined, ...] = ()
     start: Path | None = None
     lends_checkpoints: bool = False
+    rungs: tuple[int, ...] = ()
+    keeps_rungs: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -91,7 +95,8 @@ class LocalRun:
         return combined_columns(self.derived, report)
 
     def report(self, report: Report, save: Callable[[], None]) -> None:
-        """Hands in one report: first to the file, then to the checkpoint, then to whoever decides.
+        """Hands in one report: first to the file, then to the checkpoint, where `save` makes one,
+        then to whoever decides.
 
         In this order a crash between two of them loses nothing: what no checkpoint covers is
         trained and reported again. It may leave by SystemExit where a scheduler has stopped the

@@ -127,6 +127,7 @@ def _make_driver(
         cpus=options.cpus,
         gpus=options.gpus,
         lends_checkpoints=setup.plan.scheduler in POPULATIONS,
+        rungs=setup.plan.rungs,
     )
     name = "resumed" if log.path.stat().st_size else "started"
     log.append(name, session=session, host=os.uname().nodename, pid=os.getpid())

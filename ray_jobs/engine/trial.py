@@ -29,6 +29,8 @@ class SweepContext:
         cpus, gpus: of each worker.
         derived: columns that each report gets beside its own, as `Combined.to_json`.
         lends_checkpoints: whether trials may begin from each other's checkpoints.
+        rungs: steps at which trials are compared, each with a checkpoint.
+        keeps_rungs: whether trials keep their checkpoints at rungs.
     """
 
     system: str
@@ -43,6 +45,8 @@ class SweepContext:
     gpus: float
     derived: tuple[dict[str, Any], ...] = ()
     lends_checkpoints: bool = False
+    rungs: tuple[int, ...] = ()
+    keeps_rungs: bool = False
 
     @property
     def root(self) -> Path:
@@ -173,6 +177,8 @@ def _fit(payload: dict[str, Any], make_run: Any, extra: dict[str, Any]) -> None:
         segment=job["segment"],
         start=context.checkpoint(*job["start"]) if job.get("start") else None,
         lends_checkpoints=context.lends_checkpoints,
+        rungs=tuple(context.rungs),
+        keeps_rungs=context.keeps_rungs,
         still_owner=owner_check(context.paths.lock, context.session),
         **extra,
     )

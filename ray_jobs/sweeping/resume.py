@@ -30,6 +30,7 @@ from settings.option import options_of
 from settings.paths import SweepPaths
 from settings.resolve import parse_overrides, resolve
 from settings.schema import SettingsError
+from trainables.checkpoints.changeable import ON_RESUME
 from trainables.configured import Configured
 from trainables.system import load_system
 
@@ -130,12 +131,13 @@ def what_changed(
         stored = getattr(setup.options, field)
         if option.resume == "same" and given.get(field, stored) != stored:
             lines.append(f"{option.flag}: {stored} -> {given[field]}")
+    settings = _asked_settings(setup, given, overrides)
     asked = {
-        "settings": _asked_settings(setup, given, overrides),
+        "settings": {**settings, **{key: setup.configured.values[key] for key in ON_RESUME}},
         **_asked_goal(setup.document, given),
     }
     if "space" in given:
-        asked.update(_asked_space(setup, given["space"], asked["settings"], overrides))
+        asked.update(_asked_space(setup, given["space"], settings, overrides))
     # A key that there was not yet when the sweep began has its default.
     document = {**setup.document, "settings": plain(setup.configured.values)}
     for part in ("settings", "space", "points", "objectives", "constraints", "derived"):
@@ -241,9 +243,14 @@ def _differences(path: str, stored: Any, asked: Any) -> list[str]:
     return [] if stored == asked else [f"{path}: {stored} -> {asked}"]
 
 
-def grown(setup: SweepSetup, directory: Path, given: Mapping[str, Any]) -> SweepSetup:
+def grown(
+    setup: SweepSetup, directory: Path, given: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> SweepSetup:
     """The setup with what a resume may add or change: more trials, budget or repeats; other
-    failures, and other trials at a time.
+    failures, other trials at a time and other checkpoints.
+
+    Args:
+        overrides: the `key=value` that were given again, of which `ON_RESUME` may be new.
 
     Raises:
         SettingsError: less than the sweep has, or has spent, already.
@@ -268,8 +275,18 @@ def grown(setup: SweepSetup, directory: Path, given: Mapping[str, Any]) -> Sweep
     plan = plan_of(
         options, setup.configured, before.space, before.points, before.goal, before.warm, latest
     )
-    document = {**setup.document, **planned_document(options, plan)}
-    return SweepSetup(configured=setup.configured, options=options, plan=plan, document=document)
+    asked = _asked_settings(setup, given, overrides)
+    new = {key: asked[key] for key in ON_RESUME if asked[key] != setup.configured.values[key]}
+    changed = {
+        "settings": {**setup.document["settings"], **new},
+        "origins": {**setup.document["origins"], **dict.fromkeys(new, "override")},
+    }
+    return SweepSetup(
+        configured=setup.configured.under(new),
+        options=options,
+        plan=plan,
+        document={**setup.document, **changed, **planned_document(options, plan)},
+    )
 
 
 def _spent(directory: Path) -> int:

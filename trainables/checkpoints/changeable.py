@@ -10,6 +10,9 @@ from settings.schema import SettingsError
 from trainables.configured import Configured
 from trainables.system import Phase
 
+ON_RESUME = ("train.checkpoint_every",)
+"""Settings that a resumed sweep may change for all its trials: no number depends on them."""
+
 
 def check_changeable(keys: Iterable[str], configured: Configured, who: str) -> None:
     """Refuses keys that a checkpoint has been built on.

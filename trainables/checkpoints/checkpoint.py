@@ -14,7 +14,7 @@ import os
 import pickle
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,15 +207,23 @@ def newest_good(folder: Path, system: str, warn: Callable[[str], None]) -> Check
     return None
 
 
-def prune(folder: Path, best_step: int | None, keep_every: int, ends: int = 0) -> None:
+def prune(
+    folder: Path,
+    best_step: int | None,
+    keep_every: int,
+    ends: int = 0,
+    steps: Collection[int] = (),
+) -> None:
     """Deletes all checkpoints but the last two (one to fall back to), the best, those of every
-    `keep_every` steps (0: none), and the last `ends` of those at which a segment ended.
+    `keep_every` steps (0: none) and of `steps`, and the last `ends` of those at which a segment
+    ended.
     """
     paths = available(folder)
     lent = _segment_ends(paths)[-ends:] if ends else []
     for path in paths[:-2]:
         step = step_of(path)
-        if step != best_step and not (keep_every and step % keep_every == 0) and path not in lent:
+        is_kept = step in (best_step, *steps) or (keep_every and step % keep_every == 0)
+        if not is_kept and path not in lent:
             shutil.rmtree(path, ignore_errors=True)
 
 

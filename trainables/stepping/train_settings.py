@@ -29,6 +29,13 @@ class TrainSettings(Settings):
     batch_size: int = setting(8, "samples per micro-batch and worker", low=1, high=65536)
     accumulate: int = setting(1, "micro-batches per update", low=1, high=4096)
     report_every: int = setting(100, "validate, report and checkpoint", unit="steps", low=1)
+    checkpoint_every: int = setting(
+        1,
+        "reports between two checkpoints; there is always one at the best report, at a rung and "
+        "at the end",
+        unit="reports",
+        low=1,
+    )
     keep_every: int = setting(
         0, "also keep checkpoints of these steps; 0 for none", unit="steps", low=0
     )
