@@ -335,7 +335,9 @@ def _check_directory(directory: Path, resume: bool) -> None:
     if resume and not started:
         raise _nothing_to_resume(directory)
     if resume and not chained and not checkpoint.available(paths.checkpoints):
-        print(f"{directory} holds no checkpoint yet: this starts from step 0", flush=True)
+        why = checkpoint.why_removed(paths.checkpoints)
+        why = f"{why}\nThis" if why else f"{directory} holds no checkpoint yet: this"
+        print(f"{why} starts from step 0", flush=True)
 
 
 def _nothing_to_resume(directory: Path) -> Exception:

@@ -6,10 +6,12 @@ resume.
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from settings.option import numbers, option, positive, positive_number, positives, share, whole
+from settings.schema import SettingsError
 
 SAMPLERS: Mapping[str, str] = {
     "tpe": "search.samplers.optuna_samplers:ask_optuna",
@@ -39,6 +41,47 @@ SCHEDULERS: Mapping[str, str] = {
 TRIED = "what is tried, and for how long"
 JUDGED = "what is judged"
 RUNS = "where and how it runs"
+
+ALL, RUNGS, BEST = "all", "rungs", "best"
+_LEGAL = "all, best:N with N from 1 on, or rungs"
+
+
+@dataclass(frozen=True)
+class Retention:
+    """A value of `--keep-checkpoints`.
+
+    Attributes:
+        kind: `all`, `rungs` or `best`.
+        count: N of `best:N`.
+    """
+
+    kind: str
+    count: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Retention:
+        """Reads `all`, `rungs` or `best:N`.
+
+        Raises:
+            SettingsError: none of them.
+        """
+        kind, colon, count = text.partition(":") if isinstance(text, str) else ("", "", "")
+        if kind in (ALL, RUNGS) and not colon:
+            return cls(kind)
+        if kind == BEST and count.isdecimal() and int(count) > 0:
+            return cls(kind, int(count))
+        raise SettingsError(f"--keep-checkpoints must be {_LEGAL}, not {text!r}.")
+
+    def __str__(self) -> str:
+        return f"{BEST}:{self.count}" if self.kind == BEST else self.kind
+
+
+def keep_rule(text: str) -> str:
+    """A value of `--keep-checkpoints`, for argparse."""
+    try:
+        return str(Retention.parse(text))
+    except SettingsError:
+        raise ArgumentTypeError(f"{_LEGAL}, not {text!r}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,13 @@ from ray_jobs.engine.cluster_thread import ClusterThread
 from ray_jobs.engine.driver import Driver, open_log
 from ray_jobs.engine.mirror_thread import MirrorThread
 from ray_jobs.engine.preflight import Preflight
+from ray_jobs.engine.retention_thread import RetentionThread
 from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
 from ray_jobs.sweeping.planning import SweepSetup
 from ray_jobs.verb import data_lines
 from results.lock import take_lock
 from search.log import SweepState
+from search.options import RUNGS, Retention
 from search.optuna_mirror import Mirror
 from search.plan import JOURNAL, POPULATIONS
 from settings.paths import SweepPaths
@@ -86,11 +88,14 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
         execution.write()
         driver, mirror = _make_driver(setup, execution, lock.session, prepared)
         driver.max_concurrent = execution.max_concurrent or slots
+        rule = Retention.parse(options.keep_checkpoints)
+        retention = RetentionThread(rule, driver, execution.tell)
         try:
             with _stop_on_signals(driver):
-                _run_tune(driver, execution, watch)
+                _run_tune(driver, execution, watch, retention)
             if not driver.stopping:
                 driver.decider.record("finished")
+                retention.close()
         finally:
             mirror.close()
         return driver
@@ -128,6 +133,7 @@ def _make_driver(
         gpus=options.gpus,
         lends_checkpoints=setup.plan.scheduler in POPULATIONS,
         rungs=setup.plan.rungs,
+        keeps_rungs=options.keep_checkpoints == RUNGS,
     )
     name = "resumed" if log.path.stat().st_size else "started"
     log.append(name, session=session, host=os.uname().nodename, pid=os.getpid())
@@ -157,7 +163,12 @@ def _make_driver(
     return driver, mirror
 
 
-def _run_tune(driver: Driver, execution: Execution, watch: Callable[[Driver], Any]) -> None:
+def _run_tune(
+    driver: Driver,
+    execution: Execution,
+    watch: Callable[[Driver], Any],
+    retention: RetentionThread,
+) -> None:
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(driver.max_concurrent)
     progress = watch(driver)
     deadline = _deadline(execution.time_budget_seconds)
@@ -170,6 +181,7 @@ def _run_tune(driver: Driver, execution: Execution, watch: Callable[[Driver], An
         if now - synced > SYNC_SECONDS:
             synced = now
             driver.log.sync()
+            retention.look()
         if deadline is not None and now > deadline and not driver.stopping:
             driver.stopping = f"time budget of {execution.time_budget_seconds:g} s"
         if driver.stopping:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_jobs.verb import add_settings_arguments, parser
-from search.options import JUDGED, RUNS, TRIED, SearchOptions
+from search.options import ALL, JUDGED, RUNS, TRIED, SearchOptions, keep_rule
 from search.plan import JOURNAL
 from settings.command import command
 from settings.option import (
@@ -43,6 +43,7 @@ class SweepOptions(SearchOptions):
         metrics, modes: the objectives, and the directions that somebody takes them to have.
         workers: of each trial; `cpus` and `gpus` are of each worker.
         max_concurrent: trials at a time; None for as many as fit.
+        keep_checkpoints: `all`, `best:N` or `rungs` (`search.retention.kept_of`).
     """
 
     system: str
@@ -152,6 +153,16 @@ class SweepOptions(SearchOptions):
         type=positive,
         metavar="N",
         help="trials at a time, also after a resume (default: as many as fit)",
+    )
+    keep_checkpoints: str = option(
+        ALL,
+        "--keep-checkpoints",
+        group=RUNS,
+        resume="new",
+        type=keep_rule,
+        metavar="all|best:N|rungs",
+        help="checkpoints of trials that have ended: all, those of the N best, or those at rungs "
+        "(default all)",
     )
 
 

@@ -16,7 +16,7 @@ from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.spaces import bound_space, documented_points
 from results.warm import read_warm
 from search.objectives import Goal
-from search.options import SearchOptions
+from search.options import Retention, SearchOptions
 from search.plan import POPULATIONS, Plan
 from search.rule import load_scheduler
 from search.warm import Warm
@@ -57,6 +57,7 @@ class SweepSetup:
             )
         if options.reference_point is not None:
             self.plan.goal.reference_point(options.reference_point)
+        Retention.parse(options.keep_checkpoints)
         load_scheduler(self.plan)  # a scheduler refuses what it cannot do, also when a sweep grows
 
     @property

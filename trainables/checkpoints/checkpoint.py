@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from settings.command import command
 from settings.paths import TrainingPaths
 from settings.systems import current_name
 
@@ -30,6 +31,9 @@ FORMAT = 1
 _PREFIX = "step-"
 STAGE = "stage-"
 """What the folders of a progressive training begin with."""
+
+REMOVED = "removed.json"
+"""The file beside the checkpoints that says which have been deleted, and by which option."""
 
 
 class CheckpointError(RuntimeError):
@@ -97,7 +101,9 @@ def read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads((path / "meta.json").read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: meta.json cannot be read ({error}).") from error
+        reason = "" if path.exists() else why_removed(path.parent)
+        reason = reason or f"{path}: meta.json cannot be read ({error})."
+        raise CheckpointError(reason) from error
     if not isinstance(meta, dict) or not {"system", "step", "files"} <= meta.keys():
         raise CheckpointError(f"{path}: meta.json lacks system, step or files; it is damaged.")
     if meta.get("format", FORMAT) > FORMAT:
@@ -177,12 +183,40 @@ def find(path: Path, best: bool = False) -> Path:
     folders = [folder, *(TrainingPaths(stage).checkpoints for stage in _stages(path))]
     steps = next(filter(None, map(available, folders)), [])
     if not steps:
+        at = path.parent if path.name.startswith(_PREFIX) else folder
         raise CheckpointError(
-            f"{path} is neither a checkpoint (step-*/meta.json) nor a folder with some."
+            why_removed(at)
+            or f"{path} is neither a checkpoint (step-*/meta.json) nor a folder with some."
         )
     noted = read_meta(steps[-1]).get("best") if best else None
     at_steps = {step_of(step): step for step in steps}
     return at_steps.get(noted[0], steps[-1]) if noted else steps[-1]
+
+
+def removed(folder: Path) -> dict[str, Any] | None:
+    """What is noted of checkpoints that were deleted from a folder: `by`, `steps`; None where
+    nothing is.
+    """
+    try:
+        note = json.loads((folder / REMOVED).read_text())
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) and {"by", "steps"} <= note.keys() else None
+
+
+def why_removed(folder: Path) -> str:
+    """Why checkpoints of a sweep's trial are gone, and the way out; "" where none was deleted."""
+    note = removed(folder)
+    if note is None:
+        return ""
+    left = [path.name for path in available(folder)]
+    there = f"It has {', '.join(left)}" if left else "It has none left: name another trial"
+    steps, trial = ", ".join(map(str, note["steps"])), folder.resolve().parent
+    return (
+        f"{folder}: the checkpoints of the steps {steps} were deleted by {note['by']}, an option "
+        f"of the sweep. {there}, or train its settings again: {command('train')} --from-sweep "
+        f"{trial.parents[1]} --trial {trial.name} --dir DIR."
+    )
 
 
 def newest_good(folder: Path, system: str, warn: Callable[[str], None]) -> Checkpoint | None:
