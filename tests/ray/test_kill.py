@@ -95,9 +95,11 @@ class TestDefaultScheduler:
             reports = (directory / "reports").glob("*.jsonl")
             tear(directory / "log.jsonl")
             tear(max(reports, key=lambda file: file.stat().st_mtime))
-        ran = place.run("--resume", directory, "--max-concurrent", 1)
+        fewer = ("--keep-checkpoints", "rungs", "train.checkpoint_every=3") if torn else ()
+        ran = place.run("--resume", directory, "--max-concurrent", 1, *fewer)
         assert ran.status == 0, ran.text
         assert ("was torn by a crash and is dropped" in ran.out) == torn
+        assert bool(list(directory.glob("trials/*/checkpoints/removed.json"))) == torn
         kit.check_each_once(directory, 22, report_every=2)
         kit.check_equal(directory, brackets.directory)
         assert kit.decided(directory) == kit.decided(brackets.directory)

@@ -100,13 +100,16 @@ class TestFinishedSweep:
         grown = shared_place / "grown"
         shutil.copytree(swept, grown, ignore=shutil.ignore_patterns("tune"))
         before = kit.decisions(swept)
-        ran = shared_place.run("--resume", grown, "--trials", 10)
+        fewer = ("--keep-checkpoints", "best:1", "train.checkpoint_every=3")
+        ran = shared_place.run("--resume", grown, "--trials", 10, *fewer)
         assert ran.status == 0, ran.text
         assert kit.decisions(grown)[: len(before)] == before
         assert [e["trial"] for e in kit.events(grown, "handed_out")] == list(range(10))
         pd.testing.assert_frame_equal(
             kit.reports(grown).query("trial < 8"), kit.reports(swept), check_index_type=False
         )
+        frame = load_sweep(grown)
+        assert (frame["checkpoint"] != "").tolist() == frame["is_best"].tolist()
 
     @pytest.mark.parametrize(
         ("change", "expected"),

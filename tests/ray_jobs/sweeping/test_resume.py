@@ -143,6 +143,46 @@ def test_a_resume_may_name_another_reference_point(stored, tmp_path, capsys):
     assert "Write val.mse=NUMBER,val.loss.absolute=NUMBER" in capsys.readouterr().err
 
 
+def test_what_is_kept_of_checkpoints_may_change_and_outlives_a_resume(stored, tmp_path):
+    setup, again = stored("--trials 3 --keep-checkpoints best:2")
+    assert (setup.options.keep_checkpoints, again.options.keep_checkpoints) == ("best:2", "best:2")
+    said = given(vars(sweep_parser().parse_args(["--keep-checkpoints", "rungs"])))
+    assert what_changed(again, said, []) == []
+    changed = grown(again, tmp_path / "stored", said)
+    assert changed.options.keep_checkpoints == "rungs"
+    assert changed.document["options"]["keep_checkpoints"] == "rungs"
+    assert changed.plan == setup.plan, "no decision depends on it"
+
+
+def test_a_sweep_of_before_keeps_all(stored, tmp_path):
+    stored("--trials 3")
+    file = tmp_path / "stored" / "sweep.json"
+    document = json.loads(file.read_text())
+    del document["options"]["keep_checkpoints"], document["settings"]["train.checkpoint_every"]
+    file.write_text(json.dumps(document))
+    again = stored_setup(file.parent)
+    assert again.options.keep_checkpoints == "all"
+    assert again.configured.settings.train.checkpoint_every == 1
+
+
+def test_how_often_trials_save_may_change_and_outlives_a_resume(stored, tmp_path):
+    _, setup = stored("--trials 3")
+    file = tmp_path / "stored" / "sweep.json"
+    often = ["train.checkpoint_every=3"]
+    assert what_changed(setup, {}, often) == []
+    assert what_changed(setup, {}, [*often, "train.batch_size=2"]) != []
+    changed = grown(setup, file.parent, {}, often)
+    assert changed.document["settings"]["train.checkpoint_every"] == 3
+    assert changed.configured.settings.train.checkpoint_every == 3
+    file.write_text(json.dumps(changed.document))
+    again = stored_setup(file.parent)
+    for said in ({}, {"preset": None}):  # with a preset that says every key that nobody overrode
+        assert grown(again, file.parent, said).document == changed.document
+    assert what_changed(again, {}, []) == []
+    with pytest.raises(SettingsError, match=r"train\.checkpoint_every"):
+        what_changed(again, {}, ["train.checkpoint_every=0"])
+
+
 def test_a_resume_takes_no_repeats_away(stored, tmp_path, capsys):
     stored("--trials 6 --repeats 3 --repeat-top 2")
     resume = ["--resume", str(tmp_path / "stored"), "--plan"]
@@ -191,6 +231,7 @@ def test_trials_without_their_log_are_not_trained_over(begun, capsys):
         ("options.trials", None, "sweep.json: --trials must be a whole number from 1 on, not No"),
         ("options.seed", "a", "sweep.json: --seed must be a whole number from 0 on, not 'a'"),
         ("options.max_concurrent", 0, "sweep.json: --max-concurrent must be 1 or more"),
+        ("options.keep_checkpoints", "best", "--keep-checkpoints must be all, best:N with N from"),
         ("options.patience", 3, "sweep.json: this version has no option patience"),
         ("options", None, "sweep.json is damaged"),
         ("options.repeats", True, "--repeats must be a whole number from 0 on, not True"),
