@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search import repeats
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
 from search.options import Retention
@@ -175,14 +176,20 @@ def test_with_several_objectives_nobody_goes_who_may_come_back(make_plan):
 
 
 def test_the_trial_that_is_named_the_best_stays_whatever_the_front_says(make_plan):
-    """`--trial best` is the one of the best first objective."""
+    """`--trial best` is that of the best first objective; the goal's order has another first."""
     plan = make_plan(goal=TWO)
-    rows = [(1.0, 1.0), (1.0, 1.5), (50.0, 60.0), (90.0, 100.0)]
-    log = of_two(rows)
+    log = of_two([(9.0, 9.0), (1.0, 1.0), (5.0, 4.0)])
     log.events.append({"event": "finished"})
-    for count in (1, 2):
-        assert 1 in spared(plan, log.state, count)
-    assert len(spared(plan, log.state, 1)) <= 2
+    assert plan.goal.best([trial.values for trial in log.state.trials.values()], 1) == [0]
+    assert spared(plan, log.state, 1) == {0, 1}
+
+
+def test_with_several_objectives_who_may_still_be_repeated_stays(make_plan):
+    """The first dominates three others, of which two are to be repeated; which two may change."""
+    plan = make_plan(goal=TWO, repeats=2, repeat_top=3)
+    log = of_two([(1.0, 9.0), (2.0, 5.0), (3.0, 6.0), (4.0, 8.0)])
+    assert repeats.chosen(plan, log.state) == [0, 1, 3]
+    assert spared(plan, log.state, 1) == {0, 1, 2, 3}
 
 
 values = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan])

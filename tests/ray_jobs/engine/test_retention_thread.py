@@ -226,6 +226,18 @@ def test_what_a_killed_driver_has_left_is_deleted_by_the_next(swept, tmp_path):
     assert resumed.left() == swept("best:2", "asha").left()
 
 
+def test_a_sweep_that_is_done_may_keep_less_by_a_resume(swept, tmp_path):
+    """It has nothing to train, and Tune's loop may not turn once."""
+    directory = tmp_path / "sweep"
+    done = Sweep(directory, scheduler="asha").run()
+    resumed = Sweep(directory, "best:1", scheduler="asha")
+    resumed.driver.decider.record("resumed")
+    resumed.run()
+    (best,) = (number for number, steps in resumed.left().items() if steps)
+    trials = done.driver.state.trials
+    assert best == min(done.numbers("complete"), key=lambda number: trials[number].value)
+
+
 def test_who_has_lost_the_sweep_deletes_nothing(tmp_path):
     directory = tmp_path / "sweep"
     before = Sweep(directory, scheduler="asha").run(segments=9).left()

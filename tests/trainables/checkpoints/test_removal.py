@@ -89,19 +89,20 @@ def test_notes_of_several_times_are_one(trial):
 
 
 def die_at(name, folder):
-    def die(*arguments, **options):
+    def die(path, *arguments, **options):
+        if name == "rmtree":
+            (path / "state.pt").unlink()
         os._exit(7)
 
-    if name == "rename":
-        Path.rename = die  # in this process alone
-    else:
-        shutil.rmtree = die
+    setattr(Path if name == "rename" else shutil, name, die)  # in this process alone
     trim(folder, (), RULE)
 
 
 @pytest.mark.parametrize("at", ["rename", "rmtree"])
 def test_a_kill_in_between_leaves_only_whole_checkpoints_and_the_next_call_ends_it(trial, at):
-    """In a process of its own, which dies at the first checkpoint that is to go."""
+    """In a process of its own, which dies at the first checkpoint that is to go: before it has
+    lost its name, or when it has lost the first of its files.
+    """
     folder = trial()
     process = multiprocessing.get_context("fork").Process(target=die_at, args=(at, folder))
     process.start()
