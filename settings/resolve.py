@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from settings.command import command
-from settings.files import PRESETS, SettingsFile, preset_file, read_settings_file
+from settings.files import (
+    PRESETS,
+    SUFFIXES,
+    SettingsFile,
+    list_presets,
+    preset_file,
+    read_settings_file,
+)
 from settings.flat import leaves, replace, unknown_key
 from settings.schema import Leaf, Settings, SettingsError, conform
 from settings.timeline import Stretch
@@ -63,7 +70,8 @@ def resolve(
         with_timeline: whether the caller can follow the timeline of a file.
 
     Raises:
-        SettingsError: an unknown preset, file, key or value; a key that two overrides set.
+        SettingsError: an unknown preset, file, key or value; a preset that is a file; a key that
+            two overrides set.
     """
     known = leaves(system_settings_class)
     reasons = dict(refused or {})
@@ -103,10 +111,23 @@ def _files(
     """The values from files with their origins, lowest precedence first."""
     found = []
     if preset is not None:
+        _refuse_file(system_name, preset, presets_root)
         found.append((f"preset {preset}", preset_file(system_name, preset, presets_root)))
     if file is not None:
         found.append((f"file {file}", read_settings_file(file)))
     return found
+
+
+def _refuse_file(system_name: str, preset: str, presets_root: Path) -> None:
+    """Refuses a path where a preset is named, which would be taken for an unknown name."""
+    path, known = Path(preset), list_presets(system_name, presets_root)
+    if preset in known or (path.suffix not in SUFFIXES and not path.is_file()):
+        return
+    is_known = path.stem in known and not path.exists()
+    raise SettingsError(
+        f"--preset takes a name, and {preset!r} is a file. Give "
+        + (f"the name, --preset {path.stem}." if is_known else f"it as --settings {preset}.")
+    )
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,6 +151,23 @@ def test_an_unknown_preset_or_file_is_refused(toy, presets, tmp_path):
         resolve(toy, "toy", preset="large", presets_root=presets)
     with pytest.raises(SettingsError, match="cannot be read"):
         resolve(toy, "toy", file=tmp_path / "absent.yaml")
+
+
+def test_a_file_in_the_place_of_a_preset_is_refused_with_the_way_out(
+    toy, presets, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.yaml", "mine.json", "folder/mine.yml", "mine"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("model.width: 8\n")
+        with pytest.raises(SettingsError, match=rf"is a file\. Give it as --settings {name}\."):
+            resolve(toy, "toy", preset=name, presets_root=presets)
+    with pytest.raises(SettingsError, match=r"--settings absent\.yaml\."):
+        resolve(toy, "toy", preset="absent.yaml", presets_root=presets)
+    with pytest.raises(SettingsError, match=r"Give the name, --preset small\."):
+        resolve(toy, "toy", preset="small.yaml", presets_root=presets)
+    Path("small").write_text("a file of the user's hides no preset")
+    assert resolve(toy, "toy", preset="small", presets_root=presets).keys_from("preset")
 
 
 def test_sampled_values_are_checked_like_all_others(toy):
