@@ -184,7 +184,7 @@ def _sweep(folder: Path, segments: int, meter: _Meter) -> None:
             if len(meter.cpu) >= segments - SLOTS:
                 self.stopping = "enough"
 
-    mirror = MirrorThread(Mirror(directory / "journal.log", plan, "bench"), print)
+    mirror = MirrorThread(Mirror(directory / "journal.log", plan, "bench"), print, print)
     driver = Metered(
         plan=plan,
         context=context,

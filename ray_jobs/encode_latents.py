@@ -14,11 +14,11 @@ from typing import Any
 from ray_jobs.verb import (
     OK,
     cache_directory,
-    data_lines,
     finish,
     parser,
     refuse_without,
     run_verb,
+    tell_data,
 )
 
 _DESCRIPTION = """\
@@ -95,8 +95,7 @@ def _encode(arguments: Namespace) -> int:
     else:
         prepared = system.prepare(settings, cache_directory())
     loaders = system.loaders(settings, prepared)
-    for line in data_lines(loaders.notes, loaders.warnings):
-        print(line, file=sys.stderr if arguments.json else sys.stdout)
+    tell_data(loaders, sys.stderr if arguments.json else sys.stdout)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     modules = {name: module.to(device) for name, module in opened.modules.items()}
     source = _source(path, opened.step)

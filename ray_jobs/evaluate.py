@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_jobs.verb import OK, cache_directory, data_lines, finish, parser, run_verb
+from ray_jobs.verb import OK, cache_directory, finish, parser, run_verb, tell_data
 from settings.systems import current_name
 
 _DESCRIPTION = """\
@@ -71,8 +71,7 @@ def _evaluate(arguments: Namespace) -> int:
     settings = replace(replace(system.Settings(), meta["settings"]), overrides)
     prepared = system.prepare(settings, cache_directory())
     loaders = system.loaders(settings, prepared)
-    for line in data_lines(loaders.notes, loaders.warnings):
-        print(line, file=sys.stderr if arguments.json else sys.stdout)
+    tell_data(loaders, sys.stderr if arguments.json else sys.stdout)
     columns = evaluate_checkpoint(system, settings, prepared, path)
     if arguments.json:
         print(json.dumps({"checkpoint": str(path), "step": meta["step"], **columns}))

@@ -190,7 +190,6 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
         max_concurrent=setup.options.max_concurrent,
         time_budget_seconds=arguments.time_budget,
         may_grow=arguments.autoscaling,
-        tell=lambda message: print(message, flush=True),
     )
     go_on = f"To go on:\n  {command('sweep')} --resume {shlex.quote(str(directory))}"
     go_on += f" --address {arguments.address}" if arguments.address else ""

@@ -24,6 +24,7 @@ from ray_jobs.verb import (
 from settings.command import command
 from settings.option import number_from_0, positive, positive_number
 from settings.paths import SweepPaths, TrainingPaths
+from settings.warning import warn
 
 _DESCRIPTION = """\
   {command} hdr_patch --show         every setting: value, range, unit, origin
@@ -337,7 +338,7 @@ def _check_directory(directory: Path, resume: bool) -> None:
     if resume and not chained and not checkpoint.available(paths.checkpoints):
         why = checkpoint.why_removed(paths.checkpoints)
         why = f"{why}\nThis" if why else f"{directory} holds no checkpoint yet: this"
-        print(f"{why} starts from step 0", flush=True)
+        warn(f"{why} starts from step 0")
 
 
 def _nothing_to_resume(directory: Path) -> Exception:

@@ -10,10 +10,11 @@ import threading
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from settings.command import command
 from settings.systems import SYSTEMS, current_name
+from settings.warning import warn
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -226,12 +227,15 @@ def _end_processes(started: Sequence[Any]) -> None:
             process.kill()  # psutil spares another process that has the number by now
 
 
-def data_lines(notes: Mapping[str, float], warnings: Sequence[str] = ()) -> list[str]:
-    """What became of the data: its counts in one line, and a line for each warning. Nothing is
-    left out without a count.
+def tell_data(loaders: Any, stream: TextIO | None = None) -> None:
+    """Tells what became of the data: its counts in one line on `stream` (stdout), and a warning
+    for whatever was left out or repaired. Nothing is left out without a count.
     """
-    shown = ", ".join(f"{name} {value:g}" for name, value in notes.items())
-    return [*([f"data: {shown}"] if shown else []), *warnings]
+    shown = ", ".join(f"{name} {value:g}" for name, value in loaders.notes.items())
+    if shown:
+        print(f"data: {shown}", file=stream, flush=True)
+    for text in loaders.warnings:
+        warn(text)
 
 
 def check_directory(path: Path) -> None:

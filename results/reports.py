@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pyarrow import json as arrow_json
 from results.directory import History
 from results.store import complete_lines
 from settings.paths import SweepPaths
+from settings.warning import warn
 
 KEYS = ("trial", "step", "segment", "seconds")
 """The columns of every reports frame that are no metrics."""
@@ -164,10 +164,7 @@ def _read_slowly(batch: Batch) -> pa.Table:
         for number, line in enumerate(lines, 1):
             row = _parse(line)
             if row is None:
-                warnings.warn(
-                    f"{path}, line {number} is no report and is left out: {line[:60]!r}",
-                    stacklevel=2,
-                )
+                warn(f"{path}, line {number} is no report and is left out: {line[:60]!r}")
             else:
                 rows.append({**row, "trial": trial})
     names = dict.fromkeys(name for row in rows for name in row)

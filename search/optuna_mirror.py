@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from search.optuna_distributions import directions
 from search.optuna_trials import OptunaTrials
 from search.plan import JOURNAL, Plan
 from settings.schema import SettingsError
+from settings.warning import warn
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -69,11 +69,11 @@ class Mirror:
         events: Iterable[Event] = (),
         *,
         identity: str = "",
-        warn: Callable[[str], None] | None = None,
+        warn: Callable[[str], None] = warn,
     ) -> None:
         self.plan, self.study_name, self._optuna_trials = plan, study_name, OptunaTrials(plan)
         self.state = SweepState(events)
-        self._place, self._identity, self._warn = storage, identity or study_name, warn or _say
+        self._place, self._identity, self._warn = storage, identity or study_name, warn
         self._broken = self._left = False
         self._shown: dict[int, _Shown] = {}  # the trials that may still change
         self._ended: set[int] = set()
@@ -231,10 +231,6 @@ class _Shown:
     id: int
     notes: dict[str, Any]
     curve: dict[int, float]
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 def _import_storages(place: Path | str) -> None:

@@ -8,7 +8,6 @@ imported by the last two alone.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 from metrics.combined import Combined, combined_columns
 from metrics.health_signs import number
 from settings.stop_reasons import STOP_REASON
+from settings.warning import warn
 
 Report = Mapping[str, float | str | None]
 """Columns of one validation. All are numbers, None for no value, but for `stop_reason`."""
@@ -125,8 +125,7 @@ class LocalRun:
         self.tell(report)
 
     def warn(self, message: str) -> None:
-        sys.stdout.write(f"warning: {message}\n")
-        sys.stdout.flush()
+        warn(message)
 
 
 @dataclass

@@ -21,13 +21,14 @@ from ray_jobs.engine.preflight import Preflight
 from ray_jobs.engine.retention_thread import RetentionThread
 from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
 from ray_jobs.sweeping.planning import SweepSetup
-from ray_jobs.verb import data_lines
+from ray_jobs.verb import tell_data
 from results.lock import take_lock
 from search.log import SweepState
 from search.options import RUNGS, Retention
 from search.optuna_mirror import Mirror
 from search.plan import JOURNAL, POPULATIONS
 from settings.paths import SweepPaths
+from settings.warning import warn
 from trainables.run import owner_check
 
 SYNC_SECONDS = 1.0
@@ -57,7 +58,6 @@ class Execution:
     max_concurrent: int | None = None
     time_budget_seconds: float | None = None
     may_grow: bool = False
-    tell: Callable[[str], None] = print
 
 
 def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any]) -> Driver:
@@ -72,7 +72,7 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
     directory.mkdir(parents=True, exist_ok=True)
     lock = take_lock(directory, execution.tell)
     if lock.stale:
-        execution.tell(f"took over the lock of {lock.stale}, which no longer runs")
+        warn(f"took over the lock of {lock.stale}, which no longer runs")
     try:
         options = setup.options
         demand = cluster.Demand(workers=options.workers, cpus=options.cpus, gpus=options.gpus)
@@ -83,13 +83,12 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
         prepared = prepare_once(system, settings, execution.cache)
         slots = _check_cluster(ahead.info(), demand, execution)
         loaders = system.loaders(settings, prepared)
-        for line in data_lines(loaders.notes, loaders.warnings):
-            execution.tell(line)
+        tell_data(loaders)
         execution.write()
         driver, mirror = _make_driver(setup, execution, lock.session, prepared)
         driver.max_concurrent = execution.max_concurrent or slots
         rule = Retention.parse(options.keep_checkpoints)
-        retention = RetentionThread(rule, driver, execution.tell)
+        retention = RetentionThread(rule, driver, warn)
         try:
             with _stop_on_signals(driver):
                 _run_tune(driver, execution, watch, retention)
@@ -117,7 +116,7 @@ def _make_driver(
     setup: SweepSetup, execution: Execution, session: str, prepared: Any
 ) -> tuple[Driver, MirrorThread]:
     directory = execution.directory
-    log = open_log(directory, execution.tell)
+    log = open_log(directory, warn)
     options = setup.options
     context = SweepContext(
         system=options.system,
@@ -144,9 +143,8 @@ def _make_driver(
         directory.name,
         events,
         identity=f"{directory.name} {setup.document['created']}",
-        warn=execution.tell,
     )
-    mirror = MirrorThread(optuna_mirror, execution.tell)
+    mirror = MirrorThread(optuna_mirror, execution.tell, warn)
     driver = Driver(
         plan=setup.plan,
         context=context,

@@ -40,11 +40,14 @@ class MirrorThread:
 
     Args:
         mirror: not yet open.
-        tell: told how much was given up at the end.
+        tell: told that the end waits.
+        warn: told how much was given up at the end.
     """
 
-    def __init__(self, mirror: Written, tell: Callable[[str], None]) -> None:
-        self._mirror, self._tell = mirror, tell
+    def __init__(
+        self, mirror: Written, tell: Callable[[str], None], warn: Callable[[str], None]
+    ) -> None:
+        self._mirror, self._tell, self._warn = mirror, tell, warn
         self._closing, self._opened = threading.Event(), False
         self._events: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
@@ -73,7 +76,7 @@ class MirrorThread:
                 self._mirror.leave()
         if self._thread.is_alive():
             lacks = f"lacks the last {self._events.qsize()} events" if self._opened else "is old"
-            self._tell(
+            self._warn(
                 f"Optuna's mirror {lacks}: its storage takes more than {patience_seconds:g} s. "
                 "The log has all events; a resume writes them there."
             )

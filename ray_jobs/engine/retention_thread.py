@@ -25,11 +25,11 @@ class RetentionThread:
     Args:
         rule: what `--keep-checkpoints` says.
         driver: of the sweep.
-        tell: told what could not be deleted.
+        warn: told what could not be deleted.
     """
 
-    def __init__(self, rule: Retention, driver: Driver, tell: Callable[[str], None]) -> None:
-        self._rule, self._driver, self._tell = rule, driver, tell
+    def __init__(self, rule: Retention, driver: Driver, warn: Callable[[str], None]) -> None:
+        self._rule, self._driver, self._warn = rule, driver, warn
         self._seen: tuple[int, bool] | None = None
         self._ordered: dict[int, tuple[int, Kept]] = {}
         self._orders: queue.SimpleQueue[tuple[int, Kept] | None] = queue.SimpleQueue()
@@ -61,7 +61,7 @@ class RetentionThread:
             return
         self._thread.join(patience_seconds)
         if self._thread.is_alive():
-            self._tell(
+            self._warn(
                 f"--keep-checkpoints {self._rule}: the checkpoints of {self._orders.qsize()} "
                 f"trials are not deleted yet, for it takes more than {patience_seconds:g} s. A "
                 "resume deletes them, and trains nothing again."
@@ -80,5 +80,5 @@ class RetentionThread:
                 trim(paths.trial(number).checkpoints, kept, rule)
             except OSError as error:
                 if not has_told:
-                    self._tell(f"{rule}: a checkpoint could not be deleted ({error}).")
+                    self._warn(f"{rule}: a checkpoint could not be deleted ({error}).")
                 has_told = True

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.verb import PROJECT, cache_directory, data_lines
+from ray_jobs.verb import PROJECT, cache_directory, tell_data
 from settings.paths import TrainingPaths
+from settings.warning import warn
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def made_ready(system: Any, resolved: Any, force: bool) -> Ready:
     parts = timeline.parts_of(system, resolved)
     prepared = system.prepare(resolved.settings, cache_directory())
     loaders = system.loaders(resolved.settings, prepared)
-    for line in data_lines(loaders.notes, loaders.warnings):
-        print(line, flush=True)
+    tell_data(loaders)
     _preflight(system, [part.settings for part in parts], prepared, force)
     return Ready(system, resolved, parts, prepared)
 
@@ -112,7 +111,7 @@ def _preflight(system: Any, settings: Sequence[Any], prepared: Any, force: bool)
     hopeless = [finding.text for finding in findings if finding.hopeless]
     for finding in findings:
         if not finding.hopeless or force:
-            print(f"warning: {finding.text}", file=sys.stderr)
+            warn(finding.text)
     if hopeless and not force:
         raise SettingsError(f"{' '.join(hopeless)} To train all the same, add --force.")
 

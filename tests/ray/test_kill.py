@@ -80,7 +80,7 @@ class TestDriver:
         kit.until(lambda: not place.survivors())
         ran = place.run("--resume", directory, "--max-concurrent", 1)
         assert ran.status == 0, ran.text
-        assert "took over the lock of process" in ran.out
+        assert "took over the lock of process" in ran.err
         kit.check_each_once(directory, 8)
         kit.check_equal(directory, sequential.directory)
 
@@ -98,7 +98,7 @@ class TestDefaultScheduler:
         fewer = ("--keep-checkpoints", "rungs", "train.checkpoint_every=3") if torn else ()
         ran = place.run("--resume", directory, "--max-concurrent", 1, *fewer)
         assert ran.status == 0, ran.text
-        assert ("was torn by a crash and is dropped" in ran.out) == torn
+        assert ("was torn by a crash and is dropped" in ran.err) == torn
         assert bool(list(directory.glob("trials/*/checkpoints/removed.json"))) == torn
         kit.check_each_once(directory, 22, report_every=2)
         kit.check_equal(directory, brackets.directory)
@@ -127,7 +127,7 @@ class TestTornLines:
         tear(directory / f"reports/{ended['trial']:04d}.jsonl")  # its checkpoint is newer then
         ran = place.run("--resume", directory, "--max-concurrent", 1)
         assert ran.status == 0, ran.text
-        assert f"the last line of {log} was torn by a crash and is dropped" in ran.out
+        assert f"the last line of {log} was torn by a crash and is dropped" in ran.err
         before = len(kit.events(undisturbed, "handed_out"))
         again = kit.events(directory, "handed_out")[before:]
         assert [event["trial"] for event in again] == [ended["trial"]]

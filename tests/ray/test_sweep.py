@@ -245,7 +245,7 @@ class TestWithAClusterOfItsOwn:
         (directory / "lock").write_text(json.dumps({**gone, "session": "old"}))
         resumed = place.run("--resume", directory, "--max-concurrent", 1)
         assert resumed.status == 0, resumed.text
-        assert f"took over the lock of process {2**22 - 1}" in resumed.out
+        assert f"took over the lock of process {2**22 - 1}" in resumed.err
         kit.check_each_once(directory, 8)
         kit.check_equal(directory, sequential.directory)
 

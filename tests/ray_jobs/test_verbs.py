@@ -80,7 +80,8 @@ def test_a_resume_without_a_checkpoint_says_where_it_starts(trained, capsys):
     assert "step 0" not in capsys.readouterr().out
     shutil.rmtree(trained / "checkpoints")
     assert train.main(resume) == 0
-    assert f"{trained} holds no checkpoint yet: this starts from step 0" in capsys.readouterr().out
+    said = f"warning: {trained} holds no checkpoint yet: this starts from step 0\n"
+    assert said in capsys.readouterr().err
     rows = [json.loads(line) for line in (trained / "reports.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4]
 
@@ -104,15 +105,19 @@ def test_what_became_of_the_data_is_said_by_train_and_evaluate(tmp_path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "noted_of_a_test.py").write_text(NOTED)
     directory = str(tmp_path / "run")
-    expected = ["data: frames 7, bad_frames 1", "f3.png: cannot be read"]
-    assert train.main(["noted_of_a_test:Noted", *SHORT, "--dir", directory]) == 0
-    assert capsys.readouterr().out.splitlines()[:2] == expected
-    assert evaluate.main([directory]) == 0
-    assert capsys.readouterr().out.splitlines()[:2] == expected
+    counts, warning = "data: frames 7, bad_frames 1", "warning: f3.png: cannot be read"
+    for verb, arguments in (
+        (train, ["noted_of_a_test:Noted", *SHORT, "--dir", directory]),
+        (evaluate, [directory]),
+    ):
+        assert verb.main(arguments) == 0
+        said = capsys.readouterr()
+        assert said.out.splitlines()[0] == counts
+        assert warning in said.err.splitlines() and warning not in said.out
     assert evaluate.main([directory, "--json"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["step"] == 4  # one object and nothing else
-    assert said.err.splitlines() == expected
+    assert said.err.splitlines() == [counts, warning]
 
 
 def test_a_trial_of_a_sweep_without_trials_is_refused(tmp_path, capsys):

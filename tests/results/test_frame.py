@@ -148,11 +148,13 @@ def test_torn_lines_of_reports_and_log_are_left_out(finished):
     pd.testing.assert_frame_equal(load_sweep(finished.path), before)
 
 
-def test_a_damaged_report_is_named_and_the_rest_is_read(finished):
+def test_a_damaged_report_is_named_and_the_rest_is_read(finished, capsys):
     finished.append_report(2, "rubbish\n")
     finished.report(2, 30, 0.3)
-    with pytest.warns(UserWarning, match=r"0002\.jsonl, line 3"):
-        reports = load_reports(finished.path)
+    capsys.readouterr()
+    reports = load_reports(finished.path)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("warning: ") and "0002.jsonl, line 3 is no report" in said
     assert reports.loc[reports["trial"] == 2, "step"].tolist() == [10, 20, 30]
 
 

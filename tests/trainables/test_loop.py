@@ -106,7 +106,7 @@ def test_a_resume_passes_over_a_damaged_checkpoint(toys, tmp_path, capsys):
     newest = checkpoint.available(tmp_path / "part" / "checkpoints")[-1]
     (newest / "state.pt").write_bytes(b"")
     again = toys.train(toys.Toy(), tmp_path / "part", resume=True)
-    assert "state.pt is damaged" in capsys.readouterr().out
+    assert "state.pt is damaged" in capsys.readouterr().err
     same(again.tensors, whole.tensors)
     assert [report["step"] for report in again.history] == [12]
 

@@ -62,7 +62,7 @@ def expected(plan, log, tmp_path_factory):
 def test_a_journal_has_what_came_before_and_after_it_was_opened(plan, log, expected, tmp_path):
     said, half = [], len(log) // 2
     mirror = Mirror(tmp_path / "journal.log", plan, "line", log[:half], warn=said.append)
-    thread = MirrorThread(mirror, said.append)
+    thread = MirrorThread(mirror, said.append, said.append)
     for event in log[half:]:
         thread.follow(event)
     thread.close()
@@ -84,7 +84,8 @@ def busy(plan, log, tmp_path):
 def test_a_storage_that_is_slow_to_open_holds_nothing_up(plan, log, expected, busy):
     """The one who holds the database is the one who opens the mirror and hands events over."""
     said, (place, connection) = [], busy
-    thread = MirrorThread(Mirror(place, plan, "line", log[:8], warn=said.append), said.append)
+    mirror = Mirror(place, plan, "line", log[:8], warn=said.append)
+    thread = MirrorThread(mirror, said.append, said.append)
     for event in log[8:]:
         thread.follow(event)
     connection.execute("ROLLBACK")
@@ -99,7 +100,8 @@ def test_the_end_waits_for_the_opening_no_longer_than_its_patience(plan, log, bu
     process's.
     """
     said, (place, connection) = [], busy
-    thread = MirrorThread(Mirror(place, plan, "line", log, warn=said.append), said.append)
+    mirror = Mirror(place, plan, "line", log, warn=said.append)
+    thread = MirrorThread(mirror, said.append, said.append)
     thread.close(patience_seconds=0.2)
     assert said == [
         "Optuna's mirror is old: its storage takes more than 0.2 s. The log has all events; a "
@@ -117,7 +119,8 @@ def test_the_end_waits_for_the_opening_no_longer_than_its_patience(plan, log, bu
 def test_a_wait_is_told_and_ctrl_c_ends_it(plan, log, busy):
     """Soon after a resume, say, which writes thousands of trials."""
     said, (place, connection) = [], busy
-    thread = MirrorThread(Mirror(place, plan, "line", log, warn=said.append), said.append)
+    mirror = Mirror(place, plan, "line", log, warn=said.append)
+    thread = MirrorThread(mirror, said.append, said.append)
     threading.Timer(TELL_SECONDS + 0.3, signal.raise_signal, [signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
         thread.close(patience_seconds=30.0)

@@ -76,7 +76,7 @@ def test_the_weights_of_the_softmax_collapse_and_it_is_said(conditioner, tmp_pat
     history, _ = conditioner.fit(tmp_path, changes)
     assert history[-1]["health.weight_collapse"] < 0.05
     assert history[-1]["health.weight_collapse.warned"] == 1.0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count("weight collapse of loss.main_mae") == 1
     losses = {name: history[-1][f"val.loss.{name}"] for name in ("main_mse", "main_mae")}
     assert losses["main_mae"] > losses["main_mse"], "the largest loss has lost its weight"
@@ -85,7 +85,7 @@ def test_the_weights_of_the_softmax_collapse_and_it_is_said(conditioner, tmp_pat
 def test_fixed_weights_do_not_collapse(conditioner, tmp_path, capsys):
     history, _ = conditioner.fit(tmp_path, {"loss.main_mae.enabled": True})
     assert history[-1]["health.weight_collapse"] is None
-    assert "weight collapse" not in capsys.readouterr().out
+    assert "weight collapse" not in capsys.readouterr().err
     (phase,) = conditioner.system.phases(conditioner.settings(), None)
     assert watched(phase).balanced == ()
 

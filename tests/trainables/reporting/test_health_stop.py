@@ -95,7 +95,7 @@ def test_a_sign_is_warned_of_once_also_over_a_resume(toys, tmp_path, capsys):
     changes = {"health__gradient_norm_high": 1e-3, "train__report_every": 2}
     toys.train(Healthy(), tmp_path / "part", stop=6, **changes)
     rest = toys.train(Healthy(), tmp_path / "part", resume=True, **changes)
-    said = [row for row in capsys.readouterr().out.splitlines() if "grad_norm" in row]
+    said = [row for row in capsys.readouterr().err.splitlines() if "grad_norm" in row]
     assert len(said) == 1 and said[0].startswith("warning: step 2: large train.grad_norm of")
     assert rest.report["health.gradient_norm_high.warned"] == 1.0
     whole = toys.train(Healthy(), tmp_path / "whole", **changes)
@@ -106,10 +106,10 @@ def test_a_balancer_that_starves_a_term_is_caught(toys, tmp_path, capsys):
     starved = toys.train(Starved(), tmp_path / "a")
     assert starved.report["health.weight_collapse"] == pytest.approx(0.001)
     assert starved.report["health.weight_collapse.warned"] == 1.0
-    assert "weight collapse of loss.absolute" in capsys.readouterr().out
+    assert "weight collapse of loss.absolute" in capsys.readouterr().err
     fixed = toys.train(Healthy(), tmp_path / "b", loss__absolute__weight=1e-4)
     assert fixed.report["health.weight_collapse"] is None, "the user's own weights are meant"
-    assert "weight collapse" not in capsys.readouterr().out
+    assert "weight collapse" not in capsys.readouterr().err
 
 
 def test_the_documents_softmax_weighter_is_caught(toys, tmp_path, capsys):
@@ -118,7 +118,7 @@ def test_the_documents_softmax_weighter_is_caught(toys, tmp_path, capsys):
     changes |= {"train__steps": 60, "train__report_every": 20, "loss__squared__weight": 1.0}
     caught = toys.train(Healthy(), tmp_path / "a", **changes)
     assert caught.report["health.weight_collapse.warned"] == 1.0
-    assert "weight collapse of loss." in capsys.readouterr().out
+    assert "weight collapse of loss." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["uncertainty", "gradnorm", "inverse_gradient"])
