@@ -106,6 +106,7 @@ def adversarial_term(objective: str, samples: str) -> Term:
         counts.samples_of(samples),
         reads=("*",),
         unbounded=unbounded if objective == "hinge" else "",
+        constant_count=True,
     )
 
 
@@ -127,4 +128,5 @@ def idle_critic(settings: AdversarialTree) -> list[str]:
 
 def critic_terms(samples: str) -> dict[str, Term]:
     """The terms of the critic's phase."""
-    return {"patch": Term(patch, counts.samples_of(samples), reads=("discriminator.objective",))}
+    reads = ("discriminator.objective",)
+    return {"patch": Term(patch, counts.samples_of(samples), reads=reads, constant_count=True)}

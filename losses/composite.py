@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -86,11 +86,14 @@ class Composite:
         on = {name: getattr(self.settings, name) for name in self.terms if self._is_on(name)}
         return {name: last_change_step(term.schedule, steps) for name, term in on.items()}
 
-    def counts(self, batch: Tensors, settings: object) -> Tensor:
-        """Every term's count on a batch, float64 [terms], in the order of `terms`; on the device
-        of those that are not on the CPU.
+    def counts(
+        self, batch: Tensors, settings: object, names: Iterable[str] | None = None
+    ) -> Tensor:
+        """The count on a batch of each of these terms (of all where None, in the order of
+        `terms`), float64 [terms]; on the device of those that are not on the CPU.
         """
-        values = [torch.as_tensor(term.count(batch, settings)) for term in self.terms.values()]
+        chosen = self.terms.values() if names is None else [self.terms[name] for name in names]
+        values = [torch.as_tensor(term.count(batch, settings)) for term in chosen]
         device = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
         return torch.stack([value.detach().to(device, torch.float64) for value in values])
 

@@ -4,6 +4,8 @@ has the formulas and the settings.
 
 from __future__ import annotations
 
+import dataclasses
+
 from losses import compression_terms, counts
 from losses.adversarial import CriticSettings, adversarial_term
 from losses.compression_terms import CompressionTree, LossSettings
@@ -19,14 +21,17 @@ TERMS: dict[str, Term] = {
         compression_terms.perceptual,
         _SAMPLES,
         reads=("loss.perceptual.backbone", "loss.perceptual.slice_share"),
+        constant_count=True,
     ),
-    "kl": Term(compression_terms.kl, _SAMPLES),
-    "vq": Term(compression_terms.vq, _SAMPLES),
-    "bce": Term(compression_terms.bce, _VALUES),
-    "dice": Term(compression_terms.dice, _SAMPLES),
+    "kl": Term(compression_terms.kl, _SAMPLES, constant_count=True),
+    "vq": Term(compression_terms.vq, _SAMPLES, constant_count=True),
+    "bce": Term(compression_terms.bce, _VALUES, constant_count=True),
+    "dice": Term(compression_terms.dice, _SAMPLES, constant_count=True),
     "boundary": Term(compression_terms.boundary, compression_terms.boundary_count),
 }
-"""All but the adversarial term, which depends on the critic."""
+"""All but the adversarial term, which depends on the critic. The count of `l1` is constant where
+lesions have no weight of their own, which `terms` knows.
+"""
 
 _OF_IMAGES, _OF_MASKS = ("l1", "perceptual"), ("bce", "dice", "boundary")
 _OF_KIND = {"vae": ("kl",), "vqvae": ("vq",), "dcae": ()}
@@ -40,6 +45,8 @@ def terms(settings: CompressionTree) -> dict[str, Term]:
     """
     names = _OF_MASKS if settings.model.seg_mode else _OF_IMAGES
     chosen = {name: TERMS[name] for name in (*names, *_OF_KIND[settings.model.kind])}
+    if "l1" in chosen and not settings.loss.l1.regional.enabled:
+        chosen["l1"] = dataclasses.replace(chosen["l1"], constant_count=True)
     if settings.discriminator.enabled:
         chosen["adversarial"] = adversarial_term(settings.discriminator.objective, "image")
     return chosen

@@ -20,17 +20,29 @@ def _of(kind: str) -> dict[str, Term]:
     """The terms of one kind of latent, `main` or `hier`."""
     values, perceptual = counts.values_of(kind), f"loss.{kind}_perceptual"
     return {
-        f"{kind}_mse": Term(functools.partial(terms.squared, kind), values, reads=(_SMOOTHED,)),
-        f"{kind}_mae": Term(functools.partial(terms.absolute, kind), values, reads=(_SMOOTHED,)),
+        f"{kind}_mse": Term(
+            functools.partial(terms.squared, kind),
+            values,
+            reads=(_SMOOTHED,),
+            constant_count=True,
+        ),
+        f"{kind}_mae": Term(
+            functools.partial(terms.absolute, kind),
+            values,
+            reads=(_SMOOTHED,),
+            constant_count=True,
+        ),
         f"{kind}_huber": Term(
             functools.partial(terms.smooth_l1, kind),
             values,
             reads=(_SMOOTHED, f"loss.{kind}_huber.beta"),
+            constant_count=True,
         ),
         f"{kind}_perceptual": Term(
             functools.partial(terms.perceptual, kind),
             functools.partial(terms.perceptual_count, kind),
             reads=(f"{perceptual}.kind", f"{perceptual}.widths", f"{perceptual}.seed"),
+            constant_count=True,
         ),
     }
 
@@ -38,10 +50,13 @@ def _of(kind: str) -> dict[str, Term]:
 TERMS: dict[str, Term] = {
     **_of("main"),
     **_of("hier"),
-    "decoded": Term(terms.decoded, counts.samples_of("main")),
+    "decoded": Term(terms.decoded, counts.samples_of("main"), constant_count=True),
     "consistency": Term(terms.consistency, counts.marked("paired_valid")),
     "spectral": Term(
-        terms.spectral, counts.samples_of("main"), reads=("loss.spectral.iterations",)
+        terms.spectral,
+        counts.samples_of("main"),
+        reads=("loss.spectral.iterations",),
+        constant_count=True,
     ),
 }
 

@@ -1,4 +1,5 @@
-"""What the sums of terms are divided by: never a function of the prediction.
+"""What the sums of terms are divided by: never a function of the prediction. A shape is counted on
+the host, a mask where it is.
 
 Shapes: B images, C channels, H rows, W columns; `target` [B, C, H, W]; `hole` [B, 1, H, W].
 """
@@ -16,22 +17,19 @@ from losses.terms import Tensors
 
 def images(batch: Tensors, settings: object) -> Tensor:
     """The images of the batch."""
-    target = batch["target"]
-    return torch.tensor(target.shape[0], dtype=torch.float64, device=target.device)
+    return torch.tensor(batch["target"].shape[0], dtype=torch.float64)
 
 
 def values(batch: Tensors, settings: object) -> Tensor:
     """Every value of the target: pixels times channels."""
-    target = batch["target"]
-    return torch.tensor(target.numel(), dtype=torch.float64, device=target.device)
+    return torch.tensor(batch["target"].numel(), dtype=torch.float64)
 
 
 def differences(batch: Tensors, settings: object) -> Tensor:
     """The pairs of neighbours along rows and columns, times channels."""
-    target = batch["target"]
-    n, channels, height, width = target.shape
+    n, channels, height, width = batch["target"].shape
     pairs = height * (width - 1) + (height - 1) * width
-    return torch.tensor(n * channels * pairs, dtype=torch.float64, device=target.device)
+    return torch.tensor(n * channels * pairs, dtype=torch.float64)
 
 
 def hole_values(batch: Tensors, settings: object) -> Tensor:
@@ -57,8 +55,7 @@ def values_of(name: str) -> Count:
     """The values of a named tensor of the batch."""
 
     def count(batch: Tensors, settings: object) -> Tensor:
-        tensor = batch[name]
-        return torch.tensor(tensor.numel(), dtype=torch.float64, device=tensor.device)
+        return torch.tensor(batch[name].numel(), dtype=torch.float64)
 
     return count
 
@@ -67,8 +64,7 @@ def samples_of(name: str) -> Count:
     """The samples of a named tensor of the batch."""
 
     def count(batch: Tensors, settings: object) -> Tensor:
-        tensor = batch[name]
-        return torch.tensor(tensor.shape[0], dtype=torch.float64, device=tensor.device)
+        return torch.tensor(batch[name].shape[0], dtype=torch.float64)
 
     return count
 

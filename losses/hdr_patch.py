@@ -25,8 +25,8 @@ TERMS: dict[str, Term] = {
         hdr.log_residual_count,
         reads=("loss.log.kind", "loss.log.beta", *_NEEDED, *_WEIGHT),
     ),
-    "l1": Term(hdr.mu_l1, counts.values, reads=_MU_LAW),
-    "edge": Term(hdr.edge, counts.differences, reads=_MU_LAW),
+    "l1": Term(hdr.mu_l1, counts.values, reads=_MU_LAW, constant_count=True),
+    "edge": Term(hdr.edge, counts.differences, reads=_MU_LAW, constant_count=True),
     "boundary": Term(hdr.boundary_l1, hdr.boundary_count, reads=(*_MU_LAW, _RING)),
     "hole": Term(hdr.hole_l1, counts.hole_values, reads=_MU_LAW),
     "context": Term(hdr.context_l1, hdr.context_count, reads=(*_MU_LAW, _RING)),
@@ -38,7 +38,12 @@ TERMS: dict[str, Term] = {
     ),
     "wasserstein": Term(hdr.wasserstein, counts.images_with_hole, reads=_NEEDED),
     "moments": Term(hdr.moments, counts.images_with_hole, reads=_NEEDED),
-    "perceptual": Term(hdr.perceptual, counts.images, reads=(*_MU_LAW, "loss.perceptual.*")),
+    "perceptual": Term(
+        hdr.perceptual,
+        counts.images,
+        reads=(*_MU_LAW, "loss.perceptual.*"),
+        constant_count=True,
+    ),
     "color": Term(hdr.color, counts.images_with_hole, reads=(*_MU_LAW, _RING)),
 }
 """All but the adversarial term, which depends on the critic."""

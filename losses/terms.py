@@ -51,12 +51,15 @@ class Term:
             are not listed.
         unbounded: why the term has no lower bound, where it has none (a hinge generator); ""
             where it has.
+        constant_count: whether the count is the same for every batch of one size (samples, all
+            values), so that workers add it up over each other once and not at every step.
     """
 
     sum: Callable[[Tensors, Tensors, Any], Tensor]
     count: Callable[[Tensors, Any], Tensor]
     reads: tuple[str, ...] = ()
     unbounded: str = ""
+    constant_count: bool = False
 
     def __call__(
         self, prediction: Tensors, batch: Tensors, settings: object

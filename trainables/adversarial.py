@@ -80,7 +80,10 @@ def phases_with_critic(
         maker, forward=game.ask, shares_outputs=(made,), without={"adversarial": maker.forward}
     )
     composite = Composite(critic_terms(samples), settings.critic, "critic")
-    return [heard, Phase("critic", (CRITIC,), game.judge, composite, "critic_optimizer")]
+    critic = Phase(
+        "critic", (CRITIC,), game.judge, composite, "critic_optimizer", ignores_updates=True
+    )
+    return [heard, critic]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """The one training loop. The step is its only clock; it knows no system and no ray.
 
     while step < last and it has not ended:             # `Training.run_to_end`
-        for phase in phases:                            # `Training.one_step`, `stepping.update`
+        for phase in phases:                            # `stepping.update.take_step`
             counts = over all micro-batches and ranks, by which a term's sum becomes its mean
-            for batch in the step's micro-batches:
+            for batch in the step's micro-batches:      # each goes to the device in its turn
                 terms = phase.terms of phase.forward(modules, batch)
                 backward of sum(weight * sum of term / count), the gradients added up
-            clip the gradient; one that is not finite ends the training (fp16: skips the update)
+            clip the gradient; one that is not finite ends the training (fp16: skips the update);
+                above train.finite_check_every=1 it is looked at later, yet before a report
             optimizer.step(); show the terms to the balancer; hand shared outputs to later phases
-        update the moving averages; step += 1
+                (only after the next phase's gradient where that phase ignores updates)
+        step += 1; update the moving averages, but of what was skipped
         if step % report_every == 0 or step == last:    # `Training._report`
             report = means of the terms since the last one, validation, health, whether it ends
             append it to the trial's file, save a checkpoint where one is due, tell the decider
@@ -43,10 +45,12 @@ from trainables.stepping import devices
 from trainables.stepping.average import averages
 from trainables.stepping.batches import Share, hash63, train_loader, validation_loader
 from trainables.stepping.devices import make_accelerator
+from trainables.stepping.micro_batches import MicroBatches
+from trainables.stepping.not_finite import NonFiniteError, Unseen
 from trainables.stepping.optimizer import OptimizerSettings, make_optimizer, parameter_groups
 from trainables.stepping.resources import Resources
 from trainables.stepping.train_settings import Tree
-from trainables.stepping.update import PhaseUpdate
+from trainables.stepping.update import PhaseUpdate, take_step
 from trainables.system import Phase, PreparedT, System
 
 CHECKPOINTS_LENT = 3
@@ -65,7 +69,8 @@ def fit(
     is random is a function of (seed, step, rank), the rest is in the checkpoint.
 
     Raises:
-        NonFiniteError: a term or gradient is not finite; nothing was updated.
+        NonFiniteError: a term or gradient is not finite; nothing was updated, or above
+            `train.finite_check_every=1` nothing reported or stored.
         CheckpointError: resume found only damaged checkpoints, or those of another system.
         SettingsError: a precision that this machine computes in another one; no compiler; no test
             split to measure.
@@ -114,6 +119,7 @@ class Training(Generic[Tree, PreparedT]):
         }
         self.ema = averages(self.modules, self.train.ema_decay)
         self.updates = [self._make_update(phase, built.no_decay) for phase in self.phases]
+        self.unseen = Unseen()
         self.step, self.seconds = 0, 0.0
         self.last_report: dict[str, float | str | None] = {}
         self.best: tuple[int, float] | None = None
@@ -141,7 +147,7 @@ class Training(Generic[Tree, PreparedT]):
         while self.step < last and not self.has_ended:
             with self.resources.counting(self.step):
                 self.one_step([next(batches) for _ in range(self.train.accumulate)])
-            if self.step % self.train.report_every == 0 or self.step == last:
+            if self._is_reported(self.step):
                 self.seconds = time.perf_counter() - began
                 self._report()
         return self.last_report
@@ -164,20 +170,27 @@ class Training(Generic[Tree, PreparedT]):
 
     def one_step(self, batches: Sequence[Tensors]) -> None:
         """Every phase's update on this rank's micro-batches."""
-        device, channels_last = self.accelerator.device, self.train.channels_last
-        batches = [devices.to_device(batch, device, channels_last) for batch in batches]
+        micro = MicroBatches(batches, self.accelerator.device, self.train.channels_last)
+        every, after = self.train.finite_check_every, self.step + 1
         self._seed(self.step)
         try:
-            for update in self.updates:
-                outputs = update(batches, self.step)
-                batches = [{**batch, **more} for batch, more in zip(batches, outputs, strict=True)]
-        except RuntimeError as error:
-            if self.train.compile:
+            is_looked_at = after % every == 0 or self._is_reported(after)
+            take_step(self.updates, micro, self.step, self.unseen, is_looked_at)
+        except NonFiniteError:
+            raise
+        except Exception as error:
+            self.unseen.look()  # what is not finite may be the cause
+            if self.train.compile and isinstance(error, RuntimeError):
                 devices.explain_compiler(error)
             raise
-        self.step += 1
+        self.step = after
+        skipped = {name for u in self.updates if u.was_skipped for name in u.phase.modules}
         for name, average in self.ema.items():
-            average.update(self.modules[name])
+            if name not in skipped:
+                average.update(self.modules[name])
+
+    def _is_reported(self, step: int) -> bool:
+        return step % self.train.report_every == 0 or step == self.last_step
 
     def _report(self) -> None:
         report: dict[str, float | str | None] = {"step": self.step}

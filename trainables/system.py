@@ -57,6 +57,8 @@ class Phase:
             made, without a second forward.
         without: term -> the forward while that term weighs nothing, which leaves out what only
             the term reads: a critic that is not heard yet is not asked either.
+        ignores_updates: whether the forward reads nothing that earlier phases of the step update
+            (what they share it may), so that it need not wait for their updates.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Phase:
     shared: Callable[[Modules], Sequence[nn.Parameter]] | None = None
     shares_outputs: tuple[str, ...] = ()
     without: Mapping[str, Forward] = field(default_factory=dict)
+    ignores_updates: bool = False
 
     @property
     def is_first(self) -> bool:

@@ -163,8 +163,8 @@ class Toy(SystemBase[ToySettings, None]):
 
     def phases(self, settings: ToySettings, prepared: None) -> Sequence[Phase]:
         terms = {
-            "squared": Term(squared, count_samples),
-            "absolute": Term(absolute, count_samples),
+            "squared": Term(squared, count_samples, constant_count=True),
+            "absolute": Term(absolute, count_samples, constant_count=True),
         }
         return [Phase("model", ("model",), predict, Composite(terms, settings.loss))]
 
@@ -198,11 +198,11 @@ class ToyGan(Toy):
 
     def phases(self, settings: ToySettings, prepared: None) -> Sequence[Phase]:
         terms = {
-            "squared": Term(squared, count_samples),
-            "absolute": Term(absolute, count_samples),
-            "adversarial": Term(adversarial, count_samples),
+            "squared": Term(squared, count_samples, constant_count=True),
+            "absolute": Term(absolute, count_samples, constant_count=True),
+            "adversarial": Term(adversarial, count_samples, constant_count=True),
         }
-        critic = {"hinge": Term(hinge, count_samples)}
+        critic = {"hinge": Term(hinge, count_samples, constant_count=True)}
         return [
             Phase("model", ("model",), predict_and_score, Composite(terms, settings.loss)),
             Phase(

@@ -151,3 +151,17 @@ def test_what_is_not_finite_on_one_rank_stops_both_and_both_name_the_term(
         assert "term loss.absolute is not finite" in output, output
     newest = checkpoint.available(tmp_path / "checkpoints")[-1]
     assert checkpoint.step_of(newest) == 5
+
+
+@pytest.mark.parametrize("bad_rank", [0, 1])
+def test_what_is_not_finite_and_seen_later_stops_both_at_the_same_look(ranks, tmp_path, bad_rank):
+    share = Share(4, 1, world=2, rank=bad_rank)
+    (micro,) = StepSampler(64, share, 0, 5, 6)
+    settings = {"train.batch_size": 4, "train.finite_check_every": 7}
+    codes, outputs = ranks.launch(tmp_path, 2, "Rooted", settings, bad=micro[1][0])
+    for code, output in zip(codes, outputs, strict=True):
+        assert code == 1
+        assert "NonFiniteError: step 5, phase model" in output, output
+        assert "Updates were applied from this step on" in output, output
+    newest = checkpoint.available(tmp_path / "checkpoints")[-1]
+    assert checkpoint.step_of(newest) == 4

@@ -18,7 +18,8 @@ def check_changeable(keys: Iterable[str], configured: Configured, who: str) -> N
     """Refuses keys that a checkpoint has been built on.
 
     What a step reads anew may change: the weights, schedules and parameters of the terms, the
-    learning rate and the optimizer's other numbers, and what the system names in `changeable`.
+    learning rate and the optimizer's other numbers, how often the gradient is looked at, and what
+    the system names in `changeable`.
     Not what shapes the modules or the data, and not what the state of an optimizer or balancer
     depends on: its kind, and under a balancer which terms there are.
 
@@ -31,7 +32,7 @@ def check_changeable(keys: Iterable[str], configured: Configured, who: str) -> N
     """
     phases = configured.phases
     allowed = [pattern for phase in phases for pattern in _read_anew(phase)]
-    allowed += configured.system.changeable
+    allowed += ["train.finite_check_every", *configured.system.changeable]
     fixed = [pattern for phase in phases for pattern in _state_depends_on(phase)]
     wrong = [key for key in keys if not matches(key, allowed) or matches(key, fixed)]
     if wrong:

@@ -83,7 +83,7 @@ def returns_two_scalars(case: TermCase) -> Iterator[Fault]:
                 case.subject,
                 "sum and count are scalar tensors",
                 f"the {name} is {kind}",
-                "Sum over every axis, the samples' too; a count is float64 on the batch's device",
+                "Sum over every axis, the samples' too; a count is float64",
             )
 
 
@@ -176,6 +176,22 @@ def is_a_sum_over_samples(case: TermCase, edges: Sequence[int] | None = None) ->
         )
 
 
+def keeps_a_constant_count(case: TermCase) -> Iterator[Fault]:
+    """Where `Term.constant_count` is set, the two halves of a batch count the same."""
+    half = len(case.raw) // 2
+    if not case.term.constant_count:
+        return
+    halves = ({k: v[at : at + half] for k, v in case.batch.items()} for at in (0, half))
+    first, second = (float(case.term.count(part, case.settings)) for part in halves)
+    if first != second:
+        yield Fault(
+            case.subject,
+            "a constant count is the same for every batch of one size",
+            f"{first:g} and {second:g} over two batches of {half}",
+            "Leave constant_count out: workers then add the count up at every step",
+        )
+
+
 def declares_what_it_reads(case: TermCase) -> Iterator[Fault]:
     """With the prediction fixed, no key outside of `Term.reads` changes sum or count."""
     prediction = cloned(case.prediction())
@@ -260,6 +276,7 @@ RULES: tuple[Callable[[TermCase], Iterator[Fault]], ...] = (
     is_finite_with_a_gradient,
     is_bounded_below,
     is_a_sum_over_samples,
+    keeps_a_constant_count,
     declares_what_it_reads,
     has_keys_that_do_something,
 )

@@ -42,25 +42,32 @@ class Balancing:
             return None
         return TermGradients(self.accelerator, self.shared)
 
+    def measured(self, sums: Mapping[str, Tensor], gradients: TermGradients) -> list[Tensor]:
+        """What `show` takes, still on the device: each active term's sum over all ranks, and the
+        norms of the gradients. Asked before the optimizer's step, by all ranks.
+        """
+        norms = gradients.norms()
+        if not sums:
+            return [norms, norms]
+        values = torch.stack([value.float() for value in sums.values()])
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, reduction="sum")
+        return [values, norms]
+
     def show(
         self,
-        sums: Mapping[str, Tensor],
+        totals: Mapping[str, float],
         counts: Mapping[str, float],
         norms: Mapping[str, float],
         seed: int,
         step: int,
     ) -> None:
-        """Shows the step: each active term's sum on this rank, its count over all ranks, and the
-        norm of its gradient.
+        """Shows the step: each active term's sum and count over all ranks, and the norm of its
+        gradient without its weight.
         """
-        if not sums:
+        if not totals:
             return
-        values = torch.stack([value.float() for value in sums.values()])
-        if self.accelerator.num_processes > 1:
-            values = self.accelerator.reduce(values, reduction="sum")
-        losses = {
-            name: value / counts[name] for name, value in zip(sums, values.tolist(), strict=True)
-        }
+        losses = {name: total / counts[name] for name, total in totals.items()}
         # Under fp16 one term's gradient may overflow where the sum of all does not; one such norm
         # in a moving average would never leave it.
         if not all(map(math.isfinite, norms.values())):

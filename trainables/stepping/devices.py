@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import send_to_device
+from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
 
 from settings.schema import SettingsError
@@ -36,10 +36,17 @@ def to_device(batch: Any, device: torch.device, channels_last: bool) -> Any:
     """Puts a batch on the device; with `channels_last` its images [B, C, H, W] lie as [B, H, W, C]
     in memory.
     """
-    batch = send_to_device(batch, device)
+    from_pinned = device.type == "cuda"
+    if from_pinned:  # from pageable memory the host would wait for the device
+        batch = recursively_apply(_pinned, batch)
+    batch = send_to_device(batch, device, non_blocking=from_pinned)
     if not channels_last or not isinstance(batch, Mapping):
         return batch
     return {name: _channels_last(value) for name, value in batch.items()}
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    return tensor.pin_memory() if tensor.device.type == "cpu" else tensor
 
 
 def _channels_last(value: Any) -> Any:

@@ -24,9 +24,6 @@ class TermGradients:
     def __init__(self, accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
         self.accelerator, self.parameters = accelerator, list(parameters)
         self.vectors: dict[str, Tensor] = {}
-        scaler = accelerator.scaler
-        # Under fp16 a gradient vanishes that was not scaled like that of the step.
-        self.scale = 1.0 if scaler is None else float(scaler.get_scale())
 
     def add(self, shares: Mapping[str, Tensor]) -> None:
         """Takes in a micro-batch: each term's weighted share of the total, before `backward` is
@@ -45,7 +42,7 @@ class TermGradients:
             gradients = torch.autograd.grad(
                 share,
                 self.parameters,
-                grad_outputs=torch.full_like(share, self.scale),
+                grad_outputs=self._scaled(torch.ones_like(share)),
                 retain_graph=True,
                 allow_unused=True,
             )
@@ -55,22 +52,26 @@ class TermGradients:
         ]
         return torch.cat([part.flatten().float() for part in parts])
 
-    def norms(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """The norm of the gradient of each term's global mean, without its weight.
+    def _scaled(self, value: Tensor) -> Tensor:
+        """As the step's own loss: under fp16 a gradient vanishes that was not scaled."""
+        scaler = self.accelerator.scaler
+        return value if scaler is None else scaler.scale(value)
 
-        Equal on every rank: the gradients are averaged over the ranks, as DDP does it.
+    def norms(self) -> Tensor:
+        """The norm of the gradient of each term's share of the total, float64 [terms] in the order
+        of `vectors`, on the device.
+
+        Equal on every rank: the gradients are averaged over the ranks, as DDP does it. To be asked
+        before the optimizer's step, after which a gradient scaler may have another scale.
         """
         if not self.vectors:
-            return {}
+            return torch.zeros(0, dtype=torch.float64, device=self.accelerator.device)
         stacked = torch.stack(list(self.vectors.values()))
         if self.accelerator.num_processes > 1:
             stacked = self.accelerator.reduce(stacked, reduction="mean")
         # float64: the squares of a float32 gradient may overflow where it does not.
-        norms = torch.linalg.vector_norm(stacked, dim=1, dtype=torch.float64).tolist()
-        return {
-            name: norm / (self.scale * weights[name])
-            for name, norm in zip(self.vectors, norms, strict=True)
-        }
+        norms = torch.linalg.vector_norm(stacked, dim=1, dtype=torch.float64)
+        return norms / self._scaled(torch.ones((), device=norms.device))
 
 
 class IdleParameters:

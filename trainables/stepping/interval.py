@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -73,10 +74,9 @@ class Interval:
         columns[f"train.{composite.prefix}.total"] = total
         largest, norms = self._largest_norm, self._norms
         prefix, last = self.phase.column_prefix, max(step - 1, 0)
-        columns[f"{prefix}.grad_norm"] = None if largest is None else float(largest)
-        columns[f"{prefix}.grad_norm_mean"] = (
-            None if norms is None else float(norms) / self._applied
-        )
+        columns[f"{prefix}.grad_norm"] = _finite(largest)
+        mean = _finite(norms)
+        columns[f"{prefix}.grad_norm_mean"] = None if mean is None else mean / self._applied
         columns[f"{prefix}.lr"] = learning_rate(self.optimizer, last, self.steps)
         columns[f"{prefix}.skipped_steps"] = float(self.skipped)
         self._begin()
@@ -95,3 +95,11 @@ class Interval:
             values = self.accelerator.reduce(values, reduction="sum")
         means.update(zip(names, values.tolist(), strict=True))
         return means
+
+
+def _finite(norm: Tensor | None) -> float | None:
+    """A norm as it is reported: None where there is none, or where it overflowed though no
+    gradient did, which a gradient scaler does not skip.
+    """
+    value = math.inf if norm is None else float(norm)
+    return value if math.isfinite(value) else None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +17,9 @@ from trainables.system import Phase
 
 
 class NonFiniteError(RuntimeError):
-    """A loss term or gradient that is not finite; raised before the update was applied."""
+    """A loss term or gradient that is not finite; raised before the update was applied, or above
+    `train.finite_check_every=1` before it was reported or stored.
+    """
 
 
 def spread_overflow(
@@ -31,6 +33,48 @@ def spread_overflow(
     first = next((p.grad for p in parameters if p.grad is not None), None)
     if first is not None:
         first.add_(torch.where(torch.isfinite(total), 0.0, math.inf))
+
+
+class Unseen:
+    """The norms of gradients that were applied before anybody looked at them
+    (`train.finite_check_every` above 1). They stay on the device until then.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, str, Tensor]] = []
+
+    def add(self, step: int, phase: str, norm: Tensor) -> None:
+        """Takes in the norm of a phase's gradient; steps come in their order."""
+        self._waiting.append((step, phase, norm))
+
+    def look(self, more: Sequence[Tensor] = ()) -> list[list[float]]:
+        """The values of the tensors of `more`, by the one transfer from the device that also
+        brings the norms that wait, equal on every rank.
+
+        Raises:
+            NonFiniteError: one of those norms is not finite.
+        """
+        waiting, self._waiting = self._waiting, []
+        if not waiting and not more:
+            return []
+        values = fetched([*more, *(norm for _, _, norm in waiting)])
+        for (step, phase, _), (norm,) in zip(waiting, values[len(more) :], strict=True):
+            if not math.isfinite(norm):
+                raise NonFiniteError(
+                    f"step {step}, phase {phase}: loss or gradient is not finite. Updates were "
+                    "applied from this step on, for train.finite_check_every above 1 looks at it "
+                    "later; none of them was reported or stored. Resume with "
+                    "train.finite_check_every=1 to be told the term; lower optimizer.lr, or set "
+                    "train.clip_norm."
+                )
+        return values[: len(more)]
+
+
+def fetched(tensors: Sequence[Tensor]) -> list[list[float]]:
+    """The values of each tensor, by one transfer from the device: one wait of the host."""
+    flat = [tensor.double().flatten() for tensor in tensors]
+    values = iter((flat[0] if len(flat) == 1 else torch.cat(flat)).tolist())
+    return [[next(values) for _ in range(len(part))] for part in flat]
 
 
 class Overflows:
@@ -75,7 +119,7 @@ class Diagnosis:
 
     def explain(
         self,
-        batches: Sequence[Tensors],
+        batches: Iterable[Tensors],
         weights: Mapping[str, float],
         counts: Mapping[str, float],
         step: int,
@@ -91,7 +135,7 @@ class Diagnosis:
         )
 
     def _culprit(
-        self, batches: Sequence[Tensors], weights: Mapping[str, float], counts: Mapping[str, float]
+        self, batches: Iterable[Tensors], weights: Mapping[str, float], counts: Mapping[str, float]
     ) -> str:
         """Looks at this rank's step term by term; "" where nothing shows."""
         model, forward = "", self.phase.forward_for(weights)

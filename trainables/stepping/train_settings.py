@@ -60,6 +60,13 @@ class TrainSettings(Settings):
     )
     count_flops: bool = setting(False, "count the floating-point operations of a step")
     channels_last: bool = setting(False, "images and convolutions in channels-last memory order")
+    finite_check_every: int = setting(
+        1,
+        "look whether the gradient is finite; above 1 a step does not wait for the GPU, and an "
+        "error comes later and without the term",
+        unit="steps",
+        low=1,
+    )
     compile: bool = setting(False, "torch.compile the modules for training steps")
     max_skipped_steps: int = setting(20, "fp16 overflows in a row that end a trial", low=1)
     validation_batch_size: int = setting(16, "samples per validation batch", low=1, high=65536)
@@ -75,6 +82,12 @@ class TrainSettings(Settings):
             raise SettingsError(
                 "train.count_flops counts eager operations, which train.compile=true has none of. "
                 "Count with train.compile=false; the number is the same."
+            )
+        if self.finite_check_every > 1 and self.precision == "fp16":
+            raise SettingsError(
+                f"train.finite_check_every={self.finite_check_every} saves nothing under "
+                "train.precision=fp16, whose gradient scaler looks at every step to skip those "
+                "that overflow. Use train.finite_check_every=1, or train.precision=bf16."
             )
         if 0.0 < self.overfit_ratio <= 1.0:
             raise SettingsError(

@@ -1,7 +1,10 @@
-"""One optimizer update of one phase: counts, forward, backward, clip, the finite check, step.
+"""A step: of each phase the counts, forward, backward, clip, the finite check, optimizer step.
 
-Beside it: the report of the steps (`interval`), what a balancer is shown of them (`balancing`), a
-step that is not finite (`not_finite`).
+Beside it: what sums are divided by (`counts`), the report of the steps (`interval`), what a
+balancer is shown of them (`balancing`), a step that is not finite (`not_finite`).
+
+The host looks at the device once for all gradients that are applied together (`_apply`; under fp16
+the gradient scaler looks), for it then waits for all that it has asked for.
 """
 
 from __future__ import annotations
@@ -9,27 +12,62 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
-from losses.terms import Tensors
 from trainables.stepping.balancing import Balancing
+from trainables.stepping.counts import GlobalCounts
 from trainables.stepping.gradients import IdleParameters, TermGradients
 from trainables.stepping.interval import Interval
-from trainables.stepping.not_finite import Diagnosis, NonFiniteError, Overflows, spread_overflow
+from trainables.stepping.micro_batches import MicroBatches
+from trainables.stepping.not_finite import (
+    Diagnosis,
+    NonFiniteError,
+    Overflows,
+    Unseen,
+    fetched,
+    spread_overflow,
+)
 from trainables.stepping.optimizer import OptimizerSettings, learning_rate
 from trainables.stepping.train_settings import SystemSettings
 from trainables.system import Phase
 
 
+@dataclass(frozen=True)
+class Pending:
+    """A gradient that is computed and not applied.
+
+    Attributes:
+        step: at which it was computed.
+        sums: of each active term, over this rank's samples.
+        norm: of the gradient before it was clipped, on the device.
+        terms: the gradient of each term, where the balancer looks at the step.
+        shown: what the balancer is shown of them, on the device; empty where it does not look.
+    """
+
+    step: int
+    weights: Mapping[str, float]
+    counts: Mapping[str, float]
+    sums: Mapping[str, Tensor]
+    norm: Tensor
+    terms: TermGradients | None
+    shown: Sequence[Tensor]
+
+
 class PhaseUpdate:
-    """Applies one phase's updates.
+    """The updates of one phase: `gradient` computes one, `apply` applies it.
 
     Args:
         modules: all modules; those of the phase are wrapped (DDP) in `wrapped`.
         teachers: further modules for `phase.forward` (`ema.<name>`); never updated here.
+
+    Attributes:
+        pending: the gradient that is computed and not applied, None between steps.
+        was_skipped: whether the last update overflowed, so that nothing was applied.
     """
 
     def __init__(
@@ -38,7 +76,7 @@ class PhaseUpdate:
         accelerator: Accelerator,
         modules: Mapping[str, nn.Module],
         wrapped: Mapping[str, nn.Module],
-        optimizer: torch.optim.Optimizer,
+        optimizer: AcceleratedOptimizer,
         settings: SystemSettings,
         optimizer_settings: OptimizerSettings,
         teachers: Mapping[str, nn.Module] | None = None,
@@ -52,64 +90,86 @@ class PhaseUpdate:
         ]
         others = [module for name, module in modules.items() if name not in phase.modules]
         self.frozen = [p for module in others for p in module.parameters() if p.requires_grad]
+        self.counts = GlobalCounts(phase, accelerator, settings)
         self.idle = IdleParameters(accelerator, self.parameters)
         self.balancing = Balancing(phase, accelerator, plain, self.parameters)
         self.diagnosis = Diagnosis(phase, accelerator, plain, self.parameters, settings)
         self.interval = Interval(phase, accelerator, optimizer_settings, settings.train.steps)
         self.overflows = Overflows(settings.train.max_skipped_steps)
+        self.pending: Pending | None = None
+        self.was_skipped = False
 
-    def __call__(self, batches: Sequence[Tensors], step: int) -> list[dict[str, Tensor]]:
-        """The update from `step` to `step + 1` on this rank's micro-batches. Returns for each of
-        them the outputs that the phase shares with later ones.
+    def gradient(self, batches: MicroBatches, step: int) -> list[dict[str, Tensor]]:
+        """Computes the gradient of the update from `step` to `step + 1` on this rank's
+        micro-batches, clips it and leaves it `pending`. Returns for each of them the outputs that
+        the phase shares with later ones.
 
         A later phase whose weights are all 0 at this step (a critic before its start) does
         nothing.
-
-        Raises:
-            NonFiniteError: the loss or the gradient is not finite (without a gradient scaler, or
-                too often in a row with one). Parameters are as before the step.
         """
         train = self.settings.train
+        self.pending, self.was_skipped = None, False
         self.interval.weights = weights = self.phase.composite.weights(step, train.steps)
         if not (self.phase.is_first or self.phase.shares_outputs or any(weights.values())):
-            return [{} for _ in batches]
-        counts = self._global_counts(batches)
-        gradients = self.balancing.gradients_at(step)
+            return [{} for _ in range(len(batches))]
+        counts = self.counts.of(batches.host, weights)
+        terms = self.balancing.gradients_at(step)
         for parameter in self.frozen:
             parameter.requires_grad_(False)
-        total, sums, outputs = self._backward(batches, weights, counts, gradients)
-        spread_overflow(self.accelerator, self.parameters, total)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, train.clip_norm or math.inf)
-        finite = bool(torch.isfinite(norm))
-        if not finite and self.accelerator.scaler is None:
-            raise NonFiniteError(self.diagnosis.explain(batches, weights, counts, step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.optimizer_settings, step, train.steps)
-        self.optimizer.step()  # with a gradient scaler this skips an overflow and lowers the scale
-        self.overflows.note(step, is_overflow=not finite)
-        # None is left to the next phase: Accelerate unscales the gradients of every optimizer.
-        self.optimizer.zero_grad(set_to_none=True)
+        total, sums, outputs = self._backward(batches, weights, counts, terms)
         for parameter in self.frozen:
             parameter.requires_grad_(True)
-        if not finite:
-            self.interval.skipped += 1
-            return outputs
-        self.interval.add(sums, counts, norm)
-        if gradients is not None:
-            self.balancing.show(sums, counts, gradients.norms(weights), train.seed, step)
+        spread_overflow(self.accelerator, self.parameters, total)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, train.clip_norm or math.inf)
+        shown = [] if terms is None else self.balancing.measured(sums, terms)
+        self.pending = Pending(step, weights, counts, sums, norm, terms, shown)
         return outputs
 
-    def _global_counts(self, batches: Sequence[Tensors]) -> dict[str, float]:
-        """Each term's count over all micro-batches and ranks, by which its sum becomes a mean."""
-        each = [self.phase.composite.counts(batch, self.settings) for batch in batches]
-        counts = torch.stack(each).sum(dim=0)
-        if self.accelerator.num_processes > 1:
-            counts = self.accelerator.reduce(counts.to(self.accelerator.device), reduction="sum")
-        return dict(zip(self.phase.composite.terms, counts.tolist(), strict=True))
+    def check(self, norm: float, at: Pending, batches: MicroBatches) -> None:
+        """Raises `NonFiniteError` with the term at fault where a gradient of that norm is not
+        finite; the parameters are those that it was computed at.
+        """
+        if not math.isfinite(norm):
+            raise NonFiniteError(
+                self.diagnosis.explain(batches, at.weights, at.counts, at.step)
+            )
+
+    def apply(self, at: Pending, shown: Sequence[Sequence[float]]) -> None:
+        """Applies the gradient that is pending.
+
+        Args:
+            shown: the values of `Pending.shown`; under a gradient scaler they are fetched here,
+                where the step was not skipped.
+
+        Raises:
+            NonFiniteError: too many steps in a row overflowed under a gradient scaler.
+        """
+        self.pending = None
+        train, scaler = self.settings.train, self.accelerator.scaler
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.optimizer_settings, at.step, train.steps)
+        self.optimizer.step()  # with a gradient scaler this skips an overflow and lowers the scale
+        self.was_skipped = scaler is not None and self.optimizer.step_was_skipped
+        self.overflows.note(at.step, is_overflow=self.was_skipped)
+        # None is left to the next phase: Accelerate unscales the gradients of every optimizer.
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.was_skipped:
+            self.interval.skipped += 1
+            return
+        self.interval.add(at.sums, at.counts, at.norm)
+        if at.terms is not None:
+            totals, norms = map(iter, shown or fetched(at.shown))
+            self.balancing.show(
+                {name: next(totals) for name in at.sums},
+                at.counts,
+                {name: next(norms) / at.weights[name] for name in at.terms.vectors},
+                train.seed,
+                at.step,
+            )
 
     def _backward(
         self,
-        batches: Sequence[Tensors],
+        batches: MicroBatches,
         weights: Mapping[str, float],
         counts: Mapping[str, float],
         gradients: TermGradients | None,
@@ -147,3 +207,56 @@ class PhaseUpdate:
         for parameter in idle:
             parameter.grad = None
         return total, sums, outputs
+
+
+def take_step(
+    updates: Sequence[PhaseUpdate],
+    batches: MicroBatches,
+    step: int,
+    unseen: Unseen,
+    is_looked_at: bool,
+) -> None:
+    """The update of every phase from `step` to `step + 1` on this rank's micro-batches.
+
+    A phase that reads nothing of what earlier ones update (`Phase.ignores_updates`) computes its
+    gradient before theirs are applied, so that the host looks once at all of them. A gradient
+    scaler wants each applied by itself.
+
+    Args:
+        unseen: the norms of gradients that were applied without a look.
+        is_looked_at: whether all gradients up to this step are looked at in it. Where
+            `train.finite_check_every` is 1 each is, before it is applied.
+
+    Raises:
+        NonFiniteError: a loss or gradient is not finite (without a gradient scaler, or too often
+            in a row with one). It was not applied, or the error says that it was.
+    """
+    for update in updates:
+        if update.accelerator.scaler is not None or not update.phase.ignores_updates:
+            _apply(updates, batches, unseen, update.settings.train.finite_check_every == 1)
+        batches.share(update.gradient(batches, step))
+    _apply(updates, batches, unseen, is_looked_at)
+
+
+def _apply(
+    updates: Sequence[PhaseUpdate], batches: MicroBatches, unseen: Unseen, is_looked_at: bool
+) -> None:
+    """Applies what is pending; before that it looks at it, and at the norms that are unseen, if
+    asked to or if a balancer does.
+    """
+    waiting = [(update, update.pending) for update in updates if update.pending is not None]
+    shown: list[list[list[float]]] = [[] for _ in waiting]
+    if any(update.accelerator.scaler is not None for update in updates):
+        pass  # it looks by itself, at the optimizer's step
+    elif is_looked_at or any(at.shown for _, at in waiting):
+        parts = [[at.norm, *at.shown] for _, at in waiting]
+        values = iter(unseen.look([tensor for part in parts for tensor in part]))
+        for (update, at), found in zip(waiting, shown, strict=True):
+            (norm,) = next(values)
+            update.check(norm, at, batches)
+            found += [next(values) for _ in at.shown]
+    else:
+        for update, at in waiting:
+            unseen.add(at.step, update.phase.name, at.norm)
+    for (update, at), found in zip(waiting, shown, strict=True):
+        update.apply(at, found)

@@ -337,12 +337,14 @@ class TestChangeable:
         given = replace(options(tmp_path), space=str(tmp_path / "wide.yaml"))
         with pytest.raises(SettingsError, match=r"model\.dropout, train\.batch_size cannot") as e:
             new_setup(given)
-        assert "What may: loss.*, optimizer.*, but for optimizer.kind" in str(e.value)
+        may = "loss.*, optimizer.*, train.finite_check_every"
+        assert f"What may: {may}, but for optimizer.kind" in str(e.value)
 
     @pytest.mark.parametrize(
         ("system", "allowed", "refused"),
         [
             (HdrPatch(), ["loss.hole.weight", "optimizer.lr", "loss.l1.enabled"], "hdr.mask"),
+            (HdrPatch(), ["train.finite_check_every"], "train.batch_size"),
             (Conditioner(), ["augment.noise_sigma", "optimizer.beta1"], "model.dropout"),
             (load_system("trainables.toy:ToyGan"), ["critic.hinge.weight"], "optimizer.kind"),
         ],

@@ -117,6 +117,14 @@ class CountThatIsAShare(Planted):
     term = Term(toy.absolute, lambda batch, settings: (batch["x"] > -2.0).double().mean())
 
 
+def distances(batch, settings):
+    return batch["x"].abs().sum(dtype=torch.float64)
+
+
+class CountThatIsNotConstant(Planted):
+    term = Term(toy.absolute, distances, constant_count=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class IdleSettings(TermSettings):
     power: float = setting(1.0, "read by nobody", low=0.5, high=4.0)
@@ -280,6 +288,11 @@ FAULTS = {
     "mean": (summed(a_mean), "term absolute: it returns a sum over samples", "as a mean would be"),
     "count of the prediction": (CountOfThePrediction, "term absolute: its count", "batch alone"),
     "count that is a share": (CountThatIsAShare, "term absolute: its count", "a share or a mean"),
+    "count that is not constant": (
+        CountThatIsNotConstant,
+        "term absolute: a constant count is the same",
+        "Leave constant_count out",
+    ),
     "undeclared key": (
         summed(a_key_that_is_not_declared),
         "term absolute: `Term.reads` lists every key",

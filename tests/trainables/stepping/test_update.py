@@ -8,7 +8,9 @@ import torch
 from trainables.checkpoints import checkpoint
 from trainables.loop import Training, fit
 from trainables.run import LocalRun
-from trainables.stepping.update import NonFiniteError
+from trainables.stepping.micro_batches import MicroBatches
+from trainables.stepping.not_finite import NonFiniteError, Unseen
+from trainables.stepping.update import take_step
 
 PREFIXES = {"Toy": {"loss": ["squared", "absolute"]}}
 PREFIXES["ToyGan"] = {"loss": ["squared", "absolute", "adversarial"], "critic": ["hinge"]}
@@ -71,7 +73,8 @@ def test_a_phase_gives_no_gradient_to_what_another_one_updates(toys, tmp_path):
     ):
         reached.clear()
         before = [parameter.detach().clone() for parameter in own[other]]
-        update([batch], 0)
+        cpu = torch.device("cpu")
+        take_step([update], MicroBatches([batch], cpu), 0, Unseen(), is_looked_at=True)
         assert set(reached) == {name}
         assert all(map(torch.equal, own[other], before))
         assert all(parameter.grad is None for parameter in own["model"] + own["critic"])
