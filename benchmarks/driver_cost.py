@@ -160,7 +160,7 @@ def _sweep(folder: Path, segments: int, meter: _Meter) -> None:
     from ray_jobs.engine import execute
     from ray_jobs.engine.driver import Driver, open_log
     from ray_jobs.engine.mirror_thread import MirrorThread
-    from search.optuna_mirror import Mirror
+    from search.optuna.mirror import Mirror
 
     plan, directory = _plan(trials=10 * segments), folder / "sweep"
     directory.mkdir()

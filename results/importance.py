@@ -17,7 +17,7 @@ import pandas as pd
 
 from results.directory import History, Sweep
 from search.log import COMPLETE, TrialRecord
-from search.optuna_distributions import distribution, encode
+from search.optuna.distributions import distribution, encode
 from search_spaces.domains import Domain, domain_from_json
 from search_spaces.space import Space
 from settings.schema import Value

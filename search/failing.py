@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.log import COMPLETE, FAILED, PAUSED, STOPPED, SweepState
-from search.optuna_distributions import to_unit
+from search.optuna.distributions import to_unit
 from search.plan import Plan
 from search_spaces.domains import Choice, Domain, same_value
 from search_spaces.space import Space

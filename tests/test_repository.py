@@ -58,19 +58,22 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "trainables.contract": LOOP | {"trainables", "trainables.loop"},
     **dict.fromkeys(OF_SYSTEMS, SYSTEM),
     # Who proposes and who stops do not know each other; what both need lies beside them.
-    "search": PARTS | {"search.samplers", "search.schedulers"},
-    "search.samplers": {"search"},
-    "search.schedulers": {"search"},
+    "search": PARTS | {"search.optuna", "search.samplers", "search.schedulers"},
+    "search.optuna": {"search"},
+    "search.samplers": {"search", "search.optuna"},
+    "search.schedulers": {"search", "search.optuna"},
     # the Pareto front
     "results": PARTS | {"search"},
     # sweeping <- engine <- training <- the verbs
-    "ray_jobs": PARTS | {"trainables", "search", "results", "ray_jobs.verb"} | SWEEP,
+    "ray_jobs": PARTS
+    | {"trainables", "search", "search.optuna", "results", "ray_jobs.verb"}
+    | SWEEP,
     "ray_jobs.verb": set(),
     "ray_jobs.sweeping": {"ray_jobs.verb"},
     "ray_jobs.engine": {"ray_jobs.verb", "ray_jobs.sweeping"},
     "ray_jobs.training": {"ray_jobs.verb", "ray_jobs.sweeping", "ray_jobs.engine"},
     "benchmarks": PARTS
-    | {"trainables", "search", "results", "ray_jobs"}
+    | {"trainables", "search", "search.optuna", "results", "ray_jobs"}
     | {"benchmarks.measuring", "benchmarks.regret"},
     "benchmarks.measuring": set(),
     "benchmarks.regret": {"benchmarks.measuring"},

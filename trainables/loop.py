@@ -21,7 +21,7 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Generic
 
@@ -35,7 +35,7 @@ from settings.paths import TrainingPaths
 from settings.stop_reasons import STOP_REASON
 from trainables.checkpoints import begin, checkpoint
 from trainables.checkpoints.restore import built_for, fill, stripped
-from trainables.reporting.evaluate import Worst, evaluate
+from trainables.reporting.evaluate import Worst, evaluate, weighted_validation
 from trainables.reporting.measure import check_splits, final_test
 from trainables.reporting.metadata import write_metadata
 from trainables.reporting.tensorboard import open_board
@@ -200,7 +200,7 @@ class Training(Generic[Tree, PreparedT]):
         report.update(self.resources.report(self.step))
         worst = self._worst()
         report.update(self.validate(worst))
-        report.update(_weighted_validation(report, self.phases))
+        report.update(weighted_validation(report, self.phases))
         report.update(self.run.derive(report))
         report.update(self.watch.look(report, self.last_report))
         self.last_report = report
@@ -382,25 +382,6 @@ class Training(Generic[Tree, PreparedT]):
         if self.accelerator.device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
-
-
-def _weighted_validation(
-    report: Mapping[str, float | str | None], phases: Iterable[Phase]
-) -> dict[str, float | None]:
-    """`train.<prefix>.validation_total`: the validation's terms under the weights of the last
-    step. It stands beside `train.<prefix>.total` and judges nothing, for it falls when the weights
-    fall.
-    """
-    totals: dict[str, float | None] = {}
-    for phase in phases:
-        prefix, total = phase.composite.prefix, 0.0
-        for name in phase.composite.terms:
-            weight = number(report, f"train.{prefix}.{name}.weight")
-            value = number(report, f"val.{prefix}.{name}")
-            if weight and value is not None:
-                total += weight * value
-        totals[f"train.{prefix}.validation_total"] = total
-    return totals
 
 
 def _named_tensors(kind: str, modules: Mapping[str, nn.Module]) -> Mapping[str, Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.regret.problems import Problem, draw
-from search.optuna_distributions import decode, distribution
+from search.optuna.distributions import decode, distribution
 from search.seeds import derive
 
 SHARES = (0.1, 0.25, 0.5, 1.0)

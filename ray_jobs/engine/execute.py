@@ -25,7 +25,7 @@ from ray_jobs.verb import tell_data
 from results.lock import take_lock
 from search.log import SweepState
 from search.options import RUNGS, Retention
-from search.optuna_mirror import Mirror
+from search.optuna.mirror import Mirror
 from search.plan import JOURNAL, POPULATIONS
 from settings.paths import SweepPaths
 from settings.warning import warn
@@ -70,7 +70,7 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
     """
     directory = execution.directory
     directory.mkdir(parents=True, exist_ok=True)
-    lock = take_lock(directory, execution.tell)
+    lock = take_lock(directory, _tell)
     if lock.stale:
         warn(f"took over the lock of {lock.stale}, which no longer runs")
     try:
@@ -144,7 +144,7 @@ def _make_driver(
         events,
         identity=f"{directory.name} {setup.document['created']}",
     )
-    mirror = MirrorThread(optuna_mirror, execution.tell, warn)
+    mirror = MirrorThread(optuna_mirror, _tell, warn)
     driver = Driver(
         plan=setup.plan,
         context=context,
@@ -287,6 +287,10 @@ def _stop_on_signals(driver: Driver) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
 
 
 def failures(state: SweepState) -> tuple[int, int]:

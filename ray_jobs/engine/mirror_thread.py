@@ -21,7 +21,7 @@ events.
 
 
 class Written(Protocol):
-    """What the thread writes, such as `search.optuna_mirror.Mirror`."""
+    """What the thread writes, such as `search.optuna.mirror.Mirror`."""
 
     def open(self) -> None: ...
 

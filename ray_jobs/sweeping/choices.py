@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ray_jobs.sweeping.options import SweepOptions
-from search.optuna_mirror import check_storage
+from search.optuna.mirror import check_storage
 from search.plan import POPULATIONS
 from settings.option import options_of
 from settings.schema import SettingsError

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from search.log import SweepState
 from search.objectives import Goal, Values
-from search.optuna_distributions import from_unit, to_unit
+from search.optuna.distributions import from_unit, to_unit
 from search.plan import Plan
 from search.samplers.ask import Row, active_of, known_at, level_of
 from search.seeds import derive

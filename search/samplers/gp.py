@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from search.gp_model import Array, LevelData, LevelModel
 from search.log import SweepState
-from search.optuna_distributions import from_unit, to_unit
+from search.optuna.distributions import from_unit, to_unit
 from search.plan import Plan
 from search.samplers.ask import Row, active_of, fewest, known_at, unknown_at
 from search.seeds import derive

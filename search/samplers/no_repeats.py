@@ -10,7 +10,7 @@ from itertools import islice
 from random import Random
 
 from search.log import SweepState
-from search.optuna_distributions import from_unit
+from search.optuna.distributions import from_unit
 from search.plan import Plan
 from search.seeds import derive
 from search.state_cache import cached_for

@@ -25,8 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.log import SweepState
 from search.objectives import Values
-from search.optuna_distributions import directions, distribution, encode, from_unit, suggest
-from search.optuna_trials import HEALTH
+from search.optuna.distributions import directions, distribution, encode, from_unit, suggest
+from search.optuna.trials import HEALTH
 from search.plan import Plan
 from search.samplers.ask import Row, active_of, level_of, rows_at
 from search.seeds import derive

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
-from search.optuna_distributions import from_unit
+from search.optuna.distributions import from_unit
 from search_spaces.domains import Choice, Integer, LogUniform, Uniform
 from search_spaces.space import Space
 from settings.schema import Value

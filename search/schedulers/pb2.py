@@ -22,7 +22,7 @@ import numpy as np
 
 from search.gp_model import Array, IntervalData, IntervalModel
 from search.log import SweepState
-from search.optuna_distributions import from_unit, to_unit
+from search.optuna.distributions import from_unit, to_unit
 from search.plan import Plan
 from search.schedulers.explore import explored, perturbed
 from search.schedulers.population import Population

@@ -14,7 +14,7 @@ import urllib.request
 
 import pytest
 
-from search.optuna_mirror import Mirror
+from search.optuna.mirror import Mirror
 from search_spaces.domains import Choice, LogUniform
 from search_spaces.space import Point, Space
 

@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from search.objectives import Constraint, Goal, Objective
-from search.optuna_mirror import Mirror, check_storage
+from search.optuna.mirror import Mirror, check_storage
 from search_spaces.domains import Choice, LogUniform
 from search_spaces.space import Point, Space
 from settings.schema import SettingsError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.optuna_distributions import decode, distribution, encode, suggest
+from search.optuna.distributions import decode, distribution, encode, suggest
 from search_spaces.domains import (
     Choice,
     Integer,

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from metrics.health_signs import number
 from metrics.metric import Metric
 from trainables.stepping.devices import to_device
 from trainables.stepping.train_settings import SystemSettings
@@ -89,10 +90,10 @@ def _measure(
     batch.
     """
     vectors: list[Tensor] = []
-    for number, phase in enumerate(phases):
+    for index, phase in enumerate(phases):
         with accelerator.autocast():
             prediction = phase.forward(modules, batch, settings)
-        if number == 0:
+        if index == 0:
             # Columns may share one measure and differ in `finish`.
             measures: dict[Any, Tensor] = {}
             for metric in metrics:
@@ -102,7 +103,7 @@ def _measure(
                     measures[metric.measure] = torch.cat(both)
                 vectors.append(measures[metric.measure])
         measured = phase.composite.measure(prediction, batch, settings)
-        if number == 0 and worst is not None:
+        if index == 0 and worst is not None:
             worst.look(torch.stack(measured), prediction, batch)
         vectors.append(torch.cat(measured))
         batch = {**batch, **phase.shared_outputs(prediction)}
@@ -129,13 +130,13 @@ def _columns(
 ) -> dict[str, float | None]:
     columns: dict[str, float | None] = {}
     position = 0
-    for number, phase in enumerate(phases):
-        if number == 0:
+    for index, phase in enumerate(phases):
+        if index == 0:
             for metric, vector in zip(metrics, totals, strict=False):
                 sums = vector[:-1] if vector.numel() > 2 else vector[0]
                 columns[f"val.{metric.name}"] = finite(metric.finish(sums, float(vector[-1])))
             position = len(metrics)
-        vector = totals[position + number]
+        vector = totals[position + index]
         names = list(phase.composite.terms)
         for name, value, count in zip(
             names, vector[: len(names)], vector[len(names) :], strict=True
@@ -148,3 +149,22 @@ def _columns(
 def finite(value: float) -> float | None:
     """The value, or None where it is not finite: JSON has no NaN and no infinity."""
     return value if math.isfinite(value) else None
+
+
+def weighted_validation(
+    report: Mapping[str, float | str | None], phases: Iterable[Phase]
+) -> dict[str, float | None]:
+    """`train.<prefix>.validation_total`: the validation's terms under the weights of the last
+    step. It stands beside `train.<prefix>.total` and judges nothing, for it falls when the weights
+    fall.
+    """
+    totals: dict[str, float | None] = {}
+    for phase in phases:
+        prefix, total = phase.composite.prefix, 0.0
+        for name in phase.composite.terms:
+            weight = number(report, f"train.{prefix}.{name}.weight")
+            value = number(report, f"val.{prefix}.{name}")
+            if weight and value is not None:
+                total += weight * value
+        totals[f"train.{prefix}.validation_total"] = total
+    return totals

@@ -12,7 +12,7 @@ from ray_jobs.engine.trial import SweepContext
 from results.store import EventLog
 from search.jobs import Done, Job
 from search.objectives import Goal, Objective
-from search.optuna_mirror import Mirror
+from search.optuna.mirror import Mirror
 from search.plan import Plan
 from search_spaces.domains import Uniform
 from search_spaces.space import Point, Space

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from ray_jobs.engine.mirror_thread import TELL_SECONDS, MirrorThread
 from search.objectives import Goal, Objective
-from search.optuna_mirror import Mirror
+from search.optuna.mirror import Mirror
 from search.plan import Plan
 from search.simulator import simulate
 from search_spaces.domains import Uniform

@@ -19,7 +19,7 @@ from results.store import EventLog
 from search.jobs import Job
 from search.objectives import Goal, Objective
 from search.options import RUNGS, Retention
-from search.optuna_mirror import Mirror
+from search.optuna.mirror import Mirror
 from search.plan import POPULATIONS, Plan
 from search_spaces.domains import LogUniform
 from search_spaces.space import Space
@@ -288,6 +288,6 @@ def test_a_trial_that_goes_on_as_a_training_says_why_it_begins_anew(swept, tmp_p
     for file in (source.settings, source.checkpoints / checkpoint.REMOVED):
         (folder / file.relative_to(source.root)).write_bytes(file.read_bytes())
     assert train.main(["--resume", TOY, "--no-ray", "--dir", str(folder), "train.steps=2"]) == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "were deleted by --keep-checkpoints best:2" in said
-    assert "\nThis starts from step 0" in said
+    assert " This starts from step 0" in said

@@ -19,7 +19,7 @@ from optuna.trial import TrialState, create_trial
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
 from search.options import SAMPLERS
-from search.optuna_distributions import distribution, from_unit, to_unit
+from search.optuna.distributions import distribution, from_unit, to_unit
 from search.samplers.ask import ask, known_at, level_of, rows_at
 from search.samplers.optuna_samplers import HEALTH, history
 from search.seeds import derive

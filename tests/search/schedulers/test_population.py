@@ -14,7 +14,7 @@ from search.gp_model import IntervalData, IntervalModel, IntervalPosterior
 from search.jobs import Job, next_job
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
-from search.optuna_distributions import from_unit, to_unit
+from search.optuna.distributions import from_unit, to_unit
 from search.plan import Plan
 from search.rule import load_scheduler
 from search.schedulers.explore import nudged, perturbed

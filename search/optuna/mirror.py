@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from search.log import PAUSED, Event, SweepState, TrialRecord
-from search.optuna_distributions import directions
-from search.optuna_trials import OptunaTrials
+from search.optuna.distributions import directions
+from search.optuna.trials import OptunaTrials
 from search.plan import JOURNAL, Plan
 from settings.schema import SettingsError
 from settings.warning import warn

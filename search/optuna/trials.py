@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.log import COMPLETE, INTERRUPTED, PAUSED, STOPPED, TrialRecord
-from search.optuna_distributions import distribution, encode
+from search.optuna.distributions import distribution, encode
 from search.plan import Plan
 from settings.paths import SweepPaths
 from settings.schema import listed
