@@ -121,9 +121,14 @@ def test_a_wait_is_told_and_ctrl_c_ends_it(plan, log, busy):
     said, (place, connection) = [], busy
     mirror = Mirror(place, plan, "line", log, warn=said.append)
     thread = MirrorThread(mirror, said.append, said.append)
+    # A shell in the background has its children ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Timer(TELL_SECONDS + 0.3, signal.raise_signal, [signal.SIGINT]).start()
-    with pytest.raises(KeyboardInterrupt):
-        thread.close(patience_seconds=30.0)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            thread.close(patience_seconds=30.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert said == [
         "waiting for Optuna's mirror, 30 s at most. Ctrl-C leaves it; the log has everything, and "
         "a resume writes it there."
