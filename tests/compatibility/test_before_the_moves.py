@@ -71,6 +71,7 @@ def check_near(found, stored, tolerance):
         assert found[column] == near, column
 
 
+@pytest.mark.slow
 def test_a_checkpoint_measures_what_it_measured(training, capsys):
     directory, stored = training
     check_near(measured(directory, capsys), stored["evaluated"], ELSEWHERE)

@@ -115,6 +115,7 @@ def groups(case):
     return 1 + sum(not phase.ignores_updates for phase in later)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", ["small", "every term on"])
 def test_a_step_waits_once_for_all_phases_that_can_be_applied_together(case, tree, tmp_path):
     settings = case.settings if tree == "small" else case.audited
@@ -127,6 +128,7 @@ def test_systems_of_ours_wait_once(case):
     assert groups(case) == 1 + is_toy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("report_every", [100, 3])
 def test_no_step_waits_between_looks(case, tmp_path, report_every):
     """One wait for all phases at every fourth step, and at one that ends with a report."""
@@ -137,6 +139,7 @@ def test_no_step_waits_between_looks(case, tmp_path, report_every):
     assert [len(waits) for waits in found] == expected, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["inverse_gradient", "dwa"])
 def test_a_balancer_waits_together_with_the_look(case, tmp_path, kind):
     if not hasattr(case.settings.loss, "balancer"):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 # Ctrl-C comes while draw after draw is refused, which no turn of Tune's loop interrupts.
 REFUSED = """
 import os, signal, sys, threading, time
@@ -50,6 +52,7 @@ print(type(job).__name__, driver.stopping)
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_heard_while_draws_are_refused(tmp_path):
     """A real process and a real signal; without Ray, which has no part in this loop."""
     process = subprocess.Popen(

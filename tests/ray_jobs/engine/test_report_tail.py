@@ -22,6 +22,7 @@ class Cut(LocalRun):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_reports_that_are_made_again_are_passed_on_once_more_and_no_others(tmp_path):
     context = SweepContext(

@@ -30,7 +30,7 @@ from trainables.checkpoints import checkpoint
 from trainables.run import LocalRun, decision_part
 from trainables.toy import Toy
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 SETTINGS = {"train.steps": 18, "train.report_every": 2, "train.tensorboard": False}
 TOY = "trainables.toy:Toy"
