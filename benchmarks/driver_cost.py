@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -20,25 +19,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks import next_job
 from benchmarks.measuring.rows import Row, main, row
+from benchmarks.next_job import COLUMNS, RUNGS, three_keys
 from ray_jobs.engine.trial import SweepContext
-from search.decider import Decider
 from search.jobs import Job
-from search.log import SweepState
-from search.objectives import Goal, Objective, Values
-from search.plan import Plan
+from search.objectives import Values
 from search.simulator import simulate
-from search_spaces.domains import LogUniform, Uniform
-from search_spaces.space import Space
 
 SLOTS = int(os.environ.get("DRIVER_COST_SLOTS", "64"))
 SEGMENTS = int(os.environ.get("DRIVER_COST_SEGMENTS", "1000"))
 """Of the first figure; ten times as many for the last."""
 
 REPORTS = 10
-STORED = int(os.environ.get("DRIVER_COST_STORED", "10000"))
-COLUMNS = (COLUMN := "val.mse", "val.mae", "val.bias")
-STEPS, RUNGS = 90, (10, 30)
 START_SECONDS = 600.0
 """In which the processes of all slots are expected to have started."""
 
@@ -47,12 +40,6 @@ PEER = "a bare Tune function with as many trials and reports"
 
 def measure() -> Iterator[Row]:
     """A first part of the segments is not counted: processes start, modules are imported."""
-    bound = "none: a bound of 50 ms"
-    yield row(
-        f"driver/next_job_{STORED}_trials", statistics.median(_next_job_ms()), "ms", bound, None
-    )
-    three = statistics.median(_next_job_ms(objectives=3))
-    yield row(f"driver/next_job_{STORED}_trials_3_objectives", three, "ms", bound, None)
     few, many = _decision_ms(SEGMENTS)
     yield row(f"driver/decisions_{SEGMENTS}", few, "ms", "none", None)
     yield row(f"driver/decisions_{SEGMENTS * 10}", many, "ms", f"segment {SEGMENTS}", few)
@@ -70,6 +57,7 @@ def measure() -> Iterator[Row]:
     peer_grown = (peer.mib[SEGMENTS - 1] - peer.mib[0]) / (SEGMENTS - 1) * 1024.0
     yield row("driver/memory", grown, "KiB a segment", PEER, peer_grown)
     yield row("driver/resident", ours.mib[-1], "MiB", "none", None)
+    yield from next_job.measure()
 
 
 class _Meter:
@@ -162,7 +150,7 @@ def _sweep(folder: Path, segments: int, meter: _Meter) -> None:
     from ray_jobs.engine.mirror_thread import MirrorThread
     from search.optuna.mirror import Mirror
 
-    plan, directory = _plan(trials=10 * segments), folder / "sweep"
+    plan, directory = three_keys(trials=10 * segments), folder / "sweep"
     directory.mkdir()
     context = SweepContext(
         system="none",
@@ -170,7 +158,7 @@ def _sweep(folder: Path, segments: int, meter: _Meter) -> None:
         directory=str(directory),
         cache=str(folder),
         session="bench",
-        objective=(COLUMN, "min"),
+        objective=(COLUMNS[0], "min"),
         columns=plan.goal.columns,
         workers=1,
         cpus=1.0,
@@ -210,14 +198,14 @@ def _idle(config: dict[str, Any], context: SweepContext) -> None:
     begin = begin if job["resume"] else 0
     for index in range(1, REPORTS + 1):
         step = begin + (job["stop_step"] - begin) * index // REPORTS
-        value = _observe(config, job["trial"], step)[COLUMN]
+        value = _observe(config, job["trial"], step)[COLUMNS[0]]
         tune.report(
             {
                 "step": step,
                 "seconds": 0.0,
                 "segment_seconds": 0.0,
                 "value": value,
-                "values": {COLUMN: value},
+                "values": {COLUMNS[0]: value},
             }
         )
 
@@ -242,7 +230,7 @@ def _decision_ms(segments: int) -> tuple[float, float]:
     """CPU time of the decisions alone for a segment, without Ray, the log's file and the mirror:
     in the middle of the first `segments` and over as many at the end of ten times as many.
     """
-    plan, ends = _plan(trials=100 * segments), []
+    plan, ends = three_keys(trials=100 * segments), []
 
     def observe(job: Job, step: int) -> Values:
         if step == job.stop_step:
@@ -261,55 +249,7 @@ def _decision_ms(segments: int) -> tuple[float, float]:
 def _observe(sampled: Mapping[str, Any], trial: int, step: int) -> Values:
     """Better near the middle and with more steps, and a little noise."""
     noise = random.Random(f"{trial} {step}").random()
-    x, y, error = sampled["x"], sampled["y"], noise / step
-    found = {COLUMN: (x - 0.3) ** 2 + (y - 0.7) ** 2 + error}
-    others = {"val.mae": (x - 0.8) ** 2 + y**2 + error, "val.bias": (y - 0.2) ** 2 + abs(x - 0.5)}
-    return {**found, **others}
-
-
-def _plan(trials: int, objectives: int = 1) -> Plan:
-    space = Space(
-        "bench",
-        "none",
-        {"x": Uniform(0.0, 1.0), "y": Uniform(0.0, 1.0), "lr": LogUniform(1e-4, 1.0)},
-    )
-    return Plan(
-        space=space,
-        trials=trials,
-        seed=0,
-        goal=Goal(tuple(Objective(column, "min") for column in COLUMNS[:objectives])),
-        steps=STEPS,
-        report_every=1,
-        rung_steps=RUNGS,
-    )
-
-
-def _next_job_ms(objectives: int = 1) -> Iterator[float]:
-    """With the default sampler over stored trials, asked twenty times."""
-    plan = _plan(STORED, objectives)
-    draws = random.Random(0)
-
-    def draw(plan: Plan, state: SweepState, trial: int, bracket: int) -> dict[str, float]:
-        return {"x": draws.random(), "y": draws.random(), "lr": 10.0 ** -draws.uniform(0.0, 4.0)}
-
-    log = simulate(
-        plan, lambda job, step: _observe(job.sampled, job.trial, step), workers=SLOTS, draw=draw
-    ).events
-    more = _plan(2 * STORED, objectives)
-    decider = Decider(
-        more,
-        lambda event, **fields: None,
-        (event for event in log if event["event"] != "finished"),
-    )
-    for number in range(21):
-        began = time.perf_counter()
-        job = decider.next()
-        seconds = time.perf_counter() - began
-        if not isinstance(job, Job):
-            raise RuntimeError(f"expected a job, not {job}")
-        if number:  # the first imports Optuna
-            yield 1000.0 * seconds
-        decider.hand_out(job)
+    return {COLUMNS[0]: (sampled["x"] - 0.3) ** 2 + (sampled["y"] - 0.7) ** 2 + noise / step}
 
 
 if __name__ == "__main__":

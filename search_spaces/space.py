@@ -99,16 +99,23 @@ class Space:
                 raise SettingsError(
                     f"{key} depends on {other}, which has no value here: bind the space first."
                 )
-            if not any(same_value(values[other], value) for value in allowed):
+            for value in allowed:  # asked for every key of every trial: any() is twice as slow
+                if same_value(values[other], value):
+                    break
+            else:
                 return False
         return True
 
-    def active(self, values: Flat) -> tuple[str, ...]:
-        """The keys that have an effect in a configuration, in the order of drawing."""
-        active: list[str] = []
+    def active(self, values: Flat, among: Collection[str] | None = None) -> tuple[str, ...]:
+        """The keys (`among` these, all of the space by default) that have an effect in a
+        configuration, in the order of drawing. `among` holds every key that has a value.
+        """
+        active: dict[str, None] = {}  # a set that keeps its order
         for key in self.order():
-            if self.is_active(key, values, active):
-                active.append(key)
+            if among is not None and key not in among:
+                continue
+            if not self.domains[key].when or self.is_active(key, values, active):
+                active[key] = None
         return tuple(active)
 
     def bind(self, settings: Flat) -> Space:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -18,7 +18,6 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.search_space.group_decomposed import _SearchSpaceGroup
 from optuna.storages import InMemoryStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -133,18 +132,6 @@ class _Cache(dict[tuple[int, int, bool], tuple[Any, Any, FrozenTrial]]):
         super().__init__()
         self._all = {k: distribution(d) for k, d in plan.space.domains.items()}
         self._some: dict[tuple[str, ...], dict[str, BaseDistribution]] = {}
-        self._active: dict[tuple[Any, ...], tuple[str, ...]] = {}
-        self._switches = sorted({key for d in plan.space.domains.values() for key in d.when})
-
-    def active(self, plan: Plan, sampled: Mapping[str, Any]) -> tuple[str, ...]:
-        """The keys of a configuration that have an effect. They hang on the keys that it has, and
-        on the values of those that conditions name.
-        """
-        place = (*sampled, *(sampled.get(key) for key in self._switches))
-        if place not in self._active:
-            known = [key for key in plan.space.active(sampled) if key in sampled]
-            self._active[place] = tuple(known)
-        return self._active[place]
 
     def distributions_of(self, active: tuple[str, ...]) -> dict[str, BaseDistribution]:
         if active not in self._some:
@@ -163,7 +150,7 @@ def _frozen(
     of every one.
     """
     domains = plan.space.domains
-    active = cache.active(plan, row.sampled)
+    active = plan.space.active(row.sampled, among=row.sampled)
     state = TrialState.RUNNING if values is None else TrialState.COMPLETE
     trial = _FrozenRow(
         number=row.number + _NUMBERS,
@@ -232,28 +219,61 @@ def _tpe(plan: Plan, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if any(domain.when for domain in plan.space.domains.values()):
-            return _Grouped(seed=seed, multivariate=True, group=True, constant_liar=True)
+            return _Grouped(seed)
         return _Joint(plan, seed)
 
 
 class _Grouped(TPESampler):
-    """Multivariate TPE by groups of keys that exist together. Optuna looks for them in every
-    trial; here each set of active keys is looked at once, which finds the same groups.
+    """Multivariate TPE by groups of keys that exist together: those of Optuna's own `group=True`,
+    but each is drawn when the first of its keys is asked for. Optuna draws all of them for every
+    trial, and most of them are not used where a space has many conditions.
     """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed=seed, multivariate=True, constant_liar=True)
+        self._group_of: dict[str, dict[str, BaseDistribution]] = {}
+        self._drawn: dict[str, Any] = {}
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
+        """Finds the groups. Nothing is drawn before it is asked for."""
         told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        self._search_space_group = _SearchSpaceGroup()
-        for distributions in {id(t.distributions): t.distributions for t in told}.values():
-            self._search_space_group.add_distributions(distributions)
-        return {
-            key: group[key]
-            for group in self._search_space_group.search_spaces
-            for key in sorted(group)
-            if not group[key].single()
-        }
+        self._group_of, self._drawn = groups(t.distributions for t in told), {}
+        return {}
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        if param_name not in self._drawn:
+            group = self._group_of.get(param_name, {})
+            self._drawn.update(self._sample_relative(study, trial, group))
+        if param_name in self._drawn:
+            return self._drawn[param_name]
+        # Fewer trials than TPE starts from, or none with this key.
+        return super().sample_independent(study, trial, param_name, param_distribution)
+
+
+def groups(
+    told: Iterable[dict[str, BaseDistribution]],
+) -> dict[str, dict[str, BaseDistribution]]:
+    """The keys that exist together with each key: in the same ones of the given trials, in
+    alphabetical order. Trials with the same active keys share one dict.
+    """
+    members: dict[str, int] = {}
+    distributions: dict[str, BaseDistribution] = {}
+    for number, active in enumerate({id(active): active for active in told}.values()):
+        distributions.update(active)
+        for key in active:
+            members[key] = members.get(key, 0) | 1 << number
+    found: dict[int, dict[str, BaseDistribution]] = {}
+    for key in sorted(key for key, domain in distributions.items() if not domain.single()):
+        found.setdefault(members[key], {})[key] = distributions[key]
+    return {key: found[members[key]] for group in found.values() for key in group}
 
 
 class _Joint(TPESampler):
