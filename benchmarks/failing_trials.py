@@ -2,9 +2,10 @@
 
 `half/SCHEDULER/...`: two keys, and every trial above the middle of one of them fails (out of
 memory, say), towards which trials get better. Of 60 trials, the failures among the last 40, and
-the best value, where .5 is the lowest that a trial which does not fail can have. `quarter/failed`:
-five keys, a quarter of the space fails, until 20 trainings are spent; how many trials fail. Means
-over ten seeds, one worker, the default sampler.
+the best value, where .5 is the lowest that a trial which does not fail can have. `most/...`:
+twelve keys, six tenths of the space fail, 60 trials, the optimum in the failing part.
+`quarter/failed`: five keys, a quarter of the space fails, until 20 trainings are spent; how many
+trials fail. Means over ten seeds, one worker, the default sampler.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ def measure() -> Iterator[Row]:
         peers = [f"none: {bound}" for bound in bounds] or ["none", "none"]
         yield from _with_error(f"{name}/failed_of_last_{LAST}", failed, "trials", peers[0])
         yield from _with_error(f"{name}/best", best, "value", peers[1])
+    most = [_most(seed) for seed in range(SEEDS)]
+    share = [_failed(found) / len(found.state.trials) for found in most]
+    yield from _with_error("failing/most/brackets/failed_share", share, "of the trials", "none")
+    best = [_best(found) for found in most]
+    yield from _with_error("failing/most/brackets/best", best, "value", "none")
     quarter = [float(_failed(_quarter(seed))) for seed in range(SEEDS)]
     yield from _with_error("failing/quarter/failed", quarter, "trials", "none")
 
@@ -62,6 +68,14 @@ def _half(seed: int, scheduler: str) -> Simulation:
     return simulate(plan, observe, fails=lambda job: job.sampled["x"] > 0.5)
 
 
+def _most(seed: int) -> Simulation:
+    def observe(job: Job, step: int) -> Values:
+        return {COLUMN: sum((value - 0.5) ** 2 for value in job.sampled.values()) + 1.0 / step}
+
+    plan = _plan(seed, 12, TRIALS, scheduler="brackets")
+    return simulate(plan, observe, fails=lambda job: job.sampled["x"] > 0.4)
+
+
 def _quarter(seed: int) -> Simulation:
     def observe(job: Job, step: int) -> Values:
         return {COLUMN: sum((value - 0.75) ** 2 for value in job.sampled.values()) + 1.0 / step}
@@ -71,7 +85,7 @@ def _quarter(seed: int) -> Simulation:
 
 
 def _plan(seed: int, keys: int, trials: int, **options: Any) -> Plan:
-    names = ("x", "y", "a", "b", "c")[:keys]
+    names = "xyabcdefghij"[:keys]
     return Plan(
         space=Space("failing", "benchmark", {name: Uniform(0.0, 1.0) for name in names}),
         trials=trials,

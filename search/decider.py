@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from search.failing import least_charge, too_many_failed
 from search.jobs import Ask, Done, Job, Wait, next_job
-from search.log import COMPLETE, FAILED, PAUSED, STOPPED, Event, SweepState
+from search.log import COMPLETE, FAILED, INTERRUPTED, PAUSED, STOPPED, Event, SweepState
 from search.objectives import Values
 from search.plan import Plan
 from search.rule import rule
@@ -49,6 +49,8 @@ class Decider:
 
     def next(self) -> Job | Wait | Done:
         """The next job for a free slot, which is not logged yet (`hand_out`)."""
+        if self.state.count(INTERRUPTED):  # they would be running, had nobody stopped the sweep
+            return next_job(self.plan, self.state, self._draw)
         reason = too_many_failed(self.plan, self.state)
         if reason and (live := self.state.live):
             return Wait(tuple(live))  # what one of them reports may end the row
@@ -104,6 +106,7 @@ class Decider:
         reason: str = "",
         seconds: float = 0.0,
         node_gone: bool = False,
+        hopeless: bool = False,
     ) -> None:
         """Logs the end of a job.
 
@@ -111,11 +114,12 @@ class Decider:
             state: the trial's new state, where something other than the training itself has ended
                 it; "" derives it from the reason (`end_state`).
             node_gone: whether its node has disappeared without notice.
+            hopeless: of a failure, whether it is no use to try again.
         """
         state = state or self.end_state(job, step, reason)
         holds = state == COMPLETE and job.repeat_of is None
         failures = self.state.trials[job.trial].failures
-        is_last = state == FAILED and failures >= self.plan.max_failures
+        is_last = state == FAILED and (hopeless or failures >= self.plan.max_failures)
         self.record(
             "ended",
             trial=job.trial,
@@ -130,6 +134,7 @@ class Decider:
             seconds=seconds,
             **({"node_gone": True} if node_gone else {}),
             **({"charged": least_charge(self.plan)} if is_last else {}),
+            **({"hopeless": True} if hopeless else {}),
         )
 
     def losses(self, job: Job, step: int) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.log import COMPLETE, FAILED, PAUSED, STOPPED, SweepState
-from search.optuna.distributions import to_unit
+from search.log import FAILED, SOUND, SweepState
+from search.optuna.distributions import share_between
 from search.plan import Plan
 from search_spaces.domains import Choice, Domain, same_value
 from search_spaces.space import Space
@@ -23,14 +23,20 @@ def least_charge(plan: Plan) -> int:
     return plan.rungs[0] if plan.rungs else plan.report_every
 
 
+def limits_of(plan: Plan) -> list[float]:
+    """What a session writes into the log of its limits on failures."""
+    return [plan.max_failed_in_a_row, plan.max_failed_share]
+
+
 def too_many_failed(plan: Plan, state: SweepState) -> str:
     """Why the sweep must end for its failures; "" where it may go on."""
     row, most = state.failed_in_a_row, plan.max_failed_in_a_row
     if most and row >= most:
         return f"{row} failures in a row, without a report between them"
-    sound = sum(state.count(status) for status in (COMPLETE, STOPPED, PAUSED))
-    if _is_too_large(plan, state.count(FAILED), sound):  # those that may try again included
-        failed = len(failed_for_good(plan, state))
+    failed_before, sound_before = state.before_limits
+    sound = sum(state.count(status) for status in SOUND) - sound_before
+    if _is_too_large(plan, state.count(FAILED) - failed_before, sound):  # some may try again
+        failed = len(failed_for_good(plan, state)) - failed_before
         if _is_too_large(plan, failed, sound):
             return f"{failed} of {failed + sound} trials failed"
     return ""
@@ -102,6 +108,6 @@ def _part(
         )
         return Part(key, len(options) / len(domain.options), inside, options=options)
     low, high = min(values), max(values)
-    share = to_unit(domain, high) - to_unit(domain, low)
+    share = share_between(domain, low, high)
     inside = sum(key in other and low <= other[key] <= high for other in others)
     return Part(key, share, inside, low=low, high=high)

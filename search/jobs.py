@@ -70,7 +70,7 @@ def next_job(plan: Plan, state: SweepState, draw: Ask = ask) -> Job | Wait | Don
     for number in state.with_status(INTERRUPTED):
         return _go_on(state.trials[number])
     for number in state.with_status(FAILED):
-        if state.trials[number].failures <= plan.max_failures:
+        if not state.trials[number].has_failed(plan.max_failures):
             return _go_on(state.trials[number])
     job = _promoted_or_new(plan, state, draw)
     if job is not None:

@@ -19,6 +19,8 @@ _OF_A_TRIAL = ("handed_out", "rung", "ended")
 
 RUNNING, PAUSED, COMPLETE, STOPPED = "running", "paused", "complete", "stopped"
 FAILED, INTERRUPTED = "failed", "interrupted"
+SOUND = (COMPLETE, STOPPED, PAUSED)
+"""Of trials whose last segment has ended well."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class TrialRecord:
             from; None for its own.
         status: running | paused | complete | stopped | failed | interrupted, of the latest job.
         failures: how many jobs of the trial failed.
+        is_hopeless: whether it would fail again however often it is tried.
         values: the columns that decisions read, at the last report; one that is absent was not
             finite.
         rungs: such values at every rung that the trial has reached, by step.
@@ -73,6 +76,7 @@ class TrialRecord:
     start: tuple[int, int] | None = None
     status: str = RUNNING
     failures: int = 0
+    is_hopeless: bool = False
     step: int = 0
     value: float = math.nan
     values: dict[str, float] = field(default_factory=dict)
@@ -100,7 +104,7 @@ class TrialRecord:
 
     def has_failed(self, max_failures: int) -> bool:
         """Whether it failed and will not be run again."""
-        return self.status == FAILED and self.failures > max_failures
+        return self.status == FAILED and (self.is_hopeless or self.failures > max_failures)
 
     @property
     def infeasible(self) -> bool:
@@ -118,7 +122,9 @@ class SweepState:
         steps: training steps handed out, by bracket; those that an ended segment did not use are
             taken off again, down to the least that a failed trial is charged, and repeats are not
             counted.
-        failed_in_a_row: number of segments that have failed since the last report.
+        failed_in_a_row: number of trials that have failed for good since the last report.
+        before_limits: how many trials had failed and how many had not when the sweep was resumed
+            with other limits on failures, which count from there on.
         finished: whether the last session has ended the sweep.
         own_trials: number of trials that are no repeats.
         asked_for: the trials that the sampler drew, in the order of the log.
@@ -135,6 +141,8 @@ class SweepState:
         self.promoted: dict[tuple[int, int], set[int]] = {}
         self.steps: dict[int, int] = {}
         self.failed_in_a_row = 0
+        self.before_limits = (0, 0)
+        self._limits: list[float] | None = None
         self.finished = False
         self.own_trials = 0
         self.asked_for: list[int] = []
@@ -173,6 +181,8 @@ class SweepState:
     def apply(self, event: Event) -> None:
         """Takes the next line of the log into account."""
         kind = event.get("event")
+        if kind in ("started", "resumed"):
+            self._set_limits(event.get("limits"))
         if kind in _OF_A_TRIAL:
             if kind == "handed_out":
                 self._hand_out(event)
@@ -190,6 +200,13 @@ class SweepState:
                 self._set_status(self.trials[number], INTERRUPTED)
         elif kind == "finished":
             self.finished = True
+
+    def _set_limits(self, limits: list[float] | None) -> None:
+        """Counts failures anew under other limits."""
+        if limits is not None and self._limits not in (None, limits):
+            self.failed_in_a_row = 0
+            self.before_limits = (self.count(FAILED), sum(map(self.count, SOUND)))
+        self._limits = limits if limits is not None else self._limits
 
     def _set_status(self, trial: TrialRecord, status: str) -> None:
         self._by_status.get(trial.status, {}).pop(trial.number, None)
@@ -272,7 +289,8 @@ class SweepState:
             return
         if event["state"] == FAILED and trial.status != FAILED:
             trial.failures += 1
-        self._count_in_a_row(event["state"], has_reported=(event.get("step") or 0) > trial.step)
+        trial.is_hopeless = trial.is_hopeless or bool(event.get("hopeless"))
+        self._count_in_a_row(event, has_reported=(event.get("step") or 0) > trial.step)
         trial.reason = event.get("reason") or ""
         trial.seconds += event.get("seconds") or 0.0
         self._count_loss(trial, event)
@@ -287,11 +305,13 @@ class SweepState:
             self._give_back(trial, max(trial.step, event.get("charged") or 0))
         self._set_status(trial, event["state"])
 
-    def _count_in_a_row(self, state: str, has_reported: bool) -> None:
-        if state == FAILED:
-            self.failed_in_a_row = 1 if has_reported else self.failed_in_a_row + 1
-        elif state != INTERRUPTED or has_reported:
+    def _count_in_a_row(self, event: Event, has_reported: bool) -> None:
+        """A failure that will be tried again counts as nothing yet."""
+        state = event["state"]
+        if has_reported or state not in (FAILED, INTERRUPTED):
             self.failed_in_a_row = 0
+        if state == FAILED and "charged" in event:
+            self.failed_in_a_row += 1
 
     @staticmethod
     def _count_loss(trial: TrialRecord, event: Event) -> None:

@@ -26,12 +26,14 @@ class Ranking:
 
     Attributes:
         numbers: ascending.
+        ill: those of them without a finite value in every column, ascending.
         position: with several objectives, the order among equals of a front, by number; empty for
             the lower number first.
     """
 
     def __init__(self, goal: Goal) -> None:
         self.numbers: list[int] = []
+        self.ill: list[int] = []
         self.position: dict[int, int] = {}
         self._goal, self._has_one = goal, len(goal.objectives) == 1
         self._seen: dict[int, Values] = {}
@@ -52,6 +54,8 @@ class Ranking:
             del self._seen[number], self.numbers[bisect_left(self.numbers, number)]
             return
         self._seen[number] = values
+        if not self._goal.is_measured(values):
+            insort(self.ill, number)
         key, costs = self._place(values)
         if key is not None:
             insort(self._sorted, (key, number))
@@ -59,6 +63,8 @@ class Ranking:
             self._costs[number], self._best = costs, {}
 
     def _take_out(self, number: int, values: Values) -> None:
+        if not self._goal.is_measured(values):
+            del self.ill[bisect_left(self.ill, number)]
         key, _ = self._place(values)
         if key is not None:
             del self._sorted[bisect_left(self._sorted, (key, number))]

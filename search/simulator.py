@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.decider import Decider
+from search.failing import limits_of
 from search.jobs import Ask, Done, Job
 from search.log import FAILED, INTERRUPTED, Event, SweepState, TrialRecord
 from search.objectives import Values
@@ -71,7 +72,7 @@ def simulate(
 
     decider = Decider(plan, append, log, draw)
     simulation = Simulation(log, decider.state)
-    decider.record("resumed" if log else "started")
+    decider.record("resumed" if log else "started", limits=limits_of(plan))
     running: list[tuple[float, int, Job, int]] = []
     order = 0
     while True:

@@ -19,7 +19,14 @@ COMPARABLE = ("data.*", "metric.*", "train.steps")
 training. Values from sweeps that differ in one of them do not compare.
 """
 
-WITHOUT_EFFECT = ("train.seed", "train.report_every", "train.keep_every", "train.tensorboard")
+WITHOUT_EFFECT = (
+    "train.seed",
+    "train.report_every",
+    "train.keep_every",
+    "train.checkpoint_every",
+    "train.finite_check_every",
+    "train.tensorboard",
+)
 """Keys of which a difference is not worth a line: they do not change what is learnt."""
 
 _MISSING = object()

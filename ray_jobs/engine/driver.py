@@ -182,7 +182,9 @@ class Driver:
         path.write_text(f"{type(error).__name__}: {error}\n")
         begun = self._begun(job)
         reason = self._error_line(job)
-        self.decider.ended(job, begun.step, begun.values, state=FAILED, reason=reason)
+        self.decider.ended(
+            job, begun.step, begun.values, state=FAILED, reason=reason, hopeless=True
+        )
 
     def reported(
         self,

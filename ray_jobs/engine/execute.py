@@ -23,6 +23,7 @@ from ray_jobs.engine.trial import SweepContext, prepare_once, run_segment
 from ray_jobs.sweeping.planning import SweepSetup
 from ray_jobs.verb import tell_data
 from results.lock import take_lock
+from search.failing import limits_of
 from search.log import SweepState
 from search.options import RUNGS, Retention
 from search.optuna.mirror import Mirror
@@ -135,7 +136,13 @@ def _make_driver(
         keeps_rungs=options.keep_checkpoints == RUNGS,
     )
     name = "resumed" if log.path.stat().st_size else "started"
-    log.append(name, session=session, host=os.uname().nodename, pid=os.getpid())
+    log.append(
+        name,
+        session=session,
+        host=os.uname().nodename,
+        pid=os.getpid(),
+        limits=limits_of(setup.plan),
+    )
     events = log.read()
     optuna_mirror = Mirror(
         SweepPaths(directory).journal if options.storage == JOURNAL else options.storage,

@@ -99,6 +99,19 @@ def to_unit(domain: Domain, value: Any) -> float:
     return (value - domain.low) / (domain.high - domain.low)
 
 
+def share_between(domain: Integer | LogUniform | Uniform, low: float, high: float) -> float:
+    """The share of a domain that lies from `low` to `high`, both included: of a discrete one, of
+    its values.
+    """
+    if isinstance(domain, Integer) and domain.log:
+        ends = math.log(high + 0.5) - math.log(low - 0.5)
+        return ends / (math.log(domain.high + 0.5) - math.log(domain.low - 0.5))
+    between = to_unit(domain, high) - to_unit(domain, low)
+    if isinstance(domain, LogUniform) or domain.step is None:
+        return between
+    return between + 1.0 / _count(domain)
+
+
 def _count(domain: Integer | Uniform) -> int:
     """The number of values of a domain with a step."""
     return round((domain.high - domain.low) / (domain.step or 1)) + 1

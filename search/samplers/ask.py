@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from operator import attrgetter
 from random import Random
 from typing import Any, NamedTuple
@@ -29,6 +29,11 @@ BEST, OTHERS = 25, 300
 """Trials that the sampler is told of a level that has more: the best ones, and a sample of the
 others. TPE's good quarter never needs more of the best, and its density of the rest no more than a
 sample (`python -m benchmarks.multi_fidelity`).
+"""
+
+MOST_ILL = 9
+"""Ill trials that a sampler is told of for each one with a value at the level, the newest ones:
+TPE takes the best tenth for good, and it must not be made of ill ones.
 """
 
 _ILL: Values = {}
@@ -75,9 +80,7 @@ def level_of(plan: Plan, state: SweepState, bracket: int, draw: Random) -> int:
     """
     needed = fewest(plan)
     enough = [
-        index
-        for index, step in enumerate(plan.levels)
-        if len(state.rungs.get(step, ())) + sum(step in w.values for w in plan.warm) >= needed
+        index for index, step in enumerate(plan.levels) if _with_value(plan, state, step) >= needed
     ]
     if not enough:
         return plan.steps
@@ -86,6 +89,13 @@ def level_of(plan: Plan, state: SweepState, bracket: int, draw: Random) -> int:
     allowed = [index for index in enough if index >= lowest]
     index = highest if draw.random() < 0.5 else draw.choice(allowed)
     return plan.levels[index]
+
+
+def _with_value(plan: Plan, state: SweepState, step: int) -> int:
+    """The number of trials with a value at a step, ill ones not counted."""
+    there: Container[int] = state.rungs.get(step, {})
+    ill = sum(number in there for number in ranking(plan, state, Told, step).ill)
+    return len(state.rungs.get(step, ())) - ill + sum(bool(w.values.get(step)) for w in plan.warm)
 
 
 def fewest(plan: Plan) -> int:
@@ -100,9 +110,9 @@ def rows_at(
     many, the best and a sample of the others), ill ones, and those that have no value yet.
     """
     told = ranking(plan, state, Told, step)
-    chosen = _numbers(plan, state, told)
-    if len(chosen) > best + others and chosen is told.numbers:
-        first = told.best(best)
+    chosen = _numbers(told)
+    if len(chosen) > best + others:
+        first = told.best(best)  # of those chosen, for there is a tenth with a value
         taken = sorted(bisect_left(chosen, number) for number in first)
         before = [index - earlier for earlier, index in enumerate(taken)]  # others before each
         picked = draw.sample(range(len(chosen) - best), others)
@@ -118,7 +128,7 @@ def known_at(plan: Plan, state: SweepState, step: int) -> list[Row]:
     Earlier sweeps' trials come first; repeats and trials outside the space are left out.
     """
     told = ranking(plan, state, Told, step)
-    return [_row(plan, state, told, number) for number in _numbers(plan, state, told)]
+    return [_row(plan, state, told, number) for number in _numbers(told)]
 
 
 class Told(View):
@@ -140,13 +150,15 @@ class Told(View):
         return _ILL if is_ill else trial.rungs.get(self.where[0])
 
 
-def _numbers(plan: Plan, state: SweepState, told: Ranking) -> list[int]:
-    """The trials of a ranking of `Told`. As long as no trial has any value, failures are left out:
-    there is nothing yet that they are worse than.
+def _numbers(told: Ranking) -> list[int]:
+    """The trials of a ranking of `Told` that a sampler hears of: of the ill ones `MOST_ILL` for
+    each that has a value. As long as none has, there is nothing that they are worse than.
     """
-    if state.rungs or any(values for warm in plan.warm for values in warm.values.values()):
+    most = MOST_ILL * (len(told.numbers) - len(told.ill))
+    if len(told.ill) <= most:
         return told.numbers
-    return [n for n in told.numbers if not state.trials[n].has_failed(plan.max_failures)]
+    unheard = set(told.ill[: len(told.ill) - most])
+    return [number for number in told.numbers if number not in unheard]
 
 
 def _row(plan: Plan, state: SweepState, told: Ranking, number: int) -> Row:

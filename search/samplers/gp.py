@@ -141,7 +141,9 @@ def collect(
     values = _standardised(values, levels)
     chosen = _thinned(levels, values, len(plan.levels) - 1, draw)
     depths = np.log(plan.levels) - math.log(plan.levels[0])
-    order = np.lexsort((values[chosen], -levels[chosen]))[:STARTS]
+    # Those without a value are no place to start from, however high their level.
+    unknown = ~np.isfinite([cost for _, _, cost in entries])[chosen]
+    order = np.lexsort((values[chosen], -levels[chosen], unknown))[:STARTS]
     data = LevelData(
         features=encoder.features([entries[i][1].sampled for i in chosen]),
         is_choice=encoder.is_choice,

@@ -99,20 +99,21 @@ class Pb2(Population):
         """The number of the interval that begins at a step."""
         return 0 if step == 0 else self.plan.levels.index(step) + 1
 
-    def _costs(self, state: SweepState, step: int) -> dict[int, float]:
-        """The first objective's cost of each member with a value at a step; of those that miss
-        constraints, the worst of the others plus one and the amount by which they miss them.
+    def _costs(self, state: SweepState, *steps: int) -> list[dict[int, float]]:
+        """The first objective's cost of each member with a value at each step; of those that miss
+        constraints, the worst of the others at any of these steps plus one and the amount by which
+        they miss them.
         """
-        goal = self.plan.goal
-        there = [member for member in self.members(state) if step in member.rungs]
-        values = [member.rungs[step] for member in there]
-        costs, missed = goal.objectives[0].costs(values), goal.violations(values)
-        kept = [c for c, m in zip(costs, missed, strict=True) if m == 0.0 and np.isfinite(c)]
+        goal, found = self.plan.goal, []
+        for step in steps:
+            there = [member for member in self.members(state) if step in member.rungs]
+            values = [member.rungs[step] for member in there]
+            costs, missed = goal.objectives[0].costs(values), goal.violations(values)
+            numbers = [member.number for member in there]
+            found.append(list(zip(numbers, costs, missed, strict=True)))
+        kept = [c for rows in found for _, c, m in rows if m == 0.0 and np.isfinite(c)]
         behind = max(kept, default=0.0) + 1.0
-        return {
-            member.number: behind + amount if amount else cost
-            for member, cost, amount in zip(there, costs, missed, strict=True)
-        }
+        return [{n: behind + m if m else c for n, c, m in rows} for rows in found]
 
     def _rows(self, state: SweepState, step: int) -> IntervalData:
         """Settings and improvements of all intervals up to `step`."""
@@ -133,7 +134,7 @@ class Pb2(Population):
         finite counts as the interval's worst.
         """
         standing = self._standing(state, begin)
-        before, after = self._costs(state, begin), self._costs(state, end)
+        before, after = self._costs(state, begin, end)
         xs, gains = [], []
         for member in self.members(state):
             span = member.spans.get(begin)
@@ -151,7 +152,7 @@ class Pb2(Population):
         """The rank of each member at a step, from 0 for the best to 1 for the worst, among those
         with a finite value there.
         """
-        costs = self._costs(state, step)
+        (costs,) = self._costs(state, step)
         ranked = sorted((c, number) for number, c in costs.items() if np.isfinite(c))
         last = max(len(ranked) - 1, 1)
         return {number: index / last for index, (_, number) in enumerate(ranked)}

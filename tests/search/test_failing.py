@@ -7,9 +7,10 @@ import pytest
 from search.failing import narrowest_part
 from search.jobs import Job, Wait
 from search.log import FAILED, SweepState
+from search.optuna.distributions import share_between
 from search.samplers.ask import ask
 from search.simulator import simulate
-from search_spaces.domains import Choice, LogUniform, Uniform
+from search_spaces.domains import Choice, Integer, LogUniform, Uniform
 from search_spaces.space import Space
 from settings.schema import SettingsError
 
@@ -146,6 +147,58 @@ def test_a_resume_with_another_limit_goes_on(make_plan):
     assert mended.reason == "" and len(mended.state.trials) == 100
 
 
+@pytest.mark.parametrize(
+    "change", [{"max_failed_in_a_row": 0}, {"max_failed_in_a_row": 40}, {"max_failed_share": 1.0}]
+)
+def test_a_resume_that_changes_one_limit_counts_anew_for_both(make_plan, change):
+    """After twenty failures of twenty trials both limits hold."""
+    options = {"max_failures": 0, "seed": 1}
+    plan = make_plan(trials=100, **options)
+    events = simulate(plan, towards_the_edge, fails=always).events
+    mended = simulate(make_plan(trials=100, **options, **change), towards_the_edge, events=events)
+    assert mended.reason == "" and len(mended.state.trials) == 100
+    still = simulate(
+        make_plan(trials=100, **options, **change),
+        towards_the_edge,
+        events=events,
+        fails=always,
+    )
+    assert still.reason and len(still.state.trials) >= 40
+
+
+def test_a_killed_sweep_decides_as_one_that_was_not(make_plan, executor):
+    """What ran when it was killed goes on, for its report may end the row."""
+    plan = make_plan(trials=9, scheduler="asha", grace=10, max_failed_in_a_row=2, **OPTIONS)
+    swept = executor(plan)
+    swept.hand_out()
+    for _ in range(2):
+        swept.end(swept.hand_out().trial, FAILED, 0, None)
+    assert swept.hand_out() == Wait((0,))
+    swept.resume()
+    assert swept.hand_out().trial == 0
+    assert swept.hand_out() == Wait((0,))
+    swept.report(0)
+    assert isinstance(swept.hand_out(), Job)
+
+
+@pytest.mark.parametrize(("tries", "bad"), [(20, 1), (5, 4)])
+def test_tries_of_one_trial_are_one_failure(make_plan, tries, bad):
+    plan = make_plan(trials=40, max_failures=tries, seed=1)
+    found = simulate(plan, towards_the_edge, fails=lambda job: 5 <= job.trial < 5 + bad)
+    assert (found.reason, len(found.state.trials)) == ("", 40)
+    assert failed_of(found) == list(range(5, 5 + bad))
+    assert found.state.trials[5].failures == tries + 1
+
+
+def test_what_is_hopeless_is_not_tried_again(make_plan, executor):
+    swept = executor(make_plan(trials=9, max_failures=5, seed=1))
+    job = swept.hand_out()
+    swept.decider.ended(job, 0, {}, state=FAILED, reason="it breaks a rule", hopeless=True)
+    assert swept.hand_out().trial == 1
+    assert swept.state.trials[0].has_failed(5)
+    assert swept.state.failed_in_a_row == 1
+
+
 def test_the_end_of_a_plan_is_no_end_for_failures(make_plan):
     """Nothing is left to do, so nothing is given up."""
     plan = make_plan(trials=5, max_failed_in_a_row=5, **OPTIONS)
@@ -206,3 +259,18 @@ class TestWhereTheyLie:
     def test_keys_that_some_do_not_have_are_left_out(self):
         failed = [configuration(1e-2, 60.0, "a"), {"lr": 1e-2, "kind": "a"}]
         assert narrowest_part(SPACE, failed, []).key == "lr"
+
+
+@pytest.mark.parametrize(
+    ("domain", "low", "high", "share"),
+    [
+        (Integer(1, 2), 1, 2, 1.0),
+        (Integer(1, 4), 3, 4, 0.5),
+        (Uniform(0.0, 1.0, step=0.25), 0.0, 0.25, 0.4),
+        (Uniform(0.0, 4.0), 1.0, 2.0, 0.25),
+        (LogUniform(1e-4, 1.0), 1e-4, 1e-2, 0.5),
+        (Integer(1, 64, log=True), 1, 64, 1.0),
+    ],
+)
+def test_the_share_of_a_discrete_domain_is_that_of_its_values(domain, low, high, share):
+    assert share_between(domain, low, high) == pytest.approx(share)

@@ -14,15 +14,12 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.search_space.group_decomposed import (
-    _GroupDecomposedSearchSpace as GroupDecomposedSearchSpace,
-)
 from optuna.trial import TrialState, create_trial
 
 from search.log import SweepState
 from search.objectives import Constraint, Goal, Objective
 from search.options import SAMPLERS
-from search.optuna.distributions import decode, distribution, encode, from_unit, to_unit
+from search.optuna.distributions import distribution, from_unit, to_unit
 from search.samplers.ask import ask, known_at, level_of, rows_at
 from search.samplers.optuna_samplers import HEALTH, history
 from search.seeds import derive
@@ -356,37 +353,6 @@ def test_tpe_answers_as_optuna_does_over_a_study_of_its_own(make_plan, executor)
         told = create_trial(params=trial.sampled, distributions=distributions, value=trial.value)
         study.add_trial(told)
     assert ask(plan, state, 77) == study.ask(distributions).params
-
-
-def test_tpe_with_conditions_draws_the_groups_that_optuna_finds(conditional_plan, executor):
-    """Each of them as soon as it is needed, and those that are not needed never."""
-    plan = dataclasses.replace(conditional_plan, trials=40)
-    state = executor(plan, score).run().state
-    groups = GroupDecomposedSearchSpace(False)
-    study = optuna.create_study()
-    for trial in state.trials.values():
-        params = {key: encode(CONDITIONAL.domains[key], v) for key, v in trial.sampled.items()}
-        known = {key: distribution(CONDITIONAL.domains[key]) for key in params}
-        study.add_trial(create_trial(params=params, distributions=known, value=trial.value))
-    found = [dict(sorted(group.items())) for group in groups.calculate(study).search_spaces]
-    assert sorted(map(len, found)) == [1, 2, 4]
-    modes = set()
-    for number in range(70, 90):
-        reference = optuna.samplers.TPESampler(
-            seed=derive(plan.seed, "sampler", number), multivariate=True, constant_liar=True
-        )
-        own = optuna.create_study(sampler=reference)
-        own.add_trials(study.trials)
-        asked = own.ask()
-        drawn = {}
-        for key in CONDITIONAL.order():
-            if CONDITIONAL.is_active(key, drawn, drawn) and key not in drawn:
-                group = next(group for group in found if key in group)
-                sampled = reference._sample_relative(own, asked._cached_frozen_trial, group)
-                drawn |= {k: decode(CONDITIONAL.domains[k], v) for k, v in sampled.items()}
-        assert ask(plan, state, number) == drawn
-        modes.add(drawn["mode"])
-    assert modes == {"absolute", "learnable"}
 
 
 def test_cmaes_is_refused_where_it_means_nothing(make_plan):

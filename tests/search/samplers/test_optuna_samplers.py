@@ -7,11 +7,14 @@ import math
 
 import cmaes
 import numpy as np
+import optuna
 import pytest
+from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 from scipy.stats import qmc
 
-from search.log import SweepState
+from search.log import COMPLETE, FAILED, SweepState
 from search.objectives import Constraint, Goal, Objective
+from search.optuna.distributions import decode, distribution, encode
 from search.samplers.ask import Row, ask, known_at
 from search.samplers.cma import Replay
 from search.seeds import derive
@@ -229,3 +232,88 @@ def test_a_region_that_makes_trials_ill_is_left(make_plan, sampler):
     state, asks = SweepState(events), 3 if sampler == "gp" else 12
     drawn = [ask(plan, state, number)["x"] for number in range(60, 60 + asks)]
     assert sum(x > -0.1 for x in drawn) >= 0.8 * asks
+
+
+CONDITIONAL = Space(
+    "conditional",
+    "toy",
+    {
+        "mode": Choice(("absolute", "learnable")),
+        "cap": Uniform(4.0, 22.0, when={"mode": ("absolute",)}),
+        "start": Uniform(2.0, 16.0, step=0.5, when={"mode": ("learnable",)}),
+        "rgb": Choice((True, False), when={"mode": ("learnable",)}),
+        "width": Integer(8, 32, step=8),
+        "widths": Choice(((1, 2), (1, 2, 3), (4,))),
+    },
+)
+
+
+def test_tpe_with_conditions_draws_the_groups_that_optuna_finds(make_plan, executor):
+    """Each of them as soon as it is needed, and those that are not needed never."""
+
+    def score(sampled, step=None):
+        mode = abs(sampled["cap"] - 10) if "cap" in sampled else abs(sampled["start"] - 9.5) + 2
+        return mode + sampled["width"] / 32 + len(sampled["widths"])
+
+    domains = CONDITIONAL.domains
+    plan = dataclasses.replace(make_plan(trials=40, sampler="tpe"), space=CONDITIONAL)
+    state = executor(plan, score).run().state
+    study = optuna.create_study()
+    for trial in state.trials.values():
+        params = {key: encode(domains[key], value) for key, value in trial.sampled.items()}
+        known = {key: distribution(domains[key]) for key in params}
+        told = optuna.trial.create_trial(params=params, distributions=known, value=trial.value)
+        study.add_trial(told)
+    groups = _GroupDecomposedSearchSpace(False).calculate(study).search_spaces
+    found = [dict(sorted(group.items())) for group in groups]
+    assert sorted(map(len, found)) == [1, 2, 3]
+    modes = set()
+    for number in range(70, 90):
+        reference = optuna.samplers.TPESampler(
+            seed=derive(plan.seed, "sampler", number), multivariate=True, constant_liar=True
+        )
+        own = optuna.create_study(sampler=reference)
+        own.add_trials(study.trials)
+        asked, drawn = own.ask(), {}
+        for key in CONDITIONAL.order():
+            if CONDITIONAL.is_active(key, drawn, drawn) and key not in drawn:
+                group = next(group for group in found if key in group)
+                sampled = reference._sample_relative(own, asked._cached_frozen_trial, group)
+                drawn |= {k: decode(domains[k], value) for k, value in sampled.items()}
+        assert ask(plan, state, number) == drawn
+        modes.add(drawn["mode"])
+    assert modes == {"absolute", "learnable"}
+
+
+def warm(values, count=14):
+    """Rows of an earlier sweep over FLOATS, all with these values."""
+    draw = np.random.default_rng(3)
+    return tuple(
+        Warm({key: float(draw.uniform(-1.0, 1.0)) for key in FLOATS}, values, f"old trial {n}")
+        for n in range(count)
+    )
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp", "nsga2"])
+def test_an_earlier_sweep_in_which_all_failed_teaches_nothing(make_plan, sampler):
+    plan = of(FLOATS, make_plan(trials=20, sampler=sampler))
+    ill = dataclasses.replace(plan, warm=warm({plan.steps: {}}))
+    assert ask(ill, SweepState(), 0) == ask(plan, SweepState(), 0)
+
+
+def test_of_ill_trials_nine_are_told_for_each_sound_one(make_plan, executor):
+    """A tenth is what TPE takes for good."""
+    unlimited = {"max_failed_in_a_row": 0, "max_failed_share": 1.0}
+    plan = of(FLOATS, make_plan(trials=60, sampler="tpe", max_failures=0, **unlimited))
+    swept = executor(plan, bowl)
+    for _ in range(40):
+        job = swept.hand_out()
+        if job.trial in (5, 17):
+            swept.end(job.trial, COMPLETE, plan.steps, bowl(job.sampled))
+        else:
+            swept.end(job.trial, FAILED, 0, None)
+    rows = known_at(plan, swept.state, plan.steps)
+    sound = [row.number for row in rows if row.values]
+    ill = [row.number for row in rows if not row.values]
+    assert sound == [5, 17]
+    assert ill == [n for n in range(40) if n not in sound][-18:]

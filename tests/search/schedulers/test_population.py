@@ -18,7 +18,7 @@ from search.optuna.distributions import from_unit, to_unit
 from search.plan import Plan
 from search.rule import load_scheduler
 from search.schedulers.explore import nudged, perturbed
-from search.schedulers.pb2 import KAPPA
+from search.schedulers.pb2 import KAPPA, Pb2
 from search.simulator import simulate
 from search_spaces.domains import Choice, Integer, LogUniform, Uniform
 from search_spaces.space import Point, Space
@@ -361,3 +361,27 @@ class TestRefused:
     def test_what_a_population_cannot_do(self, options, words):
         with pytest.raises(SettingsError, match=words):
             load_scheduler(make_plan(**options))
+
+
+def test_what_misses_a_bound_alike_has_not_improved():
+    """The cost of a member behind a constraint does not move with the worst of the others."""
+    goal = Goal((Objective("v", "min"),), (Constraint.parse("c<=0"),))
+    space = Space("s", "toy", {"x": Uniform(0.0, 1.0)})
+    plan = make_plan(
+        trials=5, scheduler="pb2", steps=30, report_every=10, grace=10, goal=goal, space=space
+    )
+    ends = {10: (1.0, 1.1, 1.2, 5.0, 0.5), 20: (0.9, 1.0, 1.1, 1.3, 0.5)}
+    events = []
+    for segment, (step, values) in enumerate(ends.items()):
+        for number, value in enumerate(values):
+            at = {"trial": number, "segment": segment, "step": step}
+            columns = {"v": value, "c": 0.5 if number == 4 else 0.0}
+            begun = {"sampled": {"x": number / 5}, "seed": number, "stop_step": step}
+            events.append({"event": "handed_out", "point": None, **at, **begun})
+            events.append({"event": "rung", "value": value, "values": columns, **at})
+            ended = {"state": "paused", "value": value, "values": columns}
+            events.append({"event": "ended", **at, **ended})
+    rows = Pb2(plan)._interval_rows(SweepState(events), 10, 20)
+    gains = [row[2] for row in rows]
+    assert max(gains) == gains[3], "the one that has improved"
+    assert gains[4] == min(gains)  # nothing gained
