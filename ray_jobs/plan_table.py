@@ -31,7 +31,7 @@ def print_plan(
     Args:
         step_seconds: what a training step takes, for the cost in hours.
     """
-    console = Console()
+    console = Console(markup=False, emoji=False)  # values are printed as they are
     options = setup.options
     demand = Demand(workers=options.workers, cpus=options.cpus, gpus=options.gpus)
     at_once, where = _at_once(demand, options.max_concurrent)

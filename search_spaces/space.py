@@ -8,7 +8,6 @@ import dataclasses
 import importlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -149,21 +148,18 @@ class Space:
         in_order = {key: kept[key] for key in self.domains if key in kept}
         return dataclasses.replace(self, domains=in_order)
 
-    def place(self, name: str, preset: Flat, settings: Flat, keep: Collection[str] = ()) -> Point:
+    def place(self, name: str, preset: Flat, settings: Flat) -> Point:
         """A preset as a point of this (bound) space.
 
         Args:
-            preset: the preset's own values, in their settings' types.
+            preset: the values that a trial takes of it, in their settings' types.
             settings: the sweep's settings, on which every trial builds.
-            keep: keys (patterns of fnmatch) that stay as the sweep has them: overrides, the
-                trial's length.
         """
         changes: dict[str, Value] = {}
         for key, value in preset.items():
             if key not in settings:
                 raise unknown_key(key, settings)
-            unchanged = key not in self.domains and same_value(value, settings[key])
-            if not unchanged and not any(fnmatchcase(key, pattern) for pattern in keep):
+            if key in self.domains or not same_value(value, settings[key]):
                 changes[key] = value
         merged = {**settings, **changes}
         active = self.active(merged)

@@ -12,6 +12,7 @@ from search.plan import POPULATIONS
 from settings.option import options_of
 from settings.schema import SettingsError
 from trainables.configured import Configured
+from trainables.stepping.train_settings import computes
 
 FEW_TRIALS = 20
 """Below it there is too little for brackets to choose from, and plain halving stops the worst."""
@@ -60,10 +61,11 @@ def check_options(asked: SweepOptions, chosen: SweepOptions, configured: Configu
             f"--scheduler {chosen.scheduler} trains a population side by side, and --trials N "
             "says how large it is: add it, and leave --budget out."
         )
-    if configured.settings.train.precision == "fp16" and not chosen.gpus:
+    precision = configured.settings.train.precision
+    if not computes(precision, gpu=bool(chosen.gpus)):
         raise SettingsError(
-            "train.precision=fp16 needs a GPU, and the trials of this sweep have none: give them "
-            "one with --gpus 1, or use train.precision=bf16."
+            f"train.precision={precision} needs a GPU, and the trials of this sweep have none: "
+            "give them one with --gpus 1, or use train.precision=bf16."
         )
     check_storage(chosen.storage)
     for text in chosen.warm_start:

@@ -88,7 +88,9 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
     )
     configured = Configured(system, resolved.settings)
     space = bound_space(configured, space, list(overrides))
-    points = documented_points(options.system, configured, space, list(overrides))
+    points, of_points = documented_points(
+        options.system, configured, space, list(overrides), gpu=bool(options.gpus)
+    )
     searched = {*space.domains, *(key for point in points for key in point.sampled)}
     goal, derived = make_goal(
         configured,
@@ -110,7 +112,7 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
     plan = plan_of(chosen, configured, space, points, goal, warm, latest)
     if plan.scheduler in POPULATIONS:
         check_changeable(space.domains, configured, plan.scheduler)
-    notes += [*_notes_on_scheduler(plan), *_notes_on_rungs(plan, latest), *of_warm]
+    notes += [*_notes_on_scheduler(plan), *_notes_on_rungs(plan, latest), *of_points, *of_warm]
     document = make_document(chosen, configured, resolved.origins, plan, derived, command, notes)
     return SweepSetup(configured=configured, options=chosen, plan=plan, document=document)
 

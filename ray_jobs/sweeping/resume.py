@@ -19,7 +19,7 @@ from ray_jobs.sweeping.document import (
 from ray_jobs.sweeping.last_change import LastChange
 from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.planning import SweepSetup, plan_of
-from ray_jobs.sweeping.spaces import bound_space, documented_points
+from ray_jobs.sweeping.spaces import SET_BY_POINTS, bound_space, documented_points
 from results.directory import FORMAT, RESUMABLE, Sweep, read_history, read_sweep
 from results.store import SweepError
 from search.objectives import Constraint
@@ -228,8 +228,17 @@ def _asked_space(
     fixed += parse_overrides(overrides)
     configured = setup.configured.under(settings)
     space = bound_space(configured, load_space(setup.options.system, name), fixed)
-    points = documented_points(setup.options.system, configured, space, fixed)
-    return {"space": space.to_json(), "points": points_document(points)}
+
+    def placed(*kept: str) -> list[dict[str, Any]]:
+        points, _ = documented_points(
+            setup.options.system, configured, space, [*fixed, *kept], bool(setup.options.gpus)
+        )
+        return points_document(points)
+
+    # Versions before this one took nothing of `train.*` from a point.
+    as_before = placed(*SET_BY_POINTS)
+    points = as_before if as_before == setup.document["points"] else placed()
+    return {"space": space.to_json(), "points": points}
 
 
 def _differences(path: str, stored: Any, asked: Any) -> list[str]:

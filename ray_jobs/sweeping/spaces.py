@@ -3,18 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from search_spaces.checks import check_space
+from search_spaces.domains import same_value
 from search_spaces.space import Point, Space
 from settings.command import command
 from settings.files import PRESETS, preset_file, read_settings_file
+from settings.match import matches
 from settings.schema import SettingsError, Value, conform
+from settings.show import value_text
 from trainables.configured import Configured
+from trainables.stepping.train_settings import computes
 
-KEPT_BY_POINTS = ("train.*", "data.*", "optimizer.warmup*")
-"""A documented point is compared under the sweep's own length and data; these keys it does not
-change.
+SET_BY_POINTS = (
+    "train.clip_norm",
+    "train.ema_*",
+    "train.patience",
+    "train.overfit_ratio",
+    "train.precision",
+)
+"""Of `train.*` what a documented point sets, beside its network, loss and optimizer; the precision
+where its trials compute it.
+"""
+
+_SHARED, _MACHINE = "the same for all trials", "up to the machine"
+
+KEPT_BY_SWEEP = {
+    "data.*": "prepared once for all trials",
+    "optimizer.warmup*": _SHARED,
+    "train.steps": _SHARED,
+    "train.batch_size": _SHARED,
+    "train.validation_batch_size": _SHARED,
+    "train.accumulate": _SHARED,
+    "train.report_every": _SHARED,
+    "train.checkpoint_every": _SHARED,
+    "train.keep_every": _SHARED,
+    "train.max_skipped_steps": _SHARED,
+    "train.seed": _SHARED,
+    "train.init_from": _SHARED,
+    "train.test": _SHARED,
+    "train.loader_workers": _MACHINE,
+    "train.compile": _MACHINE,
+    "train.channels_last": _MACHINE,
+    "train.finite_check_every": _MACHINE,
+    "train.tensorboard": _MACHINE,
+    "train.count_flops": _MACHINE,
+}
+"""Keys (patterns of fnmatch) that a documented point does not change, each with the reason: it is
+compared under the sweep's own length and data.
 """
 
 _OF_THE_SWEEP = ("train.steps", "train.report_every", "train.seed")
@@ -50,17 +88,22 @@ def bound_space(configured: Configured, space: Space, overrides: Sequence[str]) 
 
 
 def documented_points(
-    name: str, configured: Configured, space: Space, overrides: Sequence[str]
-) -> tuple[Point, ...]:
-    """The points of a bound space, each as a trial of this sweep sets it.
+    name: str, configured: Configured, space: Space, overrides: Sequence[str], gpu: bool
+) -> tuple[tuple[Point, ...], list[str]]:
+    """The points of a bound space, each as a trial of this sweep sets it, and a line on each that
+    has values which its trial does not take.
 
     Args:
         name: of the system, below which its presets lie.
+        overrides: keys (patterns of fnmatch) that stay as the sweep has them, besides those of
+            `KEPT_BY_SWEEP`.
+        gpu: whether trials have one.
 
     Raises:
-        SettingsError: a preset that is missing, or sets what the system does not have.
+        SettingsError: a preset that is missing, sets what the system does not have, or breaks a
+            rule under the sweep's settings.
     """
-    leaves, points = configured.leaves, []
+    leaves, points, notes = configured.leaves, [], []
     for source in space.points:
         preset, sets = _point_values(name, source)
         typed = {
@@ -69,10 +112,42 @@ def documented_points(
         missing = [key for key in sets if key not in leaves]
         if missing:
             raise SettingsError(f"preset {preset} sets {missing[0]}, which {name} does not have.")
-        point = space.place(preset, typed, configured.values, keep=(*KEPT_BY_POINTS, *overrides))
-        configured.under(point.sampled)  # a point must be legal as a whole
+        kept = {key: _why_kept(key, value, overrides, gpu) for key, value in typed.items()}
+        taken = {key: value for key, value in typed.items() if not kept[key]}
+        point = space.place(preset, taken, configured.values)
+        try:
+            configured.under(point.sampled)  # a point must be legal as a whole
+        except SettingsError as error:
+            raise SettingsError(f"point {preset}, under this sweep's settings: {error}") from None
         points.append(point)
-    return tuple(points)
+        lost = {
+            key: why
+            for key, why in kept.items()
+            if why and not same_value(typed[key], configured.values[key])
+        }
+        if lost:
+            notes.append(f"point {preset} is trained without {_by_reason(lost, typed)}")
+    return tuple(points), notes
+
+
+def _why_kept(key: str, value: Value, overrides: Sequence[str], gpu: bool) -> str:
+    """Why a trial does not take this value of a point; "" where it does."""
+    for pattern, why in KEPT_BY_SWEEP.items():
+        if fnmatchcase(key, pattern):
+            return why
+    if matches(key, overrides):
+        return "fixed by an override"
+    if key == "train.precision" and not computes(str(value), gpu):
+        return "needs a GPU, and a trial has none: --gpus 1"
+    return ""
+
+
+def _by_reason(lost: Mapping[str, str], values: Mapping[str, Value]) -> str:
+    """`key=value, key=value (reason); ...`, in the order of the reasons' first keys."""
+    groups: dict[str, list[str]] = {}
+    for key, why in lost.items():
+        groups.setdefault(why, []).append(f"{key}={value_text(values[key])}")
+    return "; ".join(f"{', '.join(pairs)} ({why})" for why, pairs in groups.items())
 
 
 def _point_values(system: str, source: str) -> tuple[str, Mapping[str, Value]]:

@@ -4,15 +4,15 @@ spaces promise.
 
 from __future__ import annotations
 
-import fnmatch
-
 import pytest
 
+from ray_jobs.sweeping.spaces import KEPT_BY_SWEEP
 from search.guard import check_objective
 from search_spaces.checks import check_space
 from search_spaces.space import spaces_of
 from settings.files import list_presets, preset_file
 from settings.flat import flatten, leaves, replace
+from settings.match import matches
 from settings.resolve import resolve
 from settings.schema import SettingsError
 from settings.systems import SYSTEMS
@@ -80,16 +80,14 @@ def test_every_space_is_legal_and_every_point_has_a_place(case):
         assert bound.domains
         for preset in space.points:
             typed = flatten(replace(system.Settings(), preset_file(case.name, preset).values))
-            own = {key: typed[key] for key in preset_file(case.name, preset).values}
-            point = bound.place(preset, own, flatten(base), keep=("train.*", "data.*"))
-            trial = flatten(replace(base, point.sampled))
-            kept = {
-                key: value
-                for key, value in own.items()
-                if not fnmatch.fnmatchcase(key, "train.*")
-                and not fnmatch.fnmatchcase(key, "data.*")
+            taken = {
+                key: typed[key]
+                for key in preset_file(case.name, preset).values
+                if not matches(key, KEPT_BY_SWEEP)
             }
-            assert {key: trial[key] for key in kept} == kept, f"{name}: {preset}"
+            point = bound.place(preset, taken, flatten(base))
+            trial = flatten(replace(base, point.sampled))
+            assert {key: trial[key] for key in taken} == taken, f"{name}: {preset}"
 
 
 def test_the_default_objective_is_fair_in_every_space(case):

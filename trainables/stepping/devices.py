@@ -12,7 +12,7 @@ from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
 
 from settings.schema import SettingsError
-from trainables.stepping.train_settings import TrainSettings
+from trainables.stepping.train_settings import TrainSettings, computes
 
 _COMPILER_MODULES = ("torch._dynamo", "torch._inductor", "torch._functorch")
 
@@ -22,10 +22,10 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
     trials.
     """
     cuda = torch.cuda.is_available()
-    if settings.precision == "fp16" and not cuda:
+    if not computes(settings.precision, gpu=cuda):
         raise SettingsError(
-            "train.precision=fp16 needs a GPU: on a CPU Accelerate would compute in fp32 without "
-            "saying so. Use train.precision=bf16 or no."
+            f"train.precision={settings.precision} needs a GPU: on a CPU Accelerate would compute "
+            "in fp32 without saying so. Use train.precision=bf16 or no."
         )
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

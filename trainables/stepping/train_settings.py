@@ -94,3 +94,8 @@ class TrainSettings(Settings):
                 f"train.overfit_ratio must be 0 (no end) or above 1, not {self.overfit_ratio}: "
                 "the validation loss of a sound training is about its training loss."
             )
+
+
+def computes(precision: str, gpu: bool) -> bool:
+    """Whether a training with a GPU, or without one, computes in this `train.precision`."""
+    return gpu or precision != "fp16"
