@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ray_jobs.verb import OK, cache_directory, finish, parser, run_verb, tell_data
@@ -20,6 +20,9 @@ _DESCRIPTION = """\
 
 MEASURING_KEYS = ("data.*", "metric.*", "train.validation_batch_size", "train.precision")
 """What may differ from the training: the data, the measures, and how they are computed."""
+
+WIDTH = 18
+"""Of a column of the table."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +45,14 @@ def make_parser() -> ArgumentParser:
         type=current_name,
         help="of the checkpoint (default: the one it names)",
     )
+    made.add_argument(
+        "--test", action="store_true", help="on the test split, which no decision has looked at"
+    )
+    made.add_argument(
+        "--no-references",
+        action="store_true",
+        help="leave out what needs no training, measured on the same samples",
+    )
     made.add_argument("--json", action="store_true", help="print one JSON object")
     return made
 
@@ -53,6 +64,7 @@ def _evaluate(arguments: Namespace) -> int:
     from settings.schema import SettingsError
     from trainables.checkpoints import checkpoint
     from trainables.reporting.measure import evaluate_checkpoint
+    from trainables.reporting.references import measure_references
     from trainables.system import load_system
 
     path = checkpoint.find(Path(arguments.checkpoint))
@@ -72,14 +84,30 @@ def _evaluate(arguments: Namespace) -> int:
     prepared = system.prepare(settings, cache_directory())
     loaders = system.loaders(settings, prepared)
     tell_data(loaders, sys.stderr if arguments.json else sys.stdout)
-    columns = evaluate_checkpoint(system, settings, prepared, path)
+    split = "test" if arguments.test else "validation"
+    columns = evaluate_checkpoint(system, settings, prepared, path, split)
+    references = {}
+    if not arguments.no_references:
+        references = measure_references(system, settings, prepared, split)
     if arguments.json:
-        print(json.dumps({"checkpoint": str(path), "step": meta["step"], **columns}))
+        extra = {"references": references} if references else {}
+        print(json.dumps({"checkpoint": str(path), "step": meta["step"], **columns, **extra}))
         return OK
-    print(f"{path} (step {meta['step']})")
+    print(f"{path} (step {meta['step']}), {split}")
+    print("".join(_cells("", ["checkpoint", *references])))
     for key, value in columns.items():
-        print(f"  {key:<34}{'-' if value is None else format(value, '.6g')}")
+        others = [reference.get(key) for reference in references.values()]
+        print("".join(_cells(key, [_text(number) for number in (value, *others)])))
     return OK
+
+
+def _cells(key: str, values: Sequence[str]) -> Iterator[str]:
+    yield f"  {key:<34}"
+    yield from (f"{value:<{WIDTH}}" for value in values)
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
 
 
 if __name__ == "__main__":

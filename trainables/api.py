@@ -31,9 +31,18 @@ from losses.terms import Tensors, Term, TermSettings
 from metrics.health import HealthSettings
 from metrics.metric import Metric, per_sample
 from settings.schema import Settings, SettingsError, setting
+from trainables.reference import Reference
 from trainables.stepping.optimizer import OptimizerSettings
 from trainables.stepping.train_settings import SystemSettings, TrainSettings
-from trainables.system import Built, Finding, Forward, Loaders, Modules, Phase, SystemBase
+from trainables.system import (
+    Built,
+    Finding,
+    Forward,
+    Loaders,
+    Modules,
+    Phase,
+    SystemBase,
+)
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # settings
@@ -72,6 +81,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "Forward",
     "Loaders",
     "Finding",
+    "Reference",
     # data
     "DataError",
     "cached_folder",

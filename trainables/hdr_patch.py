@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from losses.hdr_patch import LossSettings, idle_terms, refused_keys, terms
 from losses.hdr_patch_terms import mu_images
 from metrics.hdr_patch import CapHealthSettings, MetricSettings, hdr_metrics
 from models.discriminator import DiscriminatorSettings
-from models.hdr.head import HeadSettings, largest_cap, needed_cap
+from models.hdr.head import HeadSettings, LogDomainHead, largest_cap, needed_cap
 from models.hdr.head import prepare as prepare_head
 from models.hdr.network import HdrPatchModel, ModelSettings
+from models.hdr.prefill import PREFILLS
 from trainables.adversarial import check_critic, critic_modules, phases_with_critic
 from trainables.api import (
     Built,
@@ -29,6 +32,7 @@ from trainables.api import (
     Modules,
     OptimizerSettings,
     Phase,
+    Reference,
     SettingsError,
     SystemBase,
     SystemSettings,
@@ -121,11 +125,14 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
         bad = prepared.counts.bad
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         named = (f"left out {len(bad)} bad frames: {'; '.join(bad[:5])}{more}",) if bad else ()
+        test = open_split(prepared, "test")
         return Loaders(
             open_split(prepared, "train"),
             open_split(prepared, "validation"),
             notes=prepared.notes,
             warnings=named,
+            test=test if len(test) else None,  # type: ignore[arg-type]  # map-style
+            units=_scenes(settings.data, prepared),
         )
 
     def phases(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Phase]:
@@ -135,6 +142,15 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
 
     def metrics(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Metric]:
         return hdr_metrics(settings.metric)
+
+    def references(
+        self, settings: HdrPatchSettings, prepared: Prepared
+    ) -> Mapping[str, Reference]:
+        heads = {kind: dataclasses.replace(settings.hdr, prefill=kind) for kind in PREFILLS}
+        return {
+            f"prefill_{kind}": Reference(partial(unchanged, head), f"the first guess {kind} alone")
+            for kind, head in heads.items()
+        }
 
     def preflight(self, settings: HdrPatchSettings, prepared: Prepared) -> Sequence[Finding]:
         """Terms that cannot work, and the share of hole targets that the cap cannot reach
@@ -148,6 +164,19 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
 def fill(modules: Modules, batch: Tensors, settings: HdrPatchSettings) -> dict[str, Tensor]:
     """The prediction on a batch."""
     return modules["model"](batch)
+
+
+def unchanged(head: HeadSettings, batch: Tensors) -> dict[str, Tensor]:
+    """The prediction of a network that changes nothing: the first guess as it is."""
+    module = LogDomainHead(head).to(batch["warped"].device).eval()
+    return module(torch.zeros_like(batch["warped"]), module.prepare(batch))
+
+
+def _scenes(settings: DataSettings, prepared: Prepared) -> dict[str, list[str]]:
+    """The scene of each crop: a sequence is one, and a folder counts as one."""
+    scene = settings.root or f"scene {settings.seed}"
+    sizes = {split: len(open_split(prepared, split)) for split in ("validation", "test")}  # type: ignore[arg-type]  # map-style
+    return {split: [scene] * size for split, size in sizes.items()}
 
 
 def critic_views(

@@ -20,6 +20,7 @@ from metrics.metric import Metric
 from settings.rooms import hidden_by_ours
 from settings.schema import Settings, SettingsError
 from settings.systems import SYSTEMS, current_name
+from trainables.reference import Reference
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 """The tree of a system's settings."""
@@ -118,9 +119,8 @@ class Loaders:
             is the step alone.
         validation: map-style. `validation[index]` returns a dict of tensors and is fixed.
         test: the same of samples that no decision looks at; None where there are none.
-        collate: makes a batch of a list of samples; torch's default where None.
-        notes: what was kept and what was left out, by name.
-        warnings: what was left out or repaired, in words with the file names.
+        units: split (validation, test) -> what each of its samples is of, in their order: the
+            patient of a slice, the scene of a crop. Without it a split is one unit.
     """
 
     train: Dataset
@@ -129,6 +129,7 @@ class Loaders:
     notes: Mapping[str, float] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     test: Dataset | None = None
+    units: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,12 @@ class System(Protocol[SettingsT, PreparedT]):
         `prepare_reads`.
         """
         return _NOTHING
+
+    def references(self, settings: SettingsT, prepared: PreparedT) -> Mapping[str, Reference]:
+        """What a trained network has to beat, by name, fitted on the training split alone; one for
+        each value where a searched choice makes it. `untrained` is the platform's own.
+        """
+        return {}
 
     def preflight(self, settings: SettingsT, prepared: PreparedT) -> Sequence[Finding]:
         """Objections to these settings, from a sample of the data; quick, for it runs before every

@@ -24,10 +24,10 @@ from data.fields.files import check_pairs, read_targets, target_files
 from data.fields.outlines import samples
 from data.files import DataError
 from data.image_folder import ImageCounts, ImageRules, find_images, write_images
-from data.split import random_split
+from data.split import random_split, take_test
 from settings.schema import Settings, SettingsError, setting
 
-_FORMAT = 1
+_FORMAT = 2
 """Version of the converted files; part of their name, so that files of another version are never
 read.
 """
@@ -73,7 +73,12 @@ class DataSettings(Settings):
     binarize_at: int = setting(
         0, "grey values above become white, others black; 0 keeps them", low=0, high=254
     )
-    count: int = setting(400, "of generated samples", low=2, high=1_000_000)
+    count: int = setting(
+        400, "of generated samples for training and validation", low=2, high=1_000_000
+    )
+    test_count: int = setting(
+        80, "of generated samples for a test, in addition to data.count", low=0, high=1_000_000
+    )
     seed: int = setting(0, "of the generated samples", low=0)
     times: int = setting(32, "time steps of a generated field", low=2, high=4096)
     probes_per_side: int = setting(
@@ -83,6 +88,9 @@ class DataSettings(Settings):
         False, "generated fields do not change when the outline is flipped left to right"
     )
     validation_share: float = setting(0.2, "of the samples", low=0.01, high=0.9)
+    test_share: float = setting(
+        0.0, "of the samples, taken out of those to train on, for a test", low=0.0, high=0.9
+    )
     split_seed: int = setting(0, "of the random choice of samples for validation", low=0)
     on_device: str = setting(
         "auto",
@@ -120,9 +128,9 @@ class Arrays:
     """The place of the converted data, and what was counted; small and picklable.
 
     Attributes:
-        folder: holds images.npy [P, 1, S, S] of bytes, train.npy and validation.npy (indices into
-            P, ascending); and main.npy [P, M] and hier.npy [P, K, h] where latents were given, as
-            given: they are not scaled yet.
+        folder: holds images.npy [P, 1, S, S] of bytes; train.npy, validation.npy and test.npy
+            (indices into P, ascending); and main.npy [P, M] and hier.npy [P, K, h] where latents
+            were given, as given: they are not scaled yet.
         fields: the file [P, T, N] in float32, "" where latents were given. A .npy file in float32
             is used in place, any other was converted into `folder`.
         latents: `folder` where latents were given, else "".
@@ -148,7 +156,7 @@ class Arrays:
         return Path(self.folder) / f"{split}.npy"
 
     def indices(self, split: str) -> NDArray[np.int64]:
-        """The indices of the samples of `train` or `validation`."""
+        """The indices of the samples of `train`, `validation` or `test`."""
         return np.load(self.indices_file(split), allow_pickle=False)
 
 
@@ -222,17 +230,18 @@ def _place_fields(path: Path, fields: NDArray[Any], folder: Path) -> str:
 
 def _generate(settings: DataSettings, folder: Path) -> dict[str, Any]:
     side, nodes = settings.image_size, settings.probes_per_side**2
+    count = settings.count + settings.test_count
     images = np.lib.format.open_memmap(
-        folder / "images.npy", mode="w+", dtype=np.uint8, shape=(settings.count, 1, side, side)
+        folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, 1, side, side)
     )
     fields = np.lib.format.open_memmap(
         folder / "fields.npy",
         mode="w+",
         dtype=np.float32,
-        shape=(settings.count, settings.times, nodes),
+        shape=(count, settings.times, nodes),
     )
     bodies = samples(
-        settings.count,
+        count,
         settings.seed,
         side,
         settings.times,
@@ -248,22 +257,25 @@ def _generate(settings: DataSettings, folder: Path) -> dict[str, Any]:
     fields.flush()
     return {
         "fields": "fields.npy",
-        "counts": _split(settings, settings.count, folder),
+        "counts": _split(settings, settings.count, folder, settings.test_count),
         "warnings": [],
     }
 
 
-def _split(settings: DataSettings, count: int, folder: Path) -> dict[str, int]:
-    """Writes the indices of both splits."""
+def _split(settings: DataSettings, count: int, folder: Path, more: int = 0) -> dict[str, int]:
+    """Writes the indices of the splits of `count` samples; `more` after them are for a test."""
     if count < 2:
         raise DataError(
             f"{settings.images}: expected samples for training and validation, found {count}."
         )
-    train, validation = random_split(count, settings.validation_share, settings.split_seed)
-    splits = {"train": train, "validation": validation}
+    seed = settings.split_seed
+    train, validation = random_split(count, settings.validation_share, seed)
+    train, test = take_test(settings.images, train, count, settings.test_share, seed)
+    test = np.concatenate([test, np.arange(count, count + more)])
+    splits = {"train": train, "validation": validation, "test": test}
     for split, indices in splits.items():
         np.save(folder / f"{split}.npy", indices)
-    return {"samples": count, **{split: len(indices) for split, indices in splits.items()}}
+    return {"samples": count + more, **{split: len(indices) for split, indices in splits.items()}}
 
 
 def _warnings(settings: DataSettings, counts: ImageCounts, count: int) -> list[str]:

@@ -22,7 +22,7 @@ DEVICE_SHARE = 0.25
 model, and for the other trials on a shared GPU.
 """
 
-SPLITS = ("train", "validation")
+SPLITS = ("train", "validation", "test")
 
 Key = int | tuple[int, int]
 
@@ -48,10 +48,10 @@ class ConditionerData(Dataset[dict[str, Tensor]]):
 
     Keys, float32: `image` [B, 1, S, S] in [0, 1]; `main` [B, M] and `hier` [B, K, h], mixed where
     the image is; `paired` [B, 1, S, S], another view of the same object, in training the image as
-    it was, in validation one that is moved by `FIXED_VIEW` with the sample's number as seed;
-    `paired_valid` [B], 1 where the views differ and the image is not mixed (000-M12: two equal
-    views, or views of different objects, say nothing on consistency); in validation `field`
-    [B, T, N] where there are fields.
+    it was, in validation and test one that is moved by `FIXED_VIEW` with the sample's number as
+    seed; `paired_valid` [B], 1 where the views differ and the image is not mixed (000-M12: two
+    equal views, or views of different objects, say nothing on consistency); in validation and
+    test `field` [B, T, N] where there are fields.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class ConditionerData(Dataset[dict[str, Tensor]]):
         rows = np.array([key[0] if isinstance(key, tuple) else key for key in keys], np.int64)
         if len(outside := rows[(rows < 0) | (rows >= len(self))]):
             raise IndexError(f"{self.split} has samples 0 .. {len(self) - 1}, not {outside[0]}")
-        if self.split == "validation":
-            return self._validation(rows)
+        if self.split != "train":
+            return self._fixed(rows)
         seeds = [key[1] for key in keys if isinstance(key, tuple)]
         if not seeds:
             return self._batch(rows)
@@ -91,8 +91,10 @@ class ConditionerData(Dataset[dict[str, Tensor]]):
         return self._training(rows, seeds)
 
     def draws(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> Draws:
-        """The changes of those samples; in validation of their other view, whatever the seeds."""
-        if self.split == "validation":
+        """The changes of those samples; in validation and test of their other view, whatever the
+        seeds.
+        """
+        if self.split != "train":
             places = self.indices[rows]
             return draw(FIXED_VIEW, places.tolist(), places.tolist(), len(self))
         return draw(self.augment, rows.tolist(), seeds, len(self))
@@ -120,7 +122,7 @@ class ConditionerData(Dataset[dict[str, Tensor]]):
         batch["image"] = add_noise(batch["image"], draws, self.augment.noise_sigma)
         return _with_validity(batch, draws)
 
-    def _validation(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+    def _fixed(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         batch = self._batch(rows)
         draws = self.draws(rows, ())
         batch["paired"] = warp(batch["image"], draws)
@@ -149,7 +151,7 @@ class ConditionerData(Dataset[dict[str, Tensor]]):
         images = np.load(self.arrays.images_file, mmap_mode="r", allow_pickle=False)
         main, hier = (self._latents(name, axes, len(images)) for name, axes in _LATENTS.items())
         fields = None
-        if self.split == "validation" and self.arrays.fields:
+        if self.split != "train" and self.arrays.fields:
             fields = np.load(self.arrays.fields, mmap_mode="r", allow_pickle=False)
         values = main.nbytes + hier.nbytes + len(self.indices) * images[0].nbytes
         if in_loader or self.on_device == "never" or not _fits(values):

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from data.cache import cached_by
 from data.fields.outlines import field, random_outline
-from data.split import random_split
+from data.split import random_split, take_test
 from settings.schema import Settings, SettingsError, setting
 
 _FORMAT = 1
@@ -41,7 +41,12 @@ class DataSettings(Settings):
         0.0, "of the samples, taken out of those to train on, for a test", low=0.0, high=0.9
     )
     split_seed: int = setting(0, "of the random split", low=0)
-    count: int = setting(400, "embedded samples", low=4, high=1_000_000)
+    count: int = setting(
+        400, "embedded samples for training and validation", low=4, high=1_000_000
+    )
+    test_count: int = setting(
+        80, "embedded samples for a test, in addition to data.count", low=0, high=1_000_000
+    )
     length: int = setting(32, "time steps of an embedded field", low=4, high=4096)
     probes_per_side: int = setting(
         8, "of an embedded field, on a square grid; its nodes are the square", low=2, high=64
@@ -95,8 +100,9 @@ def prepare(settings: DataSettings, cache: Path) -> Fields:
     else:
         path = _embedded(settings, cache)
         count, train = settings.count, _draw_train(path, settings.count, settings)
-    rest, test = _take_test(path, train, count, settings)
+    rest, test = take_test(str(path), train, count, settings.test_share, settings.split_seed)
     fields = split_fields(path, rest)
+    test = np.concatenate([test, np.arange(count, fields.shape[0])])
     others = np.setdiff1d(np.array(fields.validation), test)
     return dataclasses.replace(
         fields, validation=tuple(others.tolist()), test=tuple(test.tolist())
@@ -185,26 +191,9 @@ def _draw_train(path: Path, count: int, settings: DataSettings) -> np.ndarray:
     return random_split(count, settings.validation_share, settings.split_seed)[0]
 
 
-def _take_test(
-    path: Path, train: np.ndarray, count: int, settings: DataSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """The samples to train on, and those for a test, which are no longer among them: the
-    validation is the same with and without a test.
-    """
-    wanted = round(settings.test_share * count)
-    if not wanted:
-        return train, np.array([], dtype=np.int64)
-    if wanted >= len(train):
-        raise ValueError(
-            f"{path}: data.test_share={settings.test_share:g} takes {wanted} of the {len(train)} "
-            "samples to train on, and none is left. Lower it, or data.validation_share."
-        )
-    order = np.random.default_rng((settings.split_seed, 1)).permutation(np.unique(train))
-    return np.sort(order[wanted:]), np.sort(order[:wanted])
-
-
 def _embedded(settings: DataSettings, cache: Path) -> Path:
-    shape = [settings.count, settings.length, settings.probes_per_side, settings.seed]
+    count = settings.count + settings.test_count
+    shape = [count, settings.length, settings.probes_per_side, settings.seed]
 
     def make(scratch: Path) -> str:
         fields = [
@@ -213,7 +202,7 @@ def _embedded(settings: DataSettings, cache: Path) -> Path:
                 settings.length,
                 settings.probes_per_side,
             )
-            for number in range(settings.count)
+            for number in range(count)
         ]
         np.save(scratch / "fields.npy", np.stack(fields).astype(np.float32))
         return "fields.npy"

@@ -215,6 +215,13 @@ def open_split(
     return FixedSamples(folder, prepared.validation_samples if split == "validation" else 0)
 
 
+def units_of(prepared: Prepared, split: str) -> list[str]:
+    """The patient of each sample of `validation` or `test`."""
+    samples = open_split(prepared, split)
+    patients = samples.table["patient"][samples.chosen]  # type: ignore[attr-defined]
+    return [prepared.patients[split][index] for index in patients]
+
+
 def _convert(settings: DataSettings, dims: int, folder: Path, cache: Path) -> dict[str, Any]:
     """Writes the samples of all splits; returns the index."""
     from_folder = settings.source == "folder"

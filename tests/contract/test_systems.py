@@ -45,6 +45,27 @@ def test_it_is_found_by_its_name(case, described):
     assert load_system(case.name).name == case.name
 
 
+def test_it_has_test_samples_that_nothing_else_has(case):
+    if case.name not in SYSTEMS:
+        pytest.skip("a system of one's own may go without a test")
+    loaders = case.loaders
+    assert len(loaders.test) > 0
+    seen = {
+        split: {_bytes(data[index]) for index in range(len(data))}
+        for split, data in (("validation", loaders.validation), ("test", loaders.test))
+    }
+    originals = replace(case.settings, case.system.originals)
+    train = case.system.loaders(originals, case.prepared).train
+    trained = {_bytes(train[(index, seed)]) for index in range(len(train)) for seed in range(4)}
+    assert not seen["test"] & (seen["validation"] | trained)
+
+
+def _bytes(sample):
+    """What is given of a sample: the network's input, whatever else a split adds."""
+    key = next(key for key in ("image", "warped", "field") if key in sample)
+    return sample[key].numpy().tobytes()
+
+
 # Presets, spaces
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # A name that goes breaks systems that we have never seen: add, and take none away.
 NAMES = """
     BalancerSettings Built Composite DataError Finding Forward HealthSettings Loaders Metric
-    Modules OptimizerSettings Phase ScheduleSettings Settings SettingsError SystemBase
+    Modules OptimizerSettings Phase Reference ScheduleSettings Settings SettingsError SystemBase
     SystemSettings Tensors Term TermSettings TrainSettings adversarial_term cached_folder
     differences hole_values images images_with_hole marked per_sample random_split samples_of
     setting values values_of weighted_values

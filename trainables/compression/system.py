@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.mri.batch_augment import BatchAugment
-from data.mri.dataset import Prepared, open_split, prepare
+from data.mri.dataset import Prepared, open_split, prepare, units_of
 from losses.adversarial import idle_critic
 from losses.compression import terms
 from metrics.compression import compression_metrics
@@ -28,10 +28,12 @@ from trainables.api import (
     Metric,
     Modules,
     Phase,
+    Reference,
     SystemBase,
     Tensors,
 )
 from trainables.compression.profile import profile_cases, profile_step
+from trainables.compression.references import references
 from trainables.compression.settings import CompressionSettings
 from trainables.compression.tags import figure_tags, tags
 from trainables.compression.use import encode_data, prepare_volumes, reconstruct
@@ -81,6 +83,7 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
             notes=prepared.notes,
             warnings=prepared.warnings,
             test=test if len(test) else None,  # type: ignore[arg-type]  # map-style
+            units={s: units_of(prepared, s) for s in ("validation", "test")},
         )
 
     def phases(self, settings: CompressionSettings, prepared: Prepared | None) -> Sequence[Phase]:
@@ -92,6 +95,11 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
         self, settings: CompressionSettings, prepared: Prepared | None
     ) -> Sequence[Metric]:
         return compression_metrics(settings)
+
+    def references(
+        self, settings: CompressionSettings, prepared: Prepared
+    ) -> Mapping[str, Reference]:
+        return references(settings, self.loaders(settings, prepared))
 
     def tensorboard_names(self, settings: CompressionSettings) -> Mapping[str, tuple[str, ...]]:
         return tags(settings)

@@ -63,7 +63,11 @@ class Latents:
 
 
 def encode_all(
-    vae_file: Path, fields_path: Path, train_indices: np.ndarray, folder: Path
+    vae_file: Path,
+    fields_path: Path,
+    train_indices: np.ndarray,
+    validation: np.ndarray,
+    folder: Path,
 ) -> Latents:
     """Writes the latents of every sample below `folder`, or finds those of the same VAE there.
     Each column is scaled to +- `vae.reach` by the range of the training samples alone (000-M17).
@@ -85,7 +89,6 @@ def encode_all(
         scalers = decoder.main_scaler, decoder.hier_scaler
         scaled = _write_scaled(scratch, latents, scalers, np.array(split.train))
         write_module(scratch / "decoder.safetensors", decoder)
-        validation = np.array(split.validation)
         notes = _range_notes(scaled, scalers, validation)
         return {**notes, **_own_error(decoder, values, scaled, validation)}
 
@@ -115,7 +118,9 @@ class GivenLatents:
     notes: Mapping[str, float]
 
 
-def scale_given(source: Path, train_indices: np.ndarray, reach: float) -> GivenLatents:
+def scale_given(
+    source: Path, train_indices: np.ndarray, validation: np.ndarray, reach: float
+) -> GivenLatents:
     """Scales latents that were given (main.npy and hier.npy in `source`) as `encode_all` does, and
     writes them into a folder below `source`.
     """
@@ -135,7 +140,7 @@ def scale_given(source: Path, train_indices: np.ndarray, reach: float) -> GivenL
             for key, value in scaler.state_dict().items()
         }
         save_file(tensors, scratch / SCALERS_FILE)
-        return _range_notes(scaled, scalers, _others(len(main), train))
+        return _range_notes(scaled, scalers, validation)
 
     key = reach, hash_of_indices(train)
     folder, notes = cached_by(source, "scaled", key, make)
@@ -164,10 +169,6 @@ def _range_notes(
         "latents.validation_beyond_training": float((beyond > reach).sum()),
         "latents.validation_beyond_tanh": float((beyond > 1.0).sum()),
     }
-
-
-def _others(count: int, train: np.ndarray) -> np.ndarray:
-    return np.setdiff1d(np.arange(count), train)
 
 
 def _own_error(

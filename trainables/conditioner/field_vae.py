@@ -78,6 +78,7 @@ class FieldVae(SystemBase[FieldVaeSettings, Fields]):
         "model.main_size": 4,
         "model.hier_size": 4,
         "data.count": 24,
+        "data.test_count": 6,
         "data.length": 8,
         "data.probes_per_side": 3,
         "train.batch_size": 4,
@@ -105,6 +106,10 @@ class FieldVae(SystemBase[FieldVaeSettings, Fields]):
             FieldData(prepared, prepared.validation, *sizes),
             notes=prepared.notes,
             test=FieldData(prepared, prepared.test, *sizes) if prepared.test else None,
+            units={
+                "validation": [str(index) for index in prepared.validation],
+                "test": [str(index) for index in prepared.test],
+            },
         )
 
     def phases(self, settings: FieldVaeSettings, prepared: Fields | None) -> Sequence[Phase]:

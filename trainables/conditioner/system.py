@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from data.cache import cache_key, file_states
 from data.fields.augment import AugmentSettings
 from data.fields.dataset import Arrays, DataSettings, prepare_arrays
-from data.fields.samples import ConditionerData, collate
+from data.fields.samples import SPLITS, ConditionerData, collate
 from data.image_folder import ImageRules, find_images, write_images
 from losses.conditioner import NEED_DECODER, TERMS, LossSettings
 from metrics.conditioner import MetricSettings, conditioner_metrics
@@ -33,6 +33,7 @@ from trainables.api import (
     Modules,
     OptimizerSettings,
     Phase,
+    Reference,
     SettingsError,
     SystemBase,
     SystemSettings,
@@ -48,6 +49,7 @@ from trainables.conditioner.field_latents import (
     scale_given,
     train_or_load,
 )
+from trainables.conditioner.references import references
 
 GENERATE_BATCH = 32
 """Images that are predicted together by `generate`."""
@@ -128,6 +130,7 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
     small: Mapping[str, Any] = {
         "model.filters": (4, 8),
         "data.count": 24,
+        "data.test_count": 6,
         "data.image_size": 16,
         "data.times": 8,
         "data.probes_per_side": 3,
@@ -150,15 +153,15 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
     def prepare(self, settings: ConditionerSettings, cache: Path) -> Prepared:
         """Converts the data, trains or loads the VAE, and scales the latents of all samples."""
         arrays = prepare_arrays(settings.data, cache)
-        train = arrays.indices("train")
+        train, validation = arrays.indices("train"), arrays.indices("validation")
         if not arrays.fields:
-            given = scale_given(Path(arrays.latents), train, settings.vae.reach)
+            given = scale_given(Path(arrays.latents), train, validation, settings.vae.reach)
             return Prepared(arrays, Path(given.folder), given.meta, given.notes, None)
         fields = file_states([Path(arrays.fields)])
         key = cache_key(arrays.folder, flatten(settings.vae), fields)
         folder = cache / f"conditioner-vae-{key}"
         vae = train_or_load(settings.vae, Path(arrays.fields), train, folder / "vae")
-        latents = encode_all(vae, Path(arrays.fields), train, folder / "latents")
+        latents = encode_all(vae, Path(arrays.fields), train, validation, folder / "latents")
         meta = {
             "main_size": settings.vae.main_size,
             "hier_shape": list(settings.vae.hier_shape),
@@ -190,12 +193,21 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
     def loaders(self, settings: ConditionerSettings, prepared: Prepared) -> Loaders:
         arrays = prepared.arrays
         device = settings.data.on_device if settings.train.loader_workers == 0 else "never"
-        train, validation = (
+        train, validation, test = (
             ConditionerData(arrays, prepared.latents, split, settings.augment, device)
-            for split in ("train", "validation")
+            for split in SPLITS
         )
-        notes = {**arrays.notes, **prepared.notes}
-        return Loaders(train, validation, collate, notes=notes, warnings=arrays.warnings)
+        return Loaders(
+            train,
+            validation,
+            collate,
+            notes={**arrays.notes, **prepared.notes},
+            warnings=arrays.warnings,
+            test=test if len(test) else None,
+            units={
+                split: [str(index) for index in arrays.indices(split)] for split in SPLITS[1:]
+            },
+        )
 
     def phases(self, settings: ConditionerSettings, prepared: Prepared | None) -> Sequence[Phase]:
         fields = settings.data.kind == "fields"
@@ -207,6 +219,12 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
         self, settings: ConditionerSettings, prepared: Prepared | None
     ) -> Sequence[Metric]:
         return conditioner_metrics(settings.metric, decoder=settings.data.kind == "fields")
+
+    def references(
+        self, settings: ConditionerSettings, prepared: Prepared
+    ) -> Mapping[str, Reference]:
+        decoder = {"decoder": load_decoder(prepared.decoded)} if prepared.decoded else {}
+        return references(self.loaders(settings, prepared), decoder)
 
     def tensorboard_names(self, settings: ConditionerSettings) -> Mapping[str, str]:
         """The source's names, its components numbered in the order of our terms."""

@@ -24,7 +24,7 @@ from data.files import DataError
 from settings.flat import leaves, replace
 from settings.schema import SettingsError
 
-SMALL = DataSettings(count=20, image_size=16, times=4, probes_per_side=3)
+SMALL = DataSettings(count=20, test_count=3, image_size=16, times=4, probes_per_side=3)
 OFTEN = AugmentSettings(
     outer_probability=0.9,
     inner_probability=0.9,
@@ -51,7 +51,7 @@ def arrays(tmp_path_factory) -> Arrays:
 
 @pytest.fixture(scope="module")
 def latents(tmp_path_factory) -> Path:
-    return write_latents(tmp_path_factory.mktemp("latents"), SMALL.count)
+    return write_latents(tmp_path_factory.mktemp("latents"), SMALL.count + SMALL.test_count)
 
 
 def write_images(folder: Path, count: int) -> Path:
@@ -79,10 +79,42 @@ def folder_settings(images: Path, targets: Path, **changes) -> DataSettings:
 def test_generated_arrays_are_the_generators(arrays):
     images, fields = np.load(arrays.images_file), np.load(arrays.fields)
     assert np.load(arrays.fields, mmap_mode="r").shape[1:] == (4, 9)
-    for row, (image, field) in enumerate(samples(20, 0, 16, 4, 3, False)):
+    for row, (image, field) in enumerate(samples(23, 0, 16, 4, 3, False)):
         np.testing.assert_allclose(images[row, 0] / 255.0, image, atol=0.5 / 255 + 1e-9)
         np.testing.assert_allclose(fields[row], field, rtol=1e-6)
-    assert arrays.notes == {"samples": 20.0, "train": 16.0, "validation": 4.0}
+    assert arrays.notes == {"samples": 23.0, "train": 16.0, "validation": 4.0, "test": 3.0}
+
+
+def test_generated_samples_for_a_test_come_on_top(arrays, tmp_path):
+    """Training and validation are what they are without them."""
+    without = prepare_arrays(replace(SMALL, {"test_count": 0}), tmp_path)
+    for split in ("train", "validation"):
+        assert arrays.indices(split).tolist() == without.indices(split).tolist()
+    assert arrays.indices("test").tolist() == [20, 21, 22]
+    assert not len(without.indices("test"))
+    for name in ("images_file", "fields"):
+        most, fewer = np.load(getattr(arrays, name)), np.load(getattr(without, name))
+        np.testing.assert_array_equal(most[:20], fewer)
+
+
+def test_a_folders_test_is_taken_out_of_those_to_train_on(tmp_path):
+    np.save(tmp_path / "f.npy", np.zeros((20, 4, 9), np.float32))
+    images = write_images(tmp_path / "images", 20)
+    none, fifth = (
+        prepare_arrays(
+            folder_settings(images, tmp_path / "f.npy", test_share=share), tmp_path / "cache"
+        )
+        for share in (0.0, 0.2)
+    )
+    assert none.notes["test"] == 0.0
+    assert fifth.notes["test"] == 4.0
+    assert none.indices("validation").tolist() == fifth.indices("validation").tolist()
+    train, test = (fifth.indices(split).tolist() for split in ("train", "test"))
+    assert sorted(train + test) == none.indices("train").tolist()
+    with pytest.raises(ValueError, match=r"data\.test_share=0\.85 takes 17 of the 16 samples"):
+        prepare_arrays(
+            folder_settings(images, tmp_path / "f.npy", test_share=0.85), tmp_path / "cache"
+        )
 
 
 @hypothesis_settings(max_examples=20)
@@ -345,10 +377,10 @@ def test_what_is_prepared_and_the_datasets_travel_to_other_processes(arrays, lat
 
 def test_latents_of_other_samples_are_refused(arrays, tmp_path):
     write_latents(tmp_path, 19)
-    with pytest.raises(DataError, match=r"main\.npy: expected 2 axes and the latents of 20 samp"):
+    with pytest.raises(DataError, match=r"main\.npy: expected 2 axes and the latents of 23 samp"):
         ConditionerData(arrays, tmp_path, "train", OFTEN)[0]
-    with pytest.raises(ValueError, match="a split is one of train, validation"):
-        ConditionerData(arrays, tmp_path, "test", OFTEN)
+    with pytest.raises(ValueError, match="a split is one of train, validation, test"):
+        ConditionerData(arrays, tmp_path, "tests", OFTEN)
 
 
 @pytest.mark.gpu

@@ -65,14 +65,24 @@ def test_both_splits_have_a_sample_whatever_the_share(tmp_path):
 
 
 def test_embedded_fields_are_made_once_and_are_a_function_of_the_seed(tmp_path):
-    small = {"count": 6, "length": 5, "probes_per_side": 3}
+    small = {"count": 6, "test_count": 2, "length": 5, "probes_per_side": 3}
     one = prepare(DataSettings(**small), tmp_path)
     before = one.path, open_fields_bytes(one.path)
     again = prepare(DataSettings(**small), tmp_path)
     assert (again.path, open_fields_bytes(again.path)) == before
     other = prepare(DataSettings(**small, seed=1), tmp_path)
-    assert one.shape == (6, 5, 9)
+    assert one.shape == (8, 5, 9)
     assert not np.array_equal(np.load(one.path), np.load(other.path))
+
+
+def test_embedded_fields_for_a_test_come_on_top(tmp_path):
+    """Training and validation are what they are without them."""
+    small = {"count": 6, "length": 5, "probes_per_side": 3}
+    most, fewer = (prepare(DataSettings(**small, test_count=n), tmp_path) for n in (2, 0))
+    assert (most.test, fewer.test) == ((6, 7), ())
+    assert (most.train, most.validation) == (fewer.train, fewer.validation)
+    assert (most.low, most.high) == (fewer.low, fewer.high)
+    np.testing.assert_array_equal(np.load(most.path)[:6], np.load(fewer.path))
 
 
 def open_fields_bytes(path):

@@ -33,7 +33,7 @@ from trainables.run import LocalRun
 
 SMALL = VaeSettings(filters=(12, 10, 8), main_size=6, hier_size=4, steps=6, batch_size=4)
 ROOT = Path(__file__).resolve().parents[3]
-TRAIN = np.arange(0, 20)
+TRAIN, VALIDATION = np.arange(0, 20), np.arange(20, 25)  # one of the 26 is for a test
 
 
 def files_of(latents):
@@ -176,7 +176,7 @@ def test_a_vae_that_does_not_fit_is_refused(tmp_path, shared):
 
 def test_latents_are_scaled_by_the_training_samples_alone(tmp_path, shared):
     fields, file = shared
-    latents = encode_all(file, fields, TRAIN, tmp_path / "latents")
+    latents = encode_all(file, fields, TRAIN, VALIDATION, tmp_path / "latents")
     with torch.no_grad():
         raw = load_vae(file).encode(torch.from_numpy(np.load(fields)))
     beyond = 0
@@ -187,16 +187,16 @@ def test_latents_are_scaled_by_the_training_samples_alone(tmp_path, shared):
         found = np.load(path)
         np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=name)
         assert np.abs(found[TRAIN]).max() <= 0.7 + 1e-5
-        beyond += (np.abs(found[20:]) > 0.7 * (1 + 1e-6)).sum()
+        beyond += (np.abs(found[VALIDATION]) > 0.7 * (1 + 1e-6)).sum()
     assert np.load(files_of(latents)[1]).shape == (26, 2, 4)
     assert latents.notes["latents.validation_beyond_training"] == beyond > 0
-    assert latents.notes["latents.validation_values"] == 6 * (6 + 2 * 4)
+    assert latents.notes["latents.validation_values"] == 5 * (6 + 2 * 4)
     assert latents.notes["latents.constant_columns"] == 0
 
 
 def test_the_decoder_gives_back_what_the_vae_would(tmp_path, shared):
     fields, file = shared
-    latents = encode_all(file, fields, TRAIN, tmp_path / "latents")
+    latents = encode_all(file, fields, TRAIN, VALIDATION, tmp_path / "latents")
     decoder = load_decoder(latents)
     scaled = (torch.from_numpy(np.load(p)) for p in files_of(latents))
     true = np.load(fields)
@@ -207,7 +207,7 @@ def test_the_decoder_gives_back_what_the_vae_would(tmp_path, shared):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     errors = [
         np.linalg.norm(f - t) / np.linalg.norm(t)
-        for f, t in zip(found.numpy()[20:], true[20:], strict=True)
+        for f, t in zip(found.numpy()[VALIDATION], true[VALIDATION], strict=True)
     ]
     assert latents.notes["vae.validation_error"] == pytest.approx(np.mean(errors), rel=1e-3)
     assert latents.notes["vae.validation_error_p95"] == pytest.approx(
@@ -218,9 +218,9 @@ def test_the_decoder_gives_back_what_the_vae_would(tmp_path, shared):
 
 def test_encoded_data_is_found_again(tmp_path, shared):
     fields, file = shared
-    one = encode_all(file, fields, TRAIN, tmp_path / "latents")
+    one = encode_all(file, fields, TRAIN, VALIDATION, tmp_path / "latents")
     written = files_of(one)[0].stat().st_mtime_ns
-    two = encode_all(file, fields, TRAIN, tmp_path / "latents")
+    two = encode_all(file, fields, TRAIN, VALIDATION, tmp_path / "latents")
     assert one == two == pickle.loads(pickle.dumps(one))  # noqa: S301 - our own bytes
     assert files_of(two)[0].stat().st_mtime_ns == written
 
@@ -230,13 +230,13 @@ def test_another_vae_under_the_same_name_is_encoded_anew(tmp_path, shared):
     fields, file = shared
     own = tmp_path / "vae.safetensors"
     own.write_bytes(file.read_bytes())
-    one = encode_all(own, fields, TRAIN, tmp_path / "latents")
+    one = encode_all(own, fields, TRAIN, VALIDATION, tmp_path / "latents")
     model = load_vae(own)
     with torch.no_grad():
         model.encoder.heads[0].bias.add_(torch.arange(4.0))
         model.decoder.linear.basis.neg_()
     write_module(own, model)
-    two = encode_all(own, fields, TRAIN, tmp_path / "latents")
+    two = encode_all(own, fields, TRAIN, VALIDATION, tmp_path / "latents")
     assert not np.array_equal(np.load(files_of(one)[0]), np.load(files_of(two)[0]))
 
 
@@ -246,9 +246,10 @@ def test_given_latents_are_scaled_the_same_way(tmp_path):
     main[:, 1] = 4.0
     for name, values in (("main", main), ("hier", hier)):
         np.save(tmp_path / f"{name}.npy", values.astype(np.float32))
-    given = scale_given(tmp_path, np.arange(6), 0.5)
+    given = scale_given(tmp_path, np.arange(6), np.arange(6, 8), 0.5)
     assert given.meta == {"main_size": 5, "hier_shape": [2, 3]}
     assert given.notes["latents.constant_columns"] == 1.0
+    assert given.notes["latents.validation_values"] == 2 * (5 + 2 * 3)
     found = np.load(given.folder / "hier.npy")
     low, high = hier[:6].min(axis=0), hier[:6].max(axis=0)
     np.testing.assert_allclose(found, 0.5 * (2 * (hier - low) / (high - low) - 1), atol=1e-5)
@@ -259,5 +260,5 @@ def test_given_latents_are_scaled_the_same_way(tmp_path):
         hier,
         atol=1e-5,
     )
-    assert scale_given(tmp_path, np.arange(6), 0.5) == given
-    assert scale_given(tmp_path, np.arange(5), 0.5).folder != given.folder
+    assert scale_given(tmp_path, np.arange(6), np.arange(6, 8), 0.5) == given
+    assert scale_given(tmp_path, np.arange(5), np.arange(6, 8), 0.5).folder != given.folder

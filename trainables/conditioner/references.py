@@ -1,0 +1,106 @@
+"""What the conditioner has to beat: the mean of the latents, the latents of the most similar
+outline, and a linear model of a few pixel means.
+
+Shapes: P training samples, F features, L = M + K h numbers of both latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from trainables.api import Loaders, Modules, Reference, Tensors
+
+SIDE = 16
+"""The features of an image are its means over SIDE x SIDE squares, 16 x 16 or fewer in all."""
+
+RIDGES = tuple(10.0**power for power in range(-4, 5))
+"""Strengths of the penalty, in units of the mean square of a feature over the samples."""
+
+_AT_ONCE = 256
+
+Fitted = Callable[[Tensor], Tensor]
+"""Features [B, F] -> latents [B, L]."""
+
+
+def references(loaders: Loaders, modules: Modules) -> dict[str, Reference]:
+    """Fitted to the training samples as they are, without augmentation.
+
+    Args:
+        modules: with the frozen `decoder` where the data has fields.
+    """
+    features, latents = _training(loaders)
+    fits: Mapping[str, tuple[Fitted, str]] = {
+        "mean": (_mean(latents), "the mean of the training latents"),
+        "nearest": (_nearest(features, latents), "the latents of the most similar training image"),
+        "ridge": (ridge(features, latents), "ridge regression on 16 x 16 pixel means"),
+    }
+    return {
+        name: Reference(_predictor(fitted, modules.get("decoder")), about)
+        for name, (fitted, about) in fits.items()
+    }
+
+
+def features_of(image: Tensor) -> Tensor:
+    """The features [B, F] of images [B, 1, S, S]."""
+    return F.adaptive_avg_pool2d(image.float(), min(SIDE, image.shape[-1])).flatten(1)
+
+
+def _training(loaders: Loaders) -> tuple[Tensor, Tensor]:
+    """Features [P, F] and latents [P, L] of all training samples."""
+    features, latents = [], []
+    for batch in DataLoader(loaders.train, batch_size=_AT_ONCE, collate_fn=loaders.collate):
+        features.append(features_of(batch["image"]).cpu())
+        latents.append(torch.cat([batch["main"], batch["hier"].flatten(1)], dim=1).cpu())
+    return torch.cat(features), torch.cat(latents)
+
+
+def _predictor(fitted: Fitted, decoder: Any) -> Callable[[Tensors], Tensors]:
+    def predict(batch: Tensors) -> Tensors:
+        prediction: dict[str, Tensor] = {}
+        for image, prefix in (("image", ""), ("paired", "paired_")):
+            latents = fitted(features_of(batch[image]).cpu()).to(batch[image])
+            size = batch["main"].shape[1]
+            prediction[f"{prefix}main"] = latents[:, :size]
+            prediction[f"{prefix}hier"] = latents[:, size:].view(batch["hier"].shape)
+        if decoder is not None:
+            decoder.to(batch["image"].device)
+            prediction["field"] = decoder(prediction["main"], prediction["hier"])
+            prediction["target_field"] = decoder(batch["main"], batch["hier"])
+        return prediction
+
+    return predict
+
+
+def _mean(latents: Tensor) -> Fitted:
+    return lambda features: latents.mean(dim=0).expand(len(features), -1)
+
+
+def _nearest(known: Tensor, latents: Tensor) -> Fitted:
+    return lambda features: latents[torch.cdist(features, known).argmin(dim=1)]
+
+
+def ridge(features: Tensor, targets: Tensor) -> Fitted:
+    """Linear least squares with a penalty on the squares of the coefficients, the strength of
+    which has the least error of leaving out one sample at a time (in closed form: the residual
+    over one minus the leverage), over all numbers of the target.
+    """
+    x, y = features.double(), targets.double()
+    x_mean, y_mean = x.mean(dim=0), y.mean(dim=0)
+    u, s, v = torch.linalg.svd(x - x_mean, full_matrices=False)
+    projected = u.T @ (y - y_mean)
+    unit = s.square().sum() / x.shape[1]
+    tried: list[tuple[float, Tensor]] = []
+    for strength in RIDGES:
+        shrink = s.square() / (s.square() + strength * unit)
+        leverage = (u.square() * shrink).sum(dim=1, keepdim=True) + 1.0 / len(x)
+        residual = (y - y_mean - u @ (shrink[:, None] * projected)) / (1.0 - leverage)
+        factors = s / (s.square() + strength * unit)
+        tried.append((float(residual.square().mean()), v.T @ (factors[:, None] * projected)))
+    _, coefficients = min(tried, key=lambda pair: pair[0])
+    return lambda rows: ((rows.double() - x_mean) @ coefficients + y_mean).float()
