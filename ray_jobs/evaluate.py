@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ray_jobs.verb import OK, cache_directory, finish, parser, run_verb, tell_data
@@ -21,8 +21,8 @@ _DESCRIPTION = """\
 MEASURING_KEYS = ("data.*", "metric.*", "train.validation_batch_size", "train.precision")
 """What may differ from the training: the data, the measures, and how they are computed."""
 
-WIDTH = 18
-"""Of a column of the table."""
+WIDTH = 11
+"""Of a number in six digits."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,16 +94,19 @@ def _evaluate(arguments: Namespace) -> int:
         print(json.dumps({"checkpoint": str(path), "step": meta["step"], **columns, **extra}))
         return OK
     print(f"{path} (step {meta['step']}), {split}")
-    print("".join(_cells("", ["checkpoint", *references])))
+    headers = ["checkpoint", *references]
+    print(_line("", headers, headers))
     for key, value in columns.items():
         others = [reference.get(key) for reference in references.values()]
-        print("".join(_cells(key, [_text(number) for number in (value, *others)])))
+        print(_line(key, [_text(number) for number in (value, *others)], headers))
     return OK
 
 
-def _cells(key: str, values: Sequence[str]) -> Iterator[str]:
-    yield f"  {key:<34}"
-    yield from (f"{value:<{WIDTH}}" for value in values)
+def _line(key: str, values: Sequence[str], headers: Sequence[str]) -> str:
+    """A line of the table; a column is as wide as its header, or a number."""
+    widths = [max(len(header), WIDTH) for header in headers]
+    cells = (f"{value:<{width}}" for value, width in zip(values, widths, strict=True))
+    return f"  {key:<34}{'  '.join(cells)}".rstrip()
 
 
 def _text(value: float | None) -> str:
