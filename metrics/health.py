@@ -1,8 +1,8 @@
 """Health checks of a training: thresholds of the signs, their warnings, and which signs end it.
 
-The signs (`metrics.health_signs`) are those that the documents list: a term that outweighs the
-others, a gradient norm that explodes or vanishes, a balancer that gives up a term, a validation
-far worse than the training. A system adds those that its validation measures
+The signs (`metrics.health_signs`) are those that the documents list: a term that takes over from
+the others, a gradient norm that explodes or vanishes, a balancer that gives up a term, a
+validation far worse than the training. A system adds those that its validation measures
 (`HealthSettings.measured`). Each warns once; those that `health.stop` names end the training.
 """
 
@@ -35,7 +35,10 @@ class HealthSettings(Settings):
     measured: ClassVar[tuple[MeasuredSign, ...]] = ()
 
     term_share: float = setting(
-        0.9, "warn above: largest share of one of several terms", low=0.0, high=1.0
+        0.9,
+        "warn above, if risen by half of what it lacked: largest share of one of several terms",
+        low=0.0,
+        high=1.0,
     )
     gradient_norm_high: float = setting(
         10.0, "warn above: largest gradient norm since the last report, before clipping", low=0.0

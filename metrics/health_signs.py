@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,26 +68,36 @@ class Reading:
         sign: of `SIGNS`, or that of a `MeasuredSign`.
         name: the same with the phase's in front where it is not the first.
         subject: what is said before the value.
+        least: a value below it is not beyond any threshold.
     """
 
     sign: str
     name: str
     value: float | None
     subject: str
+    least: float = -math.inf
 
     def is_beyond(self, threshold: float) -> bool:
-        if self.value is None:
+        if self.value is None or self.value < self.least:
             return False
         return self.value < threshold if self.sign in _BELOW else self.value > threshold
 
 
 def readings(
-    report: Columns, phases: Sequence[Watched], measured: Sequence[MeasuredSign]
+    report: Columns,
+    phases: Sequence[Watched],
+    measured: Sequence[MeasuredSign],
+    declared: Mapping[str, float],
 ) -> Iterator[Reading]:
     """All readings of a report: by phase in the order of `SIGNS`, then those that the system
     measures.
+
+    Args:
+        declared: the share that each term (`loss.hole`) would have had at first under the weights
+            that the system declares (`DeclaredShares`); 0 for one that is absent.
     """
     for phase in phases:
+        yield _term_share(report, phase, declared)
         for sign, value, subject in _signs(report, phase):
             yield Reading(sign, phase.named(sign), value, subject)
     for sign_of in measured:
@@ -116,10 +127,23 @@ def number(report: Columns, column: str) -> float | None:
     return None if value is None or isinstance(value, str) else float(value)
 
 
-def _signs(report: Columns, phase: Watched) -> Iterator[tuple[str, float | None, str]]:
-    """(sign, value, what is said before the value)."""
+def _term_share(report: Columns, phase: Watched, declared: Mapping[str, float]) -> Reading:
+    """The largest share. A term has taken over where its share has risen by half of what it lacked
+    to 1: that a term is nearly all of the sum may be meant (`DeclaredShares`).
+    """
     term, share = _largest_share(report, phase)
-    yield "term_share", share, f"{phase.prefix}.{term} outweighs the other terms, its share is"
+    column = f"{phase.prefix}.{term}"
+    before = declared.get(column, 0.0)
+    subject = (
+        f"{column} took over: with the weights that the system declares its share began at "
+        f"{before:.4g}, now it is"
+    )
+    least = before + (1.0 - before) / 2.0
+    return Reading("term_share", phase.named("term_share"), share, subject, least)
+
+
+def _signs(report: Columns, phase: Watched) -> Iterator[tuple[str, float | None, str]]:
+    """(sign, value, what is said before the value), but for `term_share`."""
     norm = number(report, phase.gradient_norm)
     yield "gradient_norm_high", norm, f"large {phase.gradient_norm} of"
     yield "gradient_norm_low", norm, f"vanishing {phase.gradient_norm} of"

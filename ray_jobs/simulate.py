@@ -241,8 +241,7 @@ def read_workload(sweep: Sweep) -> tuple[Workload, int]:
 
 def _curve(sweep: Sweep, trial: TrialRecord, reports: pd.DataFrame | None, steps: int) -> Curve:
     from search.curves import Curve
-    from search.log import COMPLETE, STOPPED
-    from settings.stop_reasons import HEALTH, PATIENCE
+    from settings.stop_reasons import HEALTH, NO_OBJECTIVE, PATIENCE
 
     values: dict[int, Mapping[str, float]] = {}
     step_seconds = 0.0
@@ -252,8 +251,10 @@ def _curve(sweep: Sweep, trial: TrialRecord, reports: pd.DataFrame | None, steps
             step = int(row.pop("step"))
             values[step] = {name: v for name, v in row.items() if math.isfinite(v)}
         step_seconds = float(reports["seconds"].max() / max(values))
-    by_itself = trial.status in (COMPLETE, STOPPED) and trial.reason.startswith((PATIENCE, HEALTH))
-    ended = (trial.step, trial.reason) if by_itself and trial.step < steps else None
+    # Without an objective nothing but patience ends it early; the replay finds the value missing.
+    reason = PATIENCE if trial.reason.startswith(NO_OBJECTIVE) else trial.reason
+    by_itself = reason.startswith((PATIENCE, HEALTH)) and trial.step < steps
+    ended = (trial.step, reason) if by_itself else None
     return Curve(trial.number, values, step_seconds, ended, trial.point or "")
 
 

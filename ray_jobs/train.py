@@ -13,12 +13,14 @@ from typing import Any
 
 from ray_jobs.training import run, stages
 from ray_jobs.verb import (
+    ALL_FAILED,
     OK,
     SOME_FAILED,
     add_settings_arguments,
     check_directory,
     finish,
     parser,
+    print_error,
     run_verb,
 )
 from settings.command import command
@@ -153,7 +155,10 @@ def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> in
     if report.get(STOP_REASON):
         print(f"\nended by itself at step {report['step']}: {report[STOP_REASON]}")
     print(f"\ncheckpoints, reports and TensorBoard files are in {directory}")
-    return OK
+    failure = run.why_failed(system, resolved.settings, report)
+    if failure:
+        print_error(failure)
+    return ALL_FAILED if failure else OK
 
 
 def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, Any]) -> int:
@@ -194,21 +199,26 @@ def _run_chain(
     from trainables.checkpoints.checkpoint import at_stage
 
     report: Any = {}
+    failure = ""
     for stage, one in zip(chain.waiting, ready, strict=True):
         print(f"\nstage {stage.number} of {len(chain.stages)}: {stage.line}", flush=True)
         folder = at_stage(directory, stage.number)
         report = run.train(_place(arguments), one, folder, resume=True)
-        column = run.objective_of(one.system, one.resolved.settings)[0]
-        stage = stage.ended(report, stages.best(folder, column))
+        settings = one.resolved.settings
+        column = run.objective_of(one.system, settings)[0]
+        failure = run.why_failed(one.system, settings, report)
+        stage = stage.ended(report, stages.best(folder, column), failure)
         chain = chain.with_stage(stage)
         stages.write(directory, chain)
         print(f"stage {stage.number} ended at step {stage.step}{stages.why(stage)}", flush=True)
+        if failure:
+            print_error(failure)
         if not stage.finished and stage.number < len(chain.stages):
             print("The later stages have not begun.")
             return SOME_FAILED
     run.print_report(report)
     print(f"\neach stage is a training of its own in {directory}; {stages.FILE} has their ends")
-    return OK
+    return SOME_FAILED if failure else OK
 
 
 def _show(resolved: Any) -> None:

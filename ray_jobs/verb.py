@@ -19,9 +19,9 @@ from settings.warning import warn
 PROJECT = Path(__file__).resolve().parent.parent
 
 OK, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 2, 3, 1, 130
-"""Exit statuses: 0 all went well; 2 a request that cannot be carried out; 3 some trials failed; 1
-all of them, or so many that the sweep was ended, or an error of our own; 130 stopped by Ctrl-C,
-SIGTERM or SIGHUP, resumable."""
+"""Exit statuses: 0 all went well; 2 a request that cannot be carried out; 3 some trials failed
+(or a stage of a training); 1 all of them (or the one training), or so many that the sweep was
+ended, or an error of our own; 130 stopped by Ctrl-C, SIGTERM or SIGHUP, resumable."""
 
 _LEAVING_SECONDS = 10.0
 """For Ray to end its processes; it takes about two."""
@@ -130,8 +130,12 @@ def run_verb(main: Callable[[Any], int], arguments: Any) -> int:
                 raise
             own = isinstance(error, (SettingsError, CheckpointError, LockHeldError, SweepError))
             name = "" if own else f"{type(error).__name__}: "
-            print(f"error: {name}{error}", file=sys.stderr)
+            print_error(f"{name}{error}")
             return USAGE
+
+
+def print_error(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr)
 
 
 class _Lasting:

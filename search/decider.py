@@ -14,7 +14,7 @@ from search.objectives import Values
 from search.plan import Plan
 from search.rule import rule
 from search.samplers.ask import ask
-from settings.stop_reasons import PATIENCE
+from settings.stop_reasons import PATIENCE, no_objective
 
 LOSSES = 3
 """Number of nodes lost in a row without notice, while a trial on them makes no progress, from
@@ -108,7 +108,8 @@ class Decider:
         node_gone: bool = False,
         hopeless: bool = False,
     ) -> None:
-        """Logs the end of a job.
+        """Logs the end of a job. A training that would be complete has failed where an objective
+        has no finite value at its last report: the same seed would end there again.
 
         Args:
             state: the trial's new state, where something other than the training itself has ended
@@ -116,7 +117,13 @@ class Decider:
             node_gone: whether its node has disappeared without notice.
             hopeless: of a failure, whether it is no use to try again.
         """
-        state = state or self.end_state(job, step, reason)
+        least = least_charge(self.plan)
+        if not state:
+            state = self.end_state(job, step, reason)
+            missing = self.plan.goal.missing(values) if state == COMPLETE else []
+            if missing:
+                state, reason, hopeless = FAILED, no_objective(missing, step), True
+                least = 0  # it is charged what it trained
         holds = state == COMPLETE and job.repeat_of is None
         failures = self.state.trials[job.trial].failures
         is_last = state == FAILED and (hopeless or failures >= self.plan.max_failures)
@@ -133,7 +140,7 @@ class Decider:
             reason=reason,
             seconds=seconds,
             **({"node_gone": True} if node_gone else {}),
-            **({"charged": least_charge(self.plan)} if is_last else {}),
+            **({"charged": least} if is_last else {}),
             **({"hopeless": True} if hopeless else {}),
         )
 

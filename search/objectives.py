@@ -138,6 +138,11 @@ class Goal:
             sums = [total + max(excess, 0.0) for total, excess in zip(sums, excesses, strict=True)]
         return sums
 
+    def missing(self, values: Values) -> list[str]:
+        """The objectives that have no finite value."""
+        columns = [objective.metric for objective in self.objectives]
+        return [c for c in columns if not math.isfinite(values.get(c, math.nan))]
+
     def is_measured(self, values: Values) -> bool:
         """Whether every objective and constraint has a finite value."""
         return all(math.isfinite(values.get(column, math.nan)) for column in self.columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 STOP_REASON = "stop_reason"
@@ -13,6 +14,11 @@ PATIENCE = "patience: "
 
 HEALTH = "health: "
 """Start of the reason of a training that a health check stopped: no result, whatever its value."""
+
+NO_OBJECTIVE = "no objective: "
+"""Start of the reason of a training that has failed for good: it reached its end, and its last
+report has no value of what it is judged by. The same settings and seed would end there again.
+"""
 
 _HEALTH_STOP = re.compile(rf"{HEALTH}(\S+) (\S+) ([<>]) (\S+) at step (\d+)")
 
@@ -56,6 +62,15 @@ class HealthStop:
         relation = "<" if self.value < self.threshold else ">"
         numbers = f"{_plain(self.value)} {relation} {_plain(self.threshold)}"
         return f"{HEALTH}{self.name} {numbers} at step {self.step}"
+
+
+def no_objective(columns: Sequence[str], step: int) -> str:
+    """The reason of a training that ended at `step` without a value in these columns."""
+    return (
+        f"{NO_OBJECTIVE}no finite value of {', '.join(columns)} at step {step}, where the "
+        "training ended, and the same settings and seed end there again. Its reports say since "
+        "when: change what leads there (often a learning rate that is too high)"
+    )
 
 
 def _plain(value: float) -> str:

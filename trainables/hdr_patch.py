@@ -52,6 +52,13 @@ WARN_SHARE = 0.05
 """Share of unreachable hole targets above which the pre-flight speaks."""
 
 
+def _health() -> CapHealthSettings:
+    """Ten times the documents' norms: a log radiance is off by whole nats, and the demo trains
+    well at norms of 50 to 75.
+    """
+    return CapHealthSettings(gradient_norm_high=100.0, gradient_norm_stop=500.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class HdrPatchSettings(SystemSettings):
     """The defaults are the demo: CPU-sized, a minute a trial. `--preset paper` has the document's
@@ -65,7 +72,7 @@ class HdrPatchSettings(SystemSettings):
     critic: CriticSettings = field(default_factory=CriticSettings)
     data: DataSettings = field(default_factory=DataSettings)
     metric: MetricSettings = field(default_factory=MetricSettings)
-    health: CapHealthSettings = field(default_factory=CapHealthSettings)
+    health: CapHealthSettings = field(default_factory=_health)
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=2e-3, beta2=0.98, eps=1e-6, warmup=0.05)
     )

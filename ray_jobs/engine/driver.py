@@ -177,9 +177,7 @@ class Driver:
 
     def _refuse(self, job: Job, error: Exception) -> None:
         """Logs that a segment could not begin; the sweep continues with the next one."""
-        path = self._error_file(job)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{type(error).__name__}: {error}\n")
+        self._write_error(job, f"{type(error).__name__}: {error}\n")
         begun = self._begun(job)
         reason = self._error_line(job)
         self.decider.ended(
@@ -248,8 +246,9 @@ class Driver:
 
     def _write_end(self, current: Running, failed: bool) -> None:
         state, reason = self._verdict(current, failed)
+        job = current.job
         self.decider.ended(
-            current.job,
+            job,
             current.step,
             current.values,
             state=state,
@@ -257,6 +256,9 @@ class Driver:
             seconds=round(current.held_seconds, 4),
             node_gone=current.node_gone,
         )
+        trial = self.state.trials[job.trial]
+        if trial.status == FAILED and not self._error_file(job).exists():
+            self._write_error(job, f"{trial.reason}\n")
 
     def _verdict(self, current: Running, failed: bool) -> tuple[str, str]:
         """State and reason of the end; the state is "" where it follows from the reason or the
@@ -292,10 +294,10 @@ class Driver:
         reason = f"{loss.reason}: {losses} in a row under this trial, which came no further"
         path = self._error_file(current.job)
         error_text = path.read_text() if path.exists() else ""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
+        self._write_error(
+            current.job,
             f"{reason}.\nIt may be the cause: does it take all memory of its node? "
-            f"--max-failures N lets it try again.\n\n{error_text}"
+            f"--max-failures N lets it try again.\n\n{error_text}",
         )
         return FAILED, reason
 
@@ -305,12 +307,17 @@ class Driver:
         """
         path = self._error_file(job)
         if not path.exists() or not path.stat().st_size:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(
+            self._write_error(
+                job,
                 "The trial's process ended without an error of its own: it was killed, ran out of "
-                "memory, or its node is gone.\n"
+                "memory, or its node is gone.\n",
             )
         return path.read_text().splitlines()[0][:500]
+
+    def _write_error(self, job: Job, text: str) -> None:
+        path = self._error_file(job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
     def _error_file(self, job: Job) -> Path:
         return self.context.paths.trial(job.trial).error

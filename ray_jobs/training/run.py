@@ -95,6 +95,20 @@ def print_report(report: Any) -> None:
         print(f"  {key:<{width}}  {'-' if value is None else format(value, '.6g')}")
 
 
+def why_failed(system: Any, settings: Any, report: Mapping[str, Any]) -> str:
+    """Why a training with that last report has failed: its objective has no value there; "" where
+    it has one, or where a health check has ended the training.
+    """
+    from metrics.health_signs import number
+    from settings.stop_reasons import PATIENCE, STOP_REASON, no_objective
+
+    column = objective_of(system, settings)[0]
+    ended = report.get(STOP_REASON) or PATIENCE
+    if not ended.startswith(PATIENCE) or number(report, column) is not None:
+        return ""
+    return no_objective([column], int(report["step"]))
+
+
 def objective_of(system: Any, settings: Any) -> tuple[str, str]:
     """Column and direction that decide the best checkpoint: the system's first metric that has
     one.

@@ -34,7 +34,8 @@ class Stage:
         settings: those that differ between the stages; text until they are resolved.
         finished: whether the next one may begin.
         step: its last step; None before its end.
-        stop_reason: why it ended by itself, such as its plateau; None where it ran all its steps.
+        stop_reason: why it ended by itself, such as its plateau, or has failed; None where it ran
+            all its steps.
         best: the objective's column, the step at which it was best, and its value there.
     """
 
@@ -50,14 +51,17 @@ class Stage:
         """Its own settings as they are typed."""
         return "  ".join(f"{key}={_text(value)}" for key, value in self.settings.items())
 
-    def ended(self, report: Mapping[str, Any], best: Mapping[str, Any] | None) -> Stage:
+    def ended(
+        self, report: Mapping[str, Any], best: Mapping[str, Any] | None, failure: str
+    ) -> Stage:
         """The stage after a training with that last report.
 
-        One that was ended for ill health is not finished: no stage should begin with its weights.
+        One that was ended for ill health, or has failed (`run.why_failed`), is not finished: no
+        stage should begin with its weights.
         """
         from settings.stop_reasons import PATIENCE, STOP_REASON
 
-        reason = report.get(STOP_REASON)
+        reason = failure or report.get(STOP_REASON)
         finished = reason is None or reason.startswith(PATIENCE)
         step = int(report["step"])
         return replace(self, finished=finished, step=step, stop_reason=reason, best=best)

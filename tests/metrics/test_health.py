@@ -34,12 +34,12 @@ def make_report(losses, weights, norm=1.0, validation=None, step=10):
 SOUND = make_report(dict.fromkeys(TERMS, 1.0), dict.fromkeys(TERMS, 1.0))
 
 
-def read(report, settings, phases):
-    return list(readings(report, phases, settings.measured))
+def read(report, settings, phases, declared=()):
+    return list(readings(report, phases, settings.measured, dict(declared)))
 
 
-def warned(report, settings, phases):
-    return findings(read(report, settings, phases), settings, report["step"])
+def warned(report, settings, phases, declared=()):
+    return findings(read(report, settings, phases, declared), settings, report["step"])
 
 
 def columns_of(report, settings, phases, before):
@@ -64,16 +64,41 @@ def test_a_sound_report_warns_of_nothing():
     }
 
 
-def test_one_term_that_outweighs_the_others_is_named():
+def test_a_term_that_takes_over_is_named():
     losses = {"main": 1.0, "hier": 1.0, "spectral": 1.0}
     report = make_report(losses, {"main": 10.0, "hier": 0.5, "spectral": 0.1})
-    (found,) = warned(report, HealthSettings(), [FIXED])
+    (found,) = warned(report, HealthSettings(), [FIXED], {"loss.main": 0.25})
     assert found.name == "term_share"
     assert found.text == (
-        f"step 10: loss.main outweighs the other terms, its share is {10.0 / 10.6:.4g} "
-        "(health.term_share=0.9)"
+        "step 10: loss.main took over: with the weights that the system declares its share began "
+        f"at 0.25, now it is {10.0 / 10.6:.4g} (health.term_share=0.9)"
     )
     assert names(report, HealthSettings(term_share=0.95)) == []
+
+
+@pytest.mark.parametrize(
+    ("declared", "share", "is_told"),
+    [
+        (0.0, 0.89, False),
+        (0.0, 0.91, True),
+        (0.92, 0.92, False),  # the plain 10:1 loss of `conditioner`
+        (0.92, 0.959, False),
+        (0.92, 0.961, True),
+        (0.5, 0.89, False),
+        (0.5, 0.91, True),
+        (0.99, 0.991, False),
+        (0.99, 0.9951, True),
+        (1.0, 0.999, False),
+    ],
+)
+def test_it_has_risen_by_half_of_what_it_lacked(declared, share, is_told):
+    report = make_report({"main": share, "hier": 1.0 - share}, {"main": 1.0, "hier": 1.0})
+    shares = {"loss.main": declared, "loss.hier": 0.0}
+    found = warned(report, HealthSettings(), [FIXED], shares)
+    assert [finding.name for finding in found] == ["term_share"] * is_told
+    settings = HealthSettings(stop=("term_share",), stop_after=1)
+    _, stop = health_stop(read(report, settings, [FIXED], shares), settings, 10, {})
+    assert (stop is not None) == is_told, "what is not warned of ends nothing"
 
 
 def test_a_term_alone_has_no_share_to_speak_of():

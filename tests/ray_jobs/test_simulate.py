@@ -16,6 +16,7 @@ from search.simulator import simulate
 from search_spaces.domains import Uniform
 from search_spaces.space import Space
 from settings.paths import SweepPaths
+from settings.stop_reasons import no_objective
 
 TOY = "trainables.toy:Toy"
 STEPS, EVERY = 40, 5
@@ -190,6 +191,27 @@ def test_what_was_stopped_is_left_out_in_words(swept, capsys):
     assert main([str(swept("asha")), "--orders", "2"]) == 0
     printed = capsys.readouterr().out
     assert "trials are left out: they were stopped, failed or wait at a rung" in printed
+
+
+def test_who_ended_early_without_an_objective_does_so_again(swept):
+    """It is a whole curve, though it has no reports up to the last step."""
+    directory, end = swept("none"), 20
+    log, reports = SweepPaths(directory).log, SweepPaths(directory).reports_of(5)
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    for event in events:
+        if event["event"] == "ended" and event["trial"] == 5:
+            reason = no_objective(["val.mse"], end)
+            event |= {"state": "failed", "step": end, "value": None, "values": {}, "holds": []}
+            event |= {"reason": reason}
+    log.write_text("".join(json.dumps(event) + "\n" for event in events))
+    rows = [json.loads(line) for line in reports.read_text().splitlines()][: end // EVERY]
+    rows[-1]["val.mse"] = None
+    reports.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    workload, _ = read_workload(read_sweep(directory))
+    assert workload.left_out == 0
+    state = workload.run(workload.plan("none"), workers=2).state
+    (failed,) = [trial for trial in state.trials.values() if trial.status == "failed"]
+    assert (failed.step, failed.reason) == (end, reason)
 
 
 def test_a_sweep_without_a_whole_curve_is_refused(swept, capsys):

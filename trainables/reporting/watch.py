@@ -16,6 +16,7 @@ from metrics.health_signs import Watched, number, overfit_ratio, readings
 from metrics.metric import Metric
 from settings.schema import SettingsError, listed
 from settings.stop_reasons import PATIENCE, STOP_REASON, HealthStop
+from trainables.reporting.declared_shares import DeclaredShares
 from trainables.run import Report
 from trainables.stepping.train_settings import SystemSettings
 from trainables.system import Phase
@@ -42,6 +43,7 @@ class Watch:
         self.train, self.warn = settings.train, warn
         self.health = health
         self.phases = [watched(phase) for phase in phases]
+        self.declared = DeclaredShares(settings, phases)
         self.objective = objective or _first_with_direction(metrics)
         if self.train.patience and self.objective is None:
             raise SettingsError(
@@ -64,7 +66,8 @@ class Watch:
         ill = self._overfitted(report)
         if self.health is not None:
             step = _step(report)
-            signs = list(readings(report, self.phases, self.health.measured))
+            declared = self.declared.look(report)
+            signs = list(readings(report, self.phases, self.health.measured, declared))
             columns, fresh = health_columns(signs, self.health, step, before)
             added.update(columns)
             for finding in fresh:
@@ -120,12 +123,15 @@ class Watch:
             "best_step": self.best_step,
             "waited": self.waited,
             "streaks": self.streaks,
+            "first": self.declared.first,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.best, self.best_step = state["best"], state["best_step"]
         self.waited = state["waited"]
-        self.streaks = dict(state.get("streaks") or {})  # earlier versions had none
+        # Earlier versions had neither; the next report is the first one then.
+        self.streaks = dict(state.get("streaks") or {})
+        self.declared.first = dict(state.get("first") or {})
 
 
 def goes_on(reason: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -109,14 +109,30 @@ def test_draws_that_are_all_refused_end_the_sweep(make_driver):
     assert len(ends(driver)) == 7
 
 
-def test_a_segment_that_ends_early_by_itself_has_failed(make_driver):
+def test_a_segment_that_ends_early_by_itself_has_failed(make_driver, tmp_path):
     """Were it "interrupted", it would be handed out again for ever."""
     driver = make_driver()
     driver.next("a")
     report(driver, "a", 5, 0.5)
     driver.ended("a", failed=False)
     (end,) = ends(driver)
-    assert (end["state"], end["reason"]) == ("failed", "it ended at step 5 of 10 without an error")
+    reason = "it ended at step 5 of 10 without an error"
+    assert (end["state"], end["reason"]) == ("failed", reason)
+    assert (tmp_path / "trials/0000/error.txt").read_text() == f"{reason}\n"
+
+
+@pytest.mark.parametrize(("step", "reason"), [(10, ""), (5, "patience: val.x")])
+def test_an_end_without_an_objective_is_a_failure_for_good(make_driver, tmp_path, step, reason):
+    driver = make_driver(trials=1, max_failures=2)
+    driver.next("a")
+    assert not driver.reported("a", step, {}, 1.0, 0.0, reason)
+    driver.ended("a", failed=False)
+    (end,) = ends(driver)
+    assert (end["state"], end["step"], end["value"]) == ("failed", step, None)
+    assert end["reason"].startswith(f"no objective: no finite value of val.x at step {step}, ")
+    assert (tmp_path / "trials/0000/error.txt").read_text() == f"{end['reason']}\n"
+    assert isinstance(driver.next("b"), Done)
+    assert isinstance(make_driver(trials=1, max_failures=9).next("c"), Done), "nor after a resume"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from metrics.health import SIGNS, HealthSettings
 from settings.flat import flatten, replace
 from settings.schema import SettingsError
 from settings.stop_reasons import HEALTH, PATIENCE, STOP_REASON, HealthStop
+from trainables.checkpoints.checkpoint import find, read_meta
 from trainables.contract.examined import SHORT
 from trainables.hdr_patch import HdrPatch
 from trainables.loop import fit
@@ -100,6 +101,24 @@ def test_a_sign_is_warned_of_once_also_over_a_resume(toys, tmp_path, capsys):
     assert rest.report["health.gradient_norm_high.warned"] == 1.0
     whole = toys.train(Healthy(), tmp_path / "whole", **changes)
     assert toys.without_time(rest.report) == toys.without_time(whole.report)
+
+
+def test_a_planted_term_is_told_once_also_over_a_resume(toys, tmp_path, capsys):
+    changes = {"loss__squared__weight": 100.0, "train__report_every": 2}
+    toys.train(Healthy(), tmp_path / "part", stop=6, **changes)
+    rest = toys.train(Healthy(), tmp_path / "part", resume=True, **changes)
+    said = [row for row in capsys.readouterr().err.splitlines() if "took over" in row]
+    assert len(said) == 1 and said[0].startswith("warning: step 2: loss.squared took over")
+    whole = toys.train(Healthy(), tmp_path / "whole", **changes)
+    assert toys.without_time(rest.report) == toys.without_time(whole.report)
+    kept = [read_meta(find(tmp_path / name))["watch"]["first"] for name in ("part", "whole")]
+    assert kept[0] == kept[1] == {
+        f"loss.{name}": whole.history[0][f"train.loss.{name}"] for name in ("squared", "absolute")
+    }
+    capsys.readouterr()
+    sound = toys.train(Healthy(), tmp_path / "sound", train__report_every=2)
+    assert sound.report["health.term_share.warned"] == 0.0
+    assert "took over" not in capsys.readouterr().err
 
 
 def test_a_balancer_that_starves_a_term_is_caught(toys, tmp_path, capsys):
@@ -215,7 +234,8 @@ def test_a_checkpoint_of_the_version_before_has_no_rows(toys, tmp_path):
     declared = system.phases(tree, None), system.metrics(tree, None)
     watch = Watch(tree, *declared, None, tree.health, print)
     watch.load({"best": 1.0, "best_step": 4, "waited": 2})
-    assert watch.state() == {"best": 1.0, "best_step": 4, "waited": 2, "streaks": {}}
+    kept = {"best": 1.0, "best_step": 4, "waited": 2}
+    assert watch.state() == {**kept, "streaks": {}, "first": {}}
 
 
 def test_who_is_ill_at_the_last_step_is_no_result_either(toys, tmp_path):
