@@ -132,14 +132,15 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
         bad = prepared.counts.bad
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         named = (f"left out {len(bad)} bad frames: {'; '.join(bad[:5])}{more}",) if bad else ()
-        test = open_split(prepared, "test")
+        validation, test = open_split(prepared, "validation"), open_split(prepared, "test")
+        scene = _scene(settings.data)
         return Loaders(
             open_split(prepared, "train"),
-            open_split(prepared, "validation"),
+            validation,
             notes=prepared.notes,
             warnings=named,
-            test=test if len(test) else None,  # type: ignore[arg-type]  # map-style
-            units=_scenes(settings.data, prepared),
+            test=test if len(test) else None,
+            units={"validation": [scene] * len(validation), "test": [scene] * len(test)},
         )
 
     def phases(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Phase]:
@@ -179,11 +180,9 @@ def unchanged(head: HeadSettings, batch: Tensors) -> dict[str, Tensor]:
     return module(torch.zeros_like(batch["warped"]), module.prepare(batch))
 
 
-def _scenes(settings: DataSettings, prepared: Prepared) -> dict[str, list[str]]:
-    """The scene of each crop: a sequence is one, and a folder counts as one."""
-    scene = settings.root or f"scene {settings.seed}"
-    sizes = {split: len(open_split(prepared, split)) for split in ("validation", "test")}  # type: ignore[arg-type]  # map-style
-    return {split: [scene] * size for split, size in sizes.items()}
+def _scene(settings: DataSettings) -> str:
+    """The scene of all crops: a sequence is one, and a folder counts as one."""
+    return settings.root or f"scene {settings.seed}"
 
 
 def critic_views(
@@ -234,7 +233,7 @@ def _sample(prepared: Prepared) -> dict[str, Tensor]:
     """A fixed, spread-out sample of the training crops, read once in a process."""
     if prepared.folder not in _samples:
         crops = open_split(prepared, "train")
-        size = len(crops)  # type: ignore[arg-type]  # map-style
+        size = len(crops)
         count = min(size, _SAMPLE_CROPS)
         samples = [crops[(index * size // count, 0)] for index in range(count)]
         _samples.clear()

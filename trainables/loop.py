@@ -43,7 +43,7 @@ from trainables.reporting.watch import Watch, goes_on
 from trainables.run import LocalRun, Report
 from trainables.stepping import devices
 from trainables.stepping.average import averages
-from trainables.stepping.batches import Share, hash63, train_loader, validation_loader
+from trainables.stepping.batches import Share, step_seed, train_loader, validation_loader
 from trainables.stepping.devices import make_accelerator
 from trainables.stepping.micro_batches import MicroBatches
 from trainables.stepping.not_finite import NonFiniteError, Unseen
@@ -231,8 +231,7 @@ class Training(Generic[Tree, PreparedT]):
 
     def _seed(self, step: int) -> None:
         """Seeds all that is random inside a step (dropout, noise) by (seed, step, rank)."""
-        rank = 0 if step < 0 else self.accelerator.process_index
-        value = hash63(self.train.seed, 3, step + 1, rank)
+        value = step_seed(self.train.seed, step, self.accelerator.process_index)
         random.seed(value)
         # torch.manual_seed costs 1 ms where there is no GPU.
         torch.default_generator.manual_seed(value)

@@ -264,13 +264,12 @@ def _generate(settings: DataSettings, folder: Path) -> dict[str, Any]:
 
 def _split(settings: DataSettings, count: int, folder: Path, more: int = 0) -> dict[str, int]:
     """Writes the indices of the splits of `count` samples; `more` after them are for a test."""
+    place = settings.images or "the generated samples"
     if count < 2:
-        raise DataError(
-            f"{settings.images}: expected samples for training and validation, found {count}."
-        )
+        raise DataError(f"{place}: expected samples for training and validation, found {count}.")
     seed = settings.split_seed
     train, validation = random_split(count, settings.validation_share, seed)
-    train, test = take_test(settings.images, train, count, settings.test_share, seed)
+    train, test = take_test(place, train, count, settings.test_share, seed)
     test = np.concatenate([test, np.arange(count, count + more)])
     splits = {"train": train, "validation": validation, "test": test}
     for split, indices in splits.items():

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -304,6 +304,18 @@ def _refuse_bad(settings: DataSettings, sources: Mapping[str, _Source], counts: 
                 f"fewer than {settings.min_hole_share:.2%} holes. Lower data.min_hole_share or "
                 f"data.crop.{named}"
             )
+
+
+@overload
+def open_split(prepared: Prepared, split: Literal["train"]) -> TrainCrops: ...
+
+
+@overload
+def open_split(prepared: Prepared, split: Literal["validation", "test"]) -> FixedCrops: ...
+
+
+@overload
+def open_split(prepared: Prepared, split: str) -> Dataset[dict[str, Tensor]]: ...
 
 
 def open_split(prepared: Prepared, split: str) -> Dataset[dict[str, Tensor]]:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -198,6 +198,23 @@ def prepare(settings: DataSettings, cache: Path, dims: int) -> Prepared:
     )
 
 
+@overload
+def open_split(
+    prepared: Prepared,
+    split: Literal["train"],
+    augment: AugmentSettings | None = None,
+    regions: bool = False,
+) -> TrainSamples: ...
+
+
+@overload
+def open_split(prepared: Prepared, split: Literal["validation", "test"]) -> FixedSamples: ...
+
+
+@overload
+def open_split(prepared: Prepared, split: str) -> Dataset[dict[str, Tensor]]: ...
+
+
 def open_split(
     prepared: Prepared, split: str, augment: AugmentSettings | None = None, regions: bool = False
 ) -> Dataset[dict[str, Tensor]]:
@@ -215,10 +232,9 @@ def open_split(
     return FixedSamples(folder, prepared.validation_samples if split == "validation" else 0)
 
 
-def units_of(prepared: Prepared, split: str) -> list[str]:
-    """The patient of each sample of `validation` or `test`."""
-    samples = open_split(prepared, split)
-    patients = samples.table["patient"][samples.chosen]  # type: ignore[attr-defined]
+def units_of(prepared: Prepared, split: str, samples: FixedSamples) -> list[str]:
+    """The patient of each of the samples of a split."""
+    patients = samples.table["patient"][samples.chosen]
     return [prepared.patients[split][index] for index in patients]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 from operator import attrgetter
 from random import Random
 from typing import Any, NamedTuple
@@ -93,9 +93,9 @@ def level_of(plan: Plan, state: SweepState, bracket: int, draw: Random) -> int:
 
 def _with_value(plan: Plan, state: SweepState, step: int) -> int:
     """The number of trials with a value at a step, ill ones not counted."""
-    there: Container[int] = state.rungs.get(step, {})
+    there: Collection[int] = state.rungs.get(step, {})
     ill = sum(number in there for number in ranking(plan, state, Told, step).ill)
-    return len(state.rungs.get(step, ())) - ill + sum(bool(w.values.get(step)) for w in plan.warm)
+    return len(there) - ill + sum(bool(w.values.get(step)) for w in plan.warm)
 
 
 def fewest(plan: Plan) -> int:

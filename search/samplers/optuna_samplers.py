@@ -239,7 +239,7 @@ class _Grouped(TPESampler):
     ) -> dict[str, BaseDistribution]:
         """Finds the groups. Nothing is drawn before it is asked for."""
         told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        self._group_of, self._drawn = groups(t.distributions for t in told), {}
+        self._group_of, self._drawn = _groups(t.distributions for t in told), {}
         return {}
 
     def sample_independent(
@@ -258,7 +258,7 @@ class _Grouped(TPESampler):
         return super().sample_independent(study, trial, param_name, param_distribution)
 
 
-def groups(
+def _groups(
     told: Iterable[dict[str, BaseDistribution]],
 ) -> dict[str, dict[str, BaseDistribution]]:
     """The keys that exist together with each key: in the same ones of the given trials, in

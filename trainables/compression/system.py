@@ -82,8 +82,11 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
             BatchAugment(settings.batch_augment),
             notes=prepared.notes,
             warnings=prepared.warnings,
-            test=test if len(test) else None,  # type: ignore[arg-type]  # map-style
-            units={s: units_of(prepared, s) for s in ("validation", "test")},
+            test=test if len(test) else None,
+            units={
+                "validation": units_of(prepared, "validation", validation),
+                "test": units_of(prepared, "test", test),
+            },
         )
 
     def phases(self, settings: CompressionSettings, prepared: Prepared | None) -> Sequence[Phase]:

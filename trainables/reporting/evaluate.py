@@ -98,9 +98,7 @@ def _measure(
             measures: dict[Any, Tensor] = {}
             for metric in metrics:
                 if metric.measure not in measures:
-                    sums, count = metric.measure(prediction, batch, settings)
-                    both = [sums.double().reshape(-1), count.double().reshape(1)]
-                    measures[metric.measure] = torch.cat(both)
+                    measures[metric.measure] = sums_of(metric, prediction, batch, settings)
                 vectors.append(measures[metric.measure])
         measured = phase.composite.measure(prediction, batch, settings)
         if index == 0 and worst is not None:
@@ -108,6 +106,25 @@ def _measure(
         vectors.append(torch.cat(measured))
         batch = {**batch, **phase.shared_outputs(prediction)}
     return vectors
+
+
+def sums_of(
+    metric: Metric,
+    prediction: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    settings: SystemSettings,
+) -> Tensor:
+    """The sums of a metric on a batch and, last, their count, as a float64 vector: what is added
+    over batches and ranks.
+    """
+    sums, count = metric.measure(prediction, batch, settings)
+    return torch.cat([sums.double().reshape(-1), count.double().reshape(1)])
+
+
+def value_of(metric: Metric, vector: Tensor) -> float | None:
+    """The column of a metric from such a vector; None where it is not finite."""
+    sums = vector[:-1] if vector.numel() > 2 else vector[0]
+    return finite(metric.finish(sums, float(vector[-1])))
 
 
 def _reduce(
@@ -133,8 +150,7 @@ def _columns(
     for index, phase in enumerate(phases):
         if index == 0:
             for metric, vector in zip(metrics, totals, strict=False):
-                sums = vector[:-1] if vector.numel() > 2 else vector[0]
-                columns[f"val.{metric.name}"] = finite(metric.finish(sums, float(vector[-1])))
+                columns[f"val.{metric.name}"] = value_of(metric, vector)
             position = len(metrics)
         vector = totals[position + index]
         names = list(phase.composite.terms)

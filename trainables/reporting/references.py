@@ -1,10 +1,10 @@
 """What does nothing, or next to nothing, measured as a trained network is: the references that
-stand beside every trial (docs/findings, "does it beat what needs no training?").
+stand beside every trained network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from metrics.metric import Metric, Tensors
 from settings.schema import SettingsError
 from trainables.reference import Reference
-from trainables.reporting.evaluate import finite
-from trainables.stepping.batches import hash63
+from trainables.reporting.evaluate import sums_of, value_of
+from trainables.stepping.batches import step_seed
 from trainables.stepping.devices import make_accelerator, to_device
 from trainables.stepping.train_settings import Tree
 from trainables.system import Loaders, PreparedT, System
@@ -48,9 +48,9 @@ def measure_references(
             f"system {system.name} has a reference {UNTRAINED!r}, which is the platform's own: "
             "the network at step 0. Give it another name."
         )
-    references[UNTRAINED] = untrained(system, settings, prepared)
-    metrics = system.metrics(settings, prepared)
     device = make_accelerator(settings.train).device
+    references[UNTRAINED] = untrained(system, settings, prepared, device)
+    metrics = system.metrics(settings, prepared)
     return {
         name: _measure(reference, metrics, loaders, split, settings, device)
         for name, reference in references.items()
@@ -58,16 +58,15 @@ def measure_references(
 
 
 def untrained(
-    system: System[Tree, PreparedT], settings: Tree, prepared: PreparedT
+    system: System[Tree, PreparedT], settings: Tree, prepared: PreparedT, device: torch.device
 ) -> Reference:
     """The network of the settings before its first step, from the generator that a training with
     this seed starts from.
     """
     phase = system.phases(settings, prepared)[0]
     with torch.random.fork_rng():
-        torch.manual_seed(hash63(settings.train.seed, 3, 0, 0))
+        torch.manual_seed(step_seed(settings.train.seed, -1))
         modules = system.build(settings, prepared).modules
-    device = make_accelerator(settings.train).device
     modules = {name: module.to(device).eval() for name, module in modules.items()}
     averages = {f"ema.{name}": module for name, module in modules.items()}
     return Reference(
@@ -121,7 +120,7 @@ def _measure(
     for unit, batch in _batches(loaders, split, settings.train.validation_batch_size):
         moved = to_device(batch, device, settings.train.channels_last)
         prediction = _Predicted(reference.predict(moved))
-        measured = {m.measure: _sums(m.measure, prediction, moved, settings) for m in metrics}
+        measured = {m.measure: _sums(m, prediction, moved, settings) for m in metrics}
         totals.setdefault(unit, []).append({k: v for k, v in measured.items() if v is not None})
     by_unit = [_added(parts) for parts in totals.values()]
     whole = _added(by_unit)
@@ -148,17 +147,11 @@ def _batches(loaders: Loaders, split: str, size: int) -> Iterator[tuple[str, Ten
         yield unit, batch
 
 
-def _sums(
-    measure: Callable[[Tensors, Tensors, Any], tuple[Tensor, Tensor]],
-    prediction: Tensors,
-    batch: Tensors,
-    settings: Tree,
-) -> Tensor | None:
+def _sums(metric: Metric, prediction: Tensors, batch: Tensors, settings: Tree) -> Tensor | None:
     try:
-        sums, count = measure(prediction, batch, settings)
+        return sums_of(metric, prediction, batch, settings).cpu()
     except _NotPredictedError:
         return None
-    return torch.cat([sums.double().reshape(-1), count.double().reshape(1)]).cpu()
 
 
 def _added(parts: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:
@@ -169,7 +162,4 @@ def _added(parts: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:
 
 def _value(metric: Metric, sums: Mapping[Any, Tensor]) -> float | None:
     vector = sums.get(metric.measure)
-    if vector is None:
-        return None
-    values = vector[:-1] if vector.numel() > 2 else vector[0]
-    return finite(metric.finish(values, float(vector[-1])))
+    return None if vector is None else value_of(metric, vector)

@@ -27,6 +27,13 @@ def hash63(*parts: int) -> int:
     return state >> 1
 
 
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of all that is random inside a step (dropout, noise); step -1 is the making of the
+    modules, which is alike on every rank.
+    """
+    return hash63(seed, 3, step + 1, 0 if step < 0 else rank)
+
+
 @dataclass(frozen=True)
 class Share:
     """The part of every step that one worker sees.
