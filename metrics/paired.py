@@ -1,0 +1,85 @@
+"""Paired differences and their standard error: two things measured on the same units (scenes,
+patients, texts) are compared by what they differ on each, so that what makes a unit hard for both
+cancels (E. Miller, "Adding Error Bars to Evals", 2024, sections 2.2 and 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+FEWEST = 4
+"""Units below which there is no standard error: one from n units is itself uncertain by
+1 / sqrt(2 (n - 1)), half of it at three.
+"""
+
+ERRORS = 2.0
+"""Standard errors that a difference must reach to be called one."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The mean of paired differences.
+
+    Attributes:
+        mean: of the differences, in their unit.
+        error: its standard error; None below `FEWEST` units.
+        units: number of units.
+    """
+
+    mean: float
+    error: float | None
+    units: int
+
+    @property
+    def shows(self) -> float | None:
+        """The smallest difference that would count as one; None without an error."""
+        return None if self.error is None else ERRORS * self.error
+
+    @property
+    def tells(self) -> bool:
+        """Whether the difference counts as one; never without an error."""
+        return self.error is not None and abs(self.mean) >= ERRORS * self.error and self.mean != 0
+
+    def __str__(self) -> str:
+        if self.error is None:
+            plural = "" if self.units == 1 else "s"
+            return f"{self.mean:+.3g} (no error: {self.units} unit{plural})"
+        return f"{self.mean:+.3g} ± {self.error:.2g} ({self.units} units)"
+
+
+def nested(differences: Sequence[Sequence[float]]) -> Paired:
+    """Of trainings that have their own unit each, one or several seeds a unit.
+
+    The error is that of the units' means, which holds the spread of the seeds inside a unit as
+    well. Units count alike, however many seeds each has.
+
+    Args:
+        differences: by unit, those of its seeds.
+    """
+    means = [fmean(seeds) for seeds in differences]
+    error = _error(means) if len(means) >= FEWEST else None
+    return Paired(fmean(means), error, len(means))
+
+
+def crossed(differences: Sequence[Sequence[float]]) -> Paired:
+    """Of trainings that are measured on the same units each, one or several repeats.
+
+    The error is that of both: of the units' means over repeats, and of the repeats' means over
+    units. With one repeat the second is unknown and left out.
+
+    Args:
+        differences: by repeat, those of the units, in the same order.
+    """
+    repeats = [fmean(units) for units in differences]
+    units = [fmean(column) for column in zip(*differences, strict=True)]
+    if len(units) < FEWEST:
+        return Paired(fmean(repeats), None, len(units))
+    error = math.hypot(_error(units), _error(repeats) if len(repeats) > 1 else 0.0)
+    return Paired(fmean(repeats), error, len(units))
+
+
+def _error(values: Sequence[float]) -> float:
+    return stdev(values) / math.sqrt(len(values))
