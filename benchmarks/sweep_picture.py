@@ -21,7 +21,8 @@ import pandas as pd
 
 from results.directory import Sweep, read_history, read_sweep
 from results.frame import load_reports, load_sweep
-from results.leaderboard import leader, number, ranked
+from results.leaderboard import number
+from results.ranking import leader, ranked
 
 WIDTH, HEIGHT = 880, 400
 TOP, BOTTOM = 52, 350

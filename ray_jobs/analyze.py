@@ -2,7 +2,7 @@
 page.
 
 Reads a finished, running or crashed sweep alike, without Ray. In a notebook:
-`from ray_jobs.analyze import load_sweep, load_reports`.
+`from ray_jobs.analyze import load_references, load_reports, load_sweep`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
     from results.directory import History, Sweep
     from results.frame import load_reports, load_sweep
     from results.importance import Importance
+    from results.references import load_references
 
-__all__ = ["load_reports", "load_sweep", "main"]
+__all__ = ["load_references", "load_reports", "load_sweep", "main"]
 
 
 def __getattr__(name: str) -> Any:
     """The loaders on first use, so that `--help` does not wait for pandas."""
-    if name in ("load_sweep", "load_reports"):
-        from results import frame
+    if name in __all__:
+        import results
 
-        return getattr(frame, name)
+        return getattr(results, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

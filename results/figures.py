@@ -12,7 +12,8 @@ import pandas as pd
 
 from results.directory import Sweep
 from results.importance import Importance
-from results.leaderboard import cell, leader, number, ranked, reference, scores
+from results.leaderboard import cell, number
+from results.ranking import documented, leader, ranked, scores
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -172,7 +173,7 @@ def term_curves(
 
 def _compared(sweep: Sweep, frame: pd.DataFrame) -> list[tuple[str, int, str]]:
     """(label, trial, dash) of the winner and of the document's point, once if they are one."""
-    best, document = leader(frame, sweep), reference(frame, sweep)
+    best, document = leader(frame, sweep), documented(frame, sweep)
     runs = [] if best is None else [(f"trial {best['trial']}", int(best["trial"]), "solid")]
     if document is not None and (best is None or document["trial"] != best["trial"]):
         runs.append(

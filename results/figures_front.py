@@ -11,7 +11,7 @@ import pandas as pd
 
 from results.directory import Sweep
 from results.figures import DOCUMENT, OTHER, WINNER, finished
-from results.leaderboard import judged
+from results.ranking import judged
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -47,6 +47,8 @@ def load_sweep(
             mean and standard error of the first objective over them, and the rank by the mean.
             Means that differ by less than 2 standard errors of the difference share a rank. With
             several objectives also repeats/mean/<metric>.
+        vs_reference/<name>: by how much `value` is better than that of each reference, in its
+            unit; positive is better. There once the references are measured.
         violation, feasible: the sum of the amounts by which constraints are missed; whether it is
             0 and no health check has stopped the trial.
         is_best: among complete and feasible ones, by the first objective; equal values go to the

@@ -8,15 +8,23 @@ import pandas as pd
 
 from results.directory import Sweep
 from results.front import Hypervolumes, reference_text
-from results.leaderboard import judged, leader, number, reference, score
+from results.leaderboard import number
+from results.ranking import documented, judged, leader, score
+from results.references import Look, last_test, objective_of, read_references, validation_look
+
+_NAMED = 3
+"""References that are named with their figures."""
 
 
 def headline(frame: pd.DataFrame, sweep: Sweep, volumes: Hypervolumes | None) -> str:
     """Sentences on the best trial, its lead over the document's point and its ties; with several
     objectives also on the front, its knee and its hypervolume (`results.front.hypervolumes`).
+    Where it does not beat every reference by two standard errors, that comes first.
     """
     text = _best(frame, sweep)
-    return text if volumes is None else f"{_front(frame, sweep, volumes)} {text}"
+    if volumes is not None:
+        text = f"{_front(frame, sweep, volumes)} {text}"
+    return " ".join(part for part in (*_beside(frame, sweep, text), _test(frame, sweep)) if part)
 
 
 def _best(frame: pd.DataFrame, sweep: Sweep) -> str:
@@ -45,8 +53,67 @@ def _best(frame: pd.DataFrame, sweep: Sweep) -> str:
     return f"{text}; {_against_document(best, frame, sweep)}.{_ties(best, frame)}"
 
 
+def _beside(frame: pd.DataFrame, sweep: Sweep, text: str) -> tuple[str, str]:
+    """The text with what the references say of the winner before or after it."""
+    best, look = leader(frame, sweep), validation_look(frame, sweep)
+    if best is None or not math.isfinite(best["value"]):
+        return "", text
+    if look is not None:
+        said, beats = _against_references(look, sweep, f"Trial {best['trial']}")
+        return (text, said) if beats else (said, text)
+    values = {n: objective_of(sweep, it) for n, it in read_references(sweep).items()}
+    first = next(iter(values), None)
+    if first is None or not math.isfinite(values[first]):
+        return "", text
+    gain = (values[first] - score(best)) * (1 if sweep.objective.mode == "min" else -1)
+    side = "better" if gain >= 0 else "worse"
+    return (
+        text,
+        f"Against the best reference, {first} ({number(values[first])}), it is {side} by "
+        f"{number(abs(gain))}; the error over units is measured when the sweep is finished.",
+    )
+
+
+def _against_references(look: Look, sweep: Sweep, who: str) -> tuple[str, bool]:
+    """A sentence on how the winner stands beside the references, and whether it beats them all."""
+    gains = look.gains(sweep)
+    if not gains:
+        return "", True
+    open_ones = [name for name, gain in gains.items() if not (gain.tells and gain.mean > 0)]
+    if not open_ones:
+        name, gain = next(iter(gains.items()))
+        return f"It beats every reference; the best of them, {name}, by {gain}.", True
+    told = ", ".join(f"{name} {gains[name]}" for name in open_ones[:_NAMED])
+    more = f" and {len(open_ones) - _NAMED} more" if len(open_ones) > _NAMED else ""
+    alone = len(open_ones) == len(gains)
+    verdict = "beats no reference" if alone else "does not beat every reference"
+    form = "positive is better" if len(open_ones) == 1 else "best first, positive is better"
+    return f"{who} {verdict} by two standard errors: {told}{more} ({form}).", False
+
+
+def _test(frame: pd.DataFrame, sweep: Sweep) -> str:
+    """What the test split says; "" without a look at it."""
+    look = last_test(frame, sweep)
+    if look is None:
+        return ""
+    values = [objective_of(sweep, measured) for measured in look.winner]
+    which = "" if look.number == 1 else f", look {look.number}"
+    value = number(sum(values) / len(values))
+    text = f"On the test split{which}: {sweep.objective.metric} {value}"
+    over = look.over_document(sweep)
+    if over is not None:
+        text += f", over the documented point {look.document} {over}"
+    gains = look.gains(sweep)
+    beaten = sum(gain.tells and gain.mean > 0 for gain in gains.values())
+    if gains:
+        name, gain = next(iter(gains.items()))
+        text += f", over the best reference {name} {gain}"
+        text += f"; it beats {beaten} of {len(gains)} references by two standard errors"
+    return f"{text}."
+
+
 def _against_document(best: pd.Series, frame: pd.DataFrame, sweep: Sweep) -> str:
-    document = reference(frame, sweep)
+    document = documented(frame, sweep)
     if document is None:
         return "no documented point was run"
     if document["trial"] == best["trial"]:
@@ -69,7 +136,10 @@ def _against_document(best: pd.Series, frame: pd.DataFrame, sweep: Sweep) -> str
     if _has_repeats(best) and not _has_repeats(document):
         caution += ", which was trained once"
     than = f"{side} than the documented point {document['point']}"
-    return f"{than} by {number(abs(gain))}{share}{caution}"
+    look = validation_look(frame, sweep)
+    paired = None if look is None else look.over_document(sweep)
+    units = "" if paired is None else f", by unit {paired}"
+    return f"{than} by {number(abs(gain))}{share}{units}{caution}"
 
 
 def _ties(best: pd.Series, frame: pd.DataFrame) -> str:
@@ -126,7 +196,7 @@ def _front(frame: pd.DataFrame, sweep: Sweep, volumes: Hypervolumes) -> str:
 
 
 def _dominating(front: pd.DataFrame, frame: pd.DataFrame, sweep: Sweep) -> str:
-    document = reference(frame, sweep)
+    document = documented(frame, sweep)
     if document is None or document["is_pareto"] or document["state"] != "complete":
         return ""
     better = pd.Series(True, index=front.index)

@@ -1,4 +1,6 @@
-"""The ranking of a sweep's trials, with the documented points in it whatever their rank."""
+"""The ranking of a sweep's trials as a table, with the documented points and the references in it
+whatever their rank.
+"""
 
 from __future__ import annotations
 
@@ -10,84 +12,24 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from results.directory import Sweep
-from search_spaces.space import DOCUMENT
+from results.ranking import documented, ranked, score
+from results.references import Measured, column_of, read_references
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-POINT_MARK = "*"
-_STATES = ("complete", "running", "paused", "interrupted", "stopped", "failed")
-_STATE_ORDER = {state: place for place, state in enumerate(_STATES)}
+POINT_MARK, REFERENCE_MARK = "*", "="
 MAX_KEYS = 6
 REASON = "stopped because"
 
 _FIXED_COLUMNS, _KEY_COLUMNS = 90, 20  # widths: of what is always shown, and of one more column
 
 
-def ranked(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
-    """The trials, best first: complete ones, then the others by state.
-
-    Within a state feasible trials come first, led by the best one, then those of the front (with
-    several objectives) or those that were repeated, then the others, each by the first objective.
-    A trial that ended early is never ranked among complete ones: it was judged at another step.
-    """
-    sign = 1.0 if sweep.objective.mode == "min" else -1.0
-    repeated = frame["repeats/n"] > 0 if "repeats/n" in frame else pd.Series(False, frame.index)
-    order = frame.assign(
-        _state=frame["state"].map(_STATE_ORDER).fillna(len(_STATE_ORDER)),
-        _broken=~frame["feasible"],
-        _violation=frame["violation"],
-        _best=~frame["is_best"],
-        _behind=~frame["is_pareto"] if len(sweep.objectives) > 1 else ~repeated,
-        _score=scores(frame) * sign,
-    ).sort_values(
-        ["_state", "_broken", "_violation", "_best", "_behind", "_score", "trial"],
-        na_position="last",
-    )
-    return frame.loc[order.index]
-
-
-def scores(frame: pd.DataFrame) -> pd.Series:
-    """The first objective: the mean over repeats where there are some, the one value elsewhere."""
-    values = frame["value"].astype(float)
-    return frame["repeats/mean"].fillna(values) if "repeats/mean" in frame else values
-
-
-def judged(frame: pd.DataFrame, sweep: Sweep, metric: str) -> pd.Series:
-    """An objective of each trial: the mean over repeats where there are some, else the value."""
-    if metric == sweep.objective.metric:
-        return scores(frame)
-    values, mean = frame[f"last/{metric}"].astype(float), f"repeats/mean/{metric}"
-    return frame[mean].fillna(values) if mean in frame else values
-
-
-def score(row: pd.Series) -> float:
-    """The first objective of one trial: the mean over repeats where there are some, else the
-    value.
-    """
-    mean = float(row.get("repeats/mean", math.nan))
-    return mean if math.isfinite(mean) else float(row["value"])
-
-
-def leader(frame: pd.DataFrame, sweep: Sweep) -> pd.Series | None:
-    """The best trial, or the one ahead where none is complete yet; None without any value."""
-    with_value = frame[frame["value"].notna()]
-    return None if with_value.empty else ranked(with_value, sweep).iloc[0]
-
-
-def reference(frame: pd.DataFrame, sweep: Sweep) -> pd.Series | None:
-    """The trial of the document's point, or else of the first documented point that was run."""
-    for name in [DOCUMENT, *(point.name for point in sweep.points)]:
-        rows = frame[frame["point"] == name]
-        if not rows.empty:
-            return rows.iloc[0]
-    return None
-
-
 def leaderboard_rows(
     frame: pd.DataFrame, sweep: Sweep, top: int = 10, max_keys: int = MAX_KEYS
 ) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells: the first `top` trials, and every documented point below them.
+    """Headers and cells: the first `top` trials, every documented point below them, and the
+    references.
 
     Of the searched keys, the first `max_keys` whose values differ between trials are shown.
     """
@@ -98,7 +40,7 @@ def leaderboard_rows(
     measures = _measures(frame, sweep)
     headers = ["rank", "trial", "point", "state", *measures, "vs document", "steps", "seconds"]
     headers += [*keys, REASON]
-    document = reference(frame, sweep)
+    document = documented(frame, sweep)
     rows = []
     for _, row in shown.iterrows():
         cells = [
@@ -113,6 +55,11 @@ def leaderboard_rows(
         ]
         cells += [cell(row[f"config/{key}"]) for key in keys]
         rows.append([*cells, _short(str(row["stop_reason"]), 40)])
+    for name, measured in read_references(sweep).items():
+        values = [_reference_value(sweep, measured, column) for column in measures.values()]
+        vs = "" if document is None else _signed(values[0] - score(document))
+        cells = ["", "", f"{REFERENCE_MARK} {name}", "reference", *map(number, values), vs]
+        rows.append([*cells, *[""] * (len(headers) - len(cells))])
     if not any(row[-1] for row in rows):
         headers, rows = headers[:-1], [row[:-1] for row in rows]
     return headers, rows
@@ -132,7 +79,8 @@ def leaderboard(frame: pd.DataFrame, sweep: Sweep, top: int = 10) -> Table:
             header, justify="left" if header in ("point", "state", REASON) else "right"
         )
     for row in rows:
-        table.add_row(*(_escaped(cells) for cells in row), style="cyan" if row[2] else None)
+        style = {POINT_MARK: "cyan", REFERENCE_MARK: "dim"}.get(row[2][:1])
+        table.add_row(*(_escaped(cells) for cells in row), style=style)
     return table
 
 
@@ -152,6 +100,12 @@ def _measures(frame: pd.DataFrame, sweep: Sweep) -> dict[str, str]:
     return measures | ({"violation": "violation"} if sweep.constraints else {})
 
 
+def _reference_value(sweep: Sweep, measured: Measured, column: str) -> float:
+    """A column of the measures, of a reference; NaN for what only trials have."""
+    name = sweep.objective.metric if column == "value" else column.removeprefix("last/")
+    return column_of(sweep, measured, name)
+
+
 def _rank(row: pd.Series, sweep: Sweep) -> str:
     """The rank as text: by repeats, with ties, or else the place; with several objectives "front"
     or "knee". "-" for none.
@@ -165,8 +119,11 @@ def _rank(row: pd.Series, sweep: Sweep) -> str:
 
 
 def legend_of(rows: Sequence[Sequence[str]]) -> str | None:
-    """The legend of the mark in the column of points; None where no row has it."""
-    return f"{POINT_MARK} documented point" if any(row[2] for row in rows) else None
+    """The legend of the marks in the column of points; None where no row has one."""
+    meanings = {POINT_MARK: "documented point", REFERENCE_MARK: "reference, which is not trained"}
+    marks = {row[2][:1] for row in rows}
+    shown = [f"{mark} {meaning}" for mark, meaning in meanings.items() if mark in marks]
+    return ", ".join(shown) or None
 
 
 def plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -207,7 +164,10 @@ def _difference(row: pd.Series, document: pd.Series | None) -> str:
         or not math.isfinite(document["value"])
     ):
         return ""
-    difference = score(row) - score(document)
+    return _signed(score(row) - score(document))
+
+
+def _signed(difference: float) -> str:
     return f"{difference:+.3g}" if math.isfinite(difference) else "-"
 
 

@@ -16,14 +16,9 @@ from results.directory import History, Sweep
 from results.front import Hypervolumes, hypervolumes, reference_text
 from results.headline import headline
 from results.importance import Importance, importance
-from results.leaderboard import (
-    cell,
-    goal_text,
-    leader,
-    leaderboard_rows,
-    number,
-    reference,
-)
+from results.leaderboard import POINT_MARK, cell, goal_text, leaderboard_rows, number
+from results.ranking import documented, leader
+from results.references import column_of, read_references
 from settings.atomic_file import atomic_file
 
 if TYPE_CHECKING:
@@ -90,6 +85,11 @@ def render(
             terms,
         ),
         _section("The winner against the documented point", _comparison(sweep, frame)),
+        _section(
+            "The winner against what is not trained",
+            _against_references(sweep, frame),
+            "Measured on the same validation samples, the best by the first objective first.",
+        ),
         *_importance_sections(sweep, history, frame, plots),
     ]
     title = html.escape(f"{sweep.system} sweep, {sweep.path.resolve().name}")
@@ -175,11 +175,11 @@ def _summary(
 
 def _leaderboard(sweep: Sweep, frame: pd.DataFrame, top: int) -> str:
     headers, rows = leaderboard_rows(frame, sweep, top)
-    return _table(headers, rows, marked=[bool(row[2]) for row in rows])
+    return _table(headers, rows, marked=[row[2].startswith(POINT_MARK) for row in rows])
 
 
 def _comparison(sweep: Sweep, frame: pd.DataFrame) -> str:
-    best, document = leader(frame, sweep), reference(frame, sweep)
+    best, document = leader(frame, sweep), documented(frame, sweep)
     if best is None or document is None:
         return '<p class="note">It takes a value and a documented point that was run.</p>'
     if best["trial"] == document["trial"]:
@@ -199,6 +199,25 @@ def _comparison(sweep: Sweep, frame: pd.DataFrame) -> str:
         + "<h3>Metrics at the last report</h3>"
         + _table(["metric", "unit", "better", *names, "difference", "winner is"], metrics)
     )
+
+
+def _against_references(sweep: Sweep, frame: pd.DataFrame) -> str:
+    """The metrics of the winner beside those of every reference."""
+    best, references = leader(frame, sweep), read_references(sweep)
+    if best is None or not references:
+        return '<p class="note">It takes a value, and references that were measured.</p>'
+    rows = []
+    for metric in _metrics(sweep):
+        unit = str((sweep.metrics.get(metric) or {}).get("unit") or "")
+        values = [column_of(sweep, measured, metric) for measured in references.values()]
+        cells = map(number, (float(best[f"last/{metric}"]), *values))
+        rows.append([metric, unit, sweep.mode(metric) or "", *cells])
+    about = "".join(
+        f"<li>{html.escape(name)}: {html.escape(str(measured['about']))}</li>"
+        for name, measured in references.items()
+    )
+    headers = ["metric", "unit", "better", f"trial {best['trial']}", *references]
+    return _table(headers, rows) + f"<ul>{about}</ul>"
 
 
 def _metrics(sweep: Sweep) -> list[str]:

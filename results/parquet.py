@@ -43,7 +43,8 @@ class Sources:
         """The present state of the raw files."""
         digest = hashlib.sha256()
         newest = 0
-        paths = [SweepPaths(directory).document, SweepPaths(directory).log]
+        sweep = SweepPaths(directory)
+        paths = [sweep.document, sweep.log, sweep.references]
         for path in [*paths, *(path for _, path in report_files(directory))]:
             try:
                 status = os.stat(path)

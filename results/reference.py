@@ -35,10 +35,10 @@ def reference_values(
     """
     from results.directory import read_sweep
     from results.frame import load_sweep
-    from results.leaderboard import reference
+    from results.ranking import documented
 
     frame = load_sweep(directory)
-    row = _named(frame, which) if which else reference(frame, read_sweep(directory))
+    row = _named(frame, which) if which else documented(frame, read_sweep(directory))
     points = [name for name in frame["point"] if name]
     if row is None:
         raise SettingsError(

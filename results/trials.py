@@ -14,6 +14,7 @@ import pandas as pd
 from results.directory import History, Sweep
 from results.front import hypervolume_column
 from results.health import health_columns
+from results.references import reference_columns
 from results.reports import KEYS
 from results.verdict_columns import verdict_columns
 from search.log import PAUSED, TrialRecord
@@ -57,6 +58,7 @@ def trial_frame(
     columns["gpu_seconds"] = seconds * sweep.gpus
     columns.update(health_columns(list(columns["stop_reason"])))
     columns.update(verdict_columns(sweep, trials, measured))
+    columns.update(reference_columns(sweep, measured[sweep.objective.metric]))
     if len(sweep.objectives) > 1:
         judged = ["trial", *(f"last/{name}" for name in measured)]
         columns["hypervolume"] = hypervolume_column(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,11 @@ class Point:
     name: str
     sampled: Flat
     outside: tuple[str, ...] = ()
+
+
+def leading(points: Sequence[Point]) -> Point | None:
+    """The document's point, or else the first documented one; None without any."""
+    return next((point for point in points if point.name == DOCUMENT), next(iter(points), None))
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,26 @@ class SweepPaths:
         return self.root / "reports" / f"{trial:04d}.jsonl"
 
     @property
+    def references(self) -> Path:
+        """What the system's references measure on the validation samples."""
+        return self.root / "references.json"
+
+    @property
+    def references_error(self) -> Path:
+        """Why they could not be measured; only there in that case."""
+        return self.root / "references_error.txt"
+
+    @property
+    def by_unit(self) -> Path:
+        """What the winner and the documented point measure by unit on the validation samples."""
+        return self.root / "by_unit.json"
+
+    @property
+    def test(self) -> Path:
+        """The looks at the test split."""
+        return self.root / "test.json"
+
+    @property
     def trials(self) -> Path:
         """The folder of the trials."""
         return self.root / "trials"

@@ -54,8 +54,10 @@ class JobSearcher(Searcher):
         if not isinstance(job, Job):
             return None
         keys = ("trial", "segment", "seed", "stop_step", "resume", "start")
-        fields = {key: getattr(job, key) for key in keys}
-        return {**job.sampled, "job": {**fields, "rungs": self.driver().rungs_of(job)}}
+        fields: dict[str, Any] = {key: getattr(job, key) for key in keys}
+        fields["rungs"] = self.driver().rungs_of(job)
+        fields["measures"] = self.driver().references.asked_of(trial_id)
+        return {**job.sampled, "job": fields}
 
     def on_trial_complete(
         self, trial_id: str, result: dict | None = None, error: bool = False

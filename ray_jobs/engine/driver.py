@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray_jobs.engine import groups
+from ray_jobs.engine.measuring import ReferencesOnce
 from ray_jobs.engine.nodes import NOTICE_SECONDS, Loss
 from ray_jobs.engine.trial import SweepContext
 from results.store import EventLog
@@ -94,6 +95,7 @@ class Driver:
             is handed out.
         tick: called at every turn of Tune's loop.
         stopping: why no new segment is handed out any more ("" while it goes on).
+        references: which segment measures the references.
         gave_up: why the sweep was ended for its failures; "" where it was not.
         events: what the log holds, where it has been read already.
     """
@@ -112,11 +114,13 @@ class Driver:
     events: InitVar[Sequence[Event] | None] = None
     running: dict[str, Running] = field(default_factory=dict)
     decider: Decider = field(init=False)
+    references: ReferencesOnce = field(init=False)
     _left: list[Job] = field(default_factory=list)
 
     def __post_init__(self, events: Sequence[Event] | None) -> None:
         history = self.log.read() if events is None else events
         self.decider = Decider(self.plan, self._append, history)
+        self.references = ReferencesOnce(self.context.paths)
 
     @property
     def state(self) -> SweepState:
@@ -222,6 +226,7 @@ class Driver:
         if current is None:
             return
         self._release(current.job)
+        self.references.ended(ray_id)
         self._write_end(current, failed)
 
     def interrupt(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from ray_jobs.engine import cluster, nodes
 from ray_jobs.engine.cluster_thread import ClusterThread
 from ray_jobs.engine.driver import Driver, open_log
+from ray_jobs.engine.measuring import look_at_the_winner
 from ray_jobs.engine.mirror_thread import MirrorThread
 from ray_jobs.engine.preflight import Preflight
 from ray_jobs.engine.retention_thread import RetentionThread
@@ -28,8 +29,10 @@ from search.log import SweepState
 from search.options import RUNGS, Retention
 from search.optuna.mirror import Mirror
 from search.plan import JOURNAL, POPULATIONS
+from search_spaces.space import leading
 from settings.paths import SweepPaths
 from settings.warning import warn
+from trainables.reporting.measure import check_has_test
 from trainables.run import owner_check
 
 SYNC_SECONDS = 1.0
@@ -84,6 +87,8 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
         prepared = prepare_once(system, settings, execution.cache)
         slots = _check_cluster(ahead.info(), demand, execution)
         loaders = system.loaders(settings, prepared)
+        if options.test:
+            check_has_test(options.system, loaders, "--test")
         tell_data(loaders)
         execution.write()
         driver, mirror = _make_driver(setup, execution, lock.session, prepared)
@@ -96,6 +101,7 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
             if not driver.stopping:
                 driver.decider.record("finished")
                 retention.close()
+                look_at_the_winner(driver, setup.options.test)
         finally:
             mirror.close()
         return driver
@@ -118,7 +124,7 @@ def _make_driver(
 ) -> tuple[Driver, MirrorThread]:
     directory = execution.directory
     log = open_log(directory, warn)
-    options = setup.options
+    options, first = setup.options, leading(setup.plan.points)
     context = SweepContext(
         system=options.system,
         settings=dict(setup.document["settings"]),
@@ -133,6 +139,7 @@ def _make_driver(
         gpus=options.gpus,
         lends_checkpoints=setup.plan.scheduler in POPULATIONS,
         rungs=setup.plan.rungs,
+        document=dict(first.sampled) if first else {},
         keeps_rungs=options.keep_checkpoints == RUNGS,
     )
     name = "resumed" if log.path.stat().st_size else "started"

@@ -8,7 +8,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class SweepContext:
 
     Attributes:
         settings: the base configuration by dotted key; a trial's own values come on top.
+        document: the own values of the documented point, by dotted key; empty without one.
         directory: of the sweep, on storage that every node sees.
         session: of the driver; a trial of an earlier session must not write any more.
         objective: (column, mode) that names a trial's best checkpoint.
@@ -47,6 +48,7 @@ class SweepContext:
     lends_checkpoints: bool = False
     rungs: tuple[int, ...] = ()
     keeps_rungs: bool = False
+    document: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
@@ -189,6 +191,10 @@ def _fit(payload: dict[str, Any], make_run: Any, extra: dict[str, Any]) -> None:
         fit(system, settings, run, prepared)
     finally:
         run.reports.close()
+    if job.get("measures") and run.is_main:
+        from ray_jobs.engine.measuring import measure_references_once
+
+        measure_references_once(context)
 
 
 _prepared: dict[tuple[str, str], Any] = {}

@@ -44,6 +44,7 @@ class SweepOptions(SearchOptions):
         workers: of each trial; `cpus` and `gpus` are of each worker.
         max_concurrent: trials at a time; None for as many as fit.
         keep_checkpoints: `all`, `best:N` or `rungs` (`search.retention.kept_of`).
+        test: whether the winner is measured on the test split at the end.
     """
 
     system: str
@@ -163,6 +164,18 @@ class SweepOptions(SearchOptions):
         metavar="all|best:N|rungs",
         help="checkpoints of trials that have ended: all, those of the N best, or those at rungs "
         "(default all)",
+    )
+
+
+    test: bool = option(
+        False,
+        "--test",
+        group=JUDGED,
+        resume="new",
+        action="store_const",
+        const=True,
+        help="measure the winner, the documented point and the references on the test split at "
+        "the end, once; a sweep that goes on looks again, and says so",
     )
 
 

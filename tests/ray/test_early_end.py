@@ -62,7 +62,9 @@ def test_trials_end_by_patience(swept):
 
 
 def test_trials_of_a_group_end_by_patience(cluster, kit):
-    check_ended_by_patience(sweep(cluster, kit, cluster.place / "groups", workers=2), trials=1)
+    directory = sweep(cluster, kit, cluster.place / "groups", workers=2)
+    check_ended_by_patience(directory, trials=1)
+    assert "untrained" in json.loads((directory / "references.json").read_text())
 
 
 def test_who_has_ended_does_not_go_on(swept, cluster, kit):

@@ -11,8 +11,9 @@ from results.figures_front import hypervolume_curve, pareto_scatter
 from results.frame import compact, load_reports, load_sweep
 from results.front import hypervolume_history, hypervolumes, reference_point
 from results.headline import headline
-from results.leaderboard import leader, leaderboard_rows, ranked
+from results.leaderboard import leaderboard_rows
 from results.page import render
+from results.ranking import leader, ranked
 from results.store import SweepError
 
 OBJECTIVE, SNR, DIAGNOSTIC = "val.mse", "val.snr_db", "val.diagnostic"

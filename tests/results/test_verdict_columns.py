@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from results.directory import read_history, read_sweep
 from results.frame import compact, load_sweep
 from results.headline import headline
-from results.leaderboard import leaderboard_rows, ranked
+from results.leaderboard import leaderboard_rows
 from results.page import render
+from results.ranking import ranked
 from results.verdict_columns import _tied_ranks
 
 OBJECTIVE = "val.mse"

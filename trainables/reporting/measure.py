@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from accelerate import Accelerator
+from torch import nn
 
 from settings.atomic_file import atomic_file
 from settings.schema import SettingsError
@@ -29,13 +30,26 @@ def check_splits(system: str, loaders: Loaders, test: bool, accelerator: Acceler
         SettingsError: there is to be a test, and the system's data has no test split.
         ValueError: a split has fewer samples than there are workers.
     """
-    if test and loaders.test is None:
-        raise SettingsError(
-            f"train.test=true measures the test split at the end, and the data of {system} has "
-            "none. Give it one, or set train.test=false."
-        )
+    if test:
+        check_has_test(system, loaders, "train.test=true")
     for split in ("validation", "test") if test else ("validation",):
         validation_loader(loaders, 1, accelerator.num_processes, accelerator.process_index, split)
+
+
+def check_has_test(system: str, loaders: Loaders, asked: str) -> None:
+    """Refuses data without a test split.
+
+    Args:
+        asked: what asks for one.
+
+    Raises:
+        SettingsError: it has none.
+    """
+    if loaders.test is None:
+        raise SettingsError(
+            f"{asked} measures the test split at the end, and the data of {system} has none. Give "
+            f"it one, or leave {asked} out."
+        )
 
 
 def evaluate_checkpoint(
@@ -52,10 +66,40 @@ def evaluate_checkpoint(
     Raises:
         SettingsError: the system's data has no test split.
     """
+    loaders = loaders_of(system, settings, prepared, split)
+    accelerator = make_accelerator(settings.train)
+    modules = modules_of(system, settings, prepared, path, accelerator)
+    size = settings.train.validation_batch_size
+    world, rank = accelerator.num_processes, accelerator.process_index
+    batches = validation_loader(loaders, size, world, rank, split)
+    phases, metrics = system.phases(settings, prepared), system.metrics(settings, prepared)
+    return evaluate(accelerator, modules, phases, metrics, batches, settings, worst)
+
+
+def loaders_of(
+    system: System[Tree, PreparedT], settings: Tree, prepared: PreparedT, split: str
+) -> Loaders:
+    """The loaders of data that has such a split.
+
+    Raises:
+        SettingsError: it has none.
+    """
     loaders = system.loaders(settings, prepared)
     if getattr(loaders, split) is None:
         raise SettingsError(f"the data of {system.name} has no {split} split.")
-    accelerator = make_accelerator(settings.train)
+    return loaders
+
+
+def modules_of(
+    system: System[Tree, PreparedT],
+    settings: Tree,
+    prepared: PreparedT,
+    path: Path,
+    accelerator: Accelerator,
+) -> dict[str, nn.Module]:
+    """The modules of a checkpoint as validation sees them, on the accelerator's device: with the
+    weights of the moving average where there is one, also under the names `ema.<module>`.
+    """
     stored = checkpoint.load(path, system.name)
     built = built_for(system, settings, prepared, stored.meta)
     modules = {name: module.to(accelerator.device) for name, module in built.modules.items()}
@@ -64,11 +108,7 @@ def evaluate_checkpoint(
         devices.lay_out(module, settings.train.channels_last)
     if any(name.startswith("ema.") for name in stored.tensors):
         modules |= {f"ema.{name}": module for name, module in modules.items()}
-    size = settings.train.validation_batch_size
-    world, rank = accelerator.num_processes, accelerator.process_index
-    batches = validation_loader(loaders, size, world, rank, split)
-    phases, metrics = system.phases(settings, prepared), system.metrics(settings, prepared)
-    return evaluate(accelerator, modules, phases, metrics, batches, settings, worst)
+    return modules
 
 
 def final_test(

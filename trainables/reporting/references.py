@@ -1,20 +1,24 @@
 """What does nothing, or next to nothing, measured as a trained network is: the references that
-stand beside every trained network.
+stand beside every trained network. Both are measured over all samples and by unit, so that their
+differences pair.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from metrics.metric import Metric, Tensors
 from settings.schema import SettingsError
 from trainables.reference import Reference
 from trainables.reporting.evaluate import sums_of, value_of
+from trainables.reporting.measure import loaders_of, modules_of
 from trainables.stepping.batches import step_seed
 from trainables.stepping.devices import make_accelerator, to_device
 from trainables.stepping.train_settings import Tree
@@ -24,65 +28,101 @@ UNTRAINED = "untrained"
 """The platform's own reference: the network of the settings at step 0."""
 
 Measured = dict[str, Any]
-"""{"val.<metric>": value, ..., "units": {"val.<metric>": [value of each unit]}}; None where
-nothing was counted, the value is not finite, or the metric reads what the reference does not
-predict.
+"""{"about": what it is, "val.<metric>": value, ..., "unit": [names], "units": {"val.<metric>":
+[value of each unit]}}; None where nothing was counted, the value is not finite, or the metric
+reads what the reference does not predict. Units are in the order of their first samples.
 """
 
 
 def measure_references(
-    system: System[Tree, PreparedT], settings: Tree, prepared: PreparedT, split: str = "validation"
+    system: System[Tree, PreparedT],
+    settings: Tree,
+    prepared: PreparedT,
+    split: str = "validation",
+    document: Tree | None = None,
 ) -> dict[str, Measured]:
-    """Every reference of a system on a fixed split, by the system's own metrics: over all samples,
-    and over those of each unit in the order of `unit_names`.
+    """Every reference of a system on a fixed split, by the system's own metrics.
+
+    Args:
+        settings: what the references are fitted with, and how they are measured.
+        document: the settings of `untrained`, where they are others.
 
     Raises:
         SettingsError: the data has no such split, or the system has a reference `untrained`.
     """
-    loaders = system.loaders(settings, prepared)
-    if getattr(loaders, split) is None:
-        raise SettingsError(f"the data of {system.name} has no {split} split.")
+    loaders = loaders_of(system, settings, prepared, split)
     references = dict(system.references(settings, prepared))
     if UNTRAINED in references:
         raise SettingsError(
             f"system {system.name} has a reference {UNTRAINED!r}, which is the platform's own: "
             "the network at step 0. Give it another name."
         )
-    device = make_accelerator(settings.train).device
-    references[UNTRAINED] = untrained(system, settings, prepared, device)
+    accelerator = make_accelerator(settings.train)
+    first = settings if document is None else document
+    references[UNTRAINED] = untrained(system, first, prepared, accelerator)
     metrics = system.metrics(settings, prepared)
     return {
-        name: _measure(reference, metrics, loaders, split, settings, device)
+        name: _measure(reference, metrics, loaders, split, settings, accelerator.device)
         for name, reference in references.items()
     }
 
 
+def measure_by_unit(
+    system: System[Tree, PreparedT],
+    settings: Tree,
+    prepared: PreparedT,
+    path: Path,
+    split: str = "validation",
+) -> Measured:
+    """A checkpoint on a fixed split, as a reference is measured.
+
+    Raises:
+        SettingsError: the data has no such split.
+    """
+    loaders = loaders_of(system, settings, prepared, split)
+    accelerator = make_accelerator(settings.train)
+    modules = modules_of(system, settings, prepared, path, accelerator)
+    network = _network(system, settings, prepared, modules, accelerator, str(path))
+    metrics = system.metrics(settings, prepared)
+    return _measure(network, metrics, loaders, split, settings, accelerator.device)
+
+
 def untrained(
-    system: System[Tree, PreparedT], settings: Tree, prepared: PreparedT, device: torch.device
+    system: System[Tree, PreparedT], settings: Tree, prepared: PreparedT, accelerator: Accelerator
 ) -> Reference:
     """The network of the settings before its first step, from the generator that a training with
     this seed starts from.
     """
-    phase = system.phases(settings, prepared)[0]
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(settings.train.seed, -1))
         modules = system.build(settings, prepared).modules
-    modules = {name: module.to(device).eval() for name, module in modules.items()}
-    averages = {f"ema.{name}": module for name, module in modules.items()}
-    return Reference(
-        lambda batch: phase.forward({**modules, **averages}, batch, settings),
-        "the network before its first step",
-    )
+    modules = {name: module.to(accelerator.device) for name, module in modules.items()}
+    modules |= {f"ema.{name}": module for name, module in modules.items()}
+    about = "the network before its first step"
+    return _network(system, settings, prepared, modules, accelerator, about)
 
 
-def unit_names(loaders: Loaders, split: str) -> list[str]:
-    """The units of a split in the order of their first samples; one for all samples where the
-    system declares none.
-    """
-    return list(dict.fromkeys(_units(loaders, split)))
+def _network(
+    system: System[Tree, PreparedT],
+    settings: Tree,
+    prepared: PreparedT,
+    modules: Mapping[str, nn.Module],
+    accelerator: Accelerator,
+    about: str,
+) -> Reference:
+    phase = system.phases(settings, prepared)[0]
+    for module in modules.values():
+        module.eval()
+
+    def predict(batch: Tensors) -> Tensors:
+        with accelerator.autocast():
+            return phase.forward(modules, batch, settings)
+
+    return Reference(predict, about)
 
 
 def _units(loaders: Loaders, split: str) -> Sequence[str]:
+    """The unit of each sample; one for all of them where the system declares none."""
     samples: Any = getattr(loaders, split)
     units = loaders.units.get(split, ("all",) * len(samples))
     if len(units) != len(samples):
@@ -124,7 +164,8 @@ def _measure(
         totals.setdefault(unit, []).append({k: v for k, v in measured.items() if v is not None})
     by_unit = [_added(parts) for parts in totals.values()]
     whole = _added(by_unit)
-    columns: Measured = {f"val.{m.name}": _value(m, whole) for m in metrics}
+    columns: Measured = {"about": reference.about, "unit": list(totals)}
+    columns |= {f"val.{m.name}": _value(m, whole) for m in metrics}
     columns["units"] = {f"val.{m.name}": [_value(m, sums) for sums in by_unit] for m in metrics}
     return columns
 

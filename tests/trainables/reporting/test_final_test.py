@@ -37,7 +37,7 @@ class Loading(Toy):
 
 
 def test_a_test_without_a_test_split_is_refused_before_the_first_step(toys, tmp_path):
-    expected = "train.test=true measures the test split .*toy:Toy has none. .*train.test=false"
+    expected = "train.test=true measures .*toy:Toy has none. Give it one, or leave train.test=true"
     with pytest.raises(SettingsError, match=expected):
         toys.train(toys.Toy(), tmp_path, train__test=True)
     assert not list(tmp_path.iterdir())

@@ -14,13 +14,15 @@ from metrics.metric import Metric, per_sample
 from models.hdr.prefill import PREFILLS
 from settings.flat import replace
 from settings.schema import SettingsError
+from trainables.checkpoints import checkpoint
 from trainables.compression.references import downsampled, smaller
 from trainables.compression.settings import CompressionSettings
 from trainables.conditioner.references import RIDGES, ridge
-from trainables.loop import Training
+from trainables.loop import Training, fit
 from trainables.reference import Reference
 from trainables.reporting.evaluate import evaluate
-from trainables.reporting.references import UNTRAINED, measure_references, unit_names
+from trainables.reporting.measure import evaluate_checkpoint
+from trainables.reporting.references import UNTRAINED, measure_by_unit, measure_references
 from trainables.run import LocalRun
 from trainables.stepping.batches import validation_loader
 from trainables.system import load_system
@@ -47,9 +49,10 @@ def test_every_system_has_some_and_the_network_at_step_0(small, measured):
     assert len(found) >= 3
     assert UNTRAINED in found
     objective = f"val.{system.metrics(settings, prepared)[0].name}"
-    units = unit_names(system.loaders(settings, prepared), split)
+    units = list(dict.fromkeys(system.loaders(settings, prepared).units[split]))
     for name, columns in found.items():
-        assert columns["units"].keys() == columns.keys() - {"units"}
+        assert columns["about"] and columns["unit"] == units
+        assert columns["units"].keys() == columns.keys() - {"about", "unit", "units"}
         for column, values in columns["units"].items():
             assert len(values) == len(units), f"{name} {column}"
     values = [found[name][objective] for name in found]
@@ -71,8 +74,25 @@ def test_untrained_is_what_a_training_starts_from(small, measured, tmp_path):
     )
     training.close()
     for name, value in found[UNTRAINED].items():
-        if name != "units":
+        if name.startswith("val."):
             assert value == (None if columns[name] is None else pytest.approx(columns[name], 1e-5))
+
+
+def test_a_checkpoint_is_measured_as_validation_does_and_by_unit(small, tmp_path):
+    system, settings, prepared = small
+    settings = replace(settings, {"train.steps": 2, "train.report_every": 2})
+    fit(system, settings, run := LocalRun(tmp_path), prepared)
+    for split in ("validation", "test"):
+        path = checkpoint.find(tmp_path)
+        found = measure_by_unit(system, settings, prepared, path, split)
+        expected = evaluate_checkpoint(system, settings, prepared, path, split)
+        columns = [name for name in found if name.startswith("val.")]
+        for name in columns:
+            wanted = expected[name]
+            assert found[name] == (None if wanted is None else pytest.approx(wanted, 1e-4)), name
+            if split == "validation" and wanted is not None:
+                assert run.history[-1][name] == pytest.approx(wanted, 1e-5)
+        assert len(found["unit"]) == len(set(system.loaders(settings, prepared).units[split]))
 
 
 def test_units_are_measured_by_themselves_and_add_up():
@@ -122,7 +142,7 @@ def test_units_are_measured_by_themselves_and_add_up():
         "x": torch.zeros(1),
     }
     found = measure_references(system, settings, None)["zero"]
-    assert unit_names(system.loaders(settings, None), "validation") == ["b", "a"]
+    assert found["unit"] == ["b", "a"]
     assert found["units"]["val.rmse"] == pytest.approx(
         [math.sqrt((1 + 25 + 121) / 3), math.sqrt((4 + 9) / 2)]
     )

@@ -1,0 +1,255 @@
+"""What a sweep's references measure, and how its winner stands beside them: `references.json`,
+`by_unit.json` and `test.json` of its directory (docs/sweep_directory.md).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metrics.combined import combined_columns
+from metrics.paired import Paired, crossed
+from results.directory import Sweep, read_sweep
+from results.ranking import documented
+from results.store import SweepError
+from settings.paths import SweepPaths
+
+Measured = Mapping[str, Any]
+"""As `trainables.reporting.references.Measured`."""
+
+
+def load_references(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """One row for each reference of a sweep over all its validation samples, and one for each
+    unit (scene, patient, text) of them.
+
+    Columns: reference, about (what it is), unit ("" for all samples), and every `val.<metric>`
+    with the objectives that are made of them; NaN where a reference has no such value.
+
+    Raises:
+        SweepError: not a sweep directory, or a damaged file.
+    """
+    sweep = read_sweep(path)
+    rows = []
+    for name, measured in read_references(sweep).items():
+        parts = zip(["", *measured["unit"]], [measured, *by_unit(measured)], strict=True)
+        for unit, columns in parts:
+            values = _with_derived(sweep, columns)
+            rows.append({"reference": name, "about": measured["about"], "unit": unit, **values})
+    frame = pd.DataFrame(rows, columns=["reference", "about", "unit", *sweep.metrics])
+    return frame.astype(dict.fromkeys(sweep.metrics, "float64"))
+
+
+def read_references(sweep: Sweep) -> dict[str, Measured]:
+    """The references by name, those that do best by the first objective first; none before they
+    are measured.
+    """
+    return _best_first(sweep, _read(SweepPaths(sweep.path).references))
+
+
+def _best_first(sweep: Sweep, measured: Mapping[str, Measured]) -> dict[str, Measured]:
+    sign = 1.0 if sweep.objective.mode == "min" else -1.0
+
+    def place(name: str) -> float:
+        value = objective_of(sweep, measured[name])
+        return sign * value if math.isfinite(value) else math.inf
+
+    return {name: measured[name] for name in sorted(measured, key=place)}
+
+
+def by_unit(measured: Measured) -> list[dict[str, float | None]]:
+    """The columns of each unit."""
+    return [
+        {column: values[place] for column, values in measured["units"].items()}
+        for place in range(len(measured["unit"]))
+    ]
+
+
+def objective_of(sweep: Sweep, columns: Mapping[str, Any]) -> float:
+    """The first objective of measured columns; NaN for no value."""
+    return column_of(sweep, columns, sweep.objective.metric)
+
+
+def column_of(sweep: Sweep, columns: Mapping[str, Any], name: str) -> float:
+    """A metric of measured columns, or what is made of them; NaN for no value."""
+    return _with_derived(sweep, columns).get(name, math.nan)
+
+
+def _with_derived(sweep: Sweep, columns: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among the columns, and the columns made of them."""
+    report = {name: columns.get(name) for name in sweep.metrics}
+    values = {**report, **combined_columns(sweep.derived, report)}
+    return {name: math.nan if value is None else float(value) for name, value in values.items()}
+
+
+def reference_columns(sweep: Sweep, value: np.ndarray) -> dict[str, np.ndarray]:
+    """`vs_reference/<name>`: by how much a trial's value is better than that of each reference
+    that has one, in its unit.
+
+    Args:
+        value: [n] the first objective.
+    """
+    sign = 1.0 if sweep.objective.mode == "min" else -1.0
+    there = {name: objective_of(sweep, it) for name, it in read_references(sweep).items()}
+    return {
+        f"vs_reference/{name}": sign * (reference - value)
+        for name, reference in there.items()
+        if math.isfinite(reference)
+    }
+
+
+@dataclass(frozen=True)
+class Look:
+    """What stands beside the winner, measured on the same samples.
+
+    Attributes:
+        split: `validation` or `test`.
+        number: of the look at the test split; 0 for the validation.
+        references: by name, the best first.
+        trainings: of the winner and of the documented point, their repeats in place of the
+            training that chose them where there are some; measured as the references are.
+        document: the documented point's name; "" where there is none beside the winner.
+    """
+
+    split: str
+    number: int
+    references: Mapping[str, Measured]
+    winner: Sequence[Measured]
+    documented: Sequence[Measured]
+    document: str
+
+    def gains(self, sweep: Sweep) -> dict[str, Paired]:
+        """By how much the winner is better than each reference that has the first objective, over
+        units.
+        """
+        found = {
+            name: _gain(sweep, self.winner, [reference])
+            for name, reference in self.references.items()
+        }
+        return {name: gain for name, gain in found.items() if gain is not None}
+
+    def over_document(self, sweep: Sweep) -> Paired | None:
+        """By how much it is better than the documented point; None where that cannot be said."""
+        return _gain(sweep, self.winner, self.documented)
+
+
+def validation_look(frame: pd.DataFrame, sweep: Sweep) -> Look | None:
+    """The winner by unit on the validation samples; None before that is measured.
+
+    Args:
+        frame: of `load_sweep`, one row a configuration.
+    """
+    measured = _read(SweepPaths(sweep.path).by_unit)
+    references = _read(SweepPaths(sweep.path).references)
+    return _look(frame, sweep, "validation", 0, references, measured)
+
+
+def last_test(frame: pd.DataFrame, sweep: Sweep) -> Look | None:
+    """The last look at the test split; None where there was none, or where it is another trial
+    that leads now.
+    """
+    looks = _read(SweepPaths(sweep.path).test).get("looks", [])
+    if not looks:
+        return None
+    last = looks[-1]
+    return _look(frame, sweep, "test", len(looks), last["references"], last["trials"])
+
+
+def compared(frame: pd.DataFrame, sweep: Sweep) -> dict[int, tuple[int, int]]:
+    """(the configuration, the step) of the trainings that a look measures, by trial: the winner's
+    and the documented point's, or of both the complete repeats.
+
+    Args:
+        frame: of `load_sweep` with `repeats=True`.
+    """
+    configurations = frame[frame["repeat_of"].isna()]
+    best = configurations.loc[configurations["is_best"], "trial"].tolist()
+    document = documented(configurations, sweep)
+    if document is not None and document["state"] == "complete" and best:
+        best.append(document["trial"])
+    found: dict[int, tuple[int, int]] = {}
+    complete = frame["state"] == "complete"
+    for number in dict.fromkeys(int(trial) for trial in best):
+        drawn = frame[(frame["repeat_of"] == number).fillna(False) & complete]
+        rows = drawn if len(drawn) else frame[frame["trial"] == number]
+        found |= {int(row.trial): (number, int(row.steps)) for row in rows.itertuples()}
+    return found
+
+
+def _look(
+    frame: pd.DataFrame,
+    sweep: Sweep,
+    split: str,
+    number: int,
+    references: Mapping[str, Measured],
+    trials: Mapping[str, Measured],
+) -> Look | None:
+    """None where the winner of the frame is not among the trials at its step."""
+    best, document = frame[frame["is_best"]], documented(frame, sweep)
+    if best.empty:
+        return None
+    winner = _trainings(best.iloc[0], trials)
+    if not winner:
+        return None
+    if document is not None and document["trial"] == best.iloc[0]["trial"]:
+        document = None
+    return Look(
+        split=split,
+        number=number,
+        references=_best_first(sweep, references),
+        winner=winner,
+        documented=[] if document is None else _trainings(document, trials),
+        document="" if document is None else str(document["point"]),
+    )
+
+
+def _trainings(row: pd.Series, trials: Mapping[str, Measured]) -> list[Measured]:
+    """Those of a configuration: its repeats where it has some, all of them; else its own at its
+    last step.
+    """
+    own = {int(key): it for key, it in trials.items() if it["configuration"] == row["trial"]}
+    drawn = [it for trial, it in own.items() if trial != row["trial"]]
+    repeats = int(row.get("repeats/n", 0) or 0)
+    if repeats:
+        return drawn if len(drawn) == repeats else []
+    alone = own.get(int(row["trial"]))
+    return [alone] if alone is not None and alone["step"] == row["steps"] else []
+
+
+def _gain(sweep: Sweep, here: Sequence[Measured], there: Sequence[Measured]) -> Paired | None:
+    """The mean gain over the units that both have a value on; pairs the first training here with
+    the first there and so on, and with the last there where there are fewer.
+    """
+    if not here or not there:
+        return None
+    sign = 1.0 if sweep.objective.mode == "min" else -1.0
+    mine = [_of_units(sweep, measured) for measured in here]
+    other = [_of_units(sweep, measured) for measured in there]
+    table = [sign * (other[min(i, len(other) - 1)] - row) for i, row in enumerate(mine)]
+    valued = np.isfinite(np.array(table)).all(axis=0)
+    if not valued.any():
+        return None
+    return crossed([row[valued].tolist() for row in table])
+
+
+def _of_units(sweep: Sweep, measured: Measured) -> np.ndarray:
+    return np.array([objective_of(sweep, columns) for columns in by_unit(measured)])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise SweepError(
+            f"{path} cannot be read as JSON: {error}. Remove it: a resume measures it again."
+        ) from error
+    return dict(found)

@@ -1,0 +1,140 @@
+"""References and looks without Ray: who measures, what is written, and what a failure costs."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from ray_jobs.engine import measuring
+from ray_jobs.engine.measuring import ReferencesOnce, measure_references_once
+from ray_jobs.engine.trial import SweepContext
+from settings.flat import flatten, replace
+from settings.paths import SweepPaths
+from trainables.system import load_system
+
+BROKEN = """
+from trainables.toy import Toy
+
+class Broken(Toy):
+    name = "systems_of_a_test:Broken"
+
+    def references(self, settings, prepared):
+        raise RuntimeError("no such codec")
+"""
+
+
+@pytest.fixture
+def make_context(tmp_path):
+    def make(system="trainables.toy:Toy", **changes):
+        settings = replace(load_system(system).Settings(), {"train.steps": 4})
+        options = {
+            "directory": str(tmp_path / "sweep"),
+            "cache": str(tmp_path / "cache"),
+            "session": "s",
+            "objective": ("val.mse", "min"),
+            "columns": ("val.mse",),
+            "workers": 1,
+            "cpus": 1.0,
+            "gpus": 0.0,
+        }
+        (tmp_path / "sweep").mkdir(exist_ok=True)
+        return SweepContext(system=system, settings=flatten(settings), **{**options, **changes})
+
+    return make
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch, make_context):
+    (tmp_path / "systems_of_a_test.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return make_context("systems_of_a_test:Broken")
+
+
+def test_one_segment_is_asked_at_a_time_until_one_has_measured(make_context):
+    context = make_context()
+    once = ReferencesOnce(context.paths)
+    assert once.asked_of("a")
+    assert not once.asked_of("b"), "a does it"
+    once.ended("b")
+    once.ended("a")  # killed, or stopped, before it could
+    assert once.asked_of("c")
+    measure_references_once(context)
+    once.ended("c")
+    assert not once.asked_of("d")
+    assert not ReferencesOnce(context.paths).asked_of("a"), "nor after a resume"
+
+
+def test_the_network_at_step_0_is_the_documents(make_context):
+    found = []
+    for document in ({}, {"train.seed": 5}):
+        measure_references_once(make_context(document=document))
+        found.append(json.loads(make_context().paths.references.read_text())["untrained"])
+    assert found[0].keys() == found[1].keys()
+    assert found[0]["val.mse"] != found[1]["val.mse"]
+
+
+def test_what_cannot_be_measured_costs_the_references_alone(broken, capsys):
+    once = ReferencesOnce(broken.paths)
+    assert once.asked_of("a")
+    measure_references_once(broken)
+    once.ended("a")
+    told = capsys.readouterr().err
+    assert told.startswith("warning: the references could not be measured: RuntimeError: no such")
+    assert "references_error.txt" in told
+    assert not once.asked_of("b"), "it would fail again"
+    again = ReferencesOnce(broken.paths)
+    assert again.asked_of("a"), "a resume may have mended it"
+    assert "Traceback" in SweepPaths(broken.root).references_error.read_text()
+
+
+@pytest.fixture
+def looks(make_context, monkeypatch):
+    """A driver whose looks are counted, and whose trainings lie nowhere."""
+    taken = []
+
+    def take(context, split, trials, references):
+        taken.append((split, dict(trials), references))
+        return {
+            "trials": {
+                str(trial): {"configuration": it[0], "step": it[1]} for trial, it in trials.items()
+            },
+            "references": {},
+        }
+
+    monkeypatch.setattr(measuring, "take_look", take)
+    state = SimpleNamespace(changes=[0, 0])
+    return SimpleNamespace(context=make_context(), state=state, stopping=""), taken
+
+
+def test_a_look_is_taken_once_for_each_state_of_the_sweep(looks):
+    driver, taken = looks
+    for _ in range(2):
+        measuring._test(driver, {0: (0, 4)})
+    assert taken == [("test", {0: (0, 4)}, True)]
+    driver.state.changes.append(1)
+    measuring._test(driver, {1: (1, 4)})
+    stored = json.loads(driver.context.paths.test.read_text())["looks"]
+    assert [(look["look"], look["place"]) for look in stored] == [(1, 2), (2, 3)]
+    assert list(stored[1]["trials"]) == ["1"]
+
+
+def test_by_unit_only_what_is_not_known_is_measured(looks):
+    driver, taken = looks
+    measuring._measure_by_unit(driver, {0: (0, 4), 1: (1, 4)})
+    measuring._measure_by_unit(driver, {0: (0, 4), 1: (1, 4)})
+    measuring._measure_by_unit(driver, {0: (0, 8), 2: (2, 4)})
+    assert [list(trials.items()) for _, trials, _ in taken] == [
+        [(0, (0, 4)), (1, (1, 4))],
+        [(0, (0, 8)), (2, (2, 4))],
+    ]
+    stored = json.loads(driver.context.paths.by_unit.read_text())
+    assert {trial: it["step"] for trial, it in stored.items()} == {"0": 8, "1": 4, "2": 4}
+
+
+def test_a_checkpoint_that_is_not_kept_is_told(make_context, capsys):
+    state = SimpleNamespace(changes=[])
+    driver = SimpleNamespace(context=make_context(), state=state, stopping="")
+    measuring._measure_by_unit(driver, {3: (3, 4)})
+    assert "trial 3 is not measured by unit: its last checkpoint is not" in capsys.readouterr().err
