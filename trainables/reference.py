@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from losses.terms import Tensors
 
@@ -17,7 +19,11 @@ class Reference:
         predict: `predict(batch) -> prediction` of the first phase, as its forward makes it, for
             the metrics; what it leaves out is not measured.
         about: what it is, in a few words.
+        measure: of what makes no such prediction, or more than one (a codec, whose rate is that of
+            its file): `measure(batch) -> {metric: (sums, count)}` as `Metric.measure` gives them.
+            A metric that it names is not taken from the prediction.
     """
 
     predict: Callable[[Tensors], Tensors]
     about: str
+    measure: Callable[[Tensors], Mapping[str, tuple[Tensor, Tensor]]] = lambda batch: {}

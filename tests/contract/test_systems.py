@@ -16,7 +16,7 @@ from settings.match import matches
 from settings.resolve import resolve
 from settings.schema import SettingsError
 from settings.systems import SYSTEMS
-from trainables.contract import declarations, metrics, samples
+from trainables.contract import beside, declarations, metrics, samples
 from trainables.contract.check import keeps_the_rules_of_terms
 from trainables.contract.terms import counts_the_batch_alone
 from trainables.system import load_system
@@ -27,6 +27,7 @@ RULES = (
     counts_the_batch_alone,
     keeps_the_rules_of_terms,
     *metrics.RULES,
+    *beside.RULES,
 )
 
 
@@ -45,26 +46,13 @@ def test_it_is_found_by_its_name(case, described):
     assert load_system(case.name).name == case.name
 
 
-def test_it_has_test_samples_that_nothing_else_has(case):
-    loaders = case.loaders
-    assert (loaders.test is not None) == (case.name in SYSTEMS)
-    if loaders.test is None:
-        return
-    assert len(loaders.test) > 0
-    seen = {
-        split: {_bytes(data[index]) for index in range(len(data))}
-        for split, data in (("validation", loaders.validation), ("test", loaders.test))
-    }
-    originals = replace(case.settings, case.system.originals)
-    train = case.system.loaders(originals, case.prepared).train
-    trained = {_bytes(train[(index, seed)]) for index in range(len(train)) for seed in range(4)}
-    assert not seen["test"] & (seen["validation"] | trained)
-
-
-def _bytes(sample):
-    """What is given of a sample: the network's input, whatever else a split adds."""
-    key = next(key for key in ("image", "warped", "field") if key in sample)
-    return sample[key].numpy().tobytes()
+def test_it_has_a_test_split_units_and_references(case):
+    """A system of one's own may go without."""
+    in_repository = case.name in SYSTEMS
+    assert (case.loaders.test is not None) == in_repository
+    splits = {"validation", "test"} if in_repository else set()
+    assert set(case.loaders.units) == splits
+    assert bool(case.system.references(case.settings, case.prepared)) == in_repository
 
 
 # Presets, spaces

@@ -7,6 +7,7 @@ It is trained by the one loop, usually within the `prepare` of the system that n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,11 +38,13 @@ from trainables.api import (
     Modules,
     OptimizerSettings,
     Phase,
+    Reference,
     SystemBase,
     SystemSettings,
     Tensors,
     TrainSettings,
 )
+from trainables.conditioner.references import field_references
 
 ENCODE_BATCH = 64
 """Fields that are encoded together."""
@@ -117,6 +120,12 @@ class FieldVae(SystemBase[FieldVaeSettings, Fields]):
 
     def metrics(self, settings: FieldVaeSettings, prepared: Fields | None) -> Sequence[Metric]:
         return field_vae_metrics(settings.metric)
+
+    def references(
+        self, settings: FieldVaeSettings, prepared: Fields
+    ) -> Mapping[str, Reference]:
+        numbers = settings.model.main_size + math.prod(settings.model.hier_shape)
+        return field_references(self.loaders(settings, prepared), numbers)
 
     def preflight(self, settings: FieldVaeSettings, prepared: Fields) -> Sequence[Finding]:
         if prepared.low < prepared.high:

@@ -1,5 +1,6 @@
 """What the conditioner has to beat: the mean of the latents, the latents of the most similar
-outline, and a linear model of a few pixel means.
+outline, and a linear model of a few pixel means; and what its simulation VAE has: the mean field,
+and as many principal components as it has latent numbers.
 
 Shapes: P training samples, F features, L = M + K h numbers of both latents.
 """
@@ -24,6 +25,9 @@ RIDGES = tuple(10.0**power for power in range(-4, 5))
 
 _AT_ONCE = 256
 
+_FIELDS = 512
+"""Training fields that principal components are taken of, evenly spaced."""
+
 Fitted = Callable[[Tensor], Tensor]
 """Features [B, F] -> latents [B, L]."""
 
@@ -43,6 +47,36 @@ def references(loaders: Loaders, modules: Modules) -> dict[str, Reference]:
     return {
         name: Reference(_predictor(fitted, modules.get("decoder")), about)
         for name, (fitted, about) in fits.items()
+    }
+
+
+def field_references(loaders: Loaders, numbers: int) -> dict[str, Reference]:
+    """Of the simulation VAE.
+
+    Args:
+        numbers: of both latents together.
+    """
+    samples: Any = loaders.train
+    count = min(len(samples), _FIELDS)
+    places = [index * len(samples) // count for index in range(count)]
+    fields = torch.stack([samples[(place, 0)]["field"] for place in places])
+    shape = fields.shape[1:]
+    mean = fields.flatten(1).double().mean(dim=0)
+    _, _, axes = torch.linalg.svd(fields.flatten(1).double() - mean, full_matrices=False)
+    axes = axes[:numbers]
+
+    def mean_field(batch: Tensors) -> Tensors:
+        return {"field": mean.to(batch["field"]).view(shape).expand_as(batch["field"])}
+
+    def project(batch: Tensors) -> Tensors:
+        flat = batch["field"].flatten(1).double()
+        middle, basis = mean.to(flat), axes.to(flat)
+        return {"field": ((flat - middle) @ basis.T @ basis + middle).view(-1, *shape)}
+
+    kept = f"the first {len(axes)} principal components of the training fields"
+    return {
+        "mean": Reference(mean_field, "the mean of the training fields"),
+        "principal_components": Reference(project, kept),
     }
 
 

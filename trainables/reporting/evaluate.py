@@ -114,10 +114,12 @@ def sums_of(
     batch: Mapping[str, Tensor],
     settings: SystemSettings,
 ) -> Tensor:
-    """The sums of a metric on a batch and, last, their count, as a float64 vector: what is added
-    over batches and ranks.
-    """
-    sums, count = metric.measure(prediction, batch, settings)
+    """The sums of a metric on a batch with their count: what is added over batches and ranks."""
+    return joined(*metric.measure(prediction, batch, settings))
+
+
+def joined(sums: Tensor, count: Tensor) -> Tensor:
+    """Sums and, last, their count as one float64 vector."""
     return torch.cat([sums.double().reshape(-1), count.double().reshape(1)])
 
 

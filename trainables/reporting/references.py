@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from metrics.metric import Metric, Tensors
 from settings.schema import SettingsError
 from trainables.reference import Reference
-from trainables.reporting.evaluate import sums_of, value_of
+from trainables.reporting.evaluate import joined, sums_of, value_of
 from trainables.reporting.measure import loaders_of, modules_of
 from trainables.stepping.batches import step_seed
 from trainables.stepping.devices import make_accelerator, to_device
@@ -156,12 +156,10 @@ def _measure(
     """Batches hold samples of one unit; sums and counts are added over batches, and then over
     units.
     """
-    totals: dict[str, list[dict[Any, Tensor]]] = {}
+    totals: dict[str, list[dict[str, Tensor]]] = {}
     for unit, batch in _batches(loaders, split, settings.train.validation_batch_size):
         moved = to_device(batch, device, settings.train.channels_last)
-        prediction = _Predicted(reference.predict(moved))
-        measured = {m.measure: _sums(m, prediction, moved, settings) for m in metrics}
-        totals.setdefault(unit, []).append({k: v for k, v in measured.items() if v is not None})
+        totals.setdefault(unit, []).append(_sums(reference, metrics, moved, settings))
     by_unit = [_added(parts) for parts in totals.values()]
     whole = _added(by_unit)
     columns: Measured = {"about": reference.about, "unit": list(totals)}
@@ -188,19 +186,31 @@ def _batches(loaders: Loaders, split: str, size: int) -> Iterator[tuple[str, Ten
         yield unit, batch
 
 
-def _sums(metric: Metric, prediction: Tensors, batch: Tensors, settings: Tree) -> Tensor | None:
-    try:
-        return sums_of(metric, prediction, batch, settings).cpu()
-    except _NotPredictedError:
-        return None
+def _sums(
+    reference: Reference, metrics: Sequence[Metric], batch: Tensors, settings: Tree
+) -> dict[str, Tensor]:
+    """Sums with their count by metric, without those that read what is not predicted."""
+    prediction = _Predicted(reference.predict(batch))
+    found = {name: joined(*pair).cpu() for name, pair in reference.measure(batch).items()}
+    measured: dict[Any, Tensor | None] = {}  # columns may share one measure
+    for metric in metrics:
+        if metric.name in found:
+            continue
+        if metric.measure not in measured:
+            try:
+                measured[metric.measure] = sums_of(metric, prediction, batch, settings).cpu()
+            except _NotPredictedError:
+                measured[metric.measure] = None
+        vector = measured[metric.measure]
+        if vector is not None:
+            found[metric.name] = vector
+    return found
 
 
-def _added(parts: Sequence[Mapping[Any, Tensor]]) -> dict[Any, Tensor]:
-    return {
-        measure: torch.stack([part[measure] for part in parts]).sum(dim=0) for measure in parts[0]
-    }
+def _added(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]}
 
 
-def _value(metric: Metric, sums: Mapping[Any, Tensor]) -> float | None:
-    vector = sums.get(metric.measure)
+def _value(metric: Metric, sums: Mapping[str, Tensor]) -> float | None:
+    vector = sums.get(metric.name)
     return None if vector is None else value_of(metric, vector)

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from accelerate import Accelerator
 
@@ -27,7 +28,7 @@ from trainables.run import LocalRun
 from trainables.stepping.batches import validation_loader
 from trainables.system import load_system
 
-SYSTEMS = ("hdr_patch", "conditioner", "compression")
+SYSTEMS = ("hdr_patch", "conditioner", "field_vae", "compression")
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
@@ -131,7 +132,16 @@ def test_units_are_measured_by_themselves_and_add_up():
             ]
 
         def references(self, settings, prepared):
-            return {"zero": Reference(lambda batch: {"y": 0.0 * batch["y"]}, "nothing")}
+            def none(batch):
+                return {"y": 0.0 * batch["y"]}
+
+            def rate(batch):
+                return {"other": (batch["y"].sum(), torch.tensor(len(batch["y"])))}
+
+            return {
+                "zero": Reference(none, "nothing"),
+                "codec": Reference(none, "a file", measure=rate),
+            }
 
     system = Halves()
     settings = replace(system.Settings(), {"train.validation_batch_size": 2})
@@ -141,7 +151,11 @@ def test_units_are_measured_by_themselves_and_add_up():
         "y": torch.tensor([self.values[i]]),
         "x": torch.zeros(1),
     }
-    found = measure_references(system, settings, None)["zero"]
+    measured = measure_references(system, settings, None)
+    codec, found = measured["codec"], measured["zero"]
+    assert codec["val.other"] == pytest.approx(22 / 5)
+    assert codec["units"]["val.other"] == pytest.approx([17 / 3, 5 / 2])
+    assert codec["val.rmse"] == found["val.rmse"]
     assert found["unit"] == ["b", "a"]
     assert found["units"]["val.rmse"] == pytest.approx(
         [math.sqrt((1 + 25 + 121) / 3), math.sqrt((4 + 9) / 2)]
@@ -235,3 +249,19 @@ def test_a_smaller_image_has_at_most_as_many_numbers_as_the_latent():
     torch.testing.assert_close(prediction["quantised_reconstruction"], image)
     numbers = math.prod(settings.model.latent_shape((64, 64)))
     assert 0.5 * numbers < prediction["latent"][0].numel() <= numbers
+
+
+def test_principal_components_leave_what_the_smaller_singular_values_hold(tmp_path):
+    system = load_system("field_vae")
+    settings = replace(system.Settings(), system.small)
+    prepared = system.prepare(settings, tmp_path)
+    train = system.loaders(settings, prepared).train
+    fields = torch.stack([train[(index, 0)]["field"] for index in range(len(train))])
+    numbers = 4 + 1 * 4
+    reference = system.references(settings, prepared)["principal_components"]
+    left = fields.double() - reference.predict({"field": fields})["field"]
+    centred = (fields - fields.mean(dim=0)).flatten(1).double().numpy()
+    expected = np.sqrt((scipy.linalg.svdvals(centred)[numbers:] ** 2).sum())
+    assert float(left.norm()) == pytest.approx(expected, rel=1e-4)
+    mean = system.references(settings, prepared)["mean"].predict({"field": fields[:2]})["field"]
+    torch.testing.assert_close(mean, fields.mean(dim=0).expand(2, -1, -1))
