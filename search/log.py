@@ -60,6 +60,7 @@ class TrialRecord:
         spans: by the step at which it began, each stretch of training; a segment that was cut
             short and begun again is one.
         seconds: duration of all segments that have ended.
+        begun_before: number of the next new trial when the latest segment ended.
         losses, lost_step: number of nodes that have disappeared without notice under the trial
             since it last made progress, and the furthest step at which one did.
     """
@@ -84,6 +85,7 @@ class TrialRecord:
     rungs: dict[int, dict[str, float]] = field(default_factory=dict)
     spans: dict[int, Span] = field(default_factory=dict)
     seconds: float = 0.0
+    begun_before: int = 0
     losses: int = 0
     lost_step: int = -1
 
@@ -293,6 +295,7 @@ class SweepState:
         self._count_in_a_row(event, has_reported=(event.get("step") or 0) > trial.step)
         trial.reason = event.get("reason") or ""
         trial.seconds += event.get("seconds") or 0.0
+        trial.begun_before = self.next_number
         self._count_loss(trial, event)
         if event.get("step") is not None:
             trial.step = event["step"]

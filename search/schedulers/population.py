@@ -13,7 +13,8 @@ wait for the others.
 
 A member is at most one interval ahead of the slowest. The checkpoint that a waiting member will
 continue from is therefore one of the last three at which its owner's segments ended, and
-`LocalRun.lends_checkpoints` keeps those.
+`LocalRun.lends_checkpoints` keeps those. Only a population that a resume has grown (`--trials`)
+has members whose checkpoint of a step is gone; they are compared there, and not copied.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from settings.schema import SettingsError
 
 QUANTILE = 4
 """One member in this many gives up, and as many are copied (the paper's truncation selection)."""
+
+LENT = 3
+"""Segments at whose ends a member keeps its checkpoints (`trainables.loop.CHECKPOINTS_LENT`)."""
 
 
 class Population(Scheduler):
@@ -113,7 +117,7 @@ class Population(Scheduler):
         ranked = sorted((key, m.number) for key, m in zip(keys, there, strict=True))
         after = self.plan.levels[self.plan.levels.index(step) + 1]
         if len(there) == len(stays):
-            copiers = self._copiers(ranked, count)
+            copiers = self._copiers(state, ranked, count, step)
             for number in waiting:
                 if number in copiers:
                     return self._exploit(state, number, step, after, copiers[number])
@@ -127,18 +131,39 @@ class Population(Scheduler):
         return None
 
     def _copiers(
-        self, ranked: list[tuple[tuple[float, float], int]], count: int
+        self,
+        state: SweepState,
+        ranked: list[tuple[tuple[float, float], int]],
+        count: int,
+        step: int,
     ) -> dict[int, list[int]]:
-        """The members that copy another one: each of the worst, with those of the best that are
-        better than it, where there is one.
+        """The members that copy another one: each of the worst, with those of the best that it can
+        copy and that are better than it, where there is one.
         """
-        best = [(key, number) for key, number in ranked[:count] if math.isfinite(key[1])]
+        members = state.trials
+        lending = [
+            (key, number)
+            for key, number in ranked
+            if math.isfinite(key[1]) and self._still_has(members[number], step)
+        ]
         copiers = {}
         for key, number in ranked[len(ranked) - count :]:
-            better = [source for source_key, source in best if source_key < key]
+            # One that had ended before the other began was of a population that was whole, and
+            # `--keep-checkpoints` may have left it none (`search.retention`).
+            there = [(k, n) for k, n in lending if not _ended_before(members[n], number)]
+            better = [source for source_key, source in there[:count] if source_key < key]
             if better:
                 copiers[number] = better
         return copiers
+
+    def _still_has(self, member: TrialRecord, step: int) -> bool:
+        """Whether a member has its own checkpoint of a rung: of its latest segments, none of which
+        began from another member's.
+        """
+        levels = self.plan.levels
+        ahead = levels.index(member.stop_step) - levels.index(step)
+        copied = any(span.start and begin >= step for begin, span in member.spans.items())
+        return ahead < LENT and not copied
 
     def _exploit(
         self, state: SweepState, number: int, step: int, after: int, sources: list[int]
@@ -170,3 +195,8 @@ def _left_early(plan: Plan, member: TrialRecord, step: int) -> bool:
     if member.status == COMPLETE:
         return member.step < step
     return member.is_final(plan.max_failures)
+
+
+def _ended_before(member: TrialRecord, other: int) -> bool:
+    """Whether a member had its last step behind it before another one began."""
+    return member.status == COMPLETE and member.begun_before <= other

@@ -216,6 +216,19 @@ def test_a_population_is_left_alone_until_its_end(tmp_path):
     assert sum(bool(steps) for steps in kept.left().values()) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", ["all", "best:1"])
+def test_a_population_that_has_ended_may_grow(tmp_path, keep):
+    """The first members have given most of their checkpoints up, or all."""
+    planned = {"scheduler": "pbt", "grace": 4}
+    Sweep(tmp_path / "sweep", keep, trials=6, **planned).run()
+    grown = Sweep(tmp_path / "sweep", keep, trials=12, **planned)
+    grown.driver.decider.record("resumed")
+    grown.run()
+    assert grown.numbers("complete") == set(range(12))
+    assert any(event.get("from") and event["trial"] >= 6 for event in grown.decided())
+
+
 def test_what_a_killed_driver_has_left_is_deleted_by_the_next(swept, tmp_path):
     """The driver before ended without deleting anything: under `all`, which is the most."""
     directory = tmp_path / "sweep"
