@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ray_jobs.engine.driver import Driver, Running
 from search.forecast import forecast
-from search.log import COMPLETE, RUNNING, TrialRecord
+from search.log import COMPLETE, FAILED, RUNNING, TrialRecord
 
 LIVE_INTERVAL_SECONDS = 0.5
 PLAIN_INTERVAL_SECONDS = 15.0
@@ -34,6 +34,7 @@ class Progress:
         self.console = Console()
         self.live = Live(console=self.console, auto_refresh=False) if sys.stdout.isatty() else None
         self.said = ""
+        self.is_over = False
         if self.live:
             self.live.start()
 
@@ -50,11 +51,22 @@ class Progress:
             print(line, flush=True)
 
     def close(self) -> None:
+        self.is_over = True
         if self.live:
             self.live.update(self._table(), refresh=True)
             self.live.stop()
         else:
             print(self._line(), flush=True)
+
+    def _steps_lost(self) -> int:
+        """Steps that were expected and will not come: those of trials that failed for good or had
+        nothing more to gain. A budget gives them to other trials.
+        """
+        plan = self.driver.plan
+        ended = self.driver.state.with_status(FAILED, COMPLETE) if plan.budget is None else ()
+        trials = (self.driver.state.trials[number] for number in ended)
+        over = (trial for trial in trials if trial.is_final(plan.max_failures))
+        return sum(max(trial.stop_step - trial.step, 0) for trial in over)
 
     def _steps_done(self) -> int:
         """Steps trained so far, those of repeats as well: how far every trial has come."""
@@ -88,9 +100,10 @@ class Progress:
 
     def _left(self) -> str:
         done = self._steps_done()
-        new, left = done - self.steps_before, self.steps_expected - done
+        new = done - self.steps_before
+        left = self.steps_expected - done - self._steps_lost()
         elapsed = time.monotonic() - self.began
-        if new <= 0 or left <= 0:
+        if self.is_over or new <= 0 or left <= 0:
             return f"; {elapsed:.0f} s"
         return f"; {elapsed:.0f} s, about {elapsed / new * left:.0f} s left"
 

@@ -179,6 +179,7 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
     from ray_jobs.engine import execute
     from ray_jobs.engine.failures import common_failure
     from ray_jobs.progress import Progress
+    from search.failing import wider_limit
 
     directory = directory.resolve()
     execution = execute.Execution(
@@ -191,9 +192,10 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
         time_budget_seconds=arguments.time_budget,
         may_grow=arguments.autoscaling,
     )
-    go_on = f"To go on:\n  {command('sweep')} --resume {shlex.quote(str(directory))}"
-    go_on += f" --address {arguments.address}" if arguments.address else ""
-    go_on += " --autoscaling" if arguments.autoscaling else ""
+    resume = f"{command('sweep')} --resume {shlex.quote(str(directory))}"
+    resume += f" --address {arguments.address}" if arguments.address else ""
+    resume += " --autoscaling" if arguments.autoscaling else ""
+    go_on = f"To go on:\n  {resume}"
     try:
         driver = execute.run(setup, execution, Progress)
         analyze([str(directory)])
@@ -205,9 +207,12 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
         print(f"ended: {driver.gave_up}.")
         for line in common_failure(driver.plan, driver.state, directory):
             print(f"  {line}")
+        again = driver.plan.max_failures + 1
         print(
-            "If the cause is mended, or you know better, let it try more: --max-failed-in-a-row N "
-            f"(0: never ends for it), --max-failed-share X (1: never). {go_on}"
+            "If the cause is mended, or you know better, let it try more. Under another limit "
+            f"failures count anew:\n  {resume} {wider_limit(driver.plan, driver.state)}\n"
+            f"With --max-failures {again} the trials that an error has ended are tried again as "
+            "well."
         )
         return ALL_FAILED
     if driver.stopping:

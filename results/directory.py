@@ -108,7 +108,7 @@ class History:
         trials: in the order of their numbers, repeats included. A trial with a segment that has
             not ended is running while the session that handed it out holds the lock, and
             interrupted otherwise.
-        state: of the sweep: "finished", "running" or "interrupted".
+        state: of the sweep: "finished", "running", "interrupted" or "ended for its failures".
         held: whether a live process holds the lock, as far as one look can tell
             (`results.lock.is_held`).
         open: trials with a segment that has not ended, whose state depends on the lock.
@@ -267,4 +267,6 @@ def read_history(sweep: Sweep) -> History:
 def _sweep_state(state: SweepState, held: bool) -> str:
     if state.finished:
         return "finished"
+    if state.gave_up:
+        return "ended for its failures"
     return "running" if held else "interrupted"

@@ -218,7 +218,8 @@ def _link_new(path: Path, session: str) -> bool:
     try:
         os.link(mine, path)
     except FileExistsError:
-        return False
+        # NFS may lose its answer and ask again, which then finds our own link (open(2)).
+        return mine.stat().st_nlink > 1
     except OSError as error:
         if error.errno in _NO_HARD_LINKS:
             raise SweepError(

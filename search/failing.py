@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from search.optuna.distributions import share_between
 from search.plan import Plan
 from search_spaces.domains import Choice, Domain, same_value
 from search_spaces.space import Space
+
+RARE = 0.05
+"""Probability below which a part of the space is no chance."""
 
 FEWEST_ENDED = 20
 """Trials that must have ended before their share of failures says anything."""
@@ -25,21 +29,33 @@ def least_charge(plan: Plan) -> int:
 
 def limits_of(plan: Plan) -> list[float]:
     """What a session writes into the log of its limits on failures."""
-    return [plan.max_failed_in_a_row, plan.max_failed_share]
+    return [plan.max_failed_in_a_row, plan.max_failed_share, plan.max_failures]
 
 
 def too_many_failed(plan: Plan, state: SweepState) -> str:
     """Why the sweep must end for its failures; "" where it may go on."""
-    row, most = state.failed_in_a_row, plan.max_failed_in_a_row
-    if most and row >= most:
-        return f"{row} failures in a row, without a report between them"
-    failed_before, sound_before = state.before_limits
-    sound = sum(state.count(status) for status in SOUND) - sound_before
-    if _is_too_large(plan, state.count(FAILED) - failed_before, sound):  # some may try again
-        failed = len(failed_for_good(plan, state)) - failed_before
+    if _is_row_too_long(plan, state):
+        return f"{state.failed_in_a_row} failures in a row, without a report between them"
+    before = state.failed_before
+    sound = sum(state.count(status) for status in SOUND) - state.sound_before
+    if _is_too_large(plan, state.count(FAILED) - len(before), sound):  # some may try again
+        failed = sum(number not in before for number in failed_for_good(plan, state))
         if _is_too_large(plan, failed, sound):
             return f"{failed} of {failed + sound} trials failed"
     return ""
+
+
+def wider_limit(plan: Plan, state: SweepState) -> str:
+    """The option that lets a sweep go on that was ended for its failures: the limit that has acted
+    with twice the length of the row, or with half as far to go to a share of 1.
+    """
+    if _is_row_too_long(plan, state):
+        return f"--max-failed-in-a-row {2 * plan.max_failed_in_a_row}"
+    return f"--max-failed-share {(1.0 + plan.max_failed_share) / 2.0:g}"
+
+
+def _is_row_too_long(plan: Plan, state: SweepState) -> bool:
+    return 0 < plan.max_failed_in_a_row <= state.failed_in_a_row
 
 
 def _is_too_large(plan: Plan, failed: int, sound: int) -> bool:
@@ -69,6 +85,20 @@ class Part:
     low: float = 0.0
     high: float = 0.0
     options: tuple[Any, ...] = ()
+
+    def is_no_chance(self, count: int, keys: int) -> bool:
+        """Whether so small a part hardly ever holds `count` random draws: below `RARE` for any of
+        `keys`. Of uniform draws the range is `share` or less with a probability of
+        n share^(n-1) - (n-1) share^n; for a choice share^n of each such set of options.
+        """
+        share = self.share
+        if self.options:
+            known = len(self.options)
+            sets = math.comb(round(known / share), known)
+            chance = sets * share**count
+        else:
+            chance = count * share ** (count - 1) - (count - 1) * share**count
+        return chance * keys < RARE
 
     def __str__(self) -> str:
         if self.options:

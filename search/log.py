@@ -125,9 +125,11 @@ class SweepState:
             taken off again, down to the least that a failed trial is charged, and repeats are not
             counted.
         failed_in_a_row: number of trials that have failed for good since the last report.
-        before_limits: how many trials had failed and how many had not when the sweep was resumed
-            with other limits on failures, which count from there on.
+        failed_before, sound_before: the trials that had failed, and how many had not, when the
+            sweep was resumed with other limits on failures, which count from there on; one that is
+            tried again after that counts again.
         finished: whether the last session has ended the sweep.
+        gave_up: why the last session has ended it for its failures; "" where it has not.
         own_trials: number of trials that are no repeats.
         asked_for: the trials that the sampler drew, in the order of the log.
         next_number: the number of the next new trial.
@@ -143,9 +145,11 @@ class SweepState:
         self.promoted: dict[tuple[int, int], set[int]] = {}
         self.steps: dict[int, int] = {}
         self.failed_in_a_row = 0
-        self.before_limits = (0, 0)
+        self.failed_before: set[int] = set()
+        self.sound_before = 0
         self._limits: list[float] | None = None
         self.finished = False
+        self.gave_up = ""
         self.own_trials = 0
         self.asked_for: list[int] = []
         self.next_number = 0
@@ -194,7 +198,7 @@ class SweepState:
                 self._end(event)
             self.changes.append(event["trial"])
         elif kind == "resumed":
-            self.finished = False
+            self.finished, self.gave_up = False, ""
             # The session that ran them is gone, so whatever it had not ended was interrupted.
             for number in self.live:
                 self.changes.append(number)
@@ -202,13 +206,21 @@ class SweepState:
                 self._set_status(self.trials[number], INTERRUPTED)
         elif kind == "finished":
             self.finished = True
+        elif kind == "gave_up":
+            self.gave_up = event["reason"]
 
     def _set_limits(self, limits: list[float] | None) -> None:
-        """Counts failures anew under other limits."""
-        if limits is not None and self._limits not in (None, limits):
+        """Counts failures anew under other limits; a log of an earlier version has fewer of
+        them.
+        """
+        if limits is None:
+            return
+        known = limits if self._limits is None else self._limits
+        if any(now != before for now, before in zip(limits, known)):  # noqa: B905 - see above
             self.failed_in_a_row = 0
-            self.before_limits = (self.count(FAILED), sum(map(self.count, SOUND)))
-        self._limits = limits if limits is not None else self._limits
+            self.failed_before = set(self.with_status(FAILED))
+            self.sound_before = sum(map(self.count, SOUND))
+        self._limits = limits
 
     def _set_status(self, trial: TrialRecord, status: str) -> None:
         self._by_status.get(trial.status, {}).pop(trial.number, None)
@@ -238,6 +250,7 @@ class SweepState:
                 self.asked_for.append(number)
         elif trial.status == PAUSED:
             self.promoted.setdefault((trial.bracket, trial.step), set()).add(number)
+        self.failed_before.discard(number)
         fresh = trial.status == PAUSED or not trial.spans
         trial.segment, trial.reason, trial.sampled = event["segment"], "", sampled
         trial.start = tuple(event["from"]) if event.get("from") else None

@@ -86,7 +86,9 @@ def simulate(
             heapq.heappush(running, (when, order, job, first))
         if not running:
             simulation.reason = job.reason if isinstance(job, Done) else ""
-            if not simulation.reason:
+            if simulation.reason:
+                decider.record("gave_up", reason=simulation.reason)
+            else:
                 decider.record("finished")
             return simulation
         simulation.seconds, place, job, step = heapq.heappop(running)

@@ -44,6 +44,10 @@ class SupersededError(RuntimeError):
     """Another driver has taken the sweep over; this process must not write to it any more."""
 
 
+class UnreadableLockError(OSError):
+    """The sweep's lock could not be read for some seconds: its storage is away."""
+
+
 @dataclass
 class LocalRun:
     """A trial in a plain process.
@@ -193,8 +197,8 @@ def owner_check(lock: Path, session: str) -> Callable[[], bool]:
     sweep over, old writers end.
 
     A lock that cannot be read is no other's lock: it is looked at again for some seconds. After
-    them the check raises OSError with what the file system says, or SupersededError where the lock
-    is gone.
+    them the check raises UnreadableLockError with what the file system says, or SupersededError
+    where the lock is gone.
     """
 
     mine = json.dumps(session).encode()
@@ -214,7 +218,7 @@ def owner_check(lock: Path, session: str) -> Callable[[], bool]:
                 return bears_session()
             except (OSError, ValueError, LookupError) as error:
                 problem = error
-        raise _unreadable(lock, problem) from problem
+        raise _unreadable(lock, problem)  # alone: it is the cause that is told (`root_cause`)
 
     return still_owner
 
@@ -225,7 +229,7 @@ def _unreadable(lock: Path, problem: Exception) -> Exception:
             f"{lock} is gone: somebody has removed it, or another process took the sweep over and "
             "has ended. --resume goes on with the sweep."
         )
-    return OSError(
+    return UnreadableLockError(
         f"{lock} could not be read for {sum(RETRY_SECONDS):g} s, so this process may not write "
         f"any more: {problem}. --resume goes on with the sweep once its storage answers."
     )

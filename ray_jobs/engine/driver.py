@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray_jobs.engine import groups
+from ray_jobs.engine.failures import cause_in
 from ray_jobs.engine.measuring import ReferencesOnce
-from ray_jobs.engine.nodes import NOTICE_SECONDS, Loss
+from ray_jobs.engine.nodes import NOTICE_SECONDS, STORAGE, Loss
 from ray_jobs.engine.trial import SweepContext
 from results.store import EventLog
 from search.decider import LOSSES, Decider
@@ -25,7 +26,7 @@ from search.jobs import Done, Job, Wait
 from search.log import FAILED, INTERRUPTED, Event, SweepState
 from search.plan import Plan
 from settings.paths import SweepPaths
-from trainables.run import SupersededError
+from trainables.run import SupersededError, UnreadableLockError
 
 PROBE_BYTES = 1 << 16
 """A disk without room for this counts as full: a checkpoint, even of a small model, is larger."""
@@ -58,7 +59,7 @@ class Running:
             process; None before the first. The wait for a place does not count.
         heard: when that came, by this process's monotonic clock.
         reason: why it is stopped, or has ended by itself; "" for neither.
-        node_gone: whether its node has gone without notice.
+        node_gone: whether its node, or the storage there, has gone without notice.
     """
 
     job: Job
@@ -164,6 +165,7 @@ class Driver:
             self.running[ray_id] = self._begun(job)
             return job
         if isinstance(job, Done) and job.reason:
+            self.decider.record("gave_up", reason=job.reason)
             self.gave_up = self.stopping = job.reason
         return job
 
@@ -181,7 +183,7 @@ class Driver:
 
     def _refuse(self, job: Job, error: Exception) -> None:
         """Logs that a segment could not begin; the sweep continues with the next one."""
-        self._write_error(job, f"{type(error).__name__}: {error}\n")
+        self._write_error(job, " ".join(f"{type(error).__name__}: {error}".split()) + "\n")
         begun = self._begun(job)
         reason = self._error_line(job)
         self.decider.ended(
@@ -278,9 +280,10 @@ class Driver:
             if self.stopping and was_killed:
                 return INTERRUPTED, self.stopping  # its process was told to end as well
             lost = self.lost_node(current.job, NOTICE_SECONDS if was_killed else 0.0)
-            if lost:
-                return self._lost(current, lost)
-            return FAILED, self._error_line(current.job)
+            if lost is None and not was_killed:
+                of_storage = f"{UnreadableLockError.__name__}: "
+                lost = STORAGE if self._error_line(current.job).startswith(of_storage) else None
+            return self._lost(current, lost) if lost else (FAILED, self._error_line(current.job))
         if self.decider.end_state(current.job, current.step, current.reason):
             return "", current.reason
         if self.stopping:
@@ -289,8 +292,8 @@ class Driver:
         return FAILED, f"it ended at step {steps} without an error"
 
     def _lost(self, current: Running, loss: Loss) -> tuple[str, str]:
-        """State and reason of a segment that has lost its node: a preemption, unless its trial has
-        lost too many nodes in a row.
+        """State and reason of a segment that has lost its node, or the storage there: it was
+        preempted, unless its trial has lost too many in a row.
         """
         current.node_gone = not loss.announced
         losses = self.decider.losses(current.job, current.step)
@@ -299,16 +302,13 @@ class Driver:
         reason = f"{loss.reason}: {losses} in a row under this trial, which came no further"
         path = self._error_file(current.job)
         error_text = path.read_text() if path.exists() else ""
-        self._write_error(
-            current.job,
-            f"{reason}.\nIt may be the cause: does it take all memory of its node? "
-            f"--max-failures N lets it try again.\n\n{error_text}",
-        )
+        advice = f"{loss.advice} --max-failures N lets it try again."
+        self._write_error(current.job, f"{error_text}\n{advice}\n\n{reason}\n")
         return FAILED, reason
 
     def _error_line(self, job: Job) -> str:
-        """The first line of the trial's `error.txt`, which is written here where its process was
-        killed before it could.
+        """The cause by the trial's `error.txt`, which is written here where its process was killed
+        before it could.
         """
         path = self._error_file(job)
         if not path.exists() or not path.stat().st_size:
@@ -317,7 +317,7 @@ class Driver:
                 "The trial's process ended without an error of its own: it was killed, ran out of "
                 "memory, or its node is gone.\n",
             )
-        return path.read_text().splitlines()[0][:500]
+        return cause_in(path.read_text(errors="replace"))
 
     def _write_error(self, job: Job, text: str) -> None:
         path = self._error_file(job)

@@ -28,10 +28,21 @@ class Loss:
         reason: which node.
         announced: whether the node has said so before, as at a spot warning; then no trial is the
             cause.
+        advice: what to look at where one trial loses node after node.
     """
 
     reason: str
     announced: bool = False
+    advice: str = "The trial may be the cause: does it take all memory of its node?"
+
+
+STORAGE = Loss(
+    "its node has lost the sweep's directory",
+    advice="Does that node still mount the storage of --dir?",
+)
+"""A process on the node could not read the sweep's lock for some seconds
+(`trainables.run.UnreadableLockError`), while the driver can: no fault of the trial's.
+"""
 
 
 def note(folder: Path, segment: int, part: str = "trial") -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from ray_jobs.engine.driver import Driver
 from search.options import ALL, Retention
 from search.retention import Kept, kept_of
+from trainables.run import SupersededError
 
 PATIENCE_SECONDS = 300.0
 """How long the end of a sweep waits for what is still to be deleted."""
@@ -73,12 +74,18 @@ class RetentionThread:
         rule, paths = f"--keep-checkpoints {self._rule}", self._driver.context.paths
         has_told = False
         while (order := self._orders.get()) is not None:
-            if not self._driver.still_owner():
-                return
             number, kept = order
             try:
+                if not self._driver.still_owner():
+                    raise SupersededError("another process has taken this sweep over")
                 trim(paths.trial(number).checkpoints, kept, rule)
+            except SupersededError as error:
+                self._warn(f"{rule}: this process deletes no checkpoint any more ({error}).")
+                return
             except OSError as error:
                 if not has_told:
-                    self._warn(f"{rule}: a checkpoint could not be deleted ({error}).")
+                    self._warn(
+                        f"{rule}: a checkpoint could not be deleted ({error}). A resume deletes "
+                        "it."
+                    )
                 has_told = True

@@ -68,7 +68,8 @@ class SweepContext:
 def run_segment(config: Mapping[str, Any], context: SweepContext) -> None:
     """Trains a segment, as Tune's function.
 
-    An error is written to the trial's `error.txt`, and raised for Tune.
+    An error is written to the trial's `error.txt`, its cause as the last line, and raised for
+    Tune.
 
     Args:
         config: the trial's own values by dotted key, and `job`.
@@ -92,9 +93,9 @@ def run_segment(config: Mapping[str, Any], context: SweepContext) -> None:
                 nodes.await_loss(folder, job["segment"])
             cause = root_cause(error)
             if type(cause).__name__ != "SupersededError":
-                paths.error.write_text(
-                    f"{type(cause).__name__}: {cause}\n\n{traceback.format_exc()}"
-                )
+                line = " ".join(f"{type(cause).__name__}: {cause}".split())
+                with contextlib.suppress(OSError):  # the directory may be what is gone
+                    paths.error.write_text(f"{traceback.format_exc()}\n{line}\n")
             raise
 
 

@@ -72,7 +72,7 @@ def test_an_error_is_tried_again_from_the_last_checkpoint(place, kit, sequential
     assert ran.status == 0, ran.text
     failed = [e for e in kit.events(directory, "ended") if e["state"] == "failed"]
     assert [e["trial"] for e in failed] == [0, 0]
-    reasons = ["RuntimeError: the disk of the data is gone", "MemoryError: "]
+    reasons = ["RuntimeError: the disk of the data is gone", "MemoryError:"]
     assert [e["reason"] for e in failed] == reasons
     assert [e["step"] for e in failed] == [5, 10]  # the second attempt went on from the fifth
     assert not (directory / "trials/0000/error.txt").exists()

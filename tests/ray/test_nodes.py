@@ -125,7 +125,7 @@ class TestNode:
         assert {e["step"] for e in ends} == {0}
         assert ": 3 in a row under this trial" in ends[-1]["reason"]
         error = (directory / "trials/0000/error.txt").read_text()
-        assert error.startswith(f"{ends[-1]['reason']}.\n")
+        assert error.endswith(f"\n{ends[-1]['reason']}\n")
 
     def test_a_directory_that_one_node_does_not_see_is_refused(self, cluster, add_node, kit):
         if not may_unshare():

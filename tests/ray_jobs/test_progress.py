@@ -101,6 +101,31 @@ def test_repeats_are_steps_to_come_and_no_part_of_the_budget(make_driver):
     assert "left" not in line
 
 
+def test_what_has_failed_has_nothing_left(make_driver):
+    """Nor does one whose patience ended it early."""
+    driver = make_driver(trials=4)
+    progress = Progress(driver)
+    train(driver, error=0.1)
+    assert " s left" in progress._line()
+    for reason in ("", "patience: val.error"):
+        assert isinstance(driver.next("run"), Job)
+        driver.reported("run", 5, {"val.error": 0.5}, 1.0, 0.0, reason)
+        driver.ended("run", failed=not reason)
+    assert " s left" in progress._line()
+    driver.next("run")
+    driver.ended("run", failed=True)
+    assert "left" not in progress._line()
+
+
+def test_the_last_line_promises_nothing(make_driver, capsys):
+    driver = make_driver(trials=4)
+    progress = Progress(driver)
+    train(driver, error=0.1)
+    assert " s left" in progress._line()
+    progress.close()
+    assert "left" not in capsys.readouterr().out
+
+
 def test_the_end_of_any_sweep_is_foreseen(make_driver):
     assert Progress(make_driver(trials=10**5)).steps_expected == 10**6
 

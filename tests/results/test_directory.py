@@ -112,6 +112,10 @@ def test_the_sweep_itself_is_finished_running_or_interrupted(sweep):
     assert read_history(read_sweep(sweep.path)).state == "finished"
     sweep.event("resumed", session="b", host="h", pid=2)
     assert read_history(read_sweep(sweep.path)).state == "interrupted"
+    sweep.event("gave_up", reason="20 failures in a row, without a report between them")
+    assert read_history(read_sweep(sweep.path)).state == "ended for its failures"
+    sweep.event("resumed", session="c", host="h", pid=3)
+    assert read_history(read_sweep(sweep.path)).state == "interrupted"
 
 
 def test_unknown_events_and_an_absent_log_are_no_errors(sweep):

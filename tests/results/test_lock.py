@@ -227,6 +227,24 @@ def test_only_the_own_lock_is_given_back(tmp_path):
     assert not owner_check(tmp_path / "lock", first.session)()
 
 
+def test_a_link_whose_answer_was_lost_is_ours(tmp_path, monkeypatch):
+    """Emulated: NFS makes the link, loses the reply, asks again and hears that it exists."""
+    link = os.link
+
+    def answers_late(source, target):
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", answers_late)
+        taken = lock.take_lock(tmp_path, refuses_to_wait)
+    assert session_in(tmp_path) == taken.session
+    with pytest.raises(lock.LockHeldError):
+        lock.take_lock(tmp_path, refuses_to_wait)
+    taken.release()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_hard_links(tmp_path, monkeypatch, number):
     """Emulated: no such file system can be mounted here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.failing import narrowest_part
+from search.failing import narrowest_part, wider_limit
 from search.jobs import Job, Wait
 from search.log import FAILED, SweepState
 from search.optuna.distributions import share_between
@@ -148,22 +148,50 @@ def test_a_resume_with_another_limit_goes_on(make_plan):
 
 
 @pytest.mark.parametrize(
-    "change", [{"max_failed_in_a_row": 0}, {"max_failed_in_a_row": 40}, {"max_failed_share": 1.0}]
+    ("change", "trials"),
+    [
+        ({"max_failed_in_a_row": 0}, 40),
+        ({"max_failed_in_a_row": 40}, 40),
+        ({"max_failed_share": 1.0}, 40),
+        ({"max_failures": 1}, 20),  # the same ones, which fail again
+        ({"max_failures": 1, "max_failed_in_a_row": 0}, 20),
+    ],
 )
-def test_a_resume_that_changes_one_limit_counts_anew_for_both(make_plan, change):
+def test_a_resume_that_changes_one_limit_counts_anew_for_both(make_plan, change, trials):
     """After twenty failures of twenty trials both limits hold."""
-    options = {"max_failures": 0, "seed": 1}
-    plan = make_plan(trials=100, **options)
+    plan = make_plan(trials=100, **OPTIONS)
     events = simulate(plan, towards_the_edge, fails=always).events
-    mended = simulate(make_plan(trials=100, **options, **change), towards_the_edge, events=events)
+    wider = make_plan(trials=100, **{**OPTIONS, **change})
+    mended = simulate(wider, towards_the_edge, events=events)
     assert mended.reason == "" and len(mended.state.trials) == 100
-    still = simulate(
-        make_plan(trials=100, **options, **change),
-        towards_the_edge,
-        events=events,
-        fails=always,
-    )
-    assert still.reason and len(still.state.trials) >= 40
+    still = simulate(wider, towards_the_edge, events=events, fails=always)
+    assert still.reason and len(still.state.trials) == trials
+    assert not failed_of(mended) or "max_failures" not in change
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"max_failed_in_a_row": 7}, "--max-failed-in-a-row 14"),
+        ({"max_failed_in_a_row": 0}, "--max-failed-share 0.95"),
+        ({"max_failed_in_a_row": 20, "max_failed_share": 0.5}, "--max-failed-in-a-row 40"),
+    ],
+)
+def test_the_limit_that_has_acted_is_the_one_to_widen(make_plan, limits, said):
+    plan = make_plan(trials=100, **{**OPTIONS, **limits})
+    found = simulate(plan, towards_the_edge, fails=always)
+    assert found.reason and wider_limit(plan, found.state) == said
+
+
+def test_a_log_without_tries_has_the_limits_that_it_has(make_plan):
+    """Versions before this one wrote two numbers: the same two are no other limits."""
+    plan = make_plan(trials=100, max_failed_in_a_row=5, **OPTIONS)
+    events = simulate(plan, towards_the_edge, fails=always).events
+    for event in events:
+        if "limits" in event:
+            event["limits"] = event["limits"][:2]
+    same = simulate(plan, towards_the_edge, events=events)
+    assert same.reason and len(same.state.trials) == 5
 
 
 def test_a_killed_sweep_decides_as_one_that_was_not(make_plan, executor):

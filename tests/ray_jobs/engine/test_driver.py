@@ -107,6 +107,8 @@ def test_draws_that_are_all_refused_end_the_sweep(make_driver):
     reason = "7 failures in a row, without a report between them"
     assert (driver.gave_up, driver.stopping) == (reason, reason)
     assert len(ends(driver)) == 7
+    assert driver.log.read()[-1]["event"] == "gave_up"
+    assert make_driver().state.gave_up == reason
 
 
 def test_a_segment_that_ends_early_by_itself_has_failed(make_driver, tmp_path):
@@ -258,7 +260,9 @@ def test_a_trial_that_takes_node_after_node_has_failed(make_driver, tmp_path, ma
     assert found == expected
     line = f"node 1 is gone: {3 + max_failures} in a row under this trial, which came no further"
     assert ends(driver)[-1]["reason"] == line
-    assert (tmp_path / "trials/0000/error.txt").read_text().startswith(f"{line}.\nIt may be the")
+    said = (tmp_path / "trials/0000/error.txt").read_text()
+    assert "all memory of its node? --max-failures N lets it try again." in said
+    assert said.endswith(f"\n{line}\n")
     assert driver.next("a").trial == 1
     assert trials(make_driver(**options)) == trials(driver)
 
@@ -276,7 +280,7 @@ def test_an_error_of_its_own_breaks_the_row(make_driver, tmp_path):
     driver = make_driver(lost=fall, max_failures=1)
     found = [lose(driver, 5) for _ in range(6)]
     assert found == [*["interrupted"] * 2, "failed", *["interrupted"] * 2, "failed"]
-    assert error.read_text().splitlines()[0].startswith("node 1 is gone: 3 in a row")
+    assert error.read_text().splitlines()[-1].startswith("node 1 is gone: 3 in a row")
     assert "ConnectionError: the rank" in error.read_text(), "what the trial said is kept"
 
 
@@ -287,7 +291,7 @@ def test_a_failure_is_tried_again_so_often_and_then_recorded(make_driver, tmp_pa
         report(driver, "a", 5, 0.5)
         error = tmp_path / "trials/0000/error.txt"
         error.parent.mkdir(parents=True, exist_ok=True)
-        error.write_text(f"RuntimeError: attempt {attempt}\nand its stack")
+        error.write_text(f"Traceback: its stack\n\nRuntimeError: attempt {attempt}\n")
         driver.ended("a", failed=True)
     assert [end["reason"] for end in ends(driver)] == [
         f"RuntimeError: attempt {attempt}" for attempt in range(3)

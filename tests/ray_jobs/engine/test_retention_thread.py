@@ -259,6 +259,8 @@ def test_who_has_lost_the_sweep_deletes_nothing(tmp_path):
     lost.retention.look()
     lost.retention.close()
     assert lost.left() == before
+    (said,) = lost.said
+    assert said.endswith("no checkpoint any more (another process has taken this sweep over).")
 
 
 def test_a_checkpoint_that_cannot_be_deleted_is_told_once(tmp_path):
@@ -272,6 +274,26 @@ def test_a_checkpoint_that_cannot_be_deleted_is_told_once(tmp_path):
     again.retention.close()
     (said,) = again.said
     assert said.startswith("--keep-checkpoints best:1: a checkpoint could not be deleted (")
+
+
+def test_a_storage_that_stumbles_is_told_and_the_rest_is_deleted(tmp_path):
+    """The first look at the lock fails. Emulated: no file system here stumbles on request."""
+    directory = tmp_path / "sweep"
+    before = Sweep(directory, scheduler="asha").run(segments=9).left()
+    again = Sweep(directory, "best:1", scheduler="asha")
+    problems = [OSError(116, "Stale file handle")]
+
+    def still_owner():
+        if problems:
+            raise problems.pop()
+        return True
+
+    again.driver.still_owner = still_owner
+    again.retention.look()
+    again.retention.close()
+    (said,) = again.said
+    assert "could not be deleted ([Errno 116] Stale file handle). A resume deletes it." in said
+    assert sum(map(len, again.left().values())) < sum(map(len, before.values()))
 
 
 def test_who_reads_one_that_is_gone_hears_which_option_it_was(swept, tmp_path, capsys):
