@@ -69,8 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reference-point",
         metavar="COLUMN=X,...",
-        help="of the hypervolume, a number for each objective, so that sweeps compare (default: "
-        "the sweep's own)",
+        help="the worst values that count for the hypervolume, a number for each objective; "
+        "sweeps compare at the same one (default: the sweep's own)",
     )
     parser.add_argument("--no-page", action="store_true", help="do not write the HTML page")
     parser.add_argument(
@@ -120,10 +120,11 @@ def _analyze(arguments: argparse.Namespace) -> int:
 
 
 def _print_leaderboard(sweep: Sweep, history: History, frame: pd.DataFrame, top: int) -> None:
-    from results.front import hypervolumes
+    from results.front import hypervolumes, reference_text
     from results.headline import headline
     from results.leaderboard import leaderboard, leaderboard_rows, legend_of, plain_table
     from results.reports import missing_reports
+    from settings.warning import warn
 
     if sys.stdout.isatty():
         from rich.console import Console
@@ -142,6 +143,12 @@ def _print_leaderboard(sweep: Sweep, history: History, frame: pd.DataFrame, top:
     print(f"\n{told}\nSweep {history.state}: {counts or 'no trial yet'}.")
     if volumes is not None and not volumes.course.empty:
         _print_hypervolume(volumes.course["hypervolume"])
+        if sweep.reference_point and not volumes.course["hypervolume"].any():
+            warn(
+                "the hypervolume is 0 throughout: no complete trial is better in every objective "
+                f"than the reference point, {reference_text(volumes.reference)}. Name a worse one "
+                "with --reference-point."
+            )
     lost = missing_reports(sweep.path, history)
     if lost:
         print(

@@ -74,6 +74,6 @@ def _no_such_verb(name: str) -> str:
     from ray_jobs.verb import VERBS
     from settings.flat import nearest_names
 
-    nearest = nearest_names(name, VERBS)
+    nearest = nearest_names(name, VERBS, alike=0.5)  # of few short words one is always near
     guess = f"Nearest: {', '.join(nearest)}. " if nearest else ""
     return f"there is no verb {name!r}. {guess}Verbs: {', '.join(VERBS)}."

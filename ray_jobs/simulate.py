@@ -71,7 +71,8 @@ def make_parser() -> ArgumentParser:
         help="slots (default: as many as the sweep had)",
     )
     rungs = options_of(SearchOptions)
-    eta = {**rungs["eta"].argument, "help": "one in N passes a rung (default the sweep's)"}
+    passes = "one in N passes a rung, N from 2 on (default the sweep's)"
+    eta = {**rungs["eta"].argument, "help": passes}
     add("--eta", **eta)
     add("--grace", **rungs["grace"].argument)
     add(

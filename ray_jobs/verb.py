@@ -252,5 +252,7 @@ def check_directory(path: Path) -> None:
 
 
 def cache_directory() -> Path:
-    """Where prepared data is kept between sweeps: WEIGHBRIDGE_CACHE, or ~/.cache/weighbridge."""
-    return Path(os.environ.get("WEIGHBRIDGE_CACHE", Path.home() / ".cache" / "weighbridge"))
+    """Where prepared data is kept between sweeps: WEIGHBRIDGE_CACHE, or ~/.cache/weighbridge where
+    that is not set, or empty.
+    """
+    return Path(os.environ.get("WEIGHBRIDGE_CACHE") or Path.home() / ".cache" / "weighbridge")

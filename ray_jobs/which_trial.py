@@ -23,7 +23,7 @@ def trial_number(sweep: Path, wanted: str) -> int:
             )
         return int(winners.iloc[0])
     known = frame["trial"].tolist()
-    if not wanted.isdigit() or int(wanted) not in known:
+    if not wanted.isdecimal() or int(wanted) not in known:
         there = f"one of {min(known)} .. {max(known)}" if known else "any: none has started"
         raise SettingsError(f"--trial is best or {there}, not {wanted!r}.")
     return int(wanted)

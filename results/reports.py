@@ -43,7 +43,7 @@ def report_files(directory: Path) -> list[tuple[int, Path]]:
         stems = [
             entry.name.removesuffix(".jsonl") for entry in entries if entry.name.endswith(".jsonl")
         ]
-    return sorted((int(stem), folder / f"{stem}.jsonl") for stem in stems if stem.isdigit())
+    return sorted((int(stem), folder / f"{stem}.jsonl") for stem in stems if stem.isdecimal())
 
 
 def missing_reports(directory: Path, history: History) -> list[int]:

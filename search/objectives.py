@@ -103,7 +103,8 @@ class Goal:
             said: `COLUMN=NUMBER,COLUMN=NUMBER`, or the numbers by column.
 
         Raises:
-            SettingsError: there is one objective, or not each of them has one finite number.
+            SettingsError: there is one objective, or `said` is not one finite number for each of
+                them.
         """
         names = [objective.metric for objective in self.objectives]
         if len(names) == 1:
@@ -111,14 +112,17 @@ class Goal:
                 f"a reference point is where a hypervolume of several objectives ends, and there "
                 f"is one, {names[0]}: leave it out."
             )
-        pairs = _pairs(said) if isinstance(said, str) else list(said.items())
+        if isinstance(said, str):
+            pairs: Sequence[tuple[str, object]] = _pairs(said)
+        else:
+            pairs = list(said.items()) if isinstance(said, Mapping) else []
         numbers = {name: _number(value) for name, value in pairs}
         if len(pairs) != len(names) or not all(
             math.isfinite(numbers.get(name, math.nan)) for name in names
         ):
             raise SettingsError(
-                f"reference point {said!r}: it has one finite number for each objective. Write "
-                f"{','.join(f'{name}=NUMBER' for name in names)}."
+                f"reference point {said!r}: it needs one finite number for each objective. Write "
+                f"{','.join(f'{name}=NUMBER' for name in names)}, or in Python a dict of these."
             )
         return {name: numbers[name] for name in names}
 

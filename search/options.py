@@ -10,7 +10,16 @@ from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from settings.option import numbers, option, positive, positive_number, positives, share, whole
+from settings.option import (
+    numbers,
+    option,
+    positive,
+    positive_number,
+    positives,
+    share,
+    whole,
+    whole_from,
+)
 from settings.schema import SettingsError
 
 SAMPLERS: Mapping[str, str] = {
@@ -141,9 +150,9 @@ class SearchOptions:
         3,
         "--eta",
         group=TRIED,
-        type=positive,
+        type=whole_from(2),
         metavar="N",
-        help="one in N passes a rung (default 3)",
+        help="one in N passes a rung, N from 2 on (default 3)",
     )
     grace: int = option(
         0,

@@ -149,7 +149,7 @@ def preset_file(system: str, name: str, root: Path = PRESETS) -> SettingsFile:
     if name not in known:
         raise SettingsError(
             f"{system} has no preset {name!r}. Presets: {', '.join(known) or 'none'}. "
-            f"A file of your own is given by its path instead."
+            "A file of your own is --settings FILE; among the points of a space, its path."
         )
     return read_settings_file(root / system / f"{name}.yaml")
 

@@ -89,12 +89,17 @@ def unknown_key(key: str, known: Iterable[str]) -> SettingsError:
     )
 
 
-def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+def nearest_names(
+    name: str, known: Iterable[str], count: int = 3, alike: float = 0.4
+) -> list[str]:
     """The known names nearest to a mistyped one; also those that merely end in the same last
     part.
+
+    Args:
+        alike: least share of a name's letters that is common to both (`difflib`).
     """
     candidates = list(known)
-    close = difflib.get_close_matches(name, candidates, n=count, cutoff=0.4)
+    close = difflib.get_close_matches(name, candidates, n=count, cutoff=alike)
     last = name.rsplit(".", 1)[-1]
     same_end = [other for other in candidates if other.rsplit(".", 1)[-1] == last]
     return list(dict.fromkeys(close + same_end))[:count]

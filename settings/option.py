@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -90,11 +90,18 @@ def given_options(kind: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if not text.isdigit() or int(text) < 1:
-        raise ArgumentTypeError(f"a whole number from 1 on, not {text!r}")
-    return int(text)
+def whole_from(least: int) -> Callable[[str], int]:
+    """Reads a whole number from `least` on, for argparse."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise ArgumentTypeError(f"a whole number from {least} on, not {text!r}")
+        return int(text)
+
+    return read
+
+
+whole, positive = whole_from(0), whole_from(1)
 
 
 def positive_number(text: str) -> float:
@@ -102,13 +109,6 @@ def positive_number(text: str) -> float:
     if not 0.0 < (value := _number(text)) < math.inf:
         raise ArgumentTypeError(f"a number above 0, not {text!r}")
     return value
-
-
-def whole(text: str) -> int:
-    """A whole number from 0 on, for argparse."""
-    if not text.isdecimal():
-        raise ArgumentTypeError(f"a whole number from 0 on, not {text!r}")
-    return int(text)
 
 
 def number_from_0(text: str) -> float:

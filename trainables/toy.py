@@ -185,7 +185,7 @@ class Toy(SystemBase[ToySettings, None]):
     def preflight(self, settings: ToySettings, prepared: None) -> Sequence[Finding]:
         if settings.model.explode == 0.0:
             return []
-        return [Finding("model.explode makes every loss non-finite; set it to 0", hopeless=True)]
+        return [Finding("model.explode makes every loss non-finite; set it to 0.", hopeless=True)]
 
 
 class ToyGan(Toy):

@@ -111,8 +111,9 @@ class SweepOptions(SearchOptions):
         group=JUDGED,
         resume="new",
         metavar="COLUMN=X,...",
-        help="where the hypervolume of several objectives ends, a number for each, so that sweeps "
-        "compare (default: the worst of the documented points); no decision depends on it",
+        help="the worst values that count for the hypervolume of several objectives, a number for "
+        "each; sweeps compare at the same one (default: the worst of the documented points); no "
+        "decision depends on it",
     )
     storage: str = option(
         JOURNAL,

@@ -12,6 +12,7 @@ import pytest
 from ray_jobs import analyze, evaluate, sweep, train
 from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.planning import new_setup
+from ray_jobs.verb import cache_directory
 from settings.schema import SettingsError
 from settings.systems import SYSTEMS
 
@@ -141,7 +142,7 @@ def test_evaluate_refuses_what_was_trained_and_other_systems(trained, capsys):
 def test_a_training_that_is_hopeless_takes_force(tmp_path, capsys):
     arguments = [TOY, "model.explode=0.5", "--no-ray", "--dir", str(tmp_path / "run")]
     assert train.main(arguments) == 2
-    assert "To train all the same, add --force" in capsys.readouterr().err
+    assert "; set it to 0. To train all the same, add --force." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["train.steps", "train.report_every", "train.seed"])
@@ -167,6 +168,26 @@ def test_a_number_that_would_hang_is_refused(option, capsys):
     with pytest.raises(SystemExit):
         sweep.main([TOY, option])
     assert "from 1 on" in (text := capsys.readouterr().err) or "above 0" in text
+
+
+@pytest.mark.parametrize("option", ["--trials=²", "--eta=0", "--eta=1"])
+def test_a_number_is_named_with_the_least_that_it_may_be(option, capsys):
+    with pytest.raises(SystemExit):
+        sweep.main([TOY, option])
+    name, value = option.split("=")
+    least = 1 if name == "--trials" else 2
+    said = f"argument {name}: a whole number from {least} on, not '{value}'"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", [None, ""])
+def test_a_cache_that_is_not_named_is_at_home(said, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if said is None:
+        monkeypatch.delenv("WEIGHBRIDGE_CACHE", raising=False)
+    else:
+        monkeypatch.setenv("WEIGHBRIDGE_CACHE", said)
+    assert cache_directory() == tmp_path / ".cache" / "weighbridge"
 
 
 @pytest.mark.parametrize("option", ["--gpus=-1", "--gpus=nan", "--gpus=inf", "--gpus=one"])

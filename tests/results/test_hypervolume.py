@@ -174,3 +174,17 @@ def test_analyze_takes_a_reference_point_and_the_files_keep_the_sweep_s_own(doub
     assert f"Up to the fixed reference point {OBJECTIVE} 1, {SNR} 19." in page
     stored = pd.read_parquet(double.path / "analysis" / "trials.parquet")
     assert dict(zip(stored["trial"], stored["hypervolume"], strict=True)) == own
+
+
+@pytest.mark.parametrize("point", [[1.0, 2.0], 3.0])
+def test_a_reference_point_is_told_by_name(double, point):
+    with pytest.raises(SettingsError, match=r"it needs one finite number for each .* a dict"):
+        load_sweep(double.path, reference_point=point)
+
+
+def test_a_point_that_nobody_is_better_than_is_warned_of(double, capsys):
+    for point, warned in ((f"{SNR}=19,{OBJECTIVE}=1", False), (f"{SNR}=90,{OBJECTIVE}=0", True)):
+        assert analyze.main([str(double.path), "--no-page", "--reference-point", point]) == 0
+        said = capsys.readouterr().err
+        assert ("warning: the hypervolume is 0 throughout: no complete trial" in said) == warned
+    assert f"than the reference point, {OBJECTIVE} 0, {SNR} 90. Name a worse one" in said

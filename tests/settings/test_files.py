@@ -195,6 +195,8 @@ def test_presets_are_listed_and_an_unknown_one_names_them(presets):
     assert preset_file("toy", "document", presets).about == "the document's own"
     with pytest.raises(SettingsError, match=r"no preset 'docment'\. Presets: document, small"):
         preset_file("toy", "docment", presets)
+    with pytest.raises(SettingsError, match=r"of your own is --settings FILE"):
+        preset_file("toy", "docment", presets)
     with pytest.raises(SettingsError, match="Presets: none"):
         preset_file("other", "document", presets)
     with pytest.raises(SettingsError, match="no preset"):

@@ -50,7 +50,7 @@ def profile_cases(
 def _space(size: str, dims: int) -> dict[str, Any]:
     """The setting that makes images or volumes of this size."""
     given = size.split("x")
-    if not all(side.isdigit() for side in given) or len(given) not in (1, dims):
+    if not all(side.isdecimal() for side in given) or len(given) not in (1, dims):
         raise SettingsError(
             f"--size takes a number of pixels, or {'x'.join('DHW'[-dims:])}, not {size!r}."
         )

@@ -28,7 +28,13 @@ class TrainSettings(Settings):
     )
     batch_size: int = setting(8, "samples per micro-batch and worker", low=1, high=65536)
     accumulate: int = setting(1, "micro-batches per update", low=1, high=4096)
-    report_every: int = setting(100, "validate, report and checkpoint", unit="steps", low=1)
+    report_every: int = setting(
+        100,
+        "from one validation to the next, each of which is a report; checkpoints are made at "
+        "reports",
+        unit="steps",
+        low=1,
+    )
     checkpoint_every: int = setting(
         1,
         "reports between two checkpoints; there is always one at the best report, at a rung and "
