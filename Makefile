@@ -105,6 +105,6 @@ clean:  ## removes caches and build products; keeps environments, sweeps and rea
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # Without $(STAMP): it takes Python alone, and who empties a cache need not fill an environment.
-clean-cache:  ## removes prepared data and networks (~/.cache/weighbridge), but for those in use
+clean-cache:  ## removes prepared data and networks of the cache, but for those in use
 	@$(PYTHON) -c 'from ray_jobs.verb import cache_directory; from data.clean_cache import clean; \
 	    print(clean(cache_directory()))'

@@ -11,9 +11,13 @@ from rich.table import Table
 from metrics.combined import Combined
 from ray_jobs.engine.cluster import Demand, workers_on
 from ray_jobs.sweeping.choices import UNBOUNDED
+from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.planning import SweepSetup
 from results.directory import read_history, read_sweep
+from search.failing import FEWEST_ENDED
 from search.forecast import Forecast, forecast
+from search.options import ALL
+from search.plan import Plan
 from settings.paths import SweepPaths
 
 _WIDE = 8
@@ -71,6 +75,9 @@ def _lines(setup: SweepSetup) -> list[str]:
         if one.metric in sums:
             lines.append(f"           {sums[one.metric]}")
     lines += [f"subject to {constraint}" for constraint in plan.goal.constraints]
+    if len(plan.goal.objectives) > 1:
+        point = setup.options.reference_point or "the worst of the documented points"
+        lines.append(f"reference  point of the hypervolume: {point}")
     size = "as many as the budget holds"
     if plan.trials != UNBOUNDED:
         size = f"{plan.trials}" if plan.budget is None else f"{plan.trials}, or {size}"
@@ -87,7 +94,24 @@ def _lines(setup: SweepSetup) -> list[str]:
         f"steps      {plan.steps} a trial, report every {plan.report_every}, {plan.scheduler}, "
         f"rungs {rungs}"
     )
+    lines += [f"failures   {_limits(plan)}", f"keeps      checkpoints: {_kept(setup.options)}"]
     return lines + [f"           {note}" for note in setup.notes]
+
+
+def _limits(plan: Plan) -> str:
+    """What is done about trials that fail."""
+    row, most, tries = plan.max_failed_in_a_row, plan.max_failed_share, plan.max_failures
+    ends = [f"{row} in a row"] if row else []
+    ends += [f"more than {most:.4g} of {FEWEST_ENDED} or more trials"] if most < 1.0 else []
+    limits = f"{' or '.join(ends)} end the sweep" if ends else "no number of them ends the sweep"
+    again = f"{tries} time{'s' if tries > 1 else ''} more" if tries else "only once"
+    return f"{limits}; a trial that fails is tried {again}"
+
+
+def _kept(options: SweepOptions) -> str:
+    if options.keep_checkpoints == ALL:
+        return "all that a trial keeps while it trains"
+    return f"{options.keep_checkpoints} of the trials that have ended"
 
 
 def _print_forecast(

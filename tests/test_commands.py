@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,24 @@ def test_what_is_no_text_for_a_user_passes(tmp_path, code):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "a.py").write_text(f"{code}\n")
     assert not spelt_by_hand(tmp_path)
+
+
+def guides_of(verb: str) -> str:
+    """The texts of the guides that speak of a verb."""
+    files = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    return "\n".join(t for t in texts if f"ray_jobs.{verb}" in t or f"`{verb}`" in t)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_named_in_a_guide(verb):
+    """`docs/training.md` has a table for those that nothing else has to say of."""
+    parser = import_module(f"ray_jobs.{verb}").make_parser()
+    options = [name for action in parser._actions for name in action.option_strings]
+    text = guides_of(verb)
+    missing = [
+        name
+        for name in options
+        if name not in ("-h", "--help") and not re.search(rf"(?<![\w-]){name}(?![\w-])", text)
+    ]
+    assert not missing, f"{verb}: name {', '.join(missing)} in docs/training.md"

@@ -130,6 +130,35 @@ def test_the_plan_is_printed_and_nothing_starts(space, tmp_path, capsys):
     assert not directory.exists()
 
 
+LIMITS = ("--max-failed-in-a-row", "5", "--max-failed-share", "1", "--max-failures", "2")
+TWO = ("--metric", "val.mse", "--metric", "val.loss.absolute")
+POINT = ("--reference-point", "val.mse=1,val.loss.absolute=2")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            (),
+            "failures 20 in a row or more than 0.9 of 20 or more trials end the sweep; a trial "
+            "that fails is tried only once keeps checkpoints: all that a trial keeps while",
+        ),
+        (LIMITS, "failures 5 in a row end the sweep; a trial that fails is tried 2 times more"),
+        (
+            ("--max-failed-in-a-row", "0", "--max-failed-share", "1"),
+            "failures no number of them ends the sweep;",
+        ),
+        (("--keep-checkpoints", "best:2"), "keeps checkpoints: best:2 of the trials that have"),
+        (TWO, "reference point of the hypervolume: the worst of the documented points"),
+        ((*TWO, *POINT), f"reference point of the hypervolume: {POINT[1]}"),
+    ],
+)
+def test_the_plan_has_limits_and_what_is_kept(space, tmp_path, capsys, options, says):
+    line = [TOY, *LENGTH, "--space", space, "--dir", str(tmp_path / "sweep"), "--plan"]
+    assert main([*line, *options]) == 0
+    assert says in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_population_s_plan_fits_a_line(space, tmp_path, capsys):
     line = [TOY, *LENGTH, "--space", space, "--dir", str(tmp_path / "sweep"), "--plan"]
     assert main([*line, "--scheduler", "pbt", "--trials", "8"]) == 0
