@@ -50,10 +50,11 @@ def _may_be_copied(plan: Plan, state: SweepState) -> bool:
 
 def spared(plan: Plan, state: SweepState, count: int) -> set[int]:
     """The trials that `best:N` spares: documented points, the `count` best, those that are or may
-    be repeated, and the one that `--trial best` names.
+    be repeated, the one that `--trial best` names, and the repeats of all these, by which they are
+    compared in the end.
 
     The order is that of the results: complete trials before those that were stopped, which come by
-    the step that they have reached; never one that is ill, and no repeat.
+    the step that they have reached; never one that is ill.
 
     While the sweep runs, a trial is given up only when it is behind `count` others for good. With
     several objectives a place may change when a new front pushes others back, but whoever
@@ -71,7 +72,8 @@ def spared(plan: Plan, state: SweepState, count: int) -> set[int]:
             break
         group = [trial for trial in stopped if trial.step == step]
         best |= _first(plan, group, left, for_good=not state.finished)
-    return best | _named(plan, state, complete)
+    best |= _named(plan, state, complete)
+    return best | {t.number for t in state.trials.values() if t.repeat_of in best}
 
 
 def _first(

@@ -184,8 +184,8 @@ def _look(
     for trial in trials:
         if str(trial) not in found["trials"]:
             warn(
-                f"trial {trial} is not measured by unit: its last checkpoint is not kept. "
-                "--keep-checkpoints best:N keeps that of the winner."
+                f"trial {trial} is not measured by unit, for its checkpoint of step "
+                f"{trials[trial][1]} is gone: what is said of it has no error."
             )
     return found
 

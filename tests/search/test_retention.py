@@ -138,9 +138,9 @@ def test_documented_points_and_those_that_are_repeated_stay(make_plan):
     log.trial(1, "complete", values={"val.error": 8.0}, point="other")
     errors(log, plan, 1.0, 4.0, 2.0, 3.0)
     log.trial(6, "complete", values={"val.error": 0.5}, repeat_of=2)
-    assert spared(plan, log.state, 1) == {0, 1, 2, 4, 5}
-    assert kept("best:1", plan, log)[6] is None, "a repeat is no configuration"
-    assert spared(make_plan(points=points), log.state, 1) == {0, 1, 2}
+    assert spared(plan, log.state, 1) == {0, 1, 2, 4, 5, 6}
+    assert kept("best:1", plan, log)[6] == (), "the winner is measured by its repeats"
+    assert spared(make_plan(points=points), log.state, 1) == {0, 1, 2, 6}
 
 
 def test_a_population_keeps_all_until_nobody_may_copy(make_plan):

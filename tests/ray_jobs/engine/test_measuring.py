@@ -137,4 +137,5 @@ def test_a_checkpoint_that_is_not_kept_is_told(make_context, capsys):
     state = SimpleNamespace(changes=[])
     driver = SimpleNamespace(context=make_context(), state=state, stopping="")
     measuring._measure_by_unit(driver, {3: (3, 4)})
-    assert "trial 3 is not measured by unit: its last checkpoint is not" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "trial 3 is not measured by unit, for its checkpoint of step 4 is gone" in told
