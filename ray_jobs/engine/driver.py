@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from ray_jobs.engine import groups
 from ray_jobs.engine.failures import cause_in
-from ray_jobs.engine.measuring import ReferencesOnce
 from ray_jobs.engine.nodes import NOTICE_SECONDS, STORAGE, Loss
+from ray_jobs.engine.references_once import ReferencesOnce
 from ray_jobs.engine.trial import SweepContext
 from results.store import EventLog
 from search.decider import LOSSES, Decider

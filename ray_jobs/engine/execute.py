@@ -16,7 +16,7 @@ from typing import Any
 from ray_jobs.engine import cluster, nodes
 from ray_jobs.engine.cluster_thread import ClusterThread
 from ray_jobs.engine.driver import Driver, open_log
-from ray_jobs.engine.measuring import look_at_the_winner
+from ray_jobs.engine.looks import look_at_the_winner
 from ray_jobs.engine.mirror_thread import MirrorThread
 from ray_jobs.engine.preflight import Preflight
 from ray_jobs.engine.retention_thread import RetentionThread

@@ -193,9 +193,36 @@ def _fit(payload: dict[str, Any], make_run: Any, extra: dict[str, Any]) -> None:
     finally:
         run.reports.close()
     if job.get("measures") and run.is_main:
-        from ray_jobs.engine.measuring import measure_references_once
-
         measure_references_once(context)
+
+
+def measure_references_once(context: SweepContext) -> None:
+    """Measures the references on the validation samples, with the sweep's fixed settings, into
+    `references.json`. What goes wrong is written to a file of its own: it is no fault of the trial
+    whose process this is.
+    """
+    from settings.atomic_file import atomic_file
+
+    context.paths.references_error.unlink(missing_ok=True)
+    try:
+        found = references_of(context, "validation")
+        with atomic_file(context.paths.references) as scratch:
+            scratch.write_text(json.dumps(found) + "\n")
+    except Exception:  # whatever a system raises
+        context.paths.references_error.write_text(traceback.format_exc())
+
+
+def references_of(context: SweepContext, split: str) -> dict[str, Any]:
+    """What the references measure on a split, fitted with the sweep's fixed settings."""
+    from settings.flat import replace
+    from trainables.reporting.references import measure_references
+    from trainables.system import load_system
+
+    system = load_system(context.system)
+    settings = replace(system.Settings(), context.settings)
+    document = replace(settings, context.document)
+    prepared = prepare_once(system, settings, Path(context.cache))
+    return measure_references(system, settings, prepared, split, document)
 
 
 _prepared: dict[tuple[str, str], Any] = {}

@@ -22,6 +22,7 @@ SECTIONS = (
     "Loss terms, unweighted",
     "Loss terms, share of the weighted sum",
     "The winner against the documented point",
+    "The winner against what is not trained",
     "Importance",
 )
 

@@ -1,87 +1,18 @@
-"""What a sweep measures beside its trials, so that a value says something: the system's references
-once, in the process of the first segment that comes to its end; and when the sweep is finished its
-winner and its documented point by unit, and with `--test` all of them on the test split.
+"""What a sweep measures when it is finished: its winner and its documented point by unit, on the
+validation samples and, with `--test`, on the test split, there with the references.
 """
 
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ray_jobs.engine.trial import SweepContext, prepare_once
+from ray_jobs.engine.driver import Driver
+from ray_jobs.engine.trial import SweepContext, prepare_once, references_of
 from settings.atomic_file import atomic_file
-from settings.paths import SweepPaths
 from settings.warning import warn
-
-if TYPE_CHECKING:
-    from ray_jobs.engine.driver import Driver
-
-
-@dataclass
-class ReferencesOnce:
-    """Chooses the segment that measures the references: the first, and the next one where that
-    ended before it could. The segment's last report is in before it measures, so that no trial
-    waits for it; its own end comes later by the time of the measurement.
-    """
-
-    paths: SweepPaths
-    _asked: str = ""
-    _open: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._open = not self.paths.references.exists()
-
-    def asked_of(self, ray_id: str) -> bool:
-        """Whether this segment, which is being handed out, is to measure them."""
-        if not self._open or self._asked:
-            return False
-        self._asked = ray_id
-        return True
-
-    def ended(self, ray_id: str) -> None:
-        """Looks what came of it."""
-        if ray_id != self._asked:
-            return
-        self._asked = ""
-        if self.paths.references_error.exists():
-            lines = self.paths.references_error.read_text().strip().splitlines()
-            warn(
-                f"the references could not be measured: {lines[-1]} "
-                f"({self.paths.references_error}). The sweep goes on without them; a resume tries "
-                "again."
-            )
-            self._open = False
-        elif self.paths.references.exists():
-            self._open = False
-
-
-def measure_references_once(context: SweepContext) -> None:
-    """Measures the references on the validation samples, with the sweep's fixed settings, into
-    `references.json`. What goes wrong is written to a file of its own: it is no fault of the trial
-    whose process this is.
-    """
-    context.paths.references_error.unlink(missing_ok=True)
-    try:
-        _write(context.paths.references, _references(context, "validation"))
-    except Exception:  # whatever a system raises
-        context.paths.references_error.write_text(traceback.format_exc())
-
-
-def _references(context: SweepContext, split: str) -> dict[str, Any]:
-    from settings.flat import replace
-    from trainables.reporting.references import measure_references
-    from trainables.system import load_system
-
-    system = load_system(context.system)
-    settings = replace(system.Settings(), context.settings)
-    document = replace(settings, context.document)
-    prepared = prepare_once(system, settings, Path(context.cache))
-    return measure_references(system, settings, prepared, split, document)
-
 
 Trainings = Mapping[int, tuple[int, int]]
 """(the configuration, the step) of each training, by its trial."""
@@ -100,7 +31,7 @@ def take_look(
     }
     return {
         "trials": measured,
-        "references": _references(context, split) if references else {},
+        "references": references_of(context, split) if references else {},
     }
 
 

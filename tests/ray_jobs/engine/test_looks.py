@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ray_jobs.engine import measuring
-from ray_jobs.engine.measuring import ReferencesOnce, measure_references_once
-from ray_jobs.engine.trial import SweepContext
+from ray_jobs.engine import looks as of_looks
+from ray_jobs.engine.references_once import ReferencesOnce
+from ray_jobs.engine.trial import SweepContext, measure_references_once
 from settings.flat import flatten, replace
 from settings.paths import SweepPaths
 from trainables.system import load_system
@@ -103,7 +103,7 @@ def looks(make_context, monkeypatch):
             "references": {},
         }
 
-    monkeypatch.setattr(measuring, "take_look", take)
+    monkeypatch.setattr(of_looks, "take_look", take)
     state = SimpleNamespace(changes=[0, 0])
     return SimpleNamespace(context=make_context(), state=state, stopping=""), taken
 
@@ -111,10 +111,10 @@ def looks(make_context, monkeypatch):
 def test_a_look_is_taken_once_for_each_state_of_the_sweep(looks):
     driver, taken = looks
     for _ in range(2):
-        measuring._test(driver, {0: (0, 4)})
+        of_looks._test(driver, {0: (0, 4)})
     assert taken == [("test", {0: (0, 4)}, True)]
     driver.state.changes.append(1)
-    measuring._test(driver, {1: (1, 4)})
+    of_looks._test(driver, {1: (1, 4)})
     stored = json.loads(driver.context.paths.test.read_text())["looks"]
     assert [(look["look"], look["place"]) for look in stored] == [(1, 2), (2, 3)]
     assert list(stored[1]["trials"]) == ["1"]
@@ -122,9 +122,9 @@ def test_a_look_is_taken_once_for_each_state_of_the_sweep(looks):
 
 def test_by_unit_only_what_is_not_known_is_measured(looks):
     driver, taken = looks
-    measuring._measure_by_unit(driver, {0: (0, 4), 1: (1, 4)})
-    measuring._measure_by_unit(driver, {0: (0, 4), 1: (1, 4)})
-    measuring._measure_by_unit(driver, {0: (0, 8), 2: (2, 4)})
+    of_looks._measure_by_unit(driver, {0: (0, 4), 1: (1, 4)})
+    of_looks._measure_by_unit(driver, {0: (0, 4), 1: (1, 4)})
+    of_looks._measure_by_unit(driver, {0: (0, 8), 2: (2, 4)})
     assert [list(trials.items()) for _, trials, _ in taken] == [
         [(0, (0, 4)), (1, (1, 4))],
         [(0, (0, 8)), (2, (2, 4))],
@@ -136,6 +136,6 @@ def test_by_unit_only_what_is_not_known_is_measured(looks):
 def test_a_checkpoint_that_is_not_kept_is_told(make_context, capsys):
     state = SimpleNamespace(changes=[])
     driver = SimpleNamespace(context=make_context(), state=state, stopping="")
-    measuring._measure_by_unit(driver, {3: (3, 4)})
+    of_looks._measure_by_unit(driver, {3: (3, 4)})
     told = capsys.readouterr().err
     assert "trial 3 is not measured by unit, for its checkpoint of step 4 is gone" in told
