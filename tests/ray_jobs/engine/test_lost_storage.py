@@ -59,17 +59,13 @@ def attempt(driver, monkeypatch, fail):
     monkeypatch.setattr(segments, "_run", lambda payload, context, job: fail())
     job = driver.next("a")
     with pytest.raises((OSError, RuntimeError)):
-        segments.run_segment(
-            {"job": {"trial": job.trial, "segment": job.segment}}, driver.context
-        )
+        segments.run_segment({"job": {"trial": job.trial, "segment": job.segment}}, driver.context)
     driver.ended("a", failed=True)
     end = driver.log.read()[-1]
     return end["trial"], end["state"], end["reason"]
 
 
-def test_it_is_preempted_and_not_failed_unless_it_comes_no_further(
-    driver, monkeypatch, tmp_path
-):
+def test_it_is_preempted_and_not_failed_unless_it_comes_no_further(driver, monkeypatch, tmp_path):
     lock = Away(tmp_path / "lock")
     for _ in range(2):
         ended = attempt(driver, monkeypatch, owner_check(lock, "s"))
