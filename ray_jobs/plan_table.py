@@ -83,6 +83,8 @@ def _lines(setup: SweepSetup) -> list[str]:
         size = f"{plan.trials}" if plan.budget is None else f"{plan.trials}, or {size}"
     documented = min(len(plan.points), plan.trials)
     lines.append(f"trials     {size}: {documented} documented, then {plan.sampler}")
+    if plan.paired:
+        lines.append("seeds      one for all trials")
     if plan.budget is not None:
         lines.append(f"budget     {plan.budget:g} trainings of {plan.steps} steps")
     if plan.repeats:

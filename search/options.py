@@ -107,6 +107,8 @@ class SearchOptions:
         rung_steps: every rung below the whole length, in place of `grace` and `eta`; () for none
             given.
         shares: share of the steps of each bracket; () for a half to the first and the rest evenly.
+        paired: whether all trials train with one seed, and the repeats of one draw with another;
+            otherwise each has its own.
         repeats: fresh seeds with which each of the `repeat_top` best configurations is trained
             again before a winner is named; 0 for none.
         max_failures: number of times that a trial may fail and be run again.
@@ -180,6 +182,15 @@ class SearchOptions:
     )
     seed: int = option(
         0, "--seed", group=TRIED, type=whole, metavar="N", help="master seed (default 0)"
+    )
+    paired: bool = option(
+        False,
+        "--paired",
+        group=TRIED,
+        action="store_const",
+        const=True,
+        help="train all trials with one seed (initial weights, order of the data, noise), so that "
+        "documented points differ by their settings alone",
     )
     repeats: int = option(
         0,

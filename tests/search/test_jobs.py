@@ -247,3 +247,22 @@ def test_repeats_leave_the_budget_of_the_search_alone(make_plan, executor):
     assert sum(trial.repeat_of is not None for trial in short.state.trials.values()) == 12
     longer = executor(make_plan(trials=100, budget=5.0, repeats=4), log=short.log).run()
     assert longer.state.own_trials == 5
+
+
+def test_paired_trials_have_one_seed_and_each_draw_of_their_repeats_another(make_plan, executor):
+    def seeds(**options):
+        plan = make_plan(trials=4, points=POINTS, repeats=2, repeat_top=2, **options)
+        trials = executor(plan).run().state.trials.values()
+        own = [trial.seed for trial in trials if trial.repeat_of is None]
+        repeats = [trial.seed for trial in trials if trial.repeat_of is not None]
+        return own, repeats
+
+    own, repeats = seeds(paired=True)
+    assert len(own) == 4
+    assert len(set(own)) == 1
+    assert len(repeats) > 2
+    assert len(set(repeats)) == 2
+    assert not set(own) & set(repeats)
+    own, repeats = seeds()
+    assert len(set(own)) == 4, "each its own, as before"
+    assert len({*own, *repeats}) == 4 + len(repeats)

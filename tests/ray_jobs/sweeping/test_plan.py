@@ -127,6 +127,9 @@ def test_the_plan_is_printed_and_nothing_starts(space, tmp_path, capsys):
     said = capsys.readouterr().out
     for word in ("bracket", "step 18", "trainings of full length", "CPU hours", "tpe"):
         assert word in said
+    assert "one for all trials" not in said
+    assert main([*line, "--plan", "--paired"]) == 0
+    assert "seeds      one for all trials" in capsys.readouterr().out
     assert not directory.exists()
 
 

@@ -17,7 +17,7 @@ def test_a_stored_plan_is_the_plan(stored):
     setup, again = stored(
         "--trials 30 --budget 7 --metric val.mse --metric weighted(val.mse=2) --repeats 2 "
         "--repeat-top 4 --rungs 6,18 --shares 0.6,0.3,0.1 --subject-to val.mse>=0.001 "
-        "--max-failures 2 --sampler nsga2"
+        "--max-failures 2 --sampler nsga2 --paired"
     )
     assert again.plan == setup.plan
 
@@ -30,6 +30,7 @@ def test_a_stored_plan_is_the_plan(stored):
         ("--metric val.mse", []),
         ("--metric val.loss.absolute", ["objectives"]),
         ("--eta 4", ["--eta"]),
+        ("--paired", ["--paired"]),
         ("--rungs 6,18", ["--rungs"]),
         ("--subject-to val.mse<=1", ["constraints"]),
         ("--sampler random", ["--sampler"]),
