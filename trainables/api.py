@@ -31,12 +31,12 @@ from losses.terms import Tensors, Term, TermSettings
 from metrics.health import HealthSettings
 from metrics.metric import Metric, per_sample
 from settings.schema import Settings, SettingsError, setting
+from trainables.finding import Finding
 from trainables.reference import Reference
 from trainables.stepping.optimizer import OptimizerSettings
 from trainables.stepping.train_settings import SystemSettings, TrainSettings
 from trainables.system import (
     Built,
-    Finding,
     Forward,
     Loaders,
     Modules,

@@ -151,6 +151,10 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
     def metrics(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Metric]:
         return hdr_metrics(settings.metric)
 
+    def unit_key(self, settings: HdrPatchSettings) -> str:
+        """A folder has none: it is cut in time, and all of it counts as one scene."""
+        return "data.seed" if settings.data.source == "embedded" else ""
+
     def references(
         self, settings: HdrPatchSettings, prepared: Prepared
     ) -> Mapping[str, Reference]:

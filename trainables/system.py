@@ -20,6 +20,7 @@ from metrics.metric import Metric
 from settings.rooms import hidden_by_ours
 from settings.schema import Settings, SettingsError
 from settings.systems import SYSTEMS, current_name
+from trainables.finding import Finding
 from trainables.reference import Reference
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -132,20 +133,6 @@ class Loaders:
     units: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """An objection to settings and data, made before a training.
-
-    Attributes:
-        text: what is wrong and the way out.
-        hopeless: no training with these settings can work; `train` refuses it, a sweep runs and
-            marks it.
-    """
-
-    text: str
-    hopeless: bool = False
-
-
 _NOTHING: Any = None
 """What a system without `prepare` has prepared."""
 
@@ -214,6 +201,13 @@ class System(Protocol[SettingsT, PreparedT]):
         each value where a searched choice makes it. `untrained` is the platform's own.
         """
         return {}
+
+    def unit_key(self, settings: SettingsT) -> str:
+        """The settings key, a whole number from 0 on, of which every value draws other units (new
+        scenes, patients, designs, or another split of those in a folder), so that a claim about
+        them can be repeated; "" where no setting does.
+        """
+        return ""
 
     def preflight(self, settings: SettingsT, prepared: PreparedT) -> Sequence[Finding]:
         """Objections to these settings, from a sample of the data; quick, for it runs before every

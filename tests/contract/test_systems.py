@@ -55,6 +55,29 @@ def test_it_has_a_test_split_units_and_references(case):
     assert bool(case.system.references(case.settings, case.prepared)) == in_repository
 
 
+def test_every_value_of_its_unit_key_draws_other_samples(case, tmp_path):
+    key = case.system.unit_key(case.settings)
+    assert bool(key) == (case.name in SYSTEMS)
+    if not key:
+        return
+    assert leaves(case.system.Settings)[key].type is int
+    assert matches(key, case.system.prepare_reads), "a sweep prepares the data of each unit"
+    drawn = []
+    for unit in (0, 1):
+        settings = replace(case.settings, {key: unit})
+        made = case.system.loaders(settings, case.system.prepare(settings, tmp_path))
+        samples = made.validation
+        drawn.append({_bytes(samples[index]) for index in range(len(samples))})
+    assert drawn[0]
+    assert not drawn[0] & drawn[1]
+
+
+def _bytes(sample):
+    """What is given of a sample: the network's input, whatever else a split adds."""
+    key = next(key for key in ("image", "warped", "field") if key in sample)
+    return sample[key].numpy().tobytes()
+
+
 # Presets, spaces
 
 

@@ -192,3 +192,27 @@ def test_a_class_that_derives_from_nothing_has_the_defaults(tmp_path, monkeypatc
     run = LocalRun(tmp_path / "run")
     fit(system, replace(system.Settings(), {"train.steps": 2, "train.report_every": 1}), run, None)
     assert len(run.history) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "key"),
+    [
+        ("hdr_patch", {}, "data.seed"),
+        ("hdr_patch", {"data.source": "folder", "data.root": "frames"}, ""),
+        ("compression", {}, "data.seed"),
+        ("compression", {"data.source": "folder", "data.root": "patients"}, ""),
+        ("conditioner", {}, "data.seed"),
+        (
+            "conditioner",
+            {"data.source": "folder", "data.images": "a", "data.targets": "b"},
+            "data.split_seed",
+        ),
+        ("field_vae", {}, "data.seed"),
+        ("field_vae", {"data.fields": "f.npy"}, "data.split_seed"),
+        ("field_vae", {"data.fields": "f.npy", "data.train_indices": "i.npy"}, ""),
+        ("trainables.toy:Toy", {}, ""),
+    ],
+)
+def test_what_draws_a_unit_depends_on_where_the_data_comes_from(name, given, key):
+    system = load_system(name)
+    assert system.unit_key(replace(system.Settings(), given)) == key

@@ -99,6 +99,10 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
     ) -> Sequence[Metric]:
         return compression_metrics(settings)
 
+    def unit_key(self, settings: CompressionSettings) -> str:
+        """A folder has none: its own train/ and val/ say whose scans are which."""
+        return "data.seed" if settings.data.source == "embedded" else ""
+
     def references(
         self, settings: CompressionSettings, prepared: Prepared
     ) -> Mapping[str, Reference]:

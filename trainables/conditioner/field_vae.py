@@ -121,6 +121,12 @@ class FieldVae(SystemBase[FieldVaeSettings, Fields]):
     def metrics(self, settings: FieldVaeSettings, prepared: Fields | None) -> Sequence[Metric]:
         return field_vae_metrics(settings.metric)
 
+    def unit_key(self, settings: FieldVaeSettings) -> str:
+        """A file with its training indices has none."""
+        data = settings.data
+        given = "" if data.train_indices else "data.split_seed"
+        return given if data.fields else "data.seed"
+
     def references(
         self, settings: FieldVaeSettings, prepared: Fields
     ) -> Mapping[str, Reference]:

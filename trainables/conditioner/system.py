@@ -220,6 +220,9 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
     ) -> Sequence[Metric]:
         return conditioner_metrics(settings.metric, decoder=settings.data.kind == "fields")
 
+    def unit_key(self, settings: ConditionerSettings) -> str:
+        return "data.seed" if settings.data.source == "generated" else "data.split_seed"
+
     def references(
         self, settings: ConditionerSettings, prepared: Prepared
     ) -> Mapping[str, Reference]:
