@@ -1,125 +1,156 @@
-"""The claims of a system's source document, tested: every arm with several seeds, as one table.
+"""The claims of a system's source document, tested: every arm against its control, as one table.
 
-    python -m benchmarks.claims hdr_patch --dir sweeps/claims
+    python -m benchmarks.claims --check
+    python -m benchmarks.claims conditioner --dir sweeps/conditioner --units 4
     python -m benchmarks.claims hdr_patch --dir sweeps/claims-real data.source=folder data.root=...
-    python -m benchmarks.claims conditioner --dir sweeps/conditioner
-    python -m benchmarks.claims compression_best --dir sweeps/best --first-seed 3
+    python -m benchmarks.claims compression_best --dir sweeps/best --store compression_best
 
-Each seed is one sweep of `benchmarks/arms/<name>.yaml`, run by the sweep verb and resumed where it
-was cut off. The table gives the mean and the standard error over the seeds.
+The arms are `benchmarks/arms/NAME.yaml` (benchmarks/README.md says how to write them). Each seed
+of each unit (`System.unit_key`: other scenes, patients, designs) is one sweep of all of them, run
+by the sweep verb with `--paired`, and resumed where it was cut off.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.measuring.commands import ROOT
-from results.frame import load_sweep
-from search_spaces.space import load_space
-
-_CONDITIONER = (
-    "val.decoded_field_error",
-    "val.decoded_field_error_p95",
-    "val.latent_rmse",
-    "val.main_mse",
-    "val.hier_mse",
-    "val.consistency_score",
-    "train.grad_norm",
-    "health.weight_collapse",
+from benchmarks.claiming.arms import Arms, described, faults, names, read_arms
+from benchmarks.claiming.knobs import idle_knobs
+from benchmarks.claiming.overfit import STEPS, overfits
+from benchmarks.claiming.running import Place, measured_references, places, run
+from benchmarks.claiming.table import (
+    TABLES,
+    Cell,
+    cells,
+    markdown,
+    read_csv,
+    references_of,
+    results_of,
+    write_csv,
 )
+from results.frame import load_reports, load_sweep
+from settings.option import positive, whole
+from settings.schema import SettingsError
 
-_HDR_PATCH = (
-    "val.hole_log_rmse",
-    "val.hole_psnr_pu_db",
-    "val.seam_error",
-    "val.overflow_above_target_rate",
-    "val.overflow_rate_1e2",
-    "val.saturation_share",
-    "val.unreachable_share",
-    "val.cap_mean",
-)
-
-_COMPRESSION = (
-    "val.psnr_db",
-    "val.psnr_quantised_db",
-    "val.rate_bpp",
-    "val.ms_ssim",
-    "val.efficientnet_distance",
-    "val.boundary_sharpness",
-    "val.tumour_l1",
-    "val.lesion_l1_small",
-    "val.latent_std",
-)
-
-COLUMNS = {
-    "hdr_patch": _HDR_PATCH,
-    "hdr_patch_gan": (*_HDR_PATCH, "val.loss.perceptual"),
-    "conditioner": _CONDITIONER,
-    "conditioner_flips": _CONDITIONER,
-    "compression": _COMPRESSION,
-    "compression_best": _COMPRESSION,
-    "compression_structured": _COMPRESSION,
-}
-"""What each finding shows, by the name of its arms, which begins with the system's."""
-
-SYSTEMS = {
-    "hdr_patch": "hdr_patch",
-    "hdr_patch_gan": "hdr_patch",
-    "conditioner": "conditioner",
-    "conditioner_flips": "conditioner",
-    "compression": "compression",
-    "compression_best": "compression",
-    "compression_structured": "compression",
-}
+REFUSED = 1
+"""Exit status where an arm breaks a rule, or the comparison cannot be made."""
 
 
-def main() -> None:
-    """Runs what is missing, prints the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("arms", choices=sorted(COLUMNS))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Checks the arms, trains what is missing, prints the table as Markdown; the exit status."""
+    arguments = _parser().parse_intermixed_args(argv)
+    try:
+        return _claims(arguments)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("arms", nargs="?", metavar="NAME|FILE", help=", ".join(names()))
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--dir", required=True, help="the sweeps go to DIR/seed-N")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=0)
-    arguments = parser.parse_intermixed_args()
-    system, space = SYSTEMS[arguments.arms], ROOT / "benchmarks/arms" / f"{arguments.arms}.yaml"
-    frames = []
-    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-        directory = Path(arguments.dir) / f"seed-{seed}"
-        _run(system, arguments.overrides, space, directory, seed)
-        frames.append(load_sweep(directory))
-    print(table(pd.concat(frames), COLUMNS[arguments.arms]))
+    parser.add_argument("--dir", help="for the sweeps: seed-S, with --units unit-U/seed-S")
+    parser.add_argument("--seeds", type=positive, default=3, metavar="N")
+    parser.add_argument("--first-seed", type=whole, default=0, metavar="S")
+    parser.add_argument("--units", type=positive, metavar="N", help="draws of the data")
+    parser.add_argument("--first-unit", type=whole, default=0, metavar="U")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="say what differs between each arm and its control, and start nothing; without NAME "
+        "of all arms",
+    )
+    parser.add_argument(
+        "--no-overfit",
+        action="store_true",
+        help=f"leave out whether {STEPS} steps on one batch learn it",
+    )
+    parser.add_argument("--store", metavar="TABLE", help=f"write {TABLES.name}/TABLE.csv as well")
+    parser.add_argument("--print", metavar="TABLE", help="print a stored table, and start nothing")
+    return parser
 
 
-def _run(system: str, overrides: list[str], space: Path, directory: Path, seed: int) -> None:
-    command = [sys.executable, "-m", "ray_jobs.sweep"]
-    if (directory / "sweep.json").exists():
-        command += ["--resume", str(directory)]
-    else:
-        count = len(load_space(system, str(space)).points)
-        command += [system, *overrides, "--space", str(space), "--trials", str(count)]
-        command += ["--seed", str(seed), "--scheduler", "none", "--dir", str(directory)]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+def _claims(arguments: argparse.Namespace) -> int:
+    if arguments.print:
+        print(markdown(read_csv(_stored(arguments.print, must_exist=True))))
+        return 0
+    if not (arguments.arms or arguments.check):
+        raise SettingsError(f"name the arms: {', '.join(names())}, or the path of a .yaml file.")
+    if arguments.first_unit and not arguments.units:
+        raise SettingsError("--first-unit says where --units N begins: add --units.")
+    if not (arguments.dir or arguments.check):
+        raise SettingsError("the sweeps of the arms need a place: --dir DIR.")
+    named = [arguments.arms] if arguments.arms else names()
+    read = [read_arms(name, arguments.overrides) for name in named]
+    wrong = []
+    for arms in read:
+        print("\n".join(described(arms)), file=sys.stdout if arguments.check else sys.stderr)
+        wrong += faults(arms)
+    if wrong:
+        raise SettingsError("\nerror: ".join(wrong))
+    if not arguments.check:
+        _compare(read[0], arguments)
+    return 0
 
 
-def table(frame: pd.DataFrame, columns: tuple[str, ...]) -> str:
-    """Mean and standard error of each point, one row a point, as a Markdown table."""
-    names = [f"last/{column}" for column in columns if f"last/{column}" in frame]
-    columns = tuple(name.removeprefix("last/") for name in names)
-    complete = frame[frame["state"] == "complete"]
-    groups = complete.groupby("point", sort=False)[names]
-    means, errors, counts = groups.mean(), groups.sem(), groups.size()
-    lines = [f"| point | seeds | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
-    for point in means.index:
-        cells = [f"{means.loc[point, n]:.4g} ± {errors.loc[point, n]:.2g}" for n in names]
-        lines.append(f"| {point} | {counts[point]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _compare(arms: Arms, arguments: argparse.Namespace) -> None:
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    units = range(arguments.first_unit, arguments.first_unit + (arguments.units or 0))
+    sweeps = places(arms, Path(arguments.dir).resolve(), arguments.overrides, seeds, units)
+    stored = _stored(arguments.store) if arguments.store else None
+    for place in sweeps:
+        run(arms, place)
+    trials = [load_sweep(place.directory) for place in sweeps]
+    rows = table(arms, sweeps, trials)
+    if stored:
+        write_csv(stored, rows)
+    print(markdown(rows))
+    _print("trainings without a result", list(_failed(sweeps, trials)))
+    reports = [load_reports(place.directory) for place in sweeps]
+    _print("knobs that did not move", idle_knobs(arms, reports, trials))
+    if not arguments.no_overfit:
+        first = read_arms(str(arms.path), sweeps[0].overrides)
+        told = [overfits(first, arm) for arm in first.arms.values()]
+        _print(f"one batch after {STEPS} steps on it alone", told)
+
+
+def table(arms: Arms, sweeps: Sequence[Place], trials: Sequence[pd.DataFrame]) -> list[Cell]:
+    """The cells of a comparison; `trials` is `load_sweep` of each of its sweeps."""
+    at = [(place.unit, place.seed) for place in sweeps]
+    references = dict(zip(at, map(measured_references, sweeps), strict=True))
+    controls = {arm.name: arm.control for arm in arms.arms.values()}
+    results = results_of(dict(zip(at, trials, strict=True)), arms.columns)
+    return cells(results, controls, references_of(references, list(results)))
+
+
+def _failed(sweeps: Sequence[Place], trials: Sequence[pd.DataFrame]) -> Iterator[str]:
+    for place, frame in zip(sweeps, trials, strict=True):
+        for row in frame[frame["state"] != "complete"].to_dict("records"):
+            where = f"{row['point']}, unit {place.unit}, seed {place.seed}"
+            yield f"{where}: {row['state']}: {row['stop_reason']}"
+
+
+def _print(title: str, lines: Sequence[str]) -> None:
+    print(f"\n{title}:")
+    for line in lines or ("none",):
+        print(f"- {line}")
+
+
+def _stored(name: str, *, must_exist: bool = False) -> Path:
+    """The file of a stored table. Raises `SettingsError` for what is no name, or is not there."""
+    path = TABLES / f"{name}.csv"
+    known = ", ".join(sorted(path.stem for path in TABLES.glob("*.csv"))) or "none"
+    if path.parent != TABLES or "=" in name or (must_exist and not path.is_file()):
+        raise SettingsError(f"{name!r} is not the name of a table. Tables: {known}.")
+    return path
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

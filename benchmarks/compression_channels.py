@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.claims import table
+from benchmarks.claiming.table import cells, markdown, results_of
 from metrics.compression import psnr
 from models.autoencoders.interface import Autoencoder
 from models.autoencoders.structured_latent import keep_leading
@@ -29,11 +29,22 @@ KEPT = (8, 16, 24, 32, 40, 48, 56, 64)
 
 
 def main() -> None:
-    """Prints one row a point and one column a number of channels, as Markdown."""
+    """Prints one row a point and one column a number of channels, as Markdown; the first point is
+    the control of the others.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweeps", nargs="+", type=Path, metavar="DIR")
-    frames = [_measured(load_sweep(sweep)) for sweep in parser.parse_args().sweeps]
-    print(table(pd.concat(frames), tuple(f"psnr_db@{count}" for count in KEPT)))
+    frames = {_place(sweep): _measured(load_sweep(sweep)) for sweep in parser.parse_args().sweeps}
+    first, *others = dict.fromkeys(pd.concat(frames.values())["point"])
+    results = results_of(frames, tuple(f"psnr_db@{count}" for count in KEPT))
+    print(markdown(cells(results, {first: "", **dict.fromkeys(others, first)})))
+
+
+def _place(sweep: Path) -> tuple[int, int]:
+    """(unit, seed) of `unit-U/seed-S` or `seed-S`."""
+    *_, unit, seed = ("unit-0", *sweep.resolve().parts)
+    number = unit.removeprefix("unit-")
+    return int(number) if number.isdecimal() else 0, int(seed.removeprefix("seed-"))
 
 
 def _measured(sweep: pd.DataFrame) -> pd.DataFrame:

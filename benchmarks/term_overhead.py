@@ -63,7 +63,7 @@ def _one_arm(arm: str) -> None:
 
     torch.set_num_threads(1)
     path = ROOT / "benchmarks/arms/conditioner" / f"{arm}.yaml"
-    own = {} if arm == "baseline" else read_settings_file(path).values
+    own = {} if arm == "baseline" else read_settings_file(path, arm=True).values
     with tempfile.TemporaryDirectory() as folder:
         run = loop_steps(load_system("conditioner"), {**own, **SIZES}, Path(folder), STEPS)
         seconds = run()

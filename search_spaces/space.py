@@ -56,6 +56,8 @@ class Space:
             weight).
         metrics: the objectives where the command line names none; the system's first metric where
             the space names none, either. Not in `to_json`: a sweep's document has its objectives.
+        arms: what its file says of its points as arms of a comparison; the sweep does not read it,
+            and it is not in `to_json`.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Space:
     points: tuple[str, ...] = ()
     fixed: Flat = field(default_factory=dict)
     metrics: tuple[str, ...] = field(default=(), compare=False)
+    arms: Mapping[str, Any] = field(default_factory=dict, compare=False)
     _order: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -224,20 +227,23 @@ def load_space(system: str, name: str | None = None) -> Space:
 
 def _read_space(system: str, path: Path) -> Space:
     """A space file: one domain per dotted key, beside the reserved keys `about`, `points`,
-    `metrics` and `fixed`.
+    `metrics`, `fixed` and `arms`.
     """
     body = _read_mapping(path)
-    about = {name: body.pop(name, None) for name in ("about", "points", "metrics", "fixed")}
+    reserved = ("about", "points", "metrics", "fixed", "arms")
+    about = {name: body.pop(name, None) for name in reserved}
     points = _texts(path, about, "points", "presets (by name) or settings files (by path)")
     metrics = _texts(path, about, "metrics", "columns that judge a trial")
-    fixed = about["fixed"] or {}
+    fixed, arms = about["fixed"] or {}, about["arms"] or {}
     if not isinstance(fixed, Mapping):
         raise SettingsError(f"{path}: fixed is a mapping from a key to its value, not {fixed!r}.")
+    if not isinstance(arms, Mapping):
+        raise SettingsError(f"{path}: arms is a mapping (benchmarks/README.md), not {arms!r}.")
     try:
         domains = {key: domain_from_yaml(key, node) for key, node in body.items()}
         values = {str(key): tupled(value) for key, value in fixed.items()}
         placed = tuple(_point_source(path, point) for point in points)
-        return Space(path.stem, system, domains, placed, values, tuple(metrics))
+        return Space(path.stem, system, domains, placed, values, tuple(metrics), arms)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +25,11 @@ PRESETS = Path(__file__).resolve().parent / "presets"
 ABOUT = "about"
 """The key of a file that is no setting: a line that says what the file is."""
 
+CONTROL, BECAUSE = "control", "because"
+"""Keys of an arm that are no settings: the arm that it is compared with, and why more than one
+setting differs between them.
+"""
+
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -36,6 +41,7 @@ class SettingsFile:
         values: by dotted key, in the order of the file; lists as tuples.
         lines: the line of each key, from 1; empty for JSON.
         about: the reserved line, "" where the file has none.
+        notes: `CONTROL` and `BECAUSE` of an arm, where it has them.
         timeline: settings that change during a training; () where the file has none.
     """
 
@@ -44,6 +50,7 @@ class SettingsFile:
     lines: dict[str, int]
     about: str = ""
     timeline: tuple[Stretch, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def places(self) -> dict[str, str]:
@@ -61,8 +68,13 @@ def read_settings(path: str | Path) -> dict[str, Value]:
     return read_settings_file(path).values
 
 
-def read_settings_file(path: str | Path) -> SettingsFile:
-    """A settings file with the line of each key. Raises `SettingsError` with file and line."""
+def read_settings_file(path: str | Path, *, arm: bool = False) -> SettingsFile:
+    """A settings file with the line of each key. Raises `SettingsError` with file and line.
+
+    Args:
+        arm: whether the file may be an arm, with `CONTROL` and `BECAUSE`; elsewhere they are keys
+            as any other.
+    """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise _wrong_suffix(path)
@@ -70,17 +82,22 @@ def read_settings_file(path: str | Path) -> SettingsFile:
     lines: dict[str, int] = {}
     about = ""
     timeline: tuple[Stretch, ...] = ()
+    notes: dict[str, str] = {}
     for key, value, line in read_pairs(path):
         where = f"{path}:{line}" if line else str(path)
         if not isinstance(key, str):
             raise SettingsError(
                 f"{where}: a key is a dotted name such as model.width, not {key!r}."
             )
-        if key in values or (key == ABOUT and about) or (key == TIMELINE and timeline):
+        reserved = {ABOUT: about, TIMELINE: timeline, **notes}
+        if key in values or reserved.get(key):
             first = f" (first in line {lines[key]})" if key in lines else ""
             raise SettingsError(f"{where}: {key} is set twice{first}. Keep one of them.")
         if key == ABOUT:
             about = str(value)
+            continue
+        if arm and key in (CONTROL, BECAUSE):
+            notes[key] = _note(where, key, value)
             continue
         if key == TIMELINE:
             timeline = read_timeline(where, value, _leaf_value)
@@ -88,7 +105,7 @@ def read_settings_file(path: str | Path) -> SettingsFile:
         values[key] = _leaf_value(where, key, value)
         if line:
             lines[key] = line
-    return SettingsFile(path=path, values=values, lines=lines, about=about, timeline=timeline)
+    return SettingsFile(path, values, lines, about, timeline, notes)
 
 
 def read_pairs(path: Path) -> list[tuple[Any, Any, int]]:
@@ -158,6 +175,12 @@ def _wrong_suffix(path: Path) -> SettingsError:
     return SettingsError(
         f"{path}: a settings file ends in {', '.join(SUFFIXES)}, not {path.suffix!r}."
     )
+
+
+def _note(where: str, key: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SettingsError(f"{where}: {key} takes a text, not {value!r}.")
+    return value
 
 
 def _leaf_value(where: str, key: str, value: object) -> Value:

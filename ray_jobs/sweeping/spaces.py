@@ -153,10 +153,11 @@ def _by_reason(lost: Mapping[str, str], values: Mapping[str, Value]) -> str:
 def _point_values(system: str, source: str) -> tuple[str, Mapping[str, Value]]:
     """Name and values of a preset, or of a settings file that a user's own space names."""
     is_file = source.endswith((".yaml", ".yml"))
-    file = read_settings_file(Path(source)) if is_file else preset_file(system, source, PRESETS)
+    path = Path(source)
+    file = read_settings_file(path, arm=True) if is_file else preset_file(system, source, PRESETS)
     if file.timeline:
         raise SettingsError(
             f"point {source} has a timeline, and a sweep holds a trial's settings throughout: "
             f"train it ({command('train')} --settings FILE), or leave the timeline out."
         )
-    return (Path(source).stem if is_file else source), file.values
+    return (path.stem if is_file else source), file.values

@@ -1,50 +1,55 @@
-"""The arms of the findings, and their tables."""
+"""The command of the findings; tests/ray/test_claims.py trains with it."""
 
 from __future__ import annotations
 
-import math
-import statistics
-
-import pandas as pd
 import pytest
 
-from benchmarks.claims import COLUMNS, SYSTEMS, table
-from benchmarks.measuring.commands import ROOT
-from ray_jobs.sweeping.options import SweepOptions
-from ray_jobs.sweeping.planning import new_setup
-from trainables.system import load_system
-
-ARMS = ROOT / "benchmarks/arms"
+from benchmarks.claiming.arms import names
+from benchmarks.claims import main
 
 
-def test_every_finding_has_arms_a_system_and_columns():
-    assert {path.stem for path in ARMS.glob("*.yaml")} == set(COLUMNS) == set(SYSTEMS)
+def test_check_goes_over_all_arms(capsys):
+    assert main(["--check"]) == 0
+    said = capsys.readouterr().out
+    for name in names():
+        assert f"{name}: " in said
+    assert "  decoded, against baseline\n    loss.decoded.weight: 1.0 -> 10.0 (with" in said
 
 
-@pytest.mark.parametrize("name", sorted(SYSTEMS))
-def test_the_points_of_the_arms_are_settings_of_the_system_and_the_columns_its_own(name):
-    made = new_setup(SweepOptions(system=SYSTEMS[name], space=str(ARMS / f"{name}.yaml")))
-    files = {path.stem for path in (ARMS / name).glob("*.yaml")}
-    points = [point.name for point in made.plan.points]
-    assert files <= set(points), "a file that no space names"
-    assert len(set(points)) == len(points)
-    system = load_system(SYSTEMS[name])
-    measured = {f"val.{metric.name}" for metric in system.metrics(made.configured.settings, None)}
-    own = [c for c in COLUMNS[name] if c.startswith("val.") and not c.startswith("val.loss.")]
-    assert set(own) <= measured
+@pytest.fixture
+def two_changes(tmp_path):
+    (tmp_path / "plain.yaml").write_text("about: the control\n")
+    (tmp_path / "two.yaml").write_text("optimizer.lr: 0.5\nmodel.dropout: 0.5\n")
+    (tmp_path / "own.yaml").write_text(
+        "arms: {system: trainables.toy:Toy, control: plain}\npoints: [plain.yaml, two.yaml]\n"
+        "optimizer.lr: {log_uniform: [0.001, 1]}\n"
+    )
+    return str(tmp_path / "own.yaml")
 
 
-def test_a_table_has_the_mean_and_the_standard_error_of_complete_trials():
-    values = {"a": [1.0, 2.0, 4.0], "b": [3.0, 3.0, 3.0]}
-    rows = [
-        {"point": point, "state": "complete", "last/val.error": value}
-        for point, own in values.items()
-        for value in own
-    ]
-    rows.append({"point": "a", "state": "failed", "last/val.error": 1000.0})
-    heading, rule, first, second = table(pd.DataFrame(rows), ("val.error", "val.none")).split("\n")
-    assert heading == "| point | seeds | val.error |"
-    assert rule.count("|") == heading.count("|")
-    mean, error = statistics.mean(values["a"]), statistics.stdev(values["a"]) / math.sqrt(3)
-    assert first == f"| a | 3 | {mean:.4g} ± {error:.2g} |"
-    assert second == "| b | 3 | 3 ± 0 |"
+@pytest.mark.parametrize("more", [["--check"], ["--dir", "{}/sweeps"]])
+def test_arms_that_isolate_nothing_are_refused_before_anything_starts(
+    two_changes, tmp_path, capsys, more
+):
+    assert main([two_changes, *(part.format(tmp_path) for part in more)]) == 1
+    said = capsys.readouterr()
+    assert "model.dropout: 0.0 -> 0.5" in said.out + said.err
+    assert "error: own.yaml: two against plain: an arm changes one setting" in said.err
+    assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ([], "name the arms: compression, "),
+        (["conditioner"], "--dir DIR"),
+        (["gone", "--check"], "there are no arms 'gone'"),
+        (["conditioner", "--dir", "d", "--first-unit", "2"], "add --units"),
+        (["conditioner_flips", "--dir", "d", "--store", "../a"], "is not the name of a table"),
+        (["conditioner_flips", "--dir", "d", "--store", "a=b"], "is not the name of a table"),
+        (["--print", "gone"], "'gone' is not the name of a table"),
+    ],
+)
+def test_a_request_that_cannot_be_carried_out_is_refused(capsys, line, says):
+    assert main(line) == 1
+    assert says in capsys.readouterr().err
