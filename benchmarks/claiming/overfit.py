@@ -51,11 +51,11 @@ def overfits(arms: Arms, arm: Arm, steps: int = STEPS) -> str:
             training.close()
     for module in modules.values():
         module.eval()
-    phase, device = training.phases[0], training.accelerator.device
+    phase, accelerator = training.phases[0], training.accelerator
     trained = Reference(lambda given: phase.forward(modules, given, settings), "trained on it")
-    before = untrained(system, settings, prepared, device)
+    before = untrained(system, settings, prepared, accelerator)
     references = dict(system.references(settings, prepared))
-    given = to_device(batch, device, settings.train.channels_last)
+    given = to_device(batch, accelerator.device, settings.train.channels_last)
     for metric in _metrics(arms, configured):
         value = _measure(metric, given, settings)
         own, at_first = value(trained), value(before)

@@ -17,9 +17,6 @@ from settings.paths import SweepPaths
 from settings.resolve import parse_overrides
 from settings.schema import SettingsError
 
-REFERENCES = "references.json"
-"""Of a sweep, what needs no training: name -> {"val.<metric>": value}."""
-
 
 @dataclass(frozen=True)
 class Place:
@@ -103,7 +100,7 @@ def run(arms: Arms, place: Place) -> None:
 
 def measured_references(place: Place) -> Mapping[str, Mapping[str, Any]]:
     """What the sweep measured of the references; nothing where it has no such file."""
-    path = place.directory / REFERENCES
+    path = SweepPaths(place.directory).references
     if not path.is_file():
         return {}
     found: Mapping[str, Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
