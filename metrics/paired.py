@@ -64,21 +64,28 @@ def nested(differences: Sequence[Sequence[float]]) -> Paired:
     return Paired(fmean(means), error, len(means))
 
 
-def crossed(differences: Sequence[Sequence[float]]) -> Paired:
-    """Of trainings that are measured on the same units each, one or several repeats.
+def crossed(here: Sequence[Sequence[float]], there: Sequence[Sequence[float]]) -> Paired:
+    """Of two things that were trained once or several times, and are measured on the same units:
+    what there is more than here.
 
-    The error is that of both: of the units' means over repeats, and of the repeats' means over
-    units. With one repeat the second is unknown and left out.
+    They pair by unit; trainings are seeds of their own, so that their spreads add up. The error is
+    that of the units' means, and of the means of the trainings of either side; of a side with one
+    training the second is unknown and left out.
 
     Args:
-        differences: by repeat, those of the units, in the same order.
+        here, there: by training, its values on the units, in one order.
     """
-    repeats = [fmean(units) for units in differences]
-    units = [fmean(column) for column in zip(*differences, strict=True)]
-    if len(units) < FEWEST:
-        return Paired(fmean(repeats), None, len(units))
-    error = math.hypot(_error(units), _error(repeats) if len(repeats) > 1 else 0.0)
-    return Paired(fmean(repeats), error, len(units))
+    pairs = zip(_by_unit(here), _by_unit(there), strict=True)
+    differences = [other - own for own, other in pairs]
+    if len(differences) < FEWEST:
+        return Paired(fmean(differences), None, len(differences))
+    sides = (_error([fmean(units) for units in side]) for side in (here, there) if len(side) > 1)
+    error = math.hypot(_error(differences), *sides)
+    return Paired(fmean(differences), error, len(differences))
+
+
+def _by_unit(trainings: Sequence[Sequence[float]]) -> list[float]:
+    return [fmean(values) for values in zip(*trainings, strict=True)]
 
 
 def _error(values: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -10,7 +11,14 @@ from results.directory import Sweep
 from results.front import Hypervolumes, reference_text
 from results.leaderboard import number
 from results.ranking import documented, judged, leader, score
-from results.references import Look, last_test, objective_of, read_references, validation_look
+from results.references import (
+    Gain,
+    Look,
+    last_test,
+    objective_of,
+    read_references,
+    validation_look,
+)
 
 _NAMED = 3
 """References that are named with their figures."""
@@ -54,41 +62,60 @@ def _best(frame: pd.DataFrame, sweep: Sweep) -> str:
 
 
 def _beside(frame: pd.DataFrame, sweep: Sweep, text: str) -> tuple[str, str]:
-    """The text with what the references say of the winner before or after it."""
-    best, look = leader(frame, sweep), validation_look(frame, sweep)
-    if best is None or not math.isfinite(best["value"]):
+    """The text with what the references say of the winner, before it or after it."""
+    best, references = leader(frame, sweep), read_references(sweep)
+    if best is None or not math.isfinite(best["value"]) or not references:
         return "", text
-    if look is not None:
-        said, beats = _against_references(look, sweep, f"Trial {best['trial']}")
+    who, look = f"Trial {best['trial']}", validation_look(frame, sweep)
+    gains = {} if look is None else look.gains(sweep)
+    if look is not None and gains:
+        said, beats = _against_references(gains, who, len(references))
+        said += _caveat(look, gains, last_test(frame, sweep) is None)
         return (text, said) if beats else (said, text)
-    values = {n: objective_of(sweep, it) for n, it in read_references(sweep).items()}
-    first = next(iter(values), None)
-    if first is None or not math.isfinite(values[first]):
-        return "", text
-    gain = (values[first] - score(best)) * (1 if sweep.objective.mode == "min" else -1)
-    side = "better" if gain >= 0 else "worse"
-    return (
-        text,
-        f"Against the best reference, {first} ({number(values[first])}), it is {side} by "
-        f"{number(abs(gain))}; the error over units is measured when the sweep is finished.",
+    name, value = next((n, objective_of(sweep, it)) for n, it in references.items())
+    if not math.isfinite(value):
+        return text, f"No reference has a value of {sweep.objective.metric}."
+    gain = (value - score(best)) * (1 if sweep.objective.mode == "min" else -1)
+    side = "better" if gain > 0 else "worse"
+    than = f"{side} than the best reference, {name} ({number(value)}), by {number(abs(gain))}"
+    said = (
+        f"{who} is {than}; there is no error of it before the sweep is finished and its winner "
+        "measured by unit."
     )
+    return (text, said) if gain > 0 else (said, text)
 
 
-def _against_references(look: Look, sweep: Sweep, who: str) -> tuple[str, bool]:
-    """A sentence on how the winner stands beside the references, and whether it beats them all."""
-    gains = look.gains(sweep)
-    if not gains:
-        return "", True
-    open_ones = [name for name, gain in gains.items() if not (gain.tells and gain.mean > 0)]
+def _against_references(gains: Mapping[str, Gain], who: str, count: int) -> tuple[str, bool]:
+    """A sentence on how the winner stands beside the references, and whether it beats them all.
+
+    Args:
+        count: of all references, those without the objective included.
+    """
+    silent = f" ({count - len(gains)} more have no such value)" if len(gains) < count else ""
+    open_ones = [name for name, gain in gains.items() if not gain.beats]
     if not open_ones:
         name, gain = next(iter(gains.items()))
-        return f"It beats every reference; the best of them, {name}, by {gain}.", True
+        if len(gains) == 1:
+            return f"It beats the only reference, {name}, by {gain}{silent}.", True
+        return f"It beats every reference; the best of them, {name}, by {gain}{silent}.", True
     told = ", ".join(f"{name} {gains[name]}" for name in open_ones[:_NAMED])
     more = f" and {len(open_ones) - _NAMED} more" if len(open_ones) > _NAMED else ""
-    alone = len(open_ones) == len(gains)
-    verdict = "beats no reference" if alone else "does not beat every reference"
-    form = "positive is better" if len(open_ones) == 1 else "best first, positive is better"
-    return f"{who} {verdict} by two standard errors: {told}{more} ({form}).", False
+    if all(gain.paired.mean <= 0.0 for gain in gains.values()):
+        verdict = "beats no reference"
+    else:
+        which = "any" if len(open_ones) == len(gains) else "every"
+        verdict = f"is not shown to beat {which} reference by two standard errors"
+    return f"{who} {verdict}: {told}{more}{silent}; positive is better.", False
+
+
+def _caveat(look: Look, gains: Mapping[str, Gain], is_untested: bool) -> str:
+    """What the errors are of, and which of the ways out were not taken."""
+    if all(gain.paired.error is None for gain in gains.values()):
+        return ""
+    alone = len(look.winner) == 1
+    of = "of one training each (--repeats adds seeds)" if alone else "and repeats"
+    chosen = ", on the samples that chose the winner (--test has others)" if is_untested else ""
+    return f" Errors are over units {of}{chosen}."
 
 
 def _test(frame: pd.DataFrame, sweep: Sweep) -> str:
@@ -104,7 +131,7 @@ def _test(frame: pd.DataFrame, sweep: Sweep) -> str:
     if over is not None:
         text += f", over the documented point {look.document} {over}"
     gains = look.gains(sweep)
-    beaten = sum(gain.tells and gain.mean > 0 for gain in gains.values())
+    beaten = sum(gain.beats for gain in gains.values())
     if gains:
         name, gain = next(iter(gains.items()))
         text += f", over the best reference {name} {gain}"

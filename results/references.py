@@ -19,22 +19,25 @@ from metrics.combined import combined_columns
 from metrics.paired import Paired, crossed
 from results.directory import Sweep, read_sweep
 from results.ranking import documented
-from results.store import SweepError
 from settings.paths import SweepPaths
+from settings.warning import warn
 
 Measured = Mapping[str, Any]
 """As `trainables.reporting.references.Measured`."""
+
+_MEASURED = ("about", "unit", "units")
 
 
 def load_references(path: str | os.PathLike[str]) -> pd.DataFrame:
     """One row for each reference of a sweep over all its validation samples, and one for each
     unit (scene, patient, text) of them.
 
-    Columns: reference, about (what it is), unit ("" for all samples), and every `val.<metric>`
-    with the objectives that are made of them; NaN where a reference has no such value.
+    Columns: reference, about (what it is), unit ("" for all samples), every `val.<metric>` and
+    term `val.loss.<term>`, and the objectives that are made of them; NaN where a reference has no
+    such value.
 
     Raises:
-        SweepError: not a sweep directory, or a damaged file.
+        SweepError: not a sweep directory.
     """
     sweep = read_sweep(path)
     rows = []
@@ -43,15 +46,16 @@ def load_references(path: str | os.PathLike[str]) -> pd.DataFrame:
         for unit, columns in parts:
             values = _with_derived(sweep, columns)
             rows.append({"reference": name, "about": measured["about"], "unit": unit, **values})
-    frame = pd.DataFrame(rows, columns=["reference", "about", "unit", *sweep.metrics])
-    return frame.astype(dict.fromkeys(sweep.metrics, "float64"))
+    measures = dict.fromkeys([*sweep.metrics, *(key for row in rows for key in list(row)[3:])])
+    frame = pd.DataFrame(rows, columns=["reference", "about", "unit", *measures])
+    return frame.astype(dict.fromkeys(measures, "float64"))
 
 
 def read_references(sweep: Sweep) -> dict[str, Measured]:
     """The references by name, those that do best by the first objective first; none before they
     are measured.
     """
-    return _best_first(sweep, _read(SweepPaths(sweep.path).references))
+    return _best_first(sweep, _read(SweepPaths(sweep.path).references, _MEASURED))
 
 
 def _best_first(sweep: Sweep, measured: Mapping[str, Measured]) -> dict[str, Measured]:
@@ -83,8 +87,8 @@ def column_of(sweep: Sweep, columns: Mapping[str, Any], name: str) -> float:
 
 
 def _with_derived(sweep: Sweep, columns: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among the columns, and the columns made of them."""
-    report = {name: columns.get(name) for name in sweep.metrics}
+    """The measures among the columns, and the columns made of them."""
+    report = {name: value for name, value in columns.items() if name.startswith("val.")}
     values = {**report, **combined_columns(sweep.derived, report)}
     return {name: math.nan if value is None else float(value) for name, value in values.items()}
 
@@ -106,6 +110,29 @@ def reference_columns(sweep: Sweep, value: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """By how much the winner is better than something beside it.
+
+    Attributes:
+        paired: over units; minus infinity where the winner has no value on a unit.
+        overall: over all samples, as the objective is.
+    """
+
+    paired: Paired
+    overall: float
+
+    @property
+    def beats(self) -> bool:
+        """Whether it is better by two standard errors, and over all samples as well."""
+        return self.paired.tells and self.paired.mean > 0.0 < self.overall
+
+    def __str__(self) -> str:
+        if self.paired.mean * self.overall >= 0.0:
+            return str(self.paired)
+        return f"{self.paired}, over all samples {self.overall:+.3g}"
+
+
+@dataclass(frozen=True)
 class Look:
     """What stands beside the winner, measured on the same samples.
 
@@ -113,9 +140,11 @@ class Look:
         split: `validation` or `test`.
         number: of the look at the test split; 0 for the validation.
         references: by name, the best first.
-        trainings: of the winner and of the documented point, their repeats in place of the
-            training that chose them where there are some; measured as the references are.
-        document: the documented point's name; "" where there is none beside the winner.
+        winner: its training, or its repeats in place of the training that chose it; measured as
+            the references are.
+        documented: the same of the documented point; empty where it is the winner, or was not
+            measured.
+        document: its name.
     """
 
     split: str
@@ -125,17 +154,15 @@ class Look:
     documented: Sequence[Measured]
     document: str
 
-    def gains(self, sweep: Sweep) -> dict[str, Paired]:
-        """By how much the winner is better than each reference that has the first objective, over
-        units.
-        """
+    def gains(self, sweep: Sweep) -> dict[str, Gain]:
+        """By how much the winner is better than each reference that has the first objective."""
         found = {
             name: _gain(sweep, self.winner, [reference])
             for name, reference in self.references.items()
         }
         return {name: gain for name, gain in found.items() if gain is not None}
 
-    def over_document(self, sweep: Sweep) -> Paired | None:
+    def over_document(self, sweep: Sweep) -> Gain | None:
         """By how much it is better than the documented point; None where that cannot be said."""
         return _gain(sweep, self.winner, self.documented)
 
@@ -146,9 +173,8 @@ def validation_look(frame: pd.DataFrame, sweep: Sweep) -> Look | None:
     Args:
         frame: of `load_sweep`, one row a configuration.
     """
-    measured = _read(SweepPaths(sweep.path).by_unit)
-    references = _read(SweepPaths(sweep.path).references)
-    return _look(frame, sweep, "validation", 0, references, measured)
+    measured = _read(SweepPaths(sweep.path).by_unit, (*_MEASURED, "configuration", "step"))
+    return _look(frame, sweep, "validation", 0, read_references(sweep), measured)
 
 
 def last_test(frame: pd.DataFrame, sweep: Sweep) -> Look | None:
@@ -223,33 +249,52 @@ def _trainings(row: pd.Series, trials: Mapping[str, Measured]) -> list[Measured]
     return [alone] if alone is not None and alone["step"] == row["steps"] else []
 
 
-def _gain(sweep: Sweep, here: Sequence[Measured], there: Sequence[Measured]) -> Paired | None:
-    """The mean gain over the units that both have a value on; pairs the first training here with
-    the first there and so on, and with the last there where there are fewer.
+def _gain(sweep: Sweep, here: Sequence[Measured], there: Sequence[Measured]) -> Gain | None:
+    """The gain over the units, by their names, on which what is there has a value; None where
+    there is no such unit.
     """
     if not here or not there:
         return None
     sign = 1.0 if sweep.objective.mode == "min" else -1.0
     mine = [_of_units(sweep, measured) for measured in here]
     other = [_of_units(sweep, measured) for measured in there]
-    table = [sign * (other[min(i, len(other) - 1)] - row) for i, row in enumerate(mine)]
-    valued = np.isfinite(np.array(table)).all(axis=0)
-    if not valued.any():
+    common = [unit for unit in mine[0] if all(unit in of for of in (*mine, *other))]
+    units = [unit for unit in common if np.isfinite([of[unit] for of in other]).all()]
+    if not units:
         return None
-    return crossed([row[valued].tolist() for row in table])
+    ours, theirs = ([[sign * of[unit] for unit in units] for of in side] for side in (mine, other))
+    if not np.isfinite(ours).all():
+        return Gain(Paired(-math.inf, None, len(units)), -math.inf)
+    whole = [np.mean([objective_of(sweep, it) for it in side]) for side in (here, there)]
+    return Gain(crossed(ours, theirs), float(sign * (whole[1] - whole[0])))
 
 
-def _of_units(sweep: Sweep, measured: Measured) -> np.ndarray:
-    return np.array([objective_of(sweep, columns) for columns in by_unit(measured)])
+def _of_units(sweep: Sweep, measured: Measured) -> dict[str, float]:
+    values = (objective_of(sweep, columns) for columns in by_unit(measured))
+    return dict(zip(measured["unit"], values, strict=True))
 
 
-def _read(path: Path) -> dict[str, Any]:
+_told: set[Path] = set()
+
+
+def _read(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
+    """A file of measurements; nothing of one that is damaged, which is told once: the trials are
+    there without it.
+
+    Args:
+        needs: what each of its entries has.
+    """
     try:
-        found = json.loads(path.read_text())
+        found = dict(json.loads(path.read_text()))
+        lacking = [(name, key) for name in found for key in needs if key not in found[name]]
+        if not lacking:
+            return found
+        problem = "{} without {}".format(*lacking[0])
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise SweepError(
-            f"{path} cannot be read as JSON: {error}. Remove it: a resume measures it again."
-        ) from error
-    return dict(found)
+    except (ValueError, TypeError) as error:
+        problem = str(error)
+    if path not in _told:
+        _told.add(path)
+        warn(f"{path} is damaged ({problem}) and left out. Remove it: a resume measures it again.")
+    return {}

@@ -228,7 +228,10 @@ class Driver:
         if current is None:
             return
         self._release(current.job)
-        self.references.ended(ray_id)
+        at_its_end = self._has_come_to_its_end(current)
+        if self.references.ended(ray_id, at_its_end=at_its_end) and at_its_end:
+            current.heard = time.monotonic()  # what it did since its last report was no training,
+            failed = failed and self._error_file(current.job).exists()  # and killed it alone
         self._write_end(current, failed)
 
     def interrupt(self) -> None:
@@ -284,12 +287,16 @@ class Driver:
                 of_storage = f"{UnreadableLockError.__name__}: "
                 lost = STORAGE if self._error_line(current.job).startswith(of_storage) else None
             return self._lost(current, lost) if lost else (FAILED, self._error_line(current.job))
-        if self.decider.end_state(current.job, current.step, current.reason):
+        if self._has_come_to_its_end(current):
             return "", current.reason
         if self.stopping:
             return INTERRUPTED, self.stopping
         steps = f"{current.step} of {current.job.stop_step}"
         return FAILED, f"it ended at step {steps} without an error"
+
+    def _has_come_to_its_end(self, current: Running) -> bool:
+        """Whether its last report was its last one: nothing of its training is missing."""
+        return bool(self.decider.end_state(current.job, current.step, current.reason))
 
     def _lost(self, current: Running, loss: Loss) -> tuple[str, str]:
         """State and reason of a segment that has lost its node, or the storage there: it was

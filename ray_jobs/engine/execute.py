@@ -98,10 +98,10 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
         try:
             with _stop_on_signals(driver):
                 _run_tune(driver, execution, watch, retention)
-            if not driver.stopping:
-                driver.decider.record("finished")
-                retention.close()
-                look_at_the_winner(driver, setup.options.test)
+                if not driver.stopping:
+                    driver.decider.record("finished")
+                    retention.close()
+                    look_at_the_winner(driver, setup.options.test)
         finally:
             mirror.close()
         return driver

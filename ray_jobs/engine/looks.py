@@ -13,6 +13,7 @@ from ray_jobs.engine.driver import Driver
 from ray_jobs.engine.trial import SweepContext, prepare_once, references_of
 from settings.atomic_file import atomic_file
 from settings.warning import warn
+from trainables.run import SupersededError
 
 Trainings = Mapping[int, tuple[int, int]]
 """(the configuration, the step) of each training, by its trial."""
@@ -21,13 +22,14 @@ Trainings = Mapping[int, tuple[int, int]]
 def take_look(
     context: SweepContext, split: str, trials: Trainings, references: bool
 ) -> dict[str, Any]:
-    """{"trials": {trial: measured}, "references": {name: measured}} of a split; a training whose
-    checkpoint is not kept is left out.
-    """
+    """{"trials": {trial: measured}, "references": {name: measured}} of a split."""
     measured = {
-        str(trial): {"configuration": configuration, "step": step, **columns}
+        str(trial): {
+            "configuration": configuration,
+            "step": step,
+            **_training(context, trial, step, split),
+        }
         for trial, (configuration, step) in trials.items()
-        if (columns := _training(context, trial, step, split)) is not None
     }
     return {
         "trials": measured,
@@ -35,17 +37,13 @@ def take_look(
     }
 
 
-def _training(
-    context: SweepContext, trial: int, step: int, split: str
-) -> Mapping[str, Any] | None:
+def _training(context: SweepContext, trial: int, step: int, split: str) -> Mapping[str, Any]:
     from settings.flat import replace
     from trainables.checkpoints import checkpoint
     from trainables.reporting.references import measure_by_unit
     from trainables.system import load_system
 
     path = context.checkpoint(trial, step)
-    if not path.exists():
-        return None
     system = load_system(context.system)
     settings = replace(system.Settings(), checkpoint.read_meta(path)["settings"])
     prepared = prepare_once(system, settings, Path(context.cache))
@@ -53,20 +51,33 @@ def _training(
 
 
 def look_at_the_winner(driver: Driver, test: bool) -> None:
-    """Measures the winner and the documented point by unit, and with `test` on the test split.
-    What is known is not measured again; a failure is told and ends nothing.
+    """Measures the winner and the documented point by unit, and with `test` on the test split; the
+    references too, where no segment has. What is known is not measured again; a failure is told
+    and ends nothing.
     """
     from results.directory import read_sweep
     from results.frame import load_sweep
     from results.references import compared
 
-    root = driver.context.root
+    context = driver.context
     try:
-        trials = compared(load_sweep(root, repeats=True), read_sweep(root))
-        if trials:
-            _measure_by_unit(driver, trials)
-        if trials and test:
-            _test(driver, trials)
+        if not (context.paths.references.exists() or driver.references.failed):
+            found = _look(driver, "validation", {}, references=True)
+            if found is not None:
+                _write(driver, context.paths.references, found["references"])
+        trials = compared(load_sweep(context.root, repeats=True), read_sweep(context.root))
+        there = {t: it for t, it in trials.items() if context.checkpoint(t, it[1]).exists()}
+        for trial in trials.keys() - there.keys():
+            warn(
+                f"trial {trial} is not measured by unit, for its checkpoint of step "
+                f"{trials[trial][1]} is gone: what is said of it has no error."
+            )
+        if trials and next(iter(trials)) in there:  # the winner is the first
+            _measure_by_unit(driver, there)
+            if test:
+                _test(driver, there)
+    except SupersededError:
+        raise
     except Exception as error:  # whatever a system raises: the trials are what the sweep was for
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         warn(f"the winner could not be measured by unit: {problem}. A resume tries again.")
@@ -78,7 +89,7 @@ def _measure_by_unit(driver: Driver, trials: Trainings) -> None:
     missing = {t: it for t, it in trials.items() if known.get(str(t), {}).get("step") != it[1]}
     found = _look(driver, "validation", missing, references=False) if missing else None
     if found is not None:
-        _write(path, {**known, **found["trials"]})
+        _write(driver, path, {**known, **found["trials"]})
 
 
 def _test(driver: Driver, trials: Trainings) -> None:
@@ -90,7 +101,8 @@ def _test(driver: Driver, trials: Trainings) -> None:
         return
     found = _look(driver, "test", trials, references=True)
     if found is not None:
-        _write(path, {"looks": [*looks, {"look": len(looks) + 1, "place": place, **found}]})
+        look = {"look": len(looks) + 1, "place": place, **found}
+        _write(driver, path, {"looks": [*looks, look]})
 
 
 def _look(
@@ -101,23 +113,16 @@ def _look(
     """
     context = driver.context
     if not context.gpus:
-        found = take_look(context, split, trials, references)
-    else:
-        import ray
+        return take_look(context, split, trials, references)
+    import ray
 
-        task = ray.remote(num_cpus=context.cpus, num_gpus=context.gpus)(take_look)
-        waiting = task.remote(context, split, trials, references)
-        while not ray.wait([waiting], timeout=1.0)[0]:
-            if driver.stopping:
-                ray.cancel(waiting, force=True)
-                return None
-        found = ray.get(waiting)
-    for trial in trials:
-        if str(trial) not in found["trials"]:
-            warn(
-                f"trial {trial} is not measured by unit, for its checkpoint of step "
-                f"{trials[trial][1]} is gone: what is said of it has no error."
-            )
+    task = ray.remote(num_cpus=context.cpus, num_gpus=context.gpus)(take_look)
+    waiting = task.remote(context, split, trials, references)
+    while not ray.wait([waiting], timeout=1.0)[0]:
+        if driver.stopping:
+            ray.cancel(waiting, force=True)
+            return None
+    found: dict[str, Any] = ray.get(waiting)
     return found
 
 
@@ -125,6 +130,8 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def _write(driver: Driver, path: Path, content: Mapping[str, Any]) -> None:
+    if not driver.still_owner():
+        raise SupersededError(f"{path.parent}: another process has taken this sweep over.")
     with atomic_file(path) as scratch:
         scratch.write_text(json.dumps(content) + "\n")

@@ -13,9 +13,13 @@ class ReferencesOnce:
     """Chooses the segment that measures the references: the first, and the next one where that
     ended before it could. The segment's last report is in before it measures, so that no trial
     waits for it; its own end comes later by the time of the measurement.
+
+    Attributes:
+        failed: whether they could not be measured in this session.
     """
 
     paths: SweepPaths
+    failed: bool = False
     _asked: str = ""
     _open: bool = field(init=False)
 
@@ -27,20 +31,27 @@ class ReferencesOnce:
         if not self._open or self._asked:
             return False
         self._asked = ray_id
+        self.paths.references_error.unlink(missing_ok=True)  # of an earlier session
         return True
 
-    def ended(self, ray_id: str) -> None:
-        """Looks what came of it."""
+    def ended(self, ray_id: str, *, at_its_end: bool) -> bool:
+        """Looks what came of it; whether it was this segment that had been asked.
+
+        Args:
+            at_its_end: whether the segment had made its last report, so that it has measured, or
+                died of it.
+        """
         if ray_id != self._asked:
-            return
-        self._asked = ""
-        if self.paths.references_error.exists():
-            lines = self.paths.references_error.read_text().strip().splitlines()
+            return False
+        self._asked, error = "", self.paths.references_error
+        if self.paths.references.exists():
+            self._open = False
+        elif error.exists() or at_its_end:
+            lines = error.read_text().strip().splitlines() if error.exists() else []
+            said = f"{lines[-1]} ({error})" if lines else "the process that measured them has died"
             warn(
-                f"the references could not be measured: {lines[-1]} "
-                f"({self.paths.references_error}). The sweep goes on without them; a resume tries "
-                "again."
+                f"the references could not be measured: {said}. The sweep goes on without them; a "
+                "resume tries again."
             )
-            self._open = False
-        elif self.paths.references.exists():
-            self._open = False
+            self._open, self.failed = False, True
+        return True

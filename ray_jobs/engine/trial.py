@@ -203,13 +203,13 @@ def measure_references_once(context: SweepContext) -> None:
     """
     from settings.atomic_file import atomic_file
 
-    context.paths.references_error.unlink(missing_ok=True)
     try:
         found = references_of(context, "validation")
         with atomic_file(context.paths.references) as scratch:
             scratch.write_text(json.dumps(found) + "\n")
     except Exception:  # whatever a system raises
-        context.paths.references_error.write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):
+            context.paths.references_error.write_text(traceback.format_exc())
 
 
 def references_of(context: SweepContext, split: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def test_one_seed_a_unit_is_a_paired_t_test():
 @pytest.mark.parametrize("units", [1, FEWEST - 1])
 def test_below_four_units_there_is_no_error_however_many_seeds(units):
     assert nested([[1.0, 2.0, 3.0]] * units).error is None
-    assert crossed([[1.0] * units, [2.0] * units]).error is None
+    assert crossed([[1.0] * units, [2.0] * units], [[0.0] * units]).error is None
     text = f"+2 (no error: {units} unit{'' if units == 1 else 's'})"
     assert str(nested([[1.0, 2.0, 3.0]] * units)) == text
     assert not nested([[1.0]] * units).tells
@@ -39,15 +39,27 @@ def test_the_nested_error_covers_the_spread_of_units_not_of_seeds():
     assert math.sqrt(np.mean(errors)) == pytest.approx(np.std(means), rel=0.03)
 
 
-def test_the_crossed_error_covers_units_and_repeats():
+@pytest.mark.parametrize("draws", [(4, 1), (4, 3), (2, 6)])
+def test_the_crossed_error_covers_units_and_the_seeds_of_both_sides(draws):
+    """A side with one training has no seed noise here: nobody could know of it."""
     rng = np.random.default_rng(2)
     means, errors = [], []
     for _ in range(4000):
-        table = rng.normal(0.0, 1.0, size=(1, 8)) + rng.normal(0.0, 0.7, size=(4, 1))
-        found = crossed(table.tolist())
+        hard = rng.normal(0.0, 3.0, size=8)
+        sides = [
+            hard + rng.normal(0.0, 1.0, size=(1, 8)) + (n > 1) * rng.normal(0.0, 0.7, size=(n, 1))
+            for n in draws
+        ]
+        found = crossed(*(side.tolist() for side in sides))
         means.append(found.mean)
         errors.append(found.error**2)
+    assert np.mean(means) == pytest.approx(0.0, abs=0.05)
     assert math.sqrt(np.mean(errors)) == pytest.approx(np.std(means), rel=0.03)
+
+
+def test_unequal_numbers_of_trainings_are_compared_by_their_means():
+    found = crossed([[0.1] * 5] * 3, [[0.1] * 5, [0.3] * 5])
+    assert (found.mean, found.error) == (pytest.approx(0.1), pytest.approx(0.1))
 
 
 def test_what_shows_is_two_errors_and_nothing_tells_without_a_spread():

@@ -17,7 +17,6 @@ from results.headline import headline
 from results.leaderboard import leaderboard_rows, legend_of
 from results.page import render
 from results.references import compared
-from results.store import SweepError
 
 UNITS = ["a", "b", "c", "d", "e"]
 ZERO = [1.0, 2.0, 3.0, 4.0, 5.0]
@@ -27,7 +26,7 @@ DOCUMENT = [0.4, 0.35, 0.3, 0.5, 0.2]
 
 
 def measured(values, about="", **more):
-    mean = float(np.mean(values))
+    mean = float(np.mean([value for value in values if value is not None]))
     return {
         "about": about,
         "unit": UNITS[: len(values)],
@@ -113,10 +112,14 @@ def test_no_rows_before_they_are_measured(beside):
     assert "reference" not in said(beside)
 
 
-def test_a_damaged_file_is_named(beside):
-    (beside.path / "references.json").write_text("{")
-    with pytest.raises(SweepError, match=r"references.json cannot be read .* Remove it"):
-        load_references(beside.path)
+@pytest.mark.parametrize("text", ["{", "null", "[1]", '{"mean": {}}'])
+def test_a_damaged_file_is_named_once_and_left_out(beside, capsys, text):
+    (beside.path / "references.json").write_text(text)
+    assert load_references(beside.path).empty
+    assert len(load_sweep(beside.path)) == 2
+    told = capsys.readouterr().err
+    assert told.count("references.json is damaged") == 1
+    assert "Remove it: a resume measures it again" in told
 
 
 def test_the_leaderboard_has_them_below_the_trials(beside):
@@ -134,6 +137,10 @@ def test_a_winner_that_beats_them_all_says_by_how_much_over_units(beside):
     assert text.startswith("Trial 1 is best: val.mse 0.2; better than the documented point")
     assert f"by unit {paired(WINNER, DOCUMENT)}." in text
     assert f"It beats every reference; the best of them, mean, by {paired(WINNER, MEAN)}." in text
+    assert text.endswith(
+        "Errors are over units of one training each (--repeats adds seeds), on the samples that "
+        "chose the winner (--test has others)."
+    )
 
 
 def test_one_that_does_not_says_so_first(beside):
@@ -141,28 +148,83 @@ def test_one_that_does_not_says_so_first(beside):
     by_unit(beside, winner)
     text = said(beside)
     assert text.startswith(
-        "Trial 1 does not beat every reference by two standard errors: "
-        f"mean {paired(winner, MEAN)} (positive is better)."
+        "Trial 1 is not shown to beat every reference by two standard errors: "
+        f"mean {paired(winner, MEAN)}; positive is better."
     )
     by_unit(beside, [9.0, 8.0, 9.5, 7.0, 8.5])
-    assert said(beside).startswith("Trial 1 beats no reference by two standard errors: mean -7.76")
+    text = said(beside)
+    assert text.startswith(f"Trial 1 beats no reference: mean {paired([9, 8, 9.5, 7, 8.5], MEAN)}")
 
 
 def test_below_four_units_nothing_is_shown_to_be_better(beside):
     write(beside, "references.json", {"mean": measured(MEAN[:3])})
     by_unit(beside, WINNER[:3], DOCUMENT[:3])
     text = said(beside)
-    first = "Trial 1 beats no reference by two standard errors: mean +0.4 (no error: 3 units)"
-    assert text.startswith(first)
+    assert text.startswith(
+        "Trial 1 is not shown to beat any reference by two standard errors: mean +0.4 (no error: "
+        "3 units); positive is better. Trial 1 is best"
+    )
+    assert "Errors are over" not in text
 
 
 def test_before_the_end_there_is_no_error(beside):
     text = said(beside)
-    assert "Against the best reference, mean (0.64), it is better by 0.44; the error" in text
+    assert text.endswith(
+        "Trial 1 is better than the best reference, mean (0.64), by 0.44; there is no error of it "
+        "before the sweep is finished and its winner measured by unit."
+    )
     by_unit(beside)
     trials = json.loads((beside.path / "by_unit.json").read_text())
     write(beside, "by_unit.json", {**trials, "1": {**trials["1"], "step": 10}})
-    assert "the error over units is measured when the sweep is finished" in said(beside)
+    assert said(beside) == text
+    write(beside, "references.json", {"best": measured([0.1] * 5)})
+    assert said(beside).startswith("Trial 1 is worse than the best reference, best (0.1), by 0.1;")
+
+
+def test_units_pair_by_their_names(beside):
+    turned = {**measured(MEAN[::-1]), "unit": UNITS[::-1]}
+    write(beside, "references.json", {"mean": turned})
+    by_unit(beside)
+    assert f"It beats the only reference, mean, by {paired(WINNER, MEAN)}." in said(beside)
+    others = {**measured(MEAN), "unit": ["v", "w", "x", "y", "z"]}
+    write(beside, "references.json", {"mean": others})
+    assert "there is no error of it" in said(beside), "no unit in common: no pairs"
+
+
+def test_a_gain_that_all_samples_contradict_beats_nothing(beside):
+    write(beside, "references.json", {"mean": {**measured(MEAN), "val.mse": 0.05}})
+    by_unit(beside)
+    expected = f"mean {paired(WINNER, MEAN)}, over all samples -0.15; positive is better."
+    assert expected in said(beside)
+    assert "is not shown to beat any reference" in said(beside)
+
+
+def test_a_winner_without_a_value_on_a_unit_beats_nothing(beside):
+    by_unit(beside, [0.2, 0.3, None, 0.25, 0.15], DOCUMENT)
+    assert said(beside).startswith("Trial 1 beats no reference: mean -inf (no error: 5 units)")
+
+
+def test_references_without_the_objective_are_counted(beside):
+    silent = {**measured(MEAN), "val.mse": None}
+    silent["units"] = {"val.mse": [None] * 5}
+    write(beside, "references.json", {"mean": measured(MEAN), "silent": silent})
+    by_unit(beside)
+    assert "It beats the only reference, mean, by" in said(beside)
+    assert "(1 more have no such value)." in said(beside)
+    write(beside, "references.json", {"silent": silent})
+    assert said(beside).endswith("No reference has a value of val.mse.")
+
+
+def test_an_objective_of_terms_has_its_references(beside):
+    """A term, and what is made of terms: columns that no metric declares."""
+    node = {"kind": "log_ratio", "of": {"val.loss.squared": 2.0}}
+    objective = {"metric": "val.log_ratio", "mode": "min"}
+    beside.write_document(objective=objective, derived=[node])
+    columns = {**measured(MEAN), "val.loss.squared": 4.0}
+    columns["units"]["val.loss.squared"] = [2.0, 2.0, 4.0, 4.0, 8.0]
+    write(beside, "references.json", {"mean": columns})
+    frame = load_references(beside.path)
+    assert list(frame["val.log_ratio"]) == pytest.approx(np.log([2.0, 1.0, 1.0, 2.0, 2.0, 4.0]))
 
 
 def test_the_test_split_is_told_with_its_look(beside):
@@ -228,8 +290,9 @@ def test_the_error_is_over_units_and_repeats(repeated):
     error = np.hypot(
         table.mean(axis=0).std(ddof=1) / np.sqrt(5), table.mean(axis=1).std(ddof=1) / np.sqrt(2)
     )
-    expected = f"mean, by {table.mean():+.3g} ± {error:.2g} (5 units)."
+    expected = f"reference, mean, by {table.mean():+.3g} ± {error:.2g} (5 units)."
     assert expected in said(repeated)
+    assert "Errors are over units and repeats" in said(repeated)
     del trials["3"]
     write(repeated, "by_unit.json", trials)
-    assert "the error over units is measured when" in said(repeated), "one of two is not both"
+    assert "there is no error of it before" in said(repeated), "one of two is not both"

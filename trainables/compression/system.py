@@ -18,6 +18,7 @@ from losses.compression import terms
 from metrics.compression import compression_metrics
 from metrics.perceptual import missing
 from models.autoencoders.build import build_autoencoder
+from settings.flat import replace
 from settings.mri import channels_of
 from trainables.adversarial import critic_modules, phases_with_critic
 from trainables.api import (
@@ -106,7 +107,8 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
     def references(
         self, settings: CompressionSettings, prepared: Prepared
     ) -> Mapping[str, Reference]:
-        return references(settings, self.loaders(settings, prepared))
+        plain = replace(settings, self.originals)
+        return references(settings, self.loaders(plain, prepared))
 
     def tensorboard_names(self, settings: CompressionSettings) -> Mapping[str, tuple[str, ...]]:
         return tags(settings)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from metrics.metric import Metric, Tensors
 from settings.schema import SettingsError
+from trainables.checkpoints.begin import initial_weights
 from trainables.reference import Reference
 from trainables.reporting.evaluate import joined, sums_of, value_of
 from trainables.reporting.measure import loaders_of, modules_of
@@ -41,7 +42,8 @@ def measure_references(
     split: str = "validation",
     document: Tree | None = None,
 ) -> dict[str, Measured]:
-    """Every reference of a system on a fixed split, by the system's own metrics.
+    """Every reference of a system on a fixed split, by the system's own metrics and the terms of
+    its first phase.
 
     Args:
         settings: what the references are fitted with, and how they are measured.
@@ -60,7 +62,7 @@ def measure_references(
     accelerator = make_accelerator(settings.train)
     first = settings if document is None else document
     references[UNTRAINED] = untrained(system, first, prepared, accelerator)
-    metrics = system.metrics(settings, prepared)
+    metrics = _measures(system, settings, prepared)
     return {
         name: _measure(reference, metrics, loaders, split, settings, accelerator.device)
         for name, reference in references.items()
@@ -82,8 +84,8 @@ def measure_by_unit(
     loaders = loaders_of(system, settings, prepared, split)
     accelerator = make_accelerator(settings.train)
     modules = modules_of(system, settings, prepared, path, accelerator)
-    network = _network(system, settings, prepared, modules, accelerator, str(path))
-    metrics = system.metrics(settings, prepared)
+    network = _network(system, settings, prepared, modules, accelerator, path.name)
+    metrics = _measures(system, settings, prepared)
     return _measure(network, metrics, loaders, split, settings, accelerator.device)
 
 
@@ -91,11 +93,13 @@ def untrained(
     system: System[Tree, PreparedT], settings: Tree, prepared: PreparedT, accelerator: Accelerator
 ) -> Reference:
     """The network of the settings before its first step, from the generator that a training with
-    this seed starts from.
+    this seed starts from, or from the weights that it begins with.
     """
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(settings.train.seed, -1))
         modules = system.build(settings, prepared).modules
+    if settings.train.init_from:
+        initial_weights(Path(settings.train.init_from), modules, system.name, lambda text: None)
     modules = {name: module.to(accelerator.device) for name, module in modules.items()}
     modules |= {f"ema.{name}": module for name, module in modules.items()}
     about = "the network before its first step"
@@ -121,6 +125,18 @@ def _network(
     return Reference(predict, about)
 
 
+def _measures(
+    system: System[Tree, PreparedT], settings: Tree, prepared: PreparedT
+) -> list[Metric]:
+    """The metrics, and the terms of the first phase as such: an objective may be one of them."""
+    composite = system.phases(settings, prepared)[0].composite
+    terms = composite.terms.items()
+    return [
+        *system.metrics(settings, prepared),
+        *(Metric(f"{composite.prefix}.{name}", "", "min", term, "a term") for name, term in terms),
+    ]
+
+
 def _units(loaders: Loaders, split: str) -> Sequence[str]:
     """The unit of each sample; one for all of them where the system declares none."""
     samples: Any = getattr(loaders, split)
@@ -134,14 +150,18 @@ def _units(loaders: Loaders, split: str) -> Sequence[str]:
 
 
 class _Predicted(dict[str, Tensor]):
-    """A prediction that says which tensor a metric has asked for in vain."""
+    """A prediction that knows whether it was asked in vain for a tensor."""
+
+    lacks = False
 
     def __missing__(self, key: str) -> Tensor:
-        raise _NotPredictedError(key)
+        self.lacks = True
+        raise KeyError(key)
 
-
-class _NotPredictedError(Exception):
-    """A metric reads a tensor that the reference does not predict."""
+    def __contains__(self, key: object) -> bool:
+        is_there = super().__contains__(key)
+        self.lacks = self.lacks or not is_there
+        return is_there
 
 
 @torch.no_grad()
@@ -153,13 +173,19 @@ def _measure(
     settings: Tree,
     device: torch.device,
 ) -> Measured:
-    """Batches hold samples of one unit; sums and counts are added over batches, and then over
-    units.
+    """Predicts whole batches and measures the samples of each unit in them by themselves; sums and
+    counts are added over batches, and then over units.
     """
     totals: dict[str, list[dict[str, Tensor]]] = {}
-    for unit, batch in _batches(loaders, split, settings.train.validation_batch_size):
+    for units, batch in _batches(loaders, split, settings.train.validation_batch_size):
         moved = to_device(batch, device, settings.train.channels_last)
-        totals.setdefault(unit, []).append(_sums(reference, metrics, moved, settings))
+        prediction = reference.predict(moved)
+        for unit, rows in units.items():
+            at = torch.tensor(rows, device=device)
+            part = {key: value[at] for key, value in moved.items()}
+            of_part = _Predicted({key: value[at] for key, value in prediction.items()})
+            sums = _sums(reference, metrics, of_part, part, settings)
+            totals.setdefault(unit, []).append(sums)
     by_unit = [_added(parts) for parts in totals.values()]
     whole = _added(by_unit)
     columns: Measured = {"about": reference.about, "unit": list(totals)}
@@ -168,38 +194,40 @@ def _measure(
     return columns
 
 
-def _batches(loaders: Loaders, split: str, size: int) -> Iterator[tuple[str, Tensors]]:
-    places: dict[str, list[int]] = {}
-    for index, unit in enumerate(_units(loaders, split)):
-        places.setdefault(unit, []).append(index)
-    cuts = [
-        (unit, indices[begin : begin + size])
-        for unit, indices in places.items()
-        for begin in range(0, len(indices), size)
-    ]
-    loader: DataLoader[Any] = DataLoader(
-        getattr(loaders, split),
-        batch_sampler=[indices for _, indices in cuts],
-        collate_fn=loaders.collate,
-    )
-    for (unit, _), batch in zip(cuts, loader, strict=True):
-        yield unit, batch
+def _batches(
+    loaders: Loaders, split: str, size: int
+) -> Iterator[tuple[dict[str, list[int]], Tensors]]:
+    """Batches in the order of the samples, each with the rows of its units."""
+    samples: Any = getattr(loaders, split)
+    names = _units(loaders, split)
+    loader: DataLoader[Any] = DataLoader(samples, batch_size=size, collate_fn=loaders.collate)
+    for number, batch in enumerate(loader):
+        rows: dict[str, list[int]] = {}
+        for row, unit in enumerate(names[number * size : (number + 1) * size]):
+            rows.setdefault(unit, []).append(row)
+        yield rows, batch
 
 
 def _sums(
-    reference: Reference, metrics: Sequence[Metric], batch: Tensors, settings: Tree
+    reference: Reference,
+    metrics: Sequence[Metric],
+    prediction: _Predicted,
+    batch: Tensors,
+    settings: Tree,
 ) -> dict[str, Tensor]:
     """Sums with their count by metric, without those that read what is not predicted."""
-    prediction = _Predicted(reference.predict(batch))
     found = {name: joined(*pair).cpu() for name, pair in reference.measure(batch).items()}
     measured: dict[Any, Tensor | None] = {}  # columns may share one measure
     for metric in metrics:
         if metric.name in found:
             continue
         if metric.measure not in measured:
+            prediction.lacks = False
             try:
                 measured[metric.measure] = sums_of(metric, prediction, batch, settings).cpu()
-            except _NotPredictedError:
+            except (KeyError, ValueError):
+                if not prediction.lacks:
+                    raise
                 measured[metric.measure] = None
         vector = measured[metric.measure]
         if vector is not None:

@@ -177,6 +177,18 @@ def test_a_documented_point_may_end_by_itself(make_driver):
     ]
 
 
+def test_what_dies_of_measuring_the_references_has_trained(make_driver, capsys):
+    driver = make_driver()
+    driver.next("a")
+    assert driver.references.asked_of("a")
+    report(driver, "a", 10, 0.5, segment_seconds=3.0)
+    driver.ended("a", failed=True)
+    assert [(end["state"], end["seconds"]) for end in ends(driver)] == [("complete", 3.0)]
+    assert "the process that measured them has died" in capsys.readouterr().err
+    driver.next("b")
+    assert not driver.references.asked_of("b")
+
+
 def test_what_fails_after_its_own_end_has_failed(make_driver):
     driver = make_driver()
     driver.next("a")

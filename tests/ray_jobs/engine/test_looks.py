@@ -12,6 +12,7 @@ from ray_jobs.engine.references_once import ReferencesOnce
 from ray_jobs.engine.trial import SweepContext, measure_references_once
 from settings.flat import flatten, replace
 from settings.paths import SweepPaths
+from trainables.run import SupersededError
 from trainables.system import load_system
 
 BROKEN = """
@@ -57,11 +58,11 @@ def test_one_segment_is_asked_at_a_time_until_one_has_measured(make_context):
     once = ReferencesOnce(context.paths)
     assert once.asked_of("a")
     assert not once.asked_of("b"), "a does it"
-    once.ended("b")
-    once.ended("a")  # killed, or stopped, before it could
+    once.ended("b", at_its_end=True)
+    once.ended("a", at_its_end=False)  # killed, or stopped, before it could
     assert once.asked_of("c")
     measure_references_once(context)
-    once.ended("c")
+    once.ended("c", at_its_end=True)
     assert not once.asked_of("d")
     assert not ReferencesOnce(context.paths).asked_of("a"), "nor after a resume"
 
@@ -79,14 +80,26 @@ def test_what_cannot_be_measured_costs_the_references_alone(broken, capsys):
     once = ReferencesOnce(broken.paths)
     assert once.asked_of("a")
     measure_references_once(broken)
-    once.ended("a")
+    once.ended("a", at_its_end=True)
     told = capsys.readouterr().err
     assert told.startswith("warning: the references could not be measured: RuntimeError: no such")
     assert "references_error.txt" in told
     assert not once.asked_of("b"), "it would fail again"
+    assert "Traceback" in SweepPaths(broken.root).references_error.read_text()
     again = ReferencesOnce(broken.paths)
     assert again.asked_of("a"), "a resume may have mended it"
-    assert "Traceback" in SweepPaths(broken.root).references_error.read_text()
+    again.ended("a", at_its_end=False)
+    assert capsys.readouterr().err == "", "the error was of the session before"
+    assert again.asked_of("b")
+
+
+def test_a_process_that_dies_of_it_is_not_followed_by_another(make_context, capsys):
+    once = ReferencesOnce(make_context().paths)
+    assert once.asked_of("a")
+    assert once.ended("a", at_its_end=True)
+    assert "the process that measured them has died" in capsys.readouterr().err
+    assert not once.asked_of("b")
+    assert once.failed
 
 
 @pytest.fixture
@@ -105,7 +118,8 @@ def looks(make_context, monkeypatch):
 
     monkeypatch.setattr(of_looks, "take_look", take)
     state = SimpleNamespace(changes=[0, 0])
-    return SimpleNamespace(context=make_context(), state=state, stopping=""), taken
+    owner = {"still_owner": lambda: True}
+    return SimpleNamespace(context=make_context(), state=state, stopping="", **owner), taken
 
 
 def test_a_look_is_taken_once_for_each_state_of_the_sweep(looks):
@@ -133,9 +147,28 @@ def test_by_unit_only_what_is_not_known_is_measured(looks):
     assert {trial: it["step"] for trial, it in stored.items()} == {"0": 8, "1": 4, "2": 4}
 
 
-def test_a_checkpoint_that_is_not_kept_is_told(make_context, capsys):
-    state = SimpleNamespace(changes=[])
-    driver = SimpleNamespace(context=make_context(), state=state, stopping="")
-    of_looks._measure_by_unit(driver, {3: (3, 4)})
+def test_without_the_winners_checkpoint_there_is_no_look(looks, monkeypatch, capsys):
+    from results import directory, frame, references
+
+    driver, taken = looks
+    driver.references = SimpleNamespace(failed=False)
+    monkeypatch.setattr(directory, "read_sweep", lambda path: None)
+    monkeypatch.setattr(frame, "load_sweep", lambda path, repeats: None)
+    monkeypatch.setattr(references, "compared", lambda frame, sweep: {3: (3, 4), 0: (0, 4)})
+    driver.context.checkpoint(0, 4).mkdir(parents=True)
+    of_looks.look_at_the_winner(driver, test=True)
+    assert taken == [("validation", {}, True)], "the references, which no segment has measured"
     told = capsys.readouterr().err
-    assert "trial 3 is not measured by unit, for its checkpoint of step 4 is gone" in told
+    assert told.count("trial 3 is not measured by unit, for its checkpoint of step 4 is gone") == 1
+    driver.context.checkpoint(3, 4).mkdir(parents=True)
+    of_looks.look_at_the_winner(driver, test=True)
+    both = {3: (3, 4), 0: (0, 4)}
+    assert taken[1:] == [("validation", both, False), ("test", both, True)]
+
+
+def test_who_has_lost_the_sweep_writes_nothing(looks):
+    driver, _ = looks
+    driver.still_owner = lambda: False
+    with pytest.raises(SupersededError):
+        of_looks._test(driver, {0: (0, 4)})
+    assert not driver.context.paths.test.exists()

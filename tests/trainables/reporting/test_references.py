@@ -265,3 +265,23 @@ def test_principal_components_leave_what_the_smaller_singular_values_hold(tmp_pa
     assert float(left.norm()) == pytest.approx(expected, rel=1e-4)
     mean = system.references(settings, prepared)["mean"].predict({"field": fields[:2]})["field"]
     torch.testing.assert_close(mean, fields.mean(dim=0).expand(2, -1, -1))
+
+
+def test_the_mean_image_is_of_images_as_they_are(tmp_path):
+    system = load_system("compression")
+    settings = replace(system.Settings(), system.small)
+    prepared = system.prepare(settings, tmp_path)
+    images = system.loaders(replace(settings, system.originals), prepared).train
+    mean = torch.stack([images[(index, 0)]["image"] for index in range(len(images))]).mean(dim=0)
+    given = {"image": torch.zeros(2, *mean.shape)}
+    found = system.references(settings, prepared)["mean"].predict(given)["reconstruction"]
+    torch.testing.assert_close(found, mean.expand(2, *mean.shape))
+
+
+def test_a_term_is_measured_where_its_reference_can_be_asked(tmp_path):
+    """Conditioner: the spectral term reads features that only the network has."""
+    system = load_system("conditioner")
+    settings = replace(system.Settings(), system.small)
+    found = measure_references(system, settings, system.prepare(settings, tmp_path))["mean"]
+    assert found["val.loss.spectral"] is None
+    assert found["val.loss.main_mse"] == pytest.approx(found["val.main_mse"], rel=1e-4)
