@@ -1,7 +1,8 @@
 """Sweeps that every disturbed one must come to, and how two are compared; running.py runs them.
 
 `make test` gives each class, and the functions of each file, to one test process (`--dist
-loadscope`): tests that share a cluster or a sweep stand together, long ones apart.
+loadscope`): tests that share a cluster or a sweep stand together, long ones apart. It begins with
+what takes minutes, and ends with the classes and files that are marked `last`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.ray)
             item.add_marker(pytest.mark.slow)  # most take more than 10 s: a cluster each
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 @pytest.fixture

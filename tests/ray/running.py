@@ -29,6 +29,10 @@ ENDING_SECONDS = 90.0
 minute (RAY_gcs_rpc_server_reconnect_timeout_s). What a command leaves that ended in its own way is
 tested in test_leaving."""
 
+HEALTH_CHECK_PERIOD = "1000"
+"""In ms; 3000 by default. Ray counts a node as dead after five, which is still more than a sweep
+waits for the loss of a node to show (NOTICE_SECONDS in ray_jobs/engine/nodes.py)."""
+
 WITHOUT_EXTRAS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Workers ahead of the first task: seconds of CPU each, and a trial gets a process of its own.
@@ -234,7 +238,11 @@ def new_cluster(
     with new_place() as place:
         token = place / "token"
         token.write_text("a" * 64)
-        place.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        place.environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_health_check_period_ms": HEALTH_CHECK_PERIOD,
+        }
         options = {"port": 0, "num-cpus": cpus, "num-gpus": 0, "dashboard-port": free_port()}
         for service in ("dashboard-agent-listen", "ray-client-server"):
             options[f"{service}-port"] = free_port()  # two clusters on one host else share these

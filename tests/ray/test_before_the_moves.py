@@ -17,6 +17,7 @@ TRAINED_ELSEWHERE = 1e-3
 """Relative tolerance on what is trained on with another torch or CPU."""
 
 
+@pytest.mark.last
 def test_a_killed_sweep_goes_on_to_its_end(place, kit):
     """What was done is not done again; the third trial goes on from its checkpoint."""
     fixtures = kit.ROOT / "tests/compatibility/fixtures"

@@ -63,6 +63,7 @@ def failing(place):
     return make
 
 
+@pytest.mark.last
 def test_an_error_is_tried_again_from_the_last_checkpoint(place, kit, sequential, failing):
     """Twice, in one trial, for one reason and another, and nothing is left of it in the result."""
     directory = place / "sweep"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import random
 import shutil
 import signal
-import time
 
 import pandas as pd
+import psutil
 import pytest
 
 from results.frame import load_sweep
@@ -43,6 +43,11 @@ def kill_trial(place, kit):
     victim.wait(30)
 
 
+def resumed(cluster, directory, *more):
+    options = ("--max-concurrent", 1, "--address", cluster.address, *more)
+    return cluster.place.run("--resume", directory, *options)
+
+
 @pytest.fixture(scope="module")
 def killed(shared_place, kit, brackets):
     """A sweep with the default scheduler whose driver and cluster died at about 40 %."""
@@ -58,25 +63,31 @@ def killed(shared_place, kit, brackets):
     return directory
 
 
+def starts_ray(driver):
+    """Whether a driver has begun to start its cluster."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(driver.pid).children()
+        return any("gcs_server" in " ".join(child.cmdline()) for child in children)
+    return False
+
+
 class TestDriver:
-    @pytest.mark.parametrize("seed", [11])
-    def test_killed_three_times(self, place, kit, sequential, seed):
-        """Driver and cluster die at about 40 % and at two random moments, start-up included."""
-        directory = place / "sweep"
-        moments, whole = random.Random(seed), steps_reported(sequential.directory)
-        running = place.start(kit.TOY, *kit.sequential_options(place, directory), *SLOW)
-        kit.until(lambda: steps_reported(directory) >= 0.4 * whole)
-        kit.kill_group(running)
-        for _ in range(2):
-            assert (directory / "lock").exists()  # it had no time to give it back
-            running = place.start("--resume", directory, "--max-concurrent", 1)
-            if moments.random() < 0.5:
-                goal = steps_reported(directory) + moments.randint(1, 4)
-                kit.until(lambda goal=goal: steps_reported(directory) >= goal)
-            else:
-                time.sleep(moments.uniform(1.0, 8.0))
+    def test_killed_three_times(self, place, kit, sequential):
+        """Driver and cluster die at about 40 %, while they start, and after some more reports."""
+        directory, whole = place / "sweep", steps_reported(sequential.directory)
+        moments = (
+            lambda driver: steps_reported(directory) >= 0.4 * whole,
+            starts_ray,
+            lambda driver: steps_reported(directory) >= 0.6 * whole,
+        )
+        arguments = [kit.TOY, *kit.sequential_options(place, directory), *SLOW]
+        for moment in moments:
+            running = place.start(*arguments)
+            kit.until(lambda moment=moment, driver=running: moment(driver))
             assert running.poll() is None, "it was done before it was killed: make it slower"
             kit.kill_group(running)
+            assert (directory / "lock").exists()  # it had no time to give it back
+            arguments = ["--resume", directory, "--max-concurrent", 1]
         kit.until(lambda: not place.survivors())
         ran = place.run("--resume", directory, "--max-concurrent", 1)
         assert ran.status == 0, ran.text
@@ -85,18 +96,25 @@ class TestDriver:
         kit.check_equal(directory, sequential.directory)
 
 
-class TestDefaultScheduler:
+@pytest.fixture(scope="module")
+def cluster(kit):
+    """For sweeps that go on after their own cluster has died."""
+    with kit.new_cluster(cpus=2, api_server=False) as made:
+        yield made
+
+
+class TestGoesOn:
     @pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
-    def test_goes_on_with_the_default_scheduler(self, killed, place, kit, brackets, torn):
+    def test_with_the_default_scheduler(self, killed, cluster, kit, brackets, torn):
         """Trials wait at rungs; also with half of the last writes on disk."""
-        directory = place / "sweep"
+        directory = cluster.place / f"killed-{torn}"
         shutil.copytree(killed, directory, ignore=shutil.ignore_patterns("tune"))
         if torn:
             reports = (directory / "reports").glob("*.jsonl")
             tear(directory / "log.jsonl")
             tear(max(reports, key=lambda file: file.stat().st_mtime))
         fewer = ("--keep-checkpoints", "rungs", "train.checkpoint_every=3") if torn else ()
-        ran = place.run("--resume", directory, "--max-concurrent", 1, *fewer)
+        ran = resumed(cluster, directory, *fewer)
         assert ran.status == 0, ran.text
         assert ("was torn by a crash and is dropped" in ran.err) == torn
         assert bool(list(directory.glob("trials/*/checkpoints/removed.json"))) == torn
@@ -104,10 +122,8 @@ class TestDefaultScheduler:
         kit.check_equal(directory, brackets.directory)
         assert kit.decided(directory) == kit.decided(brackets.directory)
 
-
-class TestTornLines:
     @pytest.mark.parametrize("scheduler", ["sequential", "brackets"])
-    def test_torn_last_lines(self, place, kit, request, scheduler):
+    def test_after_torn_last_lines(self, cluster, kit, request, scheduler):
         """A crash of the machine: of the last segment the log has no more than that it began and
         half a line, and of its last report there is half.
 
@@ -115,7 +131,7 @@ class TestTornLines:
         handed out for ever, nor count as failed; what it reported at rungs must be heard.
         """
         undisturbed = request.getfixturevalue(scheduler).directory
-        directory = place / "sweep"
+        directory = cluster.place / f"torn-{scheduler}"
         shutil.copytree(undisturbed, directory, ignore=shutil.ignore_patterns("tune", "analysis"))
         log = directory / "log.jsonl"
         lines = log.read_text().splitlines(keepends=True)
@@ -125,7 +141,7 @@ class TestTornLines:
         log.write_text("".join(lines[: begun + 2]))
         tear(log)
         tear(directory / f"reports/{ended['trial']:04d}.jsonl")  # its checkpoint is newer then
-        ran = place.run("--resume", directory, "--max-concurrent", 1)
+        ran = resumed(cluster, directory)
         assert ran.status == 0, ran.text
         assert f"the last line of {log} was torn by a crash and is dropped" in ran.err
         before = len(kit.events(undisturbed, "handed_out"))
@@ -137,6 +153,7 @@ class TestTornLines:
         assert kit.decided(directory) == kit.decided(undisturbed)
 
 
+@pytest.mark.last
 class TestTrialProcess:
     def test_killed(self, place, kit, sequential):
         """By the kernel for want of memory, say: the sweep goes on, and so does the trial as often

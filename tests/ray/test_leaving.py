@@ -71,6 +71,7 @@ def start(place, kit):
     return make
 
 
+@pytest.mark.last
 class TestLeftBehind:
     def test_what_hangs_ends_with_its_cluster(self, place, kit):
         ran = place.finish(place.popen([sys.executable, "-c", HANGING]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -46,8 +47,10 @@ def take_away(node):
     if node.poll() is not None:
         return
     processes = psutil.Process(node.pid).children(recursive=True)
-    for process in (psutil.Process(node.pid), *processes):
-        process.kill()
+    node.kill()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # some end with the first
+            process.kill()
     node.wait()
 
 

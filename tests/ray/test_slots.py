@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from results.frame import load_sweep
 
 NODES = 3
 
 
+@pytest.mark.last
 def test_a_searcher_that_learns_fills_every_slot_at_once(kit):
     """Ray Tune itself keeps one trial waiting beside a searcher, so that an autoscaler starts one
     node at a time. Here all are handed out before the first node has come.

@@ -262,6 +262,7 @@ class TestWithAClusterOfItsOwn:
         assert np.isfinite(load_sweep(directory)["value"]).all()
 
 
+@pytest.mark.last
 class TestRefusals:
     """What can be said before a cluster is asked for is said at once, in words, with status 2."""
 

@@ -41,9 +41,10 @@ def failed_of(found, first=0):
 )
 def test_a_sampler_that_learns_leaves_where_trials_fail(make_plan, sampler):
     """Half of the space fails, and values get better towards it: who forgets goes back there."""
-    plan = make_plan(trials=60, sampler=sampler, **UNLIMITED)
+    trials = {"gp": 32}.get(sampler, 60)  # its draws cost the most, and ever more
+    plan = make_plan(trials=trials, sampler=sampler, **UNLIMITED)
     found = simulate(plan, towards_the_edge, fails=beyond_the_edge)
-    assert len(failed_of(found, 20)) <= 24
+    assert len(failed_of(found, 20)) <= 0.6 * (trials - 20)
 
 
 def test_failures_before_any_value_teach_nothing(make_plan):
