@@ -247,6 +247,7 @@ def new_cluster(
         for service in ("dashboard-agent-listen", "ray-client-server"):
             options[f"{service}-port"] = free_port()  # two clusters on one host else share these
         options["include-dashboard"] = str(api_server).lower()
+        options["include-log-monitor"] = "false"  # nobody reads what it would pass on
         if grows_to:
             options["port"] = free_port()
             address = f"{ray.util.get_node_ip_address()}:{options['port']}"
