@@ -14,6 +14,7 @@ from results.ranking import documented, judged, leader, score
 from results.references import (
     Gain,
     Look,
+    gains_without_error,
     last_test,
     objective_of,
     read_references,
@@ -67,10 +68,11 @@ def _beside(frame: pd.DataFrame, sweep: Sweep, text: str) -> tuple[str, str]:
     if best is None or not math.isfinite(best["value"]) or not references:
         return "", text
     who, look = f"Trial {best['trial']}", validation_look(frame, sweep)
-    gains = {} if look is None else look.gains(sweep)
-    if look is not None and gains:
+    gains = gains_without_error(score(best), sweep) if look is None else look.gains(sweep)
+    if gains:
         said, beats = _against_references(gains, who, len(references))
-        said += _caveat(look, gains, last_test(frame, sweep) is None)
+        if look is not None:
+            said += _caveat(look, gains, last_test(frame, sweep) is None)
         return (text, said) if beats else (said, text)
     name, value = next((n, objective_of(sweep, it)) for n, it in references.items())
     if not math.isfinite(value):
@@ -164,8 +166,8 @@ def _against_document(best: pd.Series, frame: pd.DataFrame, sweep: Sweep) -> str
         caution += ", which was trained once"
     than = f"{side} than the documented point {document['point']}"
     look = validation_look(frame, sweep)
-    paired = None if look is None else look.over_document(sweep)
-    units = "" if paired is None else f", by unit {paired}"
+    over = None if look is None else look.over_document(sweep)
+    units = "" if over is None or over.paired.error is None else f", by unit {over}"
     return f"{than} by {number(abs(gain))}{share}{units}{caution}"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from metrics.combined import combined_columns
-from metrics.paired import Paired, crossed
+from metrics.paired import FEWEST, Paired, crossed
 from results.directory import Sweep, read_sweep
 from results.ranking import documented
 from settings.paths import SweepPaths
@@ -165,6 +165,19 @@ class Look:
     def over_document(self, sweep: Sweep) -> Gain | None:
         """By how much it is better than the documented point; None where that cannot be said."""
         return _gain(sweep, self.winner, self.documented)
+
+
+def gains_without_error(value: float, sweep: Sweep) -> dict[str, Gain]:
+    """By how much a value of the first objective is better than each reference, where there are
+    too few units for an error, so that nothing need be measured by unit; nothing elsewhere.
+    """
+    sign = 1.0 if sweep.objective.mode == "min" else -1.0
+    found = {}
+    for name, measured in read_references(sweep).items():
+        gain, units = sign * (objective_of(sweep, measured) - value), len(measured["unit"])
+        if math.isfinite(gain) and units < FEWEST:
+            found[name] = Gain(Paired(gain, None, units), gain)
+    return found
 
 
 def validation_look(frame: pd.DataFrame, sweep: Sweep) -> Look | None:

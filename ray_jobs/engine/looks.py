@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from metrics.paired import FEWEST
 from ray_jobs.engine.driver import Driver
 from ray_jobs.engine.trial import SweepContext, prepare_once, references_of
 from settings.atomic_file import atomic_file
@@ -65,6 +66,8 @@ def look_at_the_winner(driver: Driver, test: bool) -> None:
             found = _look(driver, "validation", {}, references=True)
             if found is not None:
                 _write(driver, context.paths.references, found["references"])
+        if not (test or _may_have_an_error(driver)):
+            return
         trials = compared(load_sweep(context.root, repeats=True), read_sweep(context.root))
         there = {t: it for t, it in trials.items() if context.checkpoint(t, it[1]).exists()}
         for trial in trials.keys() - there.keys():
@@ -73,7 +76,8 @@ def look_at_the_winner(driver: Driver, test: bool) -> None:
                 f"{trials[trial][1]} is gone: what is said of it has no error."
             )
         if trials and next(iter(trials)) in there:  # the winner is the first
-            _measure_by_unit(driver, there)
+            if _may_have_an_error(driver):
+                _measure_by_unit(driver, there)
             if test:
                 _test(driver, there)
     except SupersededError:
@@ -81,6 +85,12 @@ def look_at_the_winner(driver: Driver, test: bool) -> None:
     except Exception as error:  # whatever a system raises: the trials are what the sweep was for
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         warn(f"the winner could not be measured by unit: {problem}. A resume tries again.")
+
+
+def _may_have_an_error(driver: Driver) -> bool:
+    """Whether the validation samples are of so many units that differences over them have one."""
+    references = _read(driver.context.paths.references)
+    return all(len(measured["unit"]) >= FEWEST for measured in references.values())
 
 
 def _measure_by_unit(driver: Driver, trials: Trainings) -> None:

@@ -157,14 +157,15 @@ def test_one_that_does_not_says_so_first(beside):
 
 
 def test_below_four_units_nothing_is_shown_to_be_better(beside):
-    write(beside, "references.json", {"mean": measured(MEAN[:3])})
-    by_unit(beside, WINNER[:3], DOCUMENT[:3])
-    text = said(beside)
-    assert text.startswith(
-        "Trial 1 is not shown to beat any reference by two standard errors: mean +0.4 (no error: "
-        "3 units); positive is better. Trial 1 is best"
+    """Nor need anything be measured by unit."""
+    write(beside, "references.json", {"mean": measured(MEAN[:3]), "low": measured([0.1] * 3)})
+    assert said(beside).startswith(
+        "Trial 1 is not shown to beat any reference by two standard errors: low -0.1 (no error: "
+        "3 units), mean +0.4 (no error: 3 units); positive is better. Trial 1 is best"
     )
-    assert "Errors are over" not in text
+    assert "Errors are over" not in said(beside)
+    write(beside, "references.json", {"low": measured([0.1] * 3)})
+    assert said(beside).startswith("Trial 1 beats no reference: low -0.1 (no error: 3 units);")
 
 
 def test_before_the_end_there_is_no_error(beside):
