@@ -34,15 +34,20 @@ class Change:
 
 def conditions_of(system: str, keys: Iterable[str]) -> Conditions:
     """What the settings of a system exist under: a node's switch (`loss.hole.enabled`), and the
-    conditions of its search spaces. Where two spaces differ, what either allows.
+    conditions of its search spaces. Where two spaces differ, what either allows; a key that one of
+    them searches without a condition has none, and neither has a switch, which is a choice.
     """
     known = list(keys)
+    spaces = list(spaces_of(system).values())
+    free = {key for space in spaces for key, domain in space.domains.items() if not domain.when}
     found: dict[str, dict[str, list[Value]]] = {key: {} for key in known}
     for key in known:
         for switch in _switches(key, found):
             found[key][switch] = [True]
-    for space in spaces_of(system).values():
+    for space in spaces:
         for key, domain in space.domains.items():
+            if key in free or key.endswith(f".{_SWITCH}"):
+                continue
             for other, allowed in domain.when.items():
                 found[key].setdefault(other, []).extend(allowed)
     return found
@@ -51,7 +56,7 @@ def conditions_of(system: str, keys: Iterable[str]) -> Conditions:
 def changes(
     control: Mapping[str, Value], arm: Mapping[str, Value], conditions: Conditions
 ) -> list[Change]:
-    """Every key that differs, but for those below a switch that is off on both sides.
+    """Every key that differs, but for those that have an effect on neither side.
 
     A key counts with another changed key if it has an effect under at most one of the two values
     of that one: `hdr.cap.scale_init` where `hdr.cap.mode` becomes `learnable`.
@@ -59,8 +64,10 @@ def changes(
     differ = [key for key in control if not same_value(control[key], arm[key])]
     found = []
     for key in differ:
-        switches = _switches(key, conditions)
-        if any(control[switch] is False and arm[switch] is False for switch in switches):
+        if any(
+            not _holds(control[other], allowed) and not _holds(arm[other], allowed)
+            for other, allowed in conditions[key].items()
+        ):
             continue
         under = [
             other

@@ -29,7 +29,7 @@ UNITS = ("%", "dB", "bpp", "mm", "ms", "s", "min", "h", "MB", "GB", "KiB", "MiB"
 _NUMBER = r"[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d+)?"
 _FIGURE = re.compile(
     rf"(?<![\w.,:/-])(?P<value>{_NUMBER})(?:\s*±\s*(?P<error>{_NUMBER}))?"
-    rf"(?P<unit>\s*(?:{'|'.join(UNITS)})(?!\w))?(?:\s*<!--\s*(?P<place>[^\s:]+:[^>]*?)\s*-->)?"
+    rf"(?P<unit>\s*(?:{'|'.join(UNITS)})(?!\w))?(?:[*_)]*\s*<!--\s*(?P<place>[^\s:]+:[^>]*?)\s*-->)?"
 )
 _WHOLE_TABLE = re.compile(r"<!--\s*the table (\S+)\s*-->\n+")
 _LISTED = re.compile(r"<!--\s*from (.*?):\s+(.*?)\s*-->", re.DOTALL)

@@ -12,7 +12,8 @@ from typing import Any
 
 from benchmarks.claiming.arms import Arms
 from benchmarks.measuring.commands import ROOT
-from ray_jobs.verb import OK, SOME_FAILED
+from ray_jobs.verb import ALL_FAILED, OK, SOME_FAILED
+from search.seeds import derive
 from settings.paths import SweepPaths
 from settings.resolve import parse_overrides
 from settings.schema import SettingsError
@@ -25,12 +26,15 @@ class Place:
     Attributes:
         unit, seed: of its data and of its trainings.
         overrides: of the user, and the one that draws the unit.
+        master_seed: of the sweep. Each unit has seeds of its own: what a seed does to all units
+            alike would be in no error over units.
     """
 
     unit: int
     seed: int
     directory: Path
     overrides: tuple[str, ...]
+    master_seed: int
 
 
 def places(
@@ -46,11 +50,16 @@ def places(
         SettingsError: no setting draws a unit of this data, or an override or the arms set it.
     """
     if not units:
-        return [Place(0, seed, directory / f"seed-{seed}", tuple(overrides)) for seed in seeds]
+        given = tuple(overrides)
+        return [Place(0, seed, directory / f"seed-{seed}", given, seed) for seed in seeds]
     key = unit_key(arms, overrides)
     return [
         Place(
-            unit, seed, directory / f"unit-{unit}" / f"seed-{seed}", (*overrides, f"{key}={unit}")
+            unit=unit,
+            seed=seed,
+            directory=directory / f"unit-{unit}" / f"seed-{seed}",
+            overrides=(*overrides, f"{key}={unit}"),
+            master_seed=derive(seed, "unit", unit),
         )
         for unit in units
         for seed in seeds
@@ -82,19 +91,38 @@ def unit_key(arms: Arms, overrides: Sequence[str]) -> str:
 def run(arms: Arms, place: Place) -> None:
     """Trains what is missing of a sweep; a sweep of other settings or arms is refused by the verb,
     which says what differs.
+
+    Raises:
+        SettingsError: it was begun with overrides that are left out now, or it did not end well.
     """
     command = [sys.executable, "-m", "ray_jobs.sweep", arms.system, *place.overrides]
-    command += ["--space", str(arms.path), "--seed", str(place.seed), "--paired"]
-    if SweepPaths(place.directory).document.exists():
+    command += ["--space", str(arms.path), "--seed", str(place.master_seed), "--paired"]
+    document = SweepPaths(place.directory).document
+    if document.exists():
+        _check_overrides(document, place)
         command += ["--resume", str(place.directory)]
     else:
         command += ["--trials", str(len(arms.arms)), "--scheduler", "none"]
         command += ["--dir", str(place.directory)]
     ran = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False)
-    if ran.returncode not in (OK, SOME_FAILED):  # an arm that diverges is a result
+    if ran.returncode not in (OK, SOME_FAILED, ALL_FAILED):  # an arm that diverges is a result
         raise SettingsError(
             f"{place.directory}: the sweep ended with status {ran.returncode}, for the reason "
             "above. The same command goes on once it is dealt with."
+        )
+
+
+def _check_overrides(document: Path, place: Place) -> None:
+    """A resume compares only what is said again; an override that is left out would go unseen, and
+    the table would mix two settings.
+    """
+    origins: Mapping[str, str] = json.loads(document.read_text(encoding="utf-8"))["origins"]
+    before = {key for key, origin in origins.items() if origin == "override"}
+    left_out = sorted(before - parse_overrides(place.overrides).keys())
+    if left_out:
+        raise SettingsError(
+            f"{place.directory} was begun with other settings than these: {', '.join(left_out)} "
+            "was overridden then and is not now. Give it again, or name another --dir."
         )
 
 

@@ -73,9 +73,11 @@ def look_at_the_winner(driver: Driver, test: bool) -> None:
         for trial in trials.keys() - there.keys():
             warn(
                 f"trial {trial} is not measured by unit, for its checkpoint of step "
-                f"{trials[trial][1]} is gone: what is said of it has no error."
+                f"{trials[trial][1]} is gone: what is said of it has no error, and the test split "
+                "is not looked at without the winner."
             )
-        if trials and next(iter(trials)) in there:  # the winner is the first
+        winner = next((it[0] for it in trials.values()), None)  # the first is a training of it
+        if trials and all(t in there for t, it in trials.items() if it[0] == winner):
             if _may_have_an_error(driver):
                 _measure_by_unit(driver, there)
             if test:
@@ -137,7 +139,10 @@ def _look(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it") from error
 
 
 def _write(driver: Driver, path: Path, content: Mapping[str, Any]) -> None:

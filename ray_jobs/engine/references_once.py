@@ -48,7 +48,8 @@ class ReferencesOnce:
             self._open = False
         elif error.exists() or at_its_end:
             lines = error.read_text().strip().splitlines() if error.exists() else []
-            said = f"{lines[-1]} ({error})" if lines else "the process that measured them has died"
+            died = "the process that measured them has died, or could not write"
+            said = f"{lines[-1]} ({error})" if lines else died
             warn(
                 f"the references could not be measured: {said}. The sweep goes on without them; a "
                 "resume tries again."

@@ -69,3 +69,26 @@ def test_conditions_come_from_switches_and_from_the_spaces_of_a_system(system, k
     assert {
         other: list(dict.fromkeys(allowed)) for other, allowed in conditions[key].items()
     } == others
+
+
+def test_a_key_without_effect_on_either_side_is_no_change():
+    """The learnable cap's start, where both caps are absolute; and under one that is learnable."""
+    conditions = conditions_of("hdr_patch", flatten(load_system("hdr_patch").Settings()))
+    before = dict(flatten(load_system("hdr_patch").Settings()))
+    absolute = {**before, "hdr.cap.mode": "absolute"}
+    after = {**absolute, "hdr.cap.scale_init": before["hdr.cap.scale_init"] + 1.0}
+    assert changes(absolute, after, conditions) == []
+    learnable = {**after, "hdr.cap.mode": "learnable"}
+    assert [(c.key, c.under) for c in changes(absolute, learnable, conditions)] == [
+        ("hdr.cap.mode", ""),
+        ("hdr.cap.scale_init", "hdr.cap.mode"),
+    ]
+
+
+def test_a_switch_is_a_change_of_its_own():
+    settings = dict(flatten(load_system("hdr_patch").Settings()))
+    conditions = conditions_of("hdr_patch", settings)
+    before = {**settings, "hdr.prefill": "zero", "loss.sparsity.enabled": False}
+    after = {**settings, "hdr.prefill": "push_pull", "loss.sparsity.enabled": True}
+    own = [change.key for change in changes(before, after, conditions) if not change.under]
+    assert own == ["hdr.prefill", "loss.sparsity.enabled"]

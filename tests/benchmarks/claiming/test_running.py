@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.claiming.arms import read_arms
-from benchmarks.claiming.running import measured_references, places
+from benchmarks.claiming.running import measured_references, places, run
 from settings.schema import SettingsError
 
 
@@ -63,3 +63,21 @@ def test_references_are_read_where_they_are(tmp_path):
     place.directory.mkdir()
     (place.directory / "references.json").write_text(json.dumps({"mean": {"val.x": 1.0}}))
     assert measured_references(place) == {"mean": {"val.x": 1.0}}
+
+
+def test_units_have_seeds_of_their_own():
+    arms = read_arms("conditioner_flips")
+    made = places(arms, Path("d"), [], [0, 1], [2, 3])
+    assert len({place.master_seed for place in made}) == 4
+    assert [place.master_seed for place in places(arms, Path("d"), [], [0, 1])] == [0, 1]
+
+
+def test_an_override_that_is_left_out_is_no_resume(tmp_path):
+    """A resume would go on with it in silence, and new seeds would train without it."""
+    arms = read_arms("conditioner_flips")
+    (place,) = places(arms, tmp_path, ["train.steps=8"], [0])
+    place.directory.mkdir()
+    origins = {"data.symmetric": "override", "train.steps": "override", "model.filters": "default"}
+    (place.directory / "sweep.json").write_text(json.dumps({"origins": origins}))
+    with pytest.raises(SettingsError, match=r"data\.symmetric was overridden then and is not now"):
+        run(arms, place)
