@@ -23,11 +23,11 @@ RUN := $(VENV)/bin/python
 # Tests that share a fixture stay together.
 PARALLEL := OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 FAST := -m "not slow and not ray and not gpu" --hypothesis-profile=fast
-# Two Ray clusters at a time for each core, since each waits a third of its time, where each finds
+# Two Ray clusters more at a time than cores, since each waits a third of its time, where each finds
 # 3 GB of memory.
 # Tests that share a cluster run in one process (loadscope), in the order of tests/ray/conftest.py.
 # Where ARGS name no file, only tests/ray is imported.
-AT_ONCE ?= $(shell awk -v most=$$(( 2 * $$(nproc) )) '/^MemAvailable/ { room = int($$2 / 3e6); \
+AT_ONCE ?= $(shell awk -v most=$$(( $$(nproc) + 2 )) '/^MemAvailable/ { room = int($$2 / 3e6); \
     n = room < most ? room : most; print (n < 1 ? 1 : n) }' /proc/meminfo)
 CLUSTERS = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(AT_ONCE) --dist loadscope --no-loadscope-reorder \
     -m "ray and not gpu" $(if $(filter tests%,$(ARGS)),,tests/ray)
