@@ -30,13 +30,15 @@ def headline(frame: pd.DataFrame, sweep: Sweep, volumes: Hypervolumes | None) ->
     objectives also on the front, its knee and its hypervolume (`results.front.hypervolumes`).
     Where it does not beat every reference by two standard errors, that comes first.
     """
-    text = _best(frame, sweep)
+    look, test = validation_look(frame, sweep), last_test(frame, sweep)
+    text = _best(frame, sweep, look)
     if volumes is not None:
         text = f"{_front(frame, sweep, volumes)} {text}"
-    return " ".join(part for part in (*_beside(frame, sweep, text), _test(frame, sweep)) if part)
+    before, after = _beside(frame, sweep, text, look, test is None)
+    return " ".join(part for part in (before, after, _test(sweep, test)) if part)
 
 
-def _best(frame: pd.DataFrame, sweep: Sweep) -> str:
+def _best(frame: pd.DataFrame, sweep: Sweep, look: Look | None) -> str:
     metric = sweep.objective.metric
     best = leader(frame, sweep)
     if best is None:
@@ -59,20 +61,22 @@ def _best(frame: pd.DataFrame, sweep: Sweep) -> str:
     if len(sweep.objectives) > 1:
         verb += " by the first objective"
     text = f"Trial {best['trial']} {verb}: {metric} {estimate(best)}"
-    return f"{text}; {_against_document(best, frame, sweep)}.{_ties(best, frame)}"
+    return f"{text}; {_against_document(best, frame, sweep, look)}.{_ties(best, frame)}"
 
 
-def _beside(frame: pd.DataFrame, sweep: Sweep, text: str) -> tuple[str, str]:
+def _beside(
+    frame: pd.DataFrame, sweep: Sweep, text: str, look: Look | None, is_untested: bool
+) -> tuple[str, str]:
     """The text with what the references say of the winner, before it or after it."""
     best, references = leader(frame, sweep), read_references(sweep)
     if best is None or not math.isfinite(best["value"]) or not references:
         return "", text
-    who, look = f"Trial {best['trial']}", validation_look(frame, sweep)
+    who = f"Trial {best['trial']}"
     gains = gains_without_error(score(best), sweep) if look is None else look.gains(sweep)
     if gains:
         said, beats = _against_references(gains, who, len(references))
         if look is not None:
-            said += _caveat(look, gains, last_test(frame, sweep) is None)
+            said += _caveat(look, gains, is_untested)
         return (text, said) if beats else (said, text)
     name, value = next((n, objective_of(sweep, it)) for n, it in references.items())
     if not math.isfinite(value):
@@ -120,9 +124,8 @@ def _caveat(look: Look, gains: Mapping[str, Gain], is_untested: bool) -> str:
     return f" Errors are over units {of}{chosen}."
 
 
-def _test(frame: pd.DataFrame, sweep: Sweep) -> str:
+def _test(sweep: Sweep, look: Look | None) -> str:
     """What the test split says; "" without a look at it."""
-    look = last_test(frame, sweep)
     if look is None:
         return ""
     values = [objective_of(sweep, measured) for measured in look.winner]
@@ -141,7 +144,9 @@ def _test(frame: pd.DataFrame, sweep: Sweep) -> str:
     return f"{text}."
 
 
-def _against_document(best: pd.Series, frame: pd.DataFrame, sweep: Sweep) -> str:
+def _against_document(
+    best: pd.Series, frame: pd.DataFrame, sweep: Sweep, look: Look | None
+) -> str:
     document = documented(frame, sweep)
     if document is None:
         return "no documented point was run"
@@ -165,7 +170,6 @@ def _against_document(best: pd.Series, frame: pd.DataFrame, sweep: Sweep) -> str
     if _has_repeats(best) and not _has_repeats(document):
         caution += ", which was trained once"
     than = f"{side} than the documented point {document['point']}"
-    look = validation_look(frame, sweep)
     over = None if look is None else look.over_document(sweep)
     units = "" if over is None or over.paired.error is None else f", by unit {over}"
     return f"{than} by {number(abs(gain))}{share}{units}{caution}"

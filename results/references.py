@@ -137,7 +137,6 @@ class Look:
     """What stands beside the winner, measured on the same samples.
 
     Attributes:
-        split: `validation` or `test`.
         number: of the look at the test split; 0 for the validation.
         references: by name, the best first.
         winner: its training, or its repeats in place of the training that chose it; measured as
@@ -147,7 +146,6 @@ class Look:
         document: its name.
     """
 
-    split: str
     number: int
     references: Mapping[str, Measured]
     winner: Sequence[Measured]
@@ -187,7 +185,7 @@ def validation_look(frame: pd.DataFrame, sweep: Sweep) -> Look | None:
         frame: of `load_sweep`, one row a configuration.
     """
     measured = _read(SweepPaths(sweep.path).by_unit, (*_MEASURED, "configuration", "step"))
-    return _look(frame, sweep, "validation", 0, read_references(sweep), measured)
+    return _look(frame, sweep, 0, read_references(sweep), measured)
 
 
 def last_test(frame: pd.DataFrame, sweep: Sweep) -> Look | None:
@@ -198,7 +196,7 @@ def last_test(frame: pd.DataFrame, sweep: Sweep) -> Look | None:
     if not looks:
         return None
     last = looks[-1]
-    return _look(frame, sweep, "test", len(looks), last["references"], last["trials"])
+    return _look(frame, sweep, len(looks), last["references"], last["trials"])
 
 
 def compared(frame: pd.DataFrame, sweep: Sweep) -> dict[int, tuple[int, int]]:
@@ -225,7 +223,6 @@ def compared(frame: pd.DataFrame, sweep: Sweep) -> dict[int, tuple[int, int]]:
 def _look(
     frame: pd.DataFrame,
     sweep: Sweep,
-    split: str,
     number: int,
     references: Mapping[str, Measured],
     trials: Mapping[str, Measured],
@@ -240,7 +237,6 @@ def _look(
     if document is not None and document["trial"] == best.iloc[0]["trial"]:
         document = None
     return Look(
-        split=split,
         number=number,
         references=_best_first(sweep, references),
         winner=winner,

@@ -10,8 +10,22 @@ from search.decider import Decider
 from search.jobs import Job
 from search.objectives import Goal, Objective
 from search.plan import Plan
-from search_spaces.domains import Uniform
+from search_spaces.domains import Choice, Integer, LogUniform, Uniform
 from search_spaces.space import Space
+
+CONDITIONAL = Space(
+    "conditional",
+    "toy",
+    {
+        "mode": Choice(("absolute", "learnable")),
+        "cap": Uniform(4.0, 22.0, when={"mode": ("absolute",)}),
+        "start": Uniform(2.0, 16.0, step=0.5, when={"mode": ("learnable",)}),
+        "rgb": Choice((True, False), when={"mode": ("learnable",)}),
+        "weight": LogUniform(0.1, 10.0),
+        "width": Integer(8, 32, step=8),
+        "widths": Choice(((1, 2), (1, 2, 3), (4,))),
+    },
+)
 
 
 def quadratic(sampled, step=None):
@@ -94,3 +108,8 @@ def make_plan():
 @pytest.fixture(scope="session")
 def executor():
     return Executor
+
+
+@pytest.fixture(scope="session")
+def conditional_space():
+    return CONDITIONAL

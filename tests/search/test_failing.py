@@ -119,12 +119,19 @@ def test_a_trial_that_failed_after_a_report_begins_a_row(make_plan, executor):
     assert swept.state.failed_in_a_row == 2
 
 
-def test_while_others_run_their_reports_are_waited_for(make_plan, executor):
+@pytest.fixture
+def two_failed_beside_one(make_plan, executor):
+    """As many as may fail in a row, while trial 0 runs."""
     plan = make_plan(trials=9, scheduler="asha", grace=10, max_failed_in_a_row=2, **OPTIONS)
     swept = executor(plan)
     swept.hand_out()
     for _ in range(2):
         swept.end(swept.hand_out().trial, FAILED, 0, None)
+    return swept
+
+
+def test_while_others_run_their_reports_are_waited_for(two_failed_beside_one):
+    swept = two_failed_beside_one
     assert swept.hand_out() == Wait((0,))
     swept.report(0)
     assert isinstance(swept.hand_out(), Job)
@@ -195,13 +202,9 @@ def test_a_log_without_tries_has_the_limits_that_it_has(make_plan):
     assert same.reason and len(same.state.trials) == 5
 
 
-def test_a_killed_sweep_decides_as_one_that_was_not(make_plan, executor):
+def test_a_killed_sweep_decides_as_one_that_was_not(two_failed_beside_one):
     """What ran when it was killed goes on, for its report may end the row."""
-    plan = make_plan(trials=9, scheduler="asha", grace=10, max_failed_in_a_row=2, **OPTIONS)
-    swept = executor(plan)
-    swept.hand_out()
-    for _ in range(2):
-        swept.end(swept.hand_out().trial, FAILED, 0, None)
+    swept = two_failed_beside_one
     assert swept.hand_out() == Wait((0,))
     swept.resume()
     assert swept.hand_out().trial == 0

@@ -30,19 +30,6 @@ from settings.schema import SettingsError
 
 ROOT = Path(__file__).resolve().parents[3]
 
-CONDITIONAL = Space(
-    "conditional",
-    "toy",
-    {
-        "mode": Choice(("absolute", "learnable")),
-        "cap": Uniform(4.0, 22.0, when={"mode": ("absolute",)}),
-        "start": Uniform(2.0, 16.0, step=0.5, when={"mode": ("learnable",)}),
-        "rgb": Choice((True, False), when={"mode": ("learnable",)}),
-        "weight": LogUniform(0.1, 10.0),
-        "width": Integer(8, 32, step=8),
-        "widths": Choice(((1, 2), (1, 2, 3), (4,))),
-    },
-)
 ALL = sorted(SAMPLERS)
 
 
@@ -52,8 +39,8 @@ def score(sampled, step=None):
 
 
 @pytest.fixture(scope="module")
-def conditional_plan(make_plan):
-    return dataclasses.replace(make_plan(trials=30, sampler="tpe"), space=CONDITIONAL)
+def conditional_plan(make_plan, conditional_space):
+    return dataclasses.replace(make_plan(trials=30, sampler="tpe"), space=conditional_space)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +62,15 @@ def own(plan, sampler):
 
 
 @pytest.mark.parametrize("sampler", ALL)
-def test_conditional_draws_hold_exactly_the_active_keys(halving, executor, sampler):
+def test_conditional_draws_hold_exactly_the_active_keys(
+    halving, conditional_space, executor, sampler
+):
     run = executor(own(halving, sampler), score).run(concurrent=3)
     modes = set()
     for record in run.state.trials.values():
-        assert tuple(record.sampled) == CONDITIONAL.active(record.sampled)
+        assert tuple(record.sampled) == conditional_space.active(record.sampled)
         for key, value in record.sampled.items():
-            assert CONDITIONAL.domains[key].contains(value)
+            assert conditional_space.domains[key].contains(value)
         assert isinstance(record.sampled["widths"], tuple)
         modes.add(record.sampled["mode"])
     assert modes == {"absolute", "learnable"}
@@ -109,7 +98,7 @@ def module(name):
     spec.loader.exec_module(made)
     return made
 tools, here = module("conftest"), module("samplers/test_ask")
-plan = dataclasses.replace(tools.plane(trials=30, sampler="tpe"), space=here.CONDITIONAL)
+plan = dataclasses.replace(tools.plane(trials=30, sampler="tpe"), space=tools.CONDITIONAL)
 print(json.dumps(tools.Executor(plan, here.score).run(concurrent=3).log))
 """
 
