@@ -12,7 +12,7 @@ from benchmarks.measuring.commands import scratch, timed
 from benchmarks.measuring.rows import Row, main, row
 from data.hdr.dataset import Prepared
 from trainables.hdr_patch import HdrPatch, HdrPatchSettings
-from trainables.system import Built
+from trainables.parts import Built
 
 TRIALS = 50
 LOG = "WEIGHBRIDGE_MEMORY_LOG"

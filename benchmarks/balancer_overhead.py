@@ -19,7 +19,7 @@ from benchmarks.measuring.steps import loop_steps
 from data.hdr.dataset import Prepared
 from losses.balancers.settings import KINDS, BalancerSettings
 from trainables.hdr_patch import HdrPatch, HdrPatchSettings
-from trainables.system import Phase
+from trainables.parts import Phase
 
 BLOCKS = 12
 

@@ -121,7 +121,7 @@ def _output(arguments: Namespace) -> Path | None:
 
 def _splits(text: str) -> list[str]:
     from settings.schema import SettingsError
-    from trainables.system import SPLITS
+    from trainables.parts import SPLITS
 
     named = [name.strip() for name in text.split(",") if name.strip()]
     if not named or len(set(named)) < len(named) or not set(named) <= set(SPLITS):

@@ -18,7 +18,7 @@ GENERAL = (
     *("ray_jobs", "metrics", "search", "results"),
     *("trainables/stepping", "trainables/checkpoints", "trainables/reporting"),
     *("trainables/contract", "trainables/api.py"),
-    *("trainables/system.py", "trainables/loop.py", "trainables/run.py"),
+    *("trainables/system.py", "trainables/parts.py", "trainables/loop.py", "trainables/run.py"),
 )
 
 FOLDERS = {"trainables", "losses", "metrics", "models", "data", "search_spaces"}

@@ -21,7 +21,7 @@ from models.discriminator import (
     least_side,
 )
 from settings.schema import SettingsError
-from trainables.system import Modules, Phase
+from trainables.parts import Modules, Phase
 
 CRITIC = "discriminator"
 """The name of the module."""

@@ -32,17 +32,11 @@ from metrics.health import HealthSettings
 from metrics.metric import Metric, per_sample
 from settings.schema import Settings, SettingsError, setting
 from trainables.finding import Finding
+from trainables.parts import Built, Forward, Loaders, Modules, Phase
 from trainables.reference import Reference
 from trainables.stepping.optimizer import OptimizerSettings
 from trainables.stepping.train_settings import SystemSettings, TrainSettings
-from trainables.system import (
-    Built,
-    Forward,
-    Loaders,
-    Modules,
-    Phase,
-    SystemBase,
-)
+from trainables.system import SystemBase
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # settings

@@ -11,8 +11,9 @@ from losses.composite import Composite
 from metrics.metric import Metric
 from settings.flat import flatten, leaves, replace
 from settings.schema import Leaf, Value
+from trainables.parts import Phase
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Phase, System
+from trainables.system import System
 
 
 @dataclass(frozen=True)

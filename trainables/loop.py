@@ -21,20 +21,21 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from losses.terms import Tensors
 from metrics.health_signs import number
 from settings.flat import flatten
 from settings.paths import TrainingPaths
 from settings.stop_reasons import STOP_REASON
-from trainables.checkpoints import begin, checkpoint
-from trainables.checkpoints.restore import built_for, fill, stripped
+from trainables.checkpoints import begin, checkpoint, contents
+from trainables.checkpoints.restore import built_for
+from trainables.parts import Phase
 from trainables.reporting.evaluate import Worst, evaluate, weighted_validation
 from trainables.reporting.measure import check_splits, final_test
 from trainables.reporting.metadata import write_metadata
@@ -51,7 +52,7 @@ from trainables.stepping.optimizer import OptimizerSettings, make_optimizer, par
 from trainables.stepping.resources import Resources
 from trainables.stepping.train_settings import Tree
 from trainables.stepping.update import PhaseUpdate, take_step
-from trainables.system import Phase, PreparedT, System
+from trainables.system import PreparedT, System
 
 CHECKPOINTS_LENT = 3
 """Checkpoints at the ends of segments that a trial keeps for others to begin from: who waits for
@@ -291,15 +292,6 @@ class Training(Generic[Tree, PreparedT]):
         return is_told or step in (*self.run.rungs, self.last_step) or self.has_ended
 
     def _save(self) -> None:
-        tensors = dict(_named_tensors("module", self.modules))
-        for name, average in self.ema.items():
-            tensors |= {f"ema.{name}.{key}": value for key, value in average.tensors().items()}
-        state = {
-            "optimizers": [update.optimizer.state_dict() for update in self.updates],
-            "balancers": [update.phase.composite.balancer.state_dict() for update in self.updates],
-            "skipped_in_a_row": [update.overflows.in_a_row for update in self.updates],
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
-        }
         meta = {
             "system": self.system.name,
             "settings": flatten(self.settings),
@@ -311,6 +303,8 @@ class Training(Generic[Tree, PreparedT]):
             "start": begin.label(self.run.start),
             "ends_segment": self.step == self.last_step,
         }
+        tensors = contents.tensors_of(self.modules, self.ema)
+        state = contents.state_of(self.updates, self.accelerator)
         checkpoint.save(self.folder, self.step, tensors, state, meta)
         best = self.best[0] if self.best else None
         ends = CHECKPOINTS_LENT if self.run.lends_checkpoints else 0
@@ -338,18 +332,8 @@ class Training(Generic[Tree, PreparedT]):
             if self.run.is_main and self.run.reports is not None:
                 self.run.reports.truncate_after(0)
             return False
-        for name, module in self.modules.items():
-            fill(module, stripped(stored.tensors, f"module.{name}."), f"module {name}")
-        for name, average in self.ema.items():
-            average.load(stripped(stored.tensors, f"ema.{name}."))
-        for update, state in zip(self.updates, stored.state["optimizers"], strict=True):
-            begin.load_optimizer(update.optimizer, state)
-        for update, state in zip(self.updates, stored.state["balancers"], strict=True):
-            update.phase.composite.balancer.load_state_dict(state)
-        for update, skipped in zip(self.updates, stored.state["skipped_in_a_row"], strict=True):
-            update.overflows.in_a_row = skipped
-        if self.accelerator.scaler and stored.state["scaler"]:
-            self.accelerator.scaler.load_state_dict(stored.state["scaler"])
+        contents.load_tensors(self.modules, self.ema, stored.tensors)
+        contents.load_state(self.updates, self.accelerator, stored.state)
         self.step, self.last_report = stored.step, dict(stored.meta["report"])
         reason = str(self.last_report.get(STOP_REASON, ""))
         if reason and goes_on(reason, stored.meta["settings"], flatten(self.settings)):
@@ -381,11 +365,3 @@ class Training(Generic[Tree, PreparedT]):
         if self.accelerator.device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
-
-
-def _named_tensors(kind: str, modules: Mapping[str, nn.Module]) -> Mapping[str, Tensor]:
-    return {
-        f"{kind}.{name}.{key}": tensor.detach()
-        for name, module in modules.items()
-        for key, tensor in module.state_dict().items()
-    }

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from benchmarks.measuring.steps import batches_of, prepared_settings, timed_steps
+from trainables.parts import Built, Phase
 from trainables.stepping.optimizer import OptimizerSettings, make_optimizer, parameter_groups
-from trainables.system import Built, Phase, System
+from trainables.system import System
 
 
 def bare_steps(system: System, changes: Mapping[str, Any], steps: int) -> Callable[[], float]:

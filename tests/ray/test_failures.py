@@ -11,7 +11,7 @@ import resource
 from pathlib import Path
 
 from trainables.toy import Line, Toy
-from trainables.system import Loaders
+from trainables.parts import Loaders
 
 HERE = Path(__file__).parent
 

@@ -148,7 +148,7 @@ def test_a_system_without_latents_is_refused(tmp_path, capsys):
 
 
 OWN = """
-from trainables.system import Loaders
+from trainables.parts import Loaders
 from trainables.toy import Toy
 
 class Encoder(Toy):

@@ -20,7 +20,7 @@ TOY, TOY_GAN = "trainables.toy:Toy", "trainables.toy:ToyGan"
 
 NOTED = """
 from trainables.toy import Toy
-from trainables.system import Loaders
+from trainables.parts import Loaders
 
 class Noted(Toy):
     name = "noted_of_a_test:Noted"

@@ -22,7 +22,7 @@ import torch
 from data.mri.augment import AugmentSettings, augment
 from data.mri.batch_augment import BatchAugment, BatchAugmentSettings
 from settings.schema import Settings
-from trainables.system import Loaders
+from trainables.parts import Loaders
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ from losses.terms import Term
 from settings.flat import replace
 from trainables.checkpoints import checkpoint
 from trainables.loop import fit
+from trainables.parts import Loaders, Phase
 from trainables.run import LocalRun
 from trainables.stepping.batches import Share, StepSampler
-from trainables.system import Loaders, Phase
 from trainables.toy import Line, Toy, ToyGan
 
 SMALL = {"train.steps": 12, "train.report_every": 4, "train.tensorboard": False}

@@ -21,8 +21,9 @@ from losses.composite import Composite
 from losses.terms import Term
 from settings.flat import replace
 from trainables.loop import fit
+from trainables.parts import Built, Loaders, Phase
 from trainables.run import LocalRun, WorkerRun
-from trainables.system import Built, Loaders, Phase, load_system
+from trainables.system import load_system
 from trainables.toy import Line, Toy, ToyGan
 
 

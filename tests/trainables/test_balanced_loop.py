@@ -18,11 +18,11 @@ from search_spaces.domains import Choice, LogUniform
 from search_spaces.space import Space
 from settings.flat import flatten, leaves
 from trainables.loop import Training
+from trainables.parts import Built, Phase
 from trainables.run import LocalRun
 from trainables.stepping.batches import Share, StepSampler
 from trainables.stepping.gradients import TermGradients
 from trainables.stepping.not_finite import NonFiniteError
-from trainables.system import Built, Phase
 from trainables.toy import Linear, Toy
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from losses.balancers.base import FixedWeights
 from settings.match import matches
 from settings.schema import SettingsError
 from trainables.configured import Configured
-from trainables.system import Phase
+from trainables.parts import Phase
 
 ON_RESUME = ("train.checkpoint_every", "train.finite_check_every")
 """Settings that a resumed sweep may change for all its trials: no number depends on them."""

@@ -14,8 +14,9 @@ from settings.command import command
 from settings.flat import replace
 from settings.schema import Settings
 from trainables.checkpoints import checkpoint
+from trainables.parts import Built
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Built, PreparedT, SettingsT, System, load_system, offers
+from trainables.system import PreparedT, SettingsT, System, load_system, offers
 
 
 @dataclass(frozen=True)

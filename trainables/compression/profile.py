@@ -19,7 +19,8 @@ from settings.flat import replace
 from settings.mri import MASK, channels_of
 from settings.schema import SettingsError
 from trainables.compression.settings import CompressionSettings
-from trainables.system import Loaders, System
+from trainables.parts import Loaders
+from trainables.system import System
 
 _MEGABYTE = 1e6
 _ENDLESS = 1_000_000

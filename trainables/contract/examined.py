@@ -17,8 +17,9 @@ from torch.utils.data import default_collate
 
 from losses.terms import Tensors
 from settings.flat import leaves, replace
+from trainables.parts import Loaders, Phase
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Loaders, Phase, System
+from trainables.system import System
 
 SHORT: Mapping[str, Any] = {
     "train.steps": 4,

@@ -15,8 +15,8 @@ from settings.flat import leaves
 from trainables.contract.examined import Examined, cloned, forward, same, seed_everything
 from trainables.contract.fault import Fault
 from trainables.contract.keys import declares, guilty
+from trainables.parts import Built, Loaders
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Built, Loaders
 
 _SEEDS = 8
 """Draws of one sample that are compared: of few, a random flip may leave all as they are."""

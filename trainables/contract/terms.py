@@ -22,8 +22,8 @@ from settings.schema import Settings, own_leaves
 from trainables.contract.examined import Examined, cloned, forward, same, seed_everything
 from trainables.contract.fault import Fault
 from trainables.contract.keys import changed, declares, guilty
+from trainables.parts import Phase
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Phase
 
 TOLERANCE = 2e-5, 1e-5
 """Relative and absolute, of sums that are added in another order."""

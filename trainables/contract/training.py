@@ -18,11 +18,12 @@ from trainables.checkpoints import checkpoint
 from trainables.contract.examined import Examined, same
 from trainables.contract.fault import Fault
 from trainables.loop import fit
+from trainables.parts import Loaders
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.reporting.watch import watched
 from trainables.run import LocalRun, Report
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Loaders, System
+from trainables.system import System
 
 _LEARN_STEPS = 10
 

@@ -8,9 +8,9 @@ from losses.composite import Composite
 from losses.schedules import schedule_factor
 from losses.terms import TermSettings
 from metrics.health_signs import number
+from trainables.parts import Phase
 from trainables.run import Report
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Phase
 
 
 class DeclaredShares:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from metrics.health_signs import number
 from metrics.metric import Metric
+from trainables.parts import Phase
 from trainables.stepping.devices import to_device
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Phase
 
 
 @dataclass

@@ -12,6 +12,7 @@ from settings.atomic_file import atomic_file
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import built_for, load_validated
+from trainables.parts import Loaders
 from trainables.reporting.evaluate import Worst, evaluate
 from trainables.reporting.tensorboard import open_board
 from trainables.run import LocalRun
@@ -19,7 +20,7 @@ from trainables.stepping import devices
 from trainables.stepping.batches import validation_loader
 from trainables.stepping.devices import make_accelerator
 from trainables.stepping.train_settings import Tree
-from trainables.system import Loaders, PreparedT, System
+from trainables.system import PreparedT, System
 
 
 def check_splits(system: str, loaders: Loaders, test: bool, accelerator: Accelerator) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from settings.atomic_file import atomic_file
 from settings.versions import versions
-from trainables.system import Loaders
+from trainables.parts import Loaders
 
 NAME = "metadata.json"
 

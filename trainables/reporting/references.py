@@ -17,13 +17,14 @@ from torch.utils.data import DataLoader
 from metrics.metric import Metric, Tensors
 from settings.schema import SettingsError
 from trainables.checkpoints.begin import initial_weights
+from trainables.parts import Loaders
 from trainables.reference import Reference
 from trainables.reporting.evaluate import joined, sums_of, value_of
 from trainables.reporting.measure import loaders_of, modules_of
 from trainables.stepping.batches import step_seed
 from trainables.stepping.devices import make_accelerator, to_device
 from trainables.stepping.train_settings import Tree
-from trainables.system import Loaders, PreparedT, System
+from trainables.system import PreparedT, System
 
 UNTRAINED = "untrained"
 """The platform's own reference: the network of the settings at step 0."""

@@ -16,10 +16,10 @@ from metrics.health_signs import Watched, number, overfit_ratio, readings
 from metrics.metric import Metric
 from settings.schema import SettingsError, listed
 from settings.stop_reasons import PATIENCE, STOP_REASON, HealthStop
+from trainables.parts import Phase
 from trainables.reporting.declared_shares import DeclaredShares
 from trainables.run import Report
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Phase
 
 
 class Watch:

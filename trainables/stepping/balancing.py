@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from losses.balancers.base import Observed
+from trainables.parts import Phase
 from trainables.stepping.batches import hash63
 from trainables.stepping.gradients import TermGradients
-from trainables.system import Phase
 
 
 class Balancing:

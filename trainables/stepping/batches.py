@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Sampler, Subset
 
-from trainables.system import Loaders
+from trainables.parts import Loaders
 
 _MASK = (1 << 64) - 1
 

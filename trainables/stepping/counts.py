@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 
 from losses.terms import Tensors
+from trainables.parts import Phase
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Phase
 
 
 class GlobalCounts:

@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from trainables.parts import Phase
 from trainables.stepping.optimizer import OptimizerSettings, learning_rate
-from trainables.system import Phase
 
 
 class Interval:

@@ -12,8 +12,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from losses.terms import Tensors
+from trainables.parts import Phase
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Phase
 
 
 class NonFiniteError(RuntimeError):

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
+from trainables.parts import Phase
 from trainables.stepping.balancing import Balancing
 from trainables.stepping.counts import GlobalCounts
 from trainables.stepping.gradients import IdleParameters, TermGradients
@@ -34,7 +35,6 @@ from trainables.stepping.not_finite import (
 )
 from trainables.stepping.optimizer import OptimizerSettings, learning_rate
 from trainables.stepping.train_settings import SystemSettings
-from trainables.system import Phase
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,7 @@ SIZED = """
 from torch import nn
 
 from trainables.toy import Toy
-from trainables.system import Built
+from trainables.parts import Built
 
 class Sized(Toy):
     name = "sized_of_a_test:Sized"

@@ -16,7 +16,8 @@ from trainables import toy
 from trainables.contract import training
 from trainables.contract.check import RULES, check, faults_of
 from trainables.contract.examined import Examined
-from trainables.system import Built, Loaders, Phase, SystemBase
+from trainables.parts import Built, Loaders, Phase
+from trainables.system import SystemBase
 
 QUICK = [rule for rule in RULES if rule not in training.RULES]
 

@@ -9,9 +9,9 @@ import pytest
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
 from trainables.loop import fit
+from trainables.parts import Built, Loaders
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.run import LocalRun
-from trainables.system import Built, Loaders
 from trainables.toy import Line, Toy
 
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from trainables.parts import Loaders
 from trainables.reporting.metadata import data, parameters
-from trainables.system import Loaders
 
 
 def public(version):

@@ -9,9 +9,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import stripped
+from trainables.parts import Built, Phase
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.stepping.average import MovingAverage
-from trainables.system import Built, Phase
 from trainables.toy import Toy
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
+from trainables.parts import Loaders
 from trainables.stepping.batches import Share, StepSampler, hash63, train_loader, validation_loader
-from trainables.system import Loaders
 
 U64 = (1 << 64) - 1
 

@@ -9,8 +9,8 @@ import torch
 
 from losses.composite import Composite
 from losses.terms import Term
+from trainables.parts import Phase
 from trainables.stepping.counts import GlobalCounts
-from trainables.system import Phase
 from trainables.toy import ToySettings, count_samples, squared
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from trainables.parts import Built, Loaders, Phase
 from trainables.stepping.devices import lay_out, to_device
-from trainables.system import Built, Loaders, Phase
 from trainables.toy import Toy
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -16,9 +16,9 @@ from settings.flat import replace
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
 from trainables.loop import fit
+from trainables.parts import Phase
 from trainables.run import LocalRun
 from trainables.stepping.not_finite import NonFiniteError
-from trainables.system import Phase
 from trainables.toy import ToySettings
 
 APPLIED = r"^step 6, phase model: .*Updates were applied from this step on"
