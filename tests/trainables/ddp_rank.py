@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import sys
 import traceback
 from dataclasses import dataclass
@@ -146,10 +147,17 @@ SYSTEMS = {
 }
 
 
+def system_of(name):
+    """One of `SYSTEMS`, one of a file of the tests ("/a/file.py:Attribute"), or the product's."""
+    path, _, attribute = name.rpartition(":")
+    if path.endswith(".py"):
+        return runpy.run_path(path)[attribute]()
+    return SYSTEMS[name]() if name in SYSTEMS else load_system(name)
+
+
 def main(job):
     torch.set_num_threads(1)
-    name = job["system"]
-    system = SYSTEMS[name]() if name in SYSTEMS else load_system(name)
+    system = system_of(job["system"])
     if "bad" in job:
         system.bad = job["bad"]
     tree = replace(system.Settings(), job["settings"])
