@@ -16,6 +16,9 @@ from settings.schema import Settings, SettingsError, setting
 
 KINDS = ("constant", "linear", "cosine", "warmup", "stages", "step")
 
+FINAL_VALUE = ("kind", "last", "factors")
+"""The settings of a schedule that its final value depends on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings(Settings):

@@ -30,6 +30,8 @@ from losses.schedules import ScheduleSettings
 from losses.terms import Tensors, Term, TermSettings
 from metrics.health import HealthSettings
 from metrics.metric import Metric, per_sample
+from models.draws import draw_integers, draw_normal, draw_uniform
+from models.gathered import GathersOverUpdate
 from settings.schema import Settings, SettingsError, setting
 from trainables.finding import Finding
 from trainables.parts import Built, Forward, Loaders, Modules, Phase
@@ -64,6 +66,11 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "hole_values",
     "images_with_hole",
     "weighted_values",
+    # randomness of a forward: by the seeds of the samples
+    "draw_normal",
+    "draw_uniform",
+    "draw_integers",
+    "GathersOverUpdate",
     # measures
     "Metric",
     "per_sample",

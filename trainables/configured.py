@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import Any
 
 from losses.composite import Composite
+from losses.schedules import FINAL_VALUE
 from metrics.metric import Metric
 from settings.flat import flatten, leaves, replace
 from settings.schema import Leaf, Value
 from trainables.parts import Phase
+from trainables.stepping.inputs import check_schedules
 from trainables.stepping.train_settings import SystemSettings
 from trainables.system import System
 
@@ -40,8 +42,14 @@ class Configured:
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
-        """The phases of a step."""
-        return tuple(self.system.phases(self.settings, None))
+        """The phases of a step.
+
+        Raises:
+            SettingsError: a schedule is not called by its settings key.
+        """
+        phases = tuple(self.system.phases(self.settings, None))
+        check_schedules(phases, self.settings)
+        return phases
 
     @property
     def composite(self) -> Composite:
@@ -52,6 +60,15 @@ class Configured:
     def metrics(self) -> tuple[Metric, ...]:
         """What validation measures beside the loss."""
         return tuple(self.system.metrics(self.settings, None))
+
+    @cached_property
+    def validation_reads(self) -> tuple[str, ...]:
+        """The settings keys that every measure reads, because the forward of a validation does:
+        those of the final values of schedules.
+        """
+        first = self.phases[0]
+        measured = (key for key in first.schedules if key not in first.training_schedules)
+        return tuple(f"{key}.{name}" for key in measured for name in FINAL_VALUE)
 
     def under(self, changes: Mapping[str, Any]) -> Configured:
         """The same system with some settings changed.

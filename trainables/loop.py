@@ -19,7 +19,6 @@
 from __future__ import annotations
 
 import gc
-import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,8 +43,9 @@ from trainables.reporting.watch import Watch, goes_on
 from trainables.run import LocalRun, Report
 from trainables.stepping import devices
 from trainables.stepping.average import averages
-from trainables.stepping.batches import Share, step_seed, train_loader, validation_loader
+from trainables.stepping.batches import Share, train_loader, validation_loader
 from trainables.stepping.devices import make_accelerator
+from trainables.stepping.inputs import check_schedules, dropout_differs, step_seed
 from trainables.stepping.micro_batches import MicroBatches
 from trainables.stepping.not_finite import NonFiniteError, Unseen
 from trainables.stepping.optimizer import OptimizerSettings, make_optimizer, parameter_groups
@@ -101,6 +101,7 @@ class Training(Generic[Tree, PreparedT]):
         self.loaders = system.loaders(settings, prepared)
         check_splits(system.name, self.loaders, self.train.test, self.accelerator)
         self.phases = list(system.phases(settings, prepared))
+        check_schedules(self.phases, settings)
         self.metrics = list(system.metrics(settings, prepared))
         self._seed(-1)
         self.folder = TrainingPaths(run.directory).checkpoints
@@ -139,6 +140,8 @@ class Training(Generic[Tree, PreparedT]):
             return self.last_report
         self._describe()
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if self.step == 0 and (text := dropout_differs(self.modules, world)):
+            self._warn(text)
         share = Share(self.train.batch_size, self.train.accumulate, world, rank)
         loader = train_loader(
             self.loaders, share, self.train.seed, self.step, last, self.train.loader_workers
@@ -231,13 +234,9 @@ class Training(Generic[Tree, PreparedT]):
         )
 
     def _seed(self, step: int) -> None:
-        """Seeds all that is random inside a step (dropout, noise) by (seed, step, rank)."""
+        """Seeds by (seed, step, rank) what a forward draws from torch's generators (dropout)."""
         value = step_seed(self.train.seed, step, self.accelerator.process_index)
-        random.seed(value)
-        # torch.manual_seed costs 1 ms where there is no GPU.
-        torch.default_generator.manual_seed(value)
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.manual_seed_all(value)
+        devices.seed_everything(value, self.accelerator.device)
 
     @property
     def teachers(self) -> dict[str, nn.Module]:

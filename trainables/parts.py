@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from losses.composite import Composite
+from losses.schedules import ScheduleSettings
 from losses.terms import Tensors
 
 Modules = Mapping[str, nn.Module]
@@ -44,6 +45,13 @@ class Phase:
             the term reads: a critic that is not heard yet is not asked either.
         ignores_updates: whether the forward reads nothing that earlier phases of the step update
             (what they share it may), so that it need not wait for their updates.
+        schedules: settings key of a schedule -> its node. Forward and terms find the value at the
+            step in their batch, `schedule.<key>` float32 [B]; validation has the final value.
+        training_schedules: those of them that only training reads. Validation does not have them,
+            so a space may search their final values.
+        draws_by_update: whether the forward of a training draws something once for all samples of
+            an update, by `update_seed` of its batch
+            (`trainables.stepping.inputs.UPDATE_SEED`).
     """
 
     name: str
@@ -55,6 +63,9 @@ class Phase:
     shares_outputs: tuple[str, ...] = ()
     without: Mapping[str, Forward] = field(default_factory=dict)
     ignores_updates: bool = False
+    schedules: Mapping[str, ScheduleSettings] = field(default_factory=dict)
+    training_schedules: tuple[str, ...] = ()
+    draws_by_update: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -100,7 +111,8 @@ class Loaders:
     Attributes:
         train: map-style. `train[(index, seed)]` returns a dict of tensors; all that is random
             about a sample (crop, flip, noise) comes from the seed, so that the loader's position
-            is the step alone.
+            is the step alone. The loop adds `seed` int64 [B] to every batch, from which a forward
+            draws what is random about it (`models.draws`).
         validation: map-style. `validation[index]` returns a dict of tensors and is fixed.
         test: the same of samples that no decision looks at; None where there are none.
         units: split (validation, test) -> what each of its samples is of, in their order: the

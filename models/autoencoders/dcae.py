@@ -59,14 +59,14 @@ class Dcae(Autoencoder):
                 module.train()
         return self
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
         """With structured latents, in training, only a random number of leading channels is used;
         `latent` holds zeros for the others.
         """
         if not (self.training and self.options):
             latent = self.encode(image)
             return {**self.decoded(latent), "latent": latent}
-        count = draw(self.options)
+        count = draw(self.options, self.needed(seed))
         if not self.settings.dcae.adaptive_layers:
             latent = keep_leading(self.encode(image), count)
             return {**self.decoded(latent), "latent": latent}

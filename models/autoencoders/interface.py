@@ -62,9 +62,13 @@ class Autoencoder(nn.Module, ABC):
         self.dtype: torch.dtype = getattr(torch, PURE_WEIGHTS[settings.pure_weights])
 
     @abstractmethod
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
         """Image [B, C, *S] -> `reconstruction` [B, C, *S], `latent` [B, c, *s] as it was decoded,
         `logits` [B, C, *S] in seg mode, and what the kind adds.
+
+        Args:
+            seed: int64 [B], from which a kind draws in training what is random about it: the
+                samples' own, or one for all of them (`ModelSettings.draws_by_update`).
         """
 
     @abstractmethod
@@ -102,6 +106,15 @@ class Autoencoder(nn.Module, ABC):
         symbols, rounded = round_latent(prediction["latent"], step)
         image = self.to_image(self.decode(rounded))
         return {"symbols": symbols, "quantised_reconstruction": image}
+
+    def needed(self, seed: Tensor | None) -> Tensor:
+        """The seed, where a forward draws from it."""
+        if seed is None:
+            raise ValueError(
+                f"a training {self.settings.kind} draws from the seeds of its samples: give them "
+                "to its forward, or call eval() first."
+            )
+        return seed
 
     def check_image(self, image: Tensor) -> None:
         """Refuses images of other channels, dimensions or sides than the network divides."""

@@ -220,6 +220,11 @@ class ModelSettings(Settings):
             )
 
     @property
+    def draws_by_update(self) -> bool:
+        """Whether a training draws once for all samples of an update: a number of channels."""
+        return self.kind == "dcae" and self.dcae.structured.enabled
+
+    @property
     def latent_channels(self) -> int:
         """The number of latent channels, c."""
         if self.kind == "vqvae":

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.draws import draw_integers
 from settings.schema import Settings, SettingsError, setting
 
 FEWEST_CHANNELS = 64
@@ -43,13 +44,16 @@ class StructuredSettings(Settings):
         return (*range(self.min_channels, channels, self.channel_step), channels)
 
 
-def draw(options: tuple[int, ...]) -> int:
-    """One of the numbers, all equally likely, from torch's current random state.
+def draw(options: tuple[int, ...], seed: Tensor) -> int:
+    """One of the numbers, all equally likely.
 
-    One number for the whole batch, as the paper draws it for an iteration: only then can a
-    convolution leave out what is not kept.
+    One number for all samples of an update, as the paper draws it for an iteration: only then can
+    a convolution leave out what is not kept.
+
+    Args:
+        seed: int64 [B] on the CPU, the same for all samples.
     """
-    return options[int(torch.randint(len(options), ()))]
+    return options[int(draw_integers(seed[:1], "model.dcae.structured", len(options)))]
 
 
 def keep_leading(latent: Tensor, count: int) -> Tensor:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from models.autoencoders.interface import Autoencoder
 from models.autoencoders.settings import ModelSettings
+from models.draws import draw_normal
 
 
 class Vae(Autoencoder):
-    """The latent is a Gaussian at each cell: a sample of it is decoded in training, drawn from
-    torch's current random state, its mean otherwise.
+    """The latent is a Gaussian at each cell: a sample of it is decoded in training, drawn by the
+    seed of the image, its mean otherwise.
     """
 
     def __init__(self, settings: ModelSettings, channels: int) -> None:
@@ -37,10 +37,13 @@ class Vae(Autoencoder):
             use_flash_attention=True,  # without it every pair of cells is held in memory
         ).to(self.dtype)
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
         """Adds `mean` and `deviation` [B, c, *s]."""
         mean, deviation = self._gaussian(image)
-        latent = mean + deviation * torch.randn_like(mean) if self.training else mean
+        latent = mean
+        if self.training:
+            noise = draw_normal(self.needed(seed), "model.vae", mean.shape[1:])
+            latent = mean + deviation * noise
         return {
             **self.decoded(latent),
             "latent": latent,

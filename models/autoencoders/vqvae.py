@@ -1,7 +1,7 @@
 """Vector-quantised autoencoder: MONAI's VQVAE behind our interface.
 
 The codes are no parameters of the optimizer. They are moving averages of what was assigned to
-them, taken in every forward of a training: a step of n micro-batches moves them n times.
+them, and move once an update, by all of its micro-batches on all ranks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.autoencoders.interface import Autoencoder, plain_autocast_off
 from models.autoencoders.settings import ModelSettings
+from models.gathered import GathersOverUpdate
 
 DOWN = (2, 4, 1, 1)
 """Stride, size, dilation and padding of a stage's convolution: it halves every side exactly."""
@@ -22,7 +23,7 @@ UP = (*DOWN, 0)
 """The same for the transposed convolution, without padding of its output."""
 
 
-class Vqvae(Autoencoder):
+class Vqvae(Autoencoder, GathersOverUpdate):
     """Every cell of the latent is replaced by the nearest of K codes, with the gradient passed
     straight through.
 
@@ -54,6 +55,7 @@ class Vqvae(Autoencoder):
         ).to(self.dtype)
         self._codebook.float()  # steps of 1 - decay vanish in half precision
         self._codebook.ema_cluster_size.fill_(1.0)
+        self._gathered: tuple[Tensor, Tensor] | None = None  # uses [K], sum of vectors [K, c]
 
     @property
     def _codebook(self) -> Any:
@@ -65,17 +67,45 @@ class Vqvae(Autoencoder):
         """The codebook [K, c]."""
         return self._codebook.embedding.weight
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
         """Adds `unquantised` [B, c, *s], what the encoder made, and `codes` int64 [B, *s]."""
         unquantised = self._unquantised(image)
+        codebook = self._codebook
         with plain_autocast_off(image):
-            latent, _, codes = self._codebook(unquantised)
+            vectors, assigned, codes = codebook.quantize(unquantised)  # [n, c], [n, K], [B, *s]
+            if self.training:
+                self._gather(assigned.sum(dim=0), assigned.t() @ vectors.detach())
+            nearest = codebook.embed(codes)
+        latent = unquantised + (nearest - unquantised).detach()
         return {
             **self.decoded(latent),
             "latent": latent,
             "unquantised": unquantised,
             "codes": codes,
         }
+
+    def _gather(self, uses: Tensor, sums: Tensor) -> None:
+        before = self._gathered or (0.0, 0.0)
+        self._gathered = uses + before[0], sums + before[1]
+
+    @torch.no_grad()
+    def take_in(self) -> None:
+        """Moves the codes: van den Oord et al., arXiv 1711.00937, appendix A.1, with the uses
+        smoothed as MONAI's `EMAQuantizer` does it in each forward.
+        """
+        if self._gathered is None:
+            return
+        (uses, sums), self._gathered = self._gathered, None
+        codebook = self._codebook
+        codebook.distributed_synchronization(uses, sums)
+        for average, new in ((codebook.ema_cluster_size, uses), (codebook.ema_w, sums)):
+            average.mul_(codebook.decay).add_((1.0 - codebook.decay) * new)
+        total, epsilon = codebook.ema_cluster_size.sum(), codebook.epsilon
+        smoothed = (codebook.ema_cluster_size + epsilon) / (total + len(uses) * epsilon) * total
+        codebook.embedding.weight.copy_(codebook.ema_w / smoothed[:, None])
+
+    def forget(self) -> None:
+        self._gathered = None
 
     def encode(self, image: Tensor) -> Tensor:
         codes = self._nearest(self._unquantised(image))

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.draws import draw_uniform
 from models.hdr.cap import (
     CapScale,
     CapSettings,
@@ -126,7 +127,8 @@ def prepare(
 
     shown = log_base
     if dither:
-        shown = (prefilled + eps * (0.5 + torch.rand_like(prefilled))).log()
+        noise = draw_uniform(batch["seed"], "hdr.dither", prefilled.shape[1:])
+        shown = (prefilled + eps * (0.5 + noise)).log()
     in_tens = [part / 10.0 for part in (mean, (squares / count).sqrt(), low, high)]
     return {
         "prefilled": prefilled,

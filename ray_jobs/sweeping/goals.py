@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from metrics.combined import Combined, is_combined
 from search.guard import check_constraints, check_objective
@@ -33,8 +34,10 @@ def make_goal(
         SettingsError: the guard refuses a column (`search.guard`), or a direction is not the
             metric's own.
     """
-    composite = configured.composite
-    judged = (configured.metrics, composite.terms, searched, composite.prefix)
+    composite, every = configured.composite, configured.validation_reads
+    measures = [replace(metric, reads=(*metric.reads, *every)) for metric in configured.metrics]
+    terms = {k: replace(term, reads=(*term.reads, *every)) for k, term in composite.terms.items()}
+    judged = (measures, terms, searched, composite.prefix)
     objectives = [_objective(text, reference) for text in metrics or _default(configured)]
     derived = tuple(column for column in objectives if isinstance(column, Combined))
     directions = check_objective(objectives, *judged)

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from losses.schedules import last_change_step
+from losses.schedules import ScheduleSettings, last_change_step
 from losses.terms import TermSettings
 from search_spaces.space import Point, Space
-from settings.flat import replace
+from settings.flat import Tree, replace
 from settings.schema import SettingsError, Value
 from trainables.configured import Configured
 
@@ -40,8 +40,9 @@ class LastChange:
 def last_change(
     configured: Configured, space: Space, points: Sequence[Point] = ()
 ) -> LastChange:
-    """The latest end of any schedule of a term that is on, or of a learning rate's warm-up, over
-    all phases: in the settings, in all that the space can draw, and in the documented points.
+    """The latest end of any schedule of a term that is on, of a phase (`Phase.schedules`), or of a
+    learning rate's warm-up, over all phases: in the settings, in all that the space can draw, and
+    in the documented points.
 
     Validation has the terms' plain values, so reports at different steps measure the same; but
     before this step trials are not trained under the loss that they are compared for. A weight
@@ -64,6 +65,8 @@ def _of_point(configured: Configured, name: str) -> Iterator[LastChange]:
         prefix = phase.composite.prefix
         for term, step in phase.composite.last_change_steps(steps).items():
             yield LastChange(step, f"{prefix}.{term}.schedule of point {name}")
+        for key, node in phase.schedules.items():
+            yield LastChange(last_change_step(node, steps), f"{key} of point {name}")
         warmup = f"{phase.optimizer}.warmup"
         share = cast(float, configured.values[warmup])
         yield LastChange(math.ceil(share * steps), f"{warmup} of point {name}")
@@ -81,6 +84,10 @@ def _of_space(configured: Configured, space: Space) -> Iterator[LastChange]:
             for drawn in extremes(space, keys, values):
                 step = _term_step(node, drawn, term, steps)
                 yield LastChange(step, f"{term}.schedule")
+        for key, schedule in phase.schedules.items():
+            keys = [name for name in space.domains if name.startswith(f"{key}.")]
+            for drawn in extremes(space, keys, values):
+                yield LastChange(_schedule_step(schedule, drawn, key, steps), key)
         warmup = f"{phase.optimizer}.warmup"
         for drawn in extremes(space, [warmup], values):
             share = cast(float, drawn.get(warmup, values[warmup]))
@@ -88,16 +95,26 @@ def _of_space(configured: Configured, space: Space) -> Iterator[LastChange]:
 
 
 def _term_step(node: TermSettings, drawn: Mapping[str, Value], term: str, steps: int) -> int:
-    changes = {
-        key.removeprefix(f"{term}."): value
-        for key, value in drawn.items()
-        if key.startswith(f"{term}.")
-    }
+    changed = _changed(node, drawn, term)
+    return last_change_step(changed.schedule, steps) if changed and changed.is_on else 0
+
+
+def _schedule_step(
+    node: ScheduleSettings, drawn: Mapping[str, Value], key: str, steps: int
+) -> int:
+    changed = _changed(node, drawn, key)
+    return last_change_step(changed, steps) if changed else 0
+
+
+def _changed(node: Tree, drawn: Mapping[str, Value], key: str) -> Tree | None:
+    """The node at a settings key under what was drawn; None where no trial can have it (a start
+    after its end).
+    """
+    changes = {k.removeprefix(f"{key}."): v for k, v in drawn.items() if k.startswith(f"{key}.")}
     try:
-        changed = replace(node, changes)
-    except SettingsError:  # a start after its end: no trial can have it
-        return 0
-    return last_change_step(changed.schedule, steps) if changed.is_on else 0
+        return replace(node, changes)
+    except SettingsError:
+        return None
 
 
 def extremes(

@@ -6,9 +6,9 @@ The rank, the number of ranks and where they meet come from the environment, as 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
-import runpy
 import sys
 import traceback
 from dataclasses import dataclass
@@ -151,7 +151,10 @@ def system_of(name):
     """One of `SYSTEMS`, one of a file of the tests ("/a/file.py:Attribute"), or the product's."""
     path, _, attribute = name.rpartition(":")
     if path.endswith(".py"):
-        return runpy.run_path(path)[attribute]()
+        spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return getattr(module, attribute)()
     return SYSTEMS[name]() if name in SYSTEMS else load_system(name)
 
 

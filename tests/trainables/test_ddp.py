@@ -95,6 +95,40 @@ def test_two_processes_compress_as_one_and_measure_the_test_split(ranks, tmp_pat
     assert "test_best.psnr_db" in found
 
 
+DRAWS = {
+    "vae": {},
+    "vqvae": VQVAE,
+    "structured dcae": {
+        "model.kind": "dcae",
+        "model.dcae.widths": (16, 64),
+        "model.dcae.layers": (0, 1),
+        "model.dcae.decoder_layers": (0, 1),
+        "model.dcae.latent_channels": 64,
+        "model.dcae.structured.enabled": True,
+        "model.dcae.attention": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("own", DRAWS.values(), ids=DRAWS)
+def test_a_step_is_the_same_however_it_is_cut(ranks, tmp_path, own):
+    """1 x 4, 2 ranks x 2, and 2 x 2 by one: four steps of autoencoders that draw, or whose codes
+    move, with the critic. fp32.
+    """
+    short = {**GENTLE, **own, "train.steps": 4, "train.report_every": 4, "train.test": False}
+    cuts = {"one": (1, 4, 1), "two": (2, 2, 1), "accumulated": (1, 2, 2)}
+    reports = {}
+    for name, (world, batch, accumulate) in cuts.items():
+        settings = {**short, "train.batch_size": batch, "train.accumulate": accumulate}
+        found, _ = ranks.trained(tmp_path / name, world, "compression", settings)
+        reports[name] = found[0]
+    for name in ("two", "accumulated"):
+        for column, value in reports["one"].items():
+            if column != "seconds" and value is not None:
+                near = pytest.approx(value, rel=1e-5, abs=1e-7)
+                assert reports[name][column] == near, (name, column)
+
+
 @pytest.mark.parametrize("is_tested", [False, True])
 def test_fewer_samples_than_workers_are_refused_before_the_first_step(ranks, tmp_path, is_tested):
     codes, outputs = ranks.launch(tmp_path, 2, "Scarce", {"train.test": is_tested})

@@ -38,6 +38,7 @@ from trainables.compression.references import references
 from trainables.compression.settings import CompressionSettings
 from trainables.compression.tags import figure_tags, tags
 from trainables.compression.use import encode_data, prepare_volumes, reconstruct
+from trainables.stepping.inputs import SEED, UPDATE_SEED
 
 
 class Compression(SystemBase[CompressionSettings, Prepared]):
@@ -92,7 +93,14 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
 
     def phases(self, settings: CompressionSettings, prepared: Prepared | None) -> Sequence[Phase]:
         model, composite = ("autoencoder",), Composite(terms(settings), settings.loss)
-        autoencoder = Phase("autoencoder", model, compress, composite, shared=last_layer)
+        autoencoder = Phase(
+            "autoencoder",
+            model,
+            compress,
+            composite,
+            shared=last_layer,
+            draws_by_update=settings.model.draws_by_update,
+        )
         return phases_with_critic(autoencoder, critic_views, "reconstruction", "image", settings)
 
     def metrics(
@@ -173,7 +181,8 @@ def compress(modules: Modules, batch: Tensors, settings: CompressionSettings) ->
     measured.
     """
     model: Any = modules["autoencoder"]
-    prediction: dict[str, Tensor] = model(batch["image"])
+    seed = UPDATE_SEED if settings.model.draws_by_update else SEED
+    prediction: dict[str, Tensor] = model(batch["image"], batch.get(seed))
     if not model.training:
         prediction |= model.quantise(prediction, settings.metric.rate_step)
     return prediction

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from trainables.contract import beside, declarations, metrics, samples, terms, training
+from trainables.contract import beside, declarations, draws, metrics, samples, terms, training
 from trainables.contract.examined import Examined
 from trainables.contract.fault import Fault
 
@@ -28,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     terms.counts_the_batch_alone,
     keeps_the_rules_of_terms,
     *metrics.RULES,
+    *draws.RULES,
     *beside.RULES,
     *training.RULES,
 )

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
 from losses.terms import Tensors
 from settings.flat import leaves, replace
 from trainables.parts import Loaders, Phase
+from trainables.stepping.inputs import batch_of, in_training
 from trainables.stepping.train_settings import SystemSettings
 from trainables.system import System
 
@@ -125,10 +125,10 @@ class Examined:
         """The first `SAMPLES` samples."""
         loaders = self.system.loaders(settings, self.prepared)
         data: Any = loaders.validation if validation else loaders.train
-        keys = ((i % len(data), i) for i in range(SAMPLES))
-        samples = [data[index] if validation else data[(index, seed)] for index, seed in keys]
-        batch: dict[str, Tensor] = (loaders.collate or default_collate)(samples)
-        return batch
+        keys = [(i % len(data), i) for i in range(SAMPLES)]
+        if validation:
+            return batch_of(loaders, "validation", [index for index, _ in keys])
+        return batch_of(loaders, "train", keys)
 
     def predictions(
         self, settings: SystemSettings, modules: Mapping[str, nn.Module]
@@ -142,6 +142,8 @@ class Examined:
             if phase.name in audited:
                 prediction, batch = map(dict, audited[phase.name])
             else:
+                steps = settings.train.steps
+                batch = in_training(phase, settings.train.seed, steps, steps)(batch)
                 prediction = forward(phase, modules, batch, settings)
             yield phase, prediction, batch
             batch = {**batch, **phase.shared_outputs(prediction)}

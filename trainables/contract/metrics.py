@@ -12,6 +12,7 @@ from settings.flat import leaves
 from trainables.contract.examined import SAMPLES, Examined, cloned, forward, same
 from trainables.contract.fault import Fault
 from trainables.contract.keys import declares, guilty
+from trainables.stepping.inputs import in_validation
 from trainables.stepping.train_settings import SystemSettings
 
 
@@ -24,7 +25,7 @@ def measures_by_sums(examined: Examined) -> Iterator[Fault]:
     for module in modules.values():
         module.eval()
     phase = examined.system.phases(settings, examined.prepared)[0]
-    batch = examined.batch(settings, validation=True)
+    batch = in_validation(phase)(examined.batch(settings, validation=True))
     with torch.no_grad():
         whole = examined.with_averages(settings, modules)
         prediction = forward(phase, whole, batch, settings)

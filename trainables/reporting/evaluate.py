@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from metrics.health_signs import number
 from metrics.metric import Metric
 from trainables.parts import Phase
-from trainables.stepping.devices import to_device
+from trainables.stepping.devices import seed_everything, to_device
+from trainables.stepping.inputs import in_validation
 from trainables.stepping.train_settings import SystemSettings
+
+VALIDATION_SEED = 1
+"""Of torch's generators at the beginning of a validation."""
 
 
 @dataclass
@@ -58,8 +62,10 @@ def evaluate(
     value is not finite.
 
     Sums and counts are added over batches and ranks before any root or ratio is taken, so the
-    value does not depend on how the set is cut. Modules are in eval mode meanwhile.
+    value does not depend on how the set is cut. Modules are in eval mode meanwhile. Torch's
+    generators are at one place in every call: what the training drew before decides nothing.
     """
+    seed_everything(VALIDATION_SEED, accelerator.device)
     training = {name: module.training for name, module in modules.items()}
     for module in modules.values():
         module.eval()
@@ -90,7 +96,9 @@ def _measure(
     batch.
     """
     vectors: list[Tensor] = []
+    plain: Mapping[str, Tensor] = batch
     for index, phase in enumerate(phases):
+        batch = in_validation(phase)(plain)
         with accelerator.autocast():
             prediction = phase.forward(modules, batch, settings)
         if index == 0:
@@ -104,7 +112,7 @@ def _measure(
         if index == 0 and worst is not None:
             worst.look(torch.stack(measured), prediction, batch)
         vectors.append(torch.cat(measured))
-        batch = {**batch, **phase.shared_outputs(prediction)}
+        plain = {**plain, **phase.shared_outputs(prediction)}
     return vectors
 
 

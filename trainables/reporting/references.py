@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from metrics.metric import Metric, Tensors
 from settings.schema import SettingsError
 from trainables.checkpoints.begin import initial_weights
 from trainables.parts import Loaders
 from trainables.reference import Reference
-from trainables.reporting.evaluate import joined, sums_of, value_of
+from trainables.reporting.evaluate import VALIDATION_SEED, joined, sums_of, value_of
 from trainables.reporting.measure import loaders_of, modules_of
-from trainables.stepping.batches import step_seed
-from trainables.stepping.devices import make_accelerator, to_device
+from trainables.stepping.batches import validation_loader
+from trainables.stepping.devices import make_accelerator, seed_everything, to_device
+from trainables.stepping.inputs import Told, in_validation, step_seed
 from trainables.stepping.train_settings import Tree
 from trainables.system import PreparedT, System
 
@@ -64,8 +64,9 @@ def measure_references(
     first = settings if document is None else document
     references[UNTRAINED] = untrained(system, first, prepared, accelerator)
     metrics = _measures(system, settings, prepared)
+    told = in_validation(system.phases(settings, prepared)[0])
     return {
-        name: _measure(reference, metrics, loaders, split, settings, accelerator.device)
+        name: _measure(reference, metrics, loaders, split, settings, accelerator.device, told)
         for name, reference in references.items()
     }
 
@@ -87,7 +88,8 @@ def measure_by_unit(
     modules = modules_of(system, settings, prepared, path, accelerator)
     network = _network(system, settings, prepared, modules, accelerator, path.name)
     metrics = _measures(system, settings, prepared)
-    return _measure(network, metrics, loaders, split, settings, accelerator.device)
+    told = in_validation(system.phases(settings, prepared)[0])
+    return _measure(network, metrics, loaders, split, settings, accelerator.device, told)
 
 
 def untrained(
@@ -173,13 +175,15 @@ def _measure(
     split: str,
     settings: Tree,
     device: torch.device,
+    told: Told,
 ) -> Measured:
     """Predicts whole batches and measures the samples of each unit in them by themselves; sums and
     counts are added over batches, and then over units.
     """
+    seed_everything(VALIDATION_SEED, device)
     totals: dict[str, list[dict[str, Tensor]]] = {}
     for units, batch in _batches(loaders, split, settings.train.validation_batch_size):
-        moved = to_device(batch, device, settings.train.channels_last)
+        moved = told(to_device(batch, device, settings.train.channels_last))
         prediction = reference.predict(moved)
         for unit, rows in units.items():
             at = torch.tensor(rows, device=device)
@@ -199,10 +203,8 @@ def _batches(
     loaders: Loaders, split: str, size: int
 ) -> Iterator[tuple[dict[str, list[int]], Tensors]]:
     """Batches in the order of the samples, each with the rows of its units."""
-    samples: Any = getattr(loaders, split)
     names = _units(loaders, split)
-    loader: DataLoader[Any] = DataLoader(samples, batch_size=size, collate_fn=loaders.collate)
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(validation_loader(loaders, size, 1, 0, split)):
         rows: dict[str, list[int]] = {}
         for row, unit in enumerate(names[number * size : (number + 1) * size]):
             rows.setdefault(unit, []).append(row)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from losses.balancers.base import Observed
 from trainables.parts import Phase
-from trainables.stepping.batches import hash63
 from trainables.stepping.gradients import TermGradients
+from trainables.stepping.inputs import hash63
 
 
 class Balancing:

@@ -12,26 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler, Subset
 
 from trainables.parts import Loaders
-
-_MASK = (1 << 64) - 1
-
-
-def hash63(*parts: int) -> int:
-    """A 63-bit hash of whole numbers (splitmix64), equal on every machine and Python."""
-    state = 0
-    for part in parts:
-        state = (state + (part & _MASK) + 0x9E3779B97F4A7C15) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return state >> 1
-
-
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of all that is random inside a step (dropout, noise); step -1 is the making of the
-    modules, which is alike on every rank.
-    """
-    return hash63(seed, 3, step + 1, 0 if step < 0 else rank)
+from trainables.stepping.inputs import Seeded, SeededCollate, hash63
 
 
 @dataclass(frozen=True)
@@ -91,7 +72,10 @@ def train_loader(
     size = len(loaders.train)  # type: ignore[arg-type]  # map-style by contract
     sampler = StepSampler(size, share, seed, first, last)
     return DataLoader(
-        loaders.train, batch_sampler=sampler, num_workers=workers, collate_fn=loaders.collate
+        Seeded(loaders.train),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=SeededCollate(loaders.collate),
     )
 
 
@@ -109,5 +93,7 @@ def validation_loader(
             "Use fewer workers or more data."
         )
     indices: Sequence[int] = range(rank, size, world)
-    subset = Subset(samples, indices)
-    return DataLoader(subset, batch_size=batch_size, shuffle=False, collate_fn=loaders.collate)
+    subset = Subset(Seeded(samples), indices)
+    return DataLoader(
+        subset, batch_size=batch_size, shuffle=False, collate_fn=SeededCollate(loaders.collate)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,15 @@ def _pinned(tensor: Tensor) -> Tensor:
 def _channels_last(value: Any) -> Any:
     is_image = isinstance(value, Tensor) and value.ndim == 4
     return value.contiguous(memory_format=torch.channels_last) if is_image else value
+
+
+def seed_everything(seed: int, device: torch.device) -> None:
+    """Puts the generators of the process, and of its GPU, to the place of a seed."""
+    random.seed(seed)
+    # torch.manual_seed costs 1 ms where there is no GPU.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
 
 
 @torch.no_grad()

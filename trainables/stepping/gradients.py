@@ -11,6 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+_REMEMBERED = 64
+"""Sets of idle parameters."""
+
 
 class TermGradients:
     """The gradient of every term of one step with respect to some parameters, summed over the
@@ -81,21 +84,27 @@ class IdleParameters:
     DDP waits for a gradient of every parameter of a module and fails without one. Its own way out
     (`find_unused_parameters`) walks the graph in every step and complains on every rank where all
     are used, which no setting tells beforehand. Here the graph is walked once for each set of
-    active terms; idle parameters get a 0 for DDP and no gradient for the optimizer, which leaves
-    them alone (weight decay too), as in a training by one process.
+    active terms and values of schedules; idle parameters get a 0 for DDP and no gradient for the
+    optimizer, which leaves them alone (weight decay too), as in a training by one process.
 
-    Therefore a forward may depend on the settings and on the active terms, not on the data.
+    Therefore a forward may depend on the settings, on the active terms and on the schedules, not
+    on the data.
     """
 
     def __init__(self, accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
         self.accelerator, self.parameters = accelerator, list(parameters)
-        self.idle_of: dict[frozenset[str], list[nn.Parameter]] = {}
+        self.idle_of: dict[tuple[frozenset[str], tuple[float, ...]], list[nn.Parameter]] = {}
 
-    def of(self, total: Tensor, terms: Iterable[str]) -> list[nn.Parameter]:
-        """The idle parameters of a loss over these terms, equal on every rank; all ranks call it.
+    def of(
+        self, total: Tensor, terms: Iterable[str], schedules: Iterable[float] = ()
+    ) -> list[nn.Parameter]:
+        """The idle parameters of a loss over these terms at these values of schedules, equal on
+        every rank; all ranks call it.
         """
-        key = frozenset(terms)
+        key = frozenset(terms), tuple(schedules)
         if key not in self.idle_of:
+            if len(self.idle_of) == _REMEMBERED:  # a schedule that moves comes to none twice
+                self.idle_of.clear()
             reached = leaves_below(total)
             used = torch.tensor([float(id(p) in reached) for p in self.parameters])
             used = self.accelerator.reduce(used.to(self.accelerator.device), reduction="sum")

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from trainables.parts import Phase
+from trainables.stepping.inputs import SCHEDULE, schedule_values
 from trainables.stepping.optimizer import OptimizerSettings, learning_rate
 
 
@@ -78,6 +79,8 @@ class Interval:
         mean = _finite(norms)
         columns[f"{prefix}.grad_norm_mean"] = None if mean is None else mean / self._applied
         columns[f"{prefix}.lr"] = learning_rate(self.optimizer, last, self.steps)
+        for key, value in schedule_values(self.phase, last, self.steps).items():
+            columns[f"{prefix}.{SCHEDULE}{key}"] = value
         columns[f"{prefix}.skipped_steps"] = float(self.skipped)
         self._begin()
         return columns

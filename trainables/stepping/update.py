@@ -19,10 +19,12 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
+from models.gathered import GathersOverUpdate
 from trainables.parts import Phase
 from trainables.stepping.balancing import Balancing
 from trainables.stepping.counts import GlobalCounts
 from trainables.stepping.gradients import IdleParameters, TermGradients
+from trainables.stepping.inputs import Told, in_training, schedule_values
 from trainables.stepping.interval import Interval
 from trainables.stepping.micro_batches import MicroBatches
 from trainables.stepping.not_finite import (
@@ -88,6 +90,12 @@ class PhaseUpdate:
         self.parameters = [
             p for name in phase.modules for p in modules[name].parameters() if p.requires_grad
         ]
+        self.gathering = [
+            part
+            for name in phase.modules
+            for part in modules[name].modules()
+            if isinstance(part, GathersOverUpdate)
+        ]
         others = [module for name, module in modules.items() if name not in phase.modules]
         self.frozen = [p for module in others for p in module.parameters() if p.requires_grad]
         self.counts = GlobalCounts(phase, accelerator, settings)
@@ -112,11 +120,12 @@ class PhaseUpdate:
         self.interval.weights = weights = self.phase.composite.weights(step, train.steps)
         if not (self.phase.is_first or self.phase.shares_outputs or any(weights.values())):
             return [{} for _ in range(len(batches))]
-        counts = self.counts.of(batches.host, weights)
+        told = self._told(step)
+        counts = self.counts.of([told(batch) for batch in batches.host], weights)
         terms = self.balancing.gradients_at(step)
         for parameter in self.frozen:
             parameter.requires_grad_(False)
-        total, sums, outputs = self._backward(batches, weights, counts, terms)
+        total, sums, outputs = self._backward(batches, step, weights, counts, terms)
         for parameter in self.frozen:
             parameter.requires_grad_(True)
         spread_overflow(self.accelerator, self.parameters, total)
@@ -131,7 +140,9 @@ class PhaseUpdate:
         """
         if not math.isfinite(norm):
             raise NonFiniteError(
-                self.diagnosis.explain(batches, at.weights, at.counts, at.step)
+                self.diagnosis.explain(
+                    map(self._told(at.step), batches), at.weights, at.counts, at.step
+                )
             )
 
     def apply(self, at: Pending, shown: Sequence[Sequence[float]]) -> None:
@@ -153,6 +164,8 @@ class PhaseUpdate:
         self.overflows.note(at.step, is_overflow=self.was_skipped)
         # None is left to the next phase: Accelerate unscales the gradients of every optimizer.
         self.optimizer.zero_grad(set_to_none=True)
+        for module in self.gathering:
+            module.forget() if self.was_skipped else module.take_in()
         if self.was_skipped:
             self.interval.skipped += 1
             return
@@ -167,9 +180,14 @@ class PhaseUpdate:
                 at.step,
             )
 
+    def _told(self, step: int) -> Told:
+        train = self.settings.train
+        return in_training(self.phase, train.seed, step, train.steps)
+
     def _backward(
         self,
         batches: MicroBatches,
+        step: int,
         weights: Mapping[str, float],
         counts: Mapping[str, float],
         gradients: TermGradients | None,
@@ -182,7 +200,8 @@ class PhaseUpdate:
         outputs: list[dict[str, Tensor]] = []
         idle: Sequence[nn.Parameter] = ()
         forward = self.phase.forward_for(weights)
-        for index, batch in enumerate(batches):
+        values = schedule_values(self.phase, step, self.settings.train.steps)
+        for index, batch in enumerate(map(self._told(step), batches)):
             is_synced = world > 1 and index == len(batches) - 1
             with contextlib.ExitStack() as stack:
                 if world > 1 and not is_synced:
@@ -197,7 +216,7 @@ class PhaseUpdate:
                     gradients.add(weighed.shares)
                 loss = weighed.total
                 if is_synced:
-                    idle = self.idle.of(loss, weighed.sums)
+                    idle = self.idle.of(loss, weighed.sums, values.values())
                     loss = sum((p.sum() * 0.0 for p in idle), loss)
                 self.accelerator.backward(loss)
             outputs.append(self.phase.shared_outputs(prediction))

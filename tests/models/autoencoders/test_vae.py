@@ -7,6 +7,7 @@ import torch
 
 from models.autoencoders.build import build_autoencoder
 from models.autoencoders.settings import ModelSettings, VaeSettings
+from models.draws import draw_normal
 
 TINY = VaeSettings(widths=(8, 16), norm_groups=4)
 PLANE = ModelSettings(
@@ -21,18 +22,23 @@ VOLUME = ModelSettings(
 )
 
 
-def test_the_sample_is_mean_plus_deviation_times_noise_of_torchs_seed() -> None:
+def test_the_sample_is_mean_plus_deviation_times_noise_of_the_images_seed() -> None:
     torch.manual_seed(0)
     model = build_autoencoder(ModelSettings(vae=TINY), 1).train()
     image = torch.rand(4, 1, 16, 16)
-    torch.manual_seed(5)
-    found = model(image)
-    torch.manual_seed(5)
-    noise = torch.randn(4, 3, 8, 8)
+    seeds = torch.tensor([9, 3, 5, 1])
+    found = model(image, seeds)
+    noise = torch.cat([draw_normal(seed[None], "model.vae", (3, 8, 8)) for seed in seeds])
     expected = found["mean"] + found["deviation"] * noise
     torch.testing.assert_close(found["latent"], expected)
     assert bool((found["deviation"] > 0).all())
     torch.testing.assert_close(found["reconstruction"], model.decode(expected))
+
+
+def test_a_forward_of_training_without_seeds_is_refused() -> None:
+    model = build_autoencoder(ModelSettings(vae=TINY), 1).train()
+    with pytest.raises(ValueError, match="draws from the seeds of its samples"):
+        model(torch.rand(2, 1, 16, 16))
 
 
 def test_the_mean_is_decoded_in_evaluation() -> None:
@@ -57,7 +63,7 @@ def test_documented_sizes(
 ):
     with torch.device("meta"):
         model = build_autoencoder(settings, 1)
-        found = model(torch.zeros(1, 1, *sides))
+        found = model(torch.zeros(1, 1, *sides), torch.zeros(1, dtype=torch.int64))
     assert found["latent"].shape[1:] == model.latent_shape(sides) == latent
     assert found["reconstruction"].shape[2:] == sides
 

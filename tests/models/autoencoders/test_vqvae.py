@@ -77,6 +77,7 @@ def test_the_codes_are_moving_averages_from_one_use_each() -> None:
     book = sums.copy()
     for seed in (1, 2):
         found = model(image_of(2, seed))
+        model.take_in()
         cells = vectors(found["unquantised"])
         nearest = ((cells[:, None] - book) ** 2).sum(axis=2).argmin(axis=1)
         hot = np.eye(CODES)[nearest]
@@ -92,10 +93,27 @@ def test_codes_that_nobody_uses_stay_where_they_are() -> None:
     model = make().train()
     before = model.codes.detach().clone()
     used = model(image_of(2))["codes"].unique()
+    model.take_in()
     unused = [code for code in range(CODES) if code not in used.tolist()]
     assert unused and len(used) > 1
     torch.testing.assert_close(model.codes[unused], before[unused], rtol=1e-3, atol=1e-3)
     assert not torch.allclose(model.codes[used], before[used], rtol=1e-3, atol=1e-3)
+
+
+def test_an_update_moves_the_codes_once_by_all_its_forwards_as_monai_does_in_one() -> None:
+    image = torch.cat([image_of(2, 1), image_of(2, 2)])
+    model, peer = make().train(), make().train()
+    for part in image.split(1):
+        model(part)
+    model.take_in()
+    peer._codebook.train()(peer._unquantised(image))
+    torch.testing.assert_close(model.codes, peer.codes, rtol=1e-5, atol=1e-6)
+    before = model.codes.clone()
+    model.take_in()  # nothing was gathered since
+    model(image)
+    model.forget()
+    model.take_in()
+    assert torch.equal(model.codes, before)
 
 
 def test_only_a_forward_in_training_moves_the_codes() -> None:
@@ -106,6 +124,7 @@ def test_only_a_forward_in_training_moves_the_codes() -> None:
     model.decode(latent)
     model.eval()
     model.quantise(model(image), 0.5)
+    model.take_in()
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 

@@ -69,6 +69,7 @@ def test_an_untrained_model_returns_about_the_prefilled_patch(make_batch: MakeBa
 def test_pixels_outside_the_mask_come_back_bit_by_bit(make_batch: MakeBatch, mask: bool) -> None:
     torch.manual_seed(0)
     batch = make_batch()
+    batch["seed"] = torch.arange(len(batch["hole"]))
     model = HdrPatchModel(ModelSettings(width=8), HeadSettings(mask=mask, dither=True))
     with torch.no_grad():
         model.network.output.bias.fill_(0.3)

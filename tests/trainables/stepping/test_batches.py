@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from trainables.parts import Loaders
-from trainables.stepping.batches import Share, StepSampler, hash63, train_loader, validation_loader
+from trainables.stepping.batches import Share, StepSampler, train_loader, validation_loader
+from trainables.stepping.inputs import hash63
 
 U64 = (1 << 64) - 1
 
@@ -29,8 +30,8 @@ class Keys(Dataset):
         return key
 
 
-def as_list(samples):
-    return samples
+def listed(samples):
+    return {"keys": samples}
 
 
 def steps_of(size, share, seed, first, last):
@@ -112,20 +113,22 @@ PINNED = [5352869105593375612, 6610530718320829396, 2182528867926667034]
 
 
 def test_the_loader_gives_the_samplers_keys_also_from_processes():
-    loaders = Loaders(Keys(11), Keys(5), collate=as_list)
+    loaders = Loaders(Keys(11), Keys(5), collate=listed)
     share = Share(3, 2, world=2, rank=1)
     expected = list(StepSampler(11, share, 4, 2, 6))
     for workers in (0, 2):
-        assert list(train_loader(loaders, share, 4, 2, 6, workers)) == expected
+        batches = list(train_loader(loaders, share, 4, 2, 6, workers))
+        assert [batch["keys"] for batch in batches] == expected
+        seeds = [[seed for _, seed in micro] for micro in expected]
+        assert [batch["seed"].tolist() for batch in batches] == seeds
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_validation_shares_are_disjoint_and_cover_the_set(world):
-    loaders = Loaders(Keys(3), Keys(11), collate=as_list)
-    shares = [
-        [i for batch in validation_loader(loaders, 2, world, rank) for i in batch]
-        for rank in range(world)
-    ]
+    loaders = Loaders(Keys(3), Keys(11), collate=listed)
+    batches = [list(validation_loader(loaders, 2, world, rank)) for rank in range(world)]
+    shares = [[i for batch in share for i in batch["keys"]] for share in batches]
+    assert shares == [[i for batch in share for i in batch["seed"].tolist()] for share in batches]
     assert sorted(chain(*shares)) == list(range(11))
 
 

@@ -6,7 +6,8 @@ import dataclasses
 
 import torch
 
-from trainables.stepping.batches import Share, hash63, train_loader
+from trainables.stepping.batches import Share, train_loader
+from trainables.stepping.inputs import hash63
 from trainables.toy import ToyGan
 
 FORWARDS: list[str] = []

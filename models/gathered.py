@@ -1,0 +1,23 @@
+"""Statistics that a module gathers while it is trained."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class GathersOverUpdate(nn.Module):
+    """A module that changes by what it sees in its forwards rather than by a gradient (a codebook
+    of moving averages).
+
+    Its forwards in training mode gather; the loop says when the update is over. So it moves once
+    an update, however that is cut into micro-batches and ranks. What it has gathered is no buffer:
+    DDP would overwrite it by that of rank 0.
+    """
+
+    def take_in(self) -> None:
+        """Moves by what was gathered since the last update; every rank calls it."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Drops what was gathered: the update was skipped."""
+        raise NotImplementedError

@@ -1,0 +1,165 @@
+"""What the loop adds to a batch, and the seeds that all randomness of a training comes from.
+
+- `seed` int64 [B]: of a training sample its seed, of any other its index. A forward draws by it
+  (`models.draws`), so that its numbers do not depend on how a step is cut.
+- `update_seed` int64 [B], on the CPU, the same in all samples of an update, on every rank and in
+  every micro-batch: for one draw of all of them (a number of layers, of channels), which the host
+  can read. In training, where `Phase.draws_by_update` asks for it.
+- `schedule.<key>` float32 [B]: the value of each of `Phase.schedules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+
+from losses.schedules import schedule_factor
+from losses.terms import Tensors
+from settings.schema import Settings, SettingsError
+from trainables.parts import Loaders, Phase
+
+SEED, UPDATE_SEED, SCHEDULE = "seed", "update_seed", "schedule."
+
+_MASK = (1 << 64) - 1
+
+
+def hash63(*parts: int) -> int:
+    """A 63-bit hash of whole numbers (splitmix64), equal on every machine and Python."""
+    state = 0
+    for part in parts:
+        state = (state + (part & _MASK) + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of torch's generators in a step (dropout); step -1 is the making of the
+    modules, which is alike on every rank.
+    """
+    return hash63(seed, 3, step + 1, 0 if step < 0 else rank)
+
+
+class Seeded(Dataset):
+    """A data set that hands out its samples together with their seeds.
+
+    Args:
+        samples: of training, with keys (index, seed), or fixed, with keys that are indices.
+    """
+
+    def __init__(self, samples: Any) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitems__(self, keys: Sequence[Any]) -> tuple[Any, list[int]]:
+        """The samples as the data set fetches many, and the seed of each."""
+        many = getattr(self.samples, "__getitems__", None)
+        samples = many(keys) if many else [self.samples[key] for key in keys]
+        return samples, [key[1] if isinstance(key, tuple) else key for key in keys]
+
+
+class SeededCollate:
+    """Makes a batch of what `Seeded` hands out. Samples may have their `seed` themselves."""
+
+    def __init__(self, collate: Callable[[Sequence[Any]], Any] | None) -> None:
+        self.collate = collate or default_collate
+
+    def __call__(self, fetched: Any) -> dict[str, Tensor]:
+        samples, seeds = fetched
+        batch: Mapping[str, Tensor] = self.collate(samples)
+        return {SEED: torch.tensor(seeds, dtype=torch.int64), **batch}
+
+
+def batch_of(loaders: Loaders, split: str, keys: Sequence[Any]) -> dict[str, Tensor]:
+    """The batch of these samples of a split (`trainables.parts.SPLITS`), as its loader makes it.
+
+    Args:
+        keys: (index, seed) of training samples, the indices of others.
+    """
+    samples = Seeded(getattr(loaders, split))
+    return SeededCollate(loaders.collate)(samples.__getitems__(keys))
+
+
+Told = Callable[[Tensors], dict[str, Tensor]]
+
+
+def in_training(phase: Phase, seed: int, step: int, steps: int) -> Told:
+    """Adds to a batch `schedule.<name>` float32 [B], the value at a step, and `update_seed`."""
+    values = schedule_values(phase, step, steps)
+    of_update = hash63(seed, 4, step) if phase.draws_by_update else None
+    return lambda batch: _told(batch, values, of_update)
+
+
+def in_validation(phase: Phase) -> Told:
+    """Adds to a batch the final values of the schedules that validation knows: trials are measured
+    alike wherever they are.
+    """
+    values = schedule_values(phase, 1, 1)
+    measured = {name: values[name] for name in values if name not in phase.training_schedules}
+    return lambda batch: _told(batch, measured, None)
+
+
+def dropout_differs(modules: Mapping[str, nn.Module], world: int) -> str:
+    """A warning where several workers drop out, whose draws are their own; "" elsewhere."""
+    parts = (part for module in modules.values() for part in module.modules())
+    share = max((p.p for p in parts if isinstance(p, nn.modules.dropout._DropoutNd)), default=0.0)
+    if world == 1 or share == 0.0:
+        return ""
+    return (
+        f"dropout (of {share:g} at most) is drawn by each of the {world} workers from a generator "
+        "of its own: the numbers of this training are not those of one worker, only their law is. "
+        "Without dropout they are equal."
+    )
+
+
+def check_schedules(phases: Sequence[Phase], settings: Settings) -> None:
+    """Refuses schedules that are not called by their settings keys, by which a space, a batch and
+    a column find them.
+
+    Raises:
+        SettingsError: there is no such schedule in the settings, or it is another one.
+    """
+    for phase in phases:
+        for key, node in phase.schedules.items():
+            if _node(settings, key) != node:
+                raise SettingsError(
+                    f"phase {phase.name}: {key!r} in Phase.schedules is not the settings key of "
+                    "that schedule. Use the dotted key of its ScheduleSettings in the settings' "
+                    "tree, such as model.window."
+                )
+        for key in sorted(set(phase.training_schedules) - phase.schedules.keys()):
+            raise SettingsError(
+                f"phase {phase.name}: {key!r} of Phase.training_schedules is not one of its "
+                "schedules. Name it in Phase.schedules, too."
+            )
+
+
+def _node(settings: Settings, key: str) -> object:
+    node: Any = settings
+    for name in key.split("."):
+        node = getattr(node, name, None)
+    return node
+
+
+def schedule_values(phase: Phase, step: int, steps: int) -> dict[str, float]:
+    """The value of each schedule of the phase at a step of `steps`."""
+    return {name: schedule_factor(node, step, steps) for name, node in phase.schedules.items()}
+
+
+def _told(batch: Tensors, values: Mapping[str, float], of_update: int | None) -> dict[str, Tensor]:
+    told = dict(batch)
+    if not values and of_update is None:
+        return told
+    size, device = len(batch[SEED]), batch[SEED].device
+    for name, value in values.items():
+        told[SCHEDULE + name] = torch.full((size,), value, device=device)
+    if of_update is not None:
+        told[UPDATE_SEED] = torch.full((size,), of_update, dtype=torch.int64)
+    return told
