@@ -34,9 +34,10 @@ from models.draws import draw_integers, draw_normal, draw_uniform
 from models.gathered import GathersOverUpdate
 from settings.schema import Settings, SettingsError, setting
 from trainables.finding import Finding
-from trainables.parts import Built, Forward, Loaders, Modules, Phase
+from trainables.parts import Built, Forward, Loaders, Modules, Order, Phase
 from trainables.reference import Reference
 from trainables.stepping.optimizer import OptimizerSettings
+from trainables.stepping.orders import grouped, permuted, stratified
 from trainables.stepping.train_settings import SystemSettings, TrainSettings
 from trainables.system import SystemBase
 
@@ -84,6 +85,10 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "Finding",
     "Reference",
     # data
+    "Order",
+    "permuted",
+    "grouped",
+    "stratified",
     "DataError",
     "cached_folder",
     "random_split",

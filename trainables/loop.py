@@ -143,9 +143,8 @@ class Training(Generic[Tree, PreparedT]):
         if self.step == 0 and (text := dropout_differs(self.modules, world)):
             self._warn(text)
         share = Share(self.train.batch_size, self.train.accumulate, world, rank)
-        loader = train_loader(
-            self.loaders, share, self.train.seed, self.step, last, self.train.loader_workers
-        )
+        loading = self.train.loading(gpu=self.accelerator.device.type == "cuda")
+        loader = train_loader(self.loaders, share, self.train.seed, self.step, last, loading)
         batches = iter(loader)
         began = time.perf_counter() - self.seconds
         while self.step < last and not self.has_ended:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -21,6 +21,18 @@ Forward = Callable[[Modules, Tensors, Any], Tensors]
 
 SPLITS = ("train", "validation", "test")
 """The parts of `Loaders`, by name."""
+
+Index = Callable[[int, int], int]
+"""`index(seed, position) -> index of a training sample`, a pure function. A position counts the
+samples of a training, over micro-batches and ranks.
+"""
+
+
+class Order(Protocol):
+    """The order of the training samples; `trainables.stepping.orders` has those to choose from."""
+
+    def __call__(self, size: int, batch: int) -> Index:
+        """The order of `size` samples, in micro-batches of `batch` over all ranks together."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,8 @@ class Loaders:
         test: the same of samples that no decision looks at; None where there are none.
         units: split (validation, test) -> what each of its samples is of, in their order: the
             patient of a slice, the scene of a crop. Without it a split is one unit.
+        order: of the training samples (`grouped`, `stratified`, or one of your own); a fresh
+            permutation each epoch where None.
     """
 
     train: Dataset
@@ -126,3 +140,4 @@ class Loaders:
     warnings: Sequence[str] = ()
     test: Dataset | None = None
     units: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    order: Order | None = None

@@ -88,7 +88,7 @@ def _metrics(arms: Arms, configured: Configured) -> Sequence[Metric]:
 def _batch(training: Training[Any, Any]) -> Any:
     """The first batch of the training, as its first step has it."""
     train = training.train
-    loader = train_loader(training.loaders, Share(train.batch_size, 1), train.seed, 0, 1, 0)
+    loader = train_loader(training.loaders, Share(train.batch_size, 1), train.seed, 0, 1)
     return next(iter(loader))
 
 

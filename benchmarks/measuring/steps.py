@@ -34,7 +34,7 @@ def prepared_settings(system: System, changes: Mapping[str, Any]) -> tuple[Any, 
 def batches_of(system: System, settings: Any, prepared: Any) -> Iterator[Any]:
     share = Share(settings.train.batch_size, 1)
     loaders = system.loaders(settings, prepared)
-    return iter(train_loader(loaders, share, 0, 0, MANY, 0))
+    return iter(train_loader(loaders, share, 0, 0, MANY))
 
 
 def timed_steps(

@@ -44,7 +44,7 @@ KEPT_BY_SWEEP = {
     "train.seed": _SHARED,
     "train.init_from": _SHARED,
     "train.test": _SHARED,
-    "train.loader_workers": _MACHINE,
+    "train.loader_*": _MACHINE,
     "train.compile": _MACHINE,
     "train.channels_last": _MACHINE,
     "train.finite_check_every": _MACHINE,

@@ -92,7 +92,7 @@ def waits_of(case, tree, directory, steps):
     """What the host would wait for in each of the first steps."""
     training = Training(case.system, tree, LocalRun(directory), case.prepared)
     share = Share(tree.train.batch_size, tree.train.accumulate)
-    batches = iter(train_loader(training.loaders, share, tree.train.seed, 0, steps, 0))
+    batches = iter(train_loader(training.loaders, share, tree.train.seed, 0, steps))
     device, waits = Device(training.modules), []
     for average in training.ema.values():
         device.take([*average.module.parameters(), *average.module.buffers()])

@@ -20,6 +20,7 @@ NAMES = """
     SystemSettings Tensors Term TermSettings TrainSettings adversarial_term cached_folder
     differences hole_values images images_with_hole marked per_sample random_split samples_of
     setting values values_of weighted_values
+    Order grouped permuted stratified
 """
 
 

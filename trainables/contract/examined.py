@@ -124,11 +124,11 @@ class Examined:
     def batch(self, settings: SystemSettings, validation: bool = False) -> dict[str, Tensor]:
         """The first `SAMPLES` samples."""
         loaders = self.system.loaders(settings, self.prepared)
-        data: Any = loaders.validation if validation else loaders.train
-        keys = [(i % len(data), i) for i in range(SAMPLES)]
         if validation:
-            return batch_of(loaders, "validation", [index for index, _ in keys])
-        return batch_of(loaders, "train", keys)
+            fixed: Any = loaders.validation
+            return batch_of(loaders, "validation", [i % len(fixed) for i in range(SAMPLES)])
+        indices = first(loaders, SAMPLES)
+        return batch_of(loaders, "train", [(index, i) for i, index in enumerate(indices)])
 
     def predictions(
         self, settings: SystemSettings, modules: Mapping[str, nn.Module]
@@ -147,6 +147,17 @@ class Examined:
                 prediction = forward(phase, modules, batch, settings)
             yield phase, prediction, batch
             batch = {**batch, **phase.shared_outputs(prediction)}
+
+
+def first(loaders: Loaders, count: int) -> list[int]:
+    """The first training samples; where they have an order of their own, a micro-batch in it: not
+    all samples need to fit into one.
+    """
+    data: Any = loaders.train
+    if loaders.order is None:
+        return [i % len(data) for i in range(count)]
+    index = loaders.order(len(data), count)
+    return [index(0, position) for position in range(count)]
 
 
 def short_of(system: System) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from trainables.stepping.train_settings import SystemSettings
 _SEEDS = 8
 """Draws of one sample that are compared: of few, a random flip may leave all as they are."""
 
+_EPOCHS = 2
+"""Passes through the training samples, in which an order is looked at."""
+
 
 def prepares_the_same_again(examined: Examined) -> Iterator[Fault]:
     """`prepare` gives the same from the cache, in another cache, and through a pickle."""
@@ -94,6 +97,35 @@ def draws_samples_from_their_seed(examined: Examined) -> Iterator[Fault]:
                 "Make a torch.Generator or numpy Generator of the seed in train[(index, seed)], "
                 "draw nothing in validation[index], and let the data set count nothing",
             )
+
+
+def draws_in_a_pure_order(examined: Examined) -> Iterator[Fault]:
+    """`Loaders.order` gives samples that there are, as a function of seed and position alone."""
+    order = examined.loaders.order
+    if order is None:
+        return
+    train: Any = examined.loaders.train
+    size, batch = len(train), examined.settings.train.batch_size
+    positions = range(_EPOCHS * size + batch)
+    index = order(size, batch)
+    drawn = [index(seed, position) for seed in (0, 1) for position in positions]
+    strange = next((i for i in drawn if type(i) is not int or not 0 <= i < size), None)
+    if strange is not None:
+        yield Fault(
+            "Loaders.order",
+            f"it gives the index of one of the {size} training samples",
+            f"it gives {strange!r}",
+            "Return an int from 0 on",
+        )
+    again = order(size, batch)
+    backwards = [again(seed, at) for seed in (1, 0) for at in reversed(positions)]
+    if drawn != backwards[::-1]:
+        yield Fault(
+            "Loaders.order",
+            "it is a function of seed and position, so that a training can be resumed anywhere",
+            "asked again from the last position to the first, it gives other samples",
+            "Draw from a generator made of the seed and the epoch, and count nothing",
+        )
 
 
 def validates_on_the_same_samples(examined: Examined) -> Iterator[Fault]:
@@ -242,6 +274,7 @@ def moves_what_its_phase_trains(examined: Examined) -> Iterator[Fault]:
 RULES: tuple[Callable[[Examined], Iterator[Fault]], ...] = (
     prepares_the_same_again,
     draws_samples_from_their_seed,
+    draws_in_a_pure_order,
     validates_on_the_same_samples,
     builds_from_the_seed,
     finds_its_settings_trainable,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from metrics.health import SIGNS
 from settings.flat import leaves, replace
 from settings.paths import TrainingPaths
 from trainables.checkpoints import checkpoint
-from trainables.contract.examined import Examined, same
+from trainables.contract.examined import Examined, first, same
 from trainables.contract.fault import Fault
 from trainables.loop import fit
 from trainables.parts import Loaders
@@ -31,14 +31,14 @@ _LEARN_STEPS = 10
 class _Repeated(Dataset):
     """The first samples of a set, each always drawn with the same seed."""
 
-    def __init__(self, data: Any, size: int) -> None:
-        self.data, self.size = data, size
+    def __init__(self, data: Any, indices: Sequence[int]) -> None:
+        self.data, self.indices = data, indices
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.indices)
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        return self.data[(key[0] % len(self.data), 0)]
+        return self.data[(self.indices[key[0]], 0)]
 
 
 class _OneBatch:
@@ -52,7 +52,7 @@ class _OneBatch:
 
     def loaders(self, settings: SystemSettings, prepared: object) -> Loaders:
         loaders = self._system.loaders(settings, prepared)
-        train = _Repeated(loaders.train, settings.train.batch_size)
+        train = _Repeated(loaders.train, first(loaders, settings.train.batch_size))
         validation: Any = loaders.validation
         few = Subset(validation, range(min(2, len(validation))))
         return Loaders(train, few, loaders.collate)

@@ -4,15 +4,18 @@ step alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from torch.utils.data import DataLoader, Sampler, Subset
 
-from trainables.parts import Loaders
+from trainables.parts import Loaders, Order
 from trainables.stepping.inputs import Seeded, SeededCollate, hash63
+from trainables.stepping.orders import permuted
+
+_IN_THIS_PROCESS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,25 @@ class Share:
 class StepSampler(Sampler[list[tuple[int, int]]]):
     """Micro-batches of `(index, sample seed)` from step `first` to `last` (exclusive).
 
-    The samples of a step do not depend on how they are cut into workers and micro-batches: two
-    workers with batch 4, one with batch 8, and one with batch 4 that accumulates twice see the
-    same ones. Each epoch is a fresh permutation; a step may span two epochs, so no sample is
-    dropped.
+    Args:
+        size: of the training set.
+        order: of its samples, `permuted()` where None.
     """
 
-    def __init__(self, size: int, share: Share, seed: int, first: int, last: int) -> None:
+    def __init__(
+        self,
+        size: int,
+        share: Share,
+        seed: int,
+        first: int,
+        last: int,
+        order: Order | None = None,
+    ) -> None:
         if size < 1:
             raise ValueError("the training set is empty: there is nothing to draw a batch from.")
-        self.size, self.share, self.seed = size, share, seed
+        self.share, self.seed = share, seed
         self.first, self.last = first, last
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._index = (order or permuted())(size, share.batch_size * share.world)
 
     def __len__(self) -> int:
         return (self.last - self.first) * self.share.accumulate
@@ -58,24 +68,29 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             yield [self._draw(position) for position in range(begin, begin + share.batch_size)]
 
     def _draw(self, position: int) -> tuple[int, int]:
-        epoch, offset = divmod(position, self.size)
-        if epoch != self._epoch:
-            self._order = np.random.default_rng(hash63(self.seed, 1, epoch)).permutation(self.size)
-            self._epoch = epoch
-        return int(self._order[offset]), hash63(self.seed, 2, position)
+        return self._index(self.seed, position), hash63(self.seed, 2, position)
 
 
 def train_loader(
-    loaders: Loaders, share: Share, seed: int, first: int, last: int, workers: int
+    loaders: Loaders,
+    share: Share,
+    seed: int,
+    first: int,
+    last: int,
+    loading: Mapping[str, Any] = _IN_THIS_PROCESS,
 ) -> DataLoader:
-    """Micro-batches in order, `share.accumulate` of them per step."""
+    """Micro-batches in order, `share.accumulate` of them per step.
+
+    Args:
+        loading: options of the DataLoader (`TrainSettings.loading`).
+    """
     size = len(loaders.train)  # type: ignore[arg-type]  # map-style by contract
-    sampler = StepSampler(size, share, seed, first, last)
+    sampler = StepSampler(size, share, seed, first, last, loaders.order)
     return DataLoader(
         Seeded(loaders.train),
         batch_sampler=sampler,
-        num_workers=workers,
         collate_fn=SeededCollate(loaders.collate),
+        **loading,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from settings.schema import Settings, SettingsError, setting
 
@@ -77,6 +77,17 @@ class TrainSettings(Settings):
     max_skipped_steps: int = setting(20, "fp16 overflows in a row that end a trial", low=1)
     validation_batch_size: int = setting(16, "samples per validation batch", low=1, high=65536)
     loader_workers: int = setting(0, "processes that load training data", low=0, high=256)
+    loader_prefetch: int = setting(
+        0,
+        "micro-batches that each loader process makes ahead; 0 for PyTorch's own number, 2",
+        low=0,
+        high=1024,
+    )
+    loader_pin_memory: bool = setting(
+        False,
+        "with a GPU, a thread beside the loader processes copies micro-batches to pinned memory; "
+        "otherwise a step does",
+    )
     test: bool = setting(
         False, "at the end, measure the best and the newest checkpoint on the test split"
     )
@@ -95,11 +106,27 @@ class TrainSettings(Settings):
                 "train.precision=fp16, whose gradient scaler looks at every step to skip those "
                 "that overflow. Use train.finite_check_every=1, or train.precision=bf16."
             )
+        if self.loader_workers == 0 and (self.loader_prefetch or self.loader_pin_memory):
+            key = "loader_prefetch" if self.loader_prefetch else "loader_pin_memory"
+            value = str(getattr(self, key)).lower()
+            raise SettingsError(
+                f"train.{key}={value} is about what loader processes make ahead, and "
+                "train.loader_workers=0 has none: every batch is made and pinned when its step "
+                "asks for it. Use train.loader_workers=1 or more, or leave the key out."
+            )
         if 0.0 < self.overfit_ratio <= 1.0:
             raise SettingsError(
                 f"train.overfit_ratio must be 0 (no end) or above 1, not {self.overfit_ratio}: "
                 "the validation loss of a sound training is about its training loss."
             )
+
+    def loading(self, gpu: bool) -> dict[str, Any]:
+        """The options of the DataLoader of training samples. What pins memory needs a GPU."""
+        return {
+            "num_workers": self.loader_workers,
+            "prefetch_factor": self.loader_prefetch or None,
+            "pin_memory": self.loader_pin_memory and gpu,
+        }
 
 
 def computes(precision: str, gpu: bool) -> bool:

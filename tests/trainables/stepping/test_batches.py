@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
+from settings.schema import SettingsError
 from trainables.parts import Loaders
 from trainables.stepping.batches import Share, StepSampler, train_loader, validation_loader
 from trainables.stepping.inputs import hash63
+from trainables.stepping.train_settings import TrainSettings
 
 U64 = (1 << 64) - 1
 
@@ -32,6 +34,9 @@ class Keys(Dataset):
 
 def listed(samples):
     return {"keys": samples}
+
+
+LOADERS = Loaders(Keys(11), Keys(5), collate=listed)
 
 
 def steps_of(size, share, seed, first, last):
@@ -113,11 +118,11 @@ PINNED = [5352869105593375612, 6610530718320829396, 2182528867926667034]
 
 
 def test_the_loader_gives_the_samplers_keys_also_from_processes():
-    loaders = Loaders(Keys(11), Keys(5), collate=listed)
     share = Share(3, 2, world=2, rank=1)
     expected = list(StepSampler(11, share, 4, 2, 6))
     for workers in (0, 2):
-        batches = list(train_loader(loaders, share, 4, 2, 6, workers))
+        loader = train_loader(LOADERS, share, 4, 2, 6, {"num_workers": workers})
+        batches = list(loader)
         assert [batch["keys"] for batch in batches] == expected
         seeds = [[seed for _, seed in micro] for micro in expected]
         assert [batch["seed"].tolist() for batch in batches] == seeds
@@ -139,3 +144,28 @@ def test_sets_that_are_too_small_are_refused():
     for rank in range(4):
         with pytest.raises(ValueError, match=r"3 samples .* 4 workers"):
             validation_loader(Loaders(Keys(3), Keys(3)), 2, 4, rank)
+
+
+# What the DataLoader is told
+
+
+def test_the_loader_is_told_of_processes_and_what_they_make_ahead():
+    def told(gpu=True, **settings):
+        loading = TrainSettings(**settings).loading(gpu)
+        loader = train_loader(LOADERS, Share(3, 1), 0, 0, 1, loading)
+        return loader.num_workers, loader.prefetch_factor, loader.pin_memory
+
+    full = {"loader_workers": 2, "loader_prefetch": 5, "loader_pin_memory": True}
+    assert told(**full) == (2, 5, True)
+    assert told(gpu=False, **full) == (2, 5, False), "pinning needs a GPU"
+    assert told(loader_workers=2) == (2, 2, False)
+    assert told() == (0, None, False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [({"loader_prefetch": 4}, "prefetch=4"), ({"loader_pin_memory": True}, "pin_memory=true")],
+)
+def test_what_is_made_ahead_needs_processes_that_make_it(settings, key):
+    with pytest.raises(SettingsError, match=rf"loader_{key} .*loader_workers=0 has none.*Use"):
+        TrainSettings(**settings)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from trainables.parts import Built, Loaders, Phase
-from trainables.stepping.devices import lay_out, to_device
+from trainables.stepping.devices import _pinned, lay_out, to_device
 from trainables.toy import Toy
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -125,6 +125,15 @@ def test_tensors_of_other_than_four_axes_are_left_alone():
     assert is_channels_last(moved["image"]) and not is_channels_last(batch["image"])
     assert moved["volume"].is_contiguous() and moved["name"] == "a"
     assert all(torch.equal(moved[key], value) for key, value in kept.items())
+
+
+@pytest.mark.gpu
+def test_what_a_loader_has_pinned_is_not_copied_again():
+    """Neither is what is pageable left so: the host would wait for the device."""
+    pinned = torch.randn(8).pin_memory()
+    assert _pinned(pinned).data_ptr() == pinned.data_ptr()
+    assert _pinned(torch.randn(8)).is_pinned()
+    assert torch.equal(to_device({"x": pinned}, torch.device("cuda"), False)["x"].cpu(), pinned)
 
 
 def test_bf16_learns_the_line_on_a_cpu(toys, tmp_path):

@@ -56,7 +56,7 @@ def one_critic_step(tree):
     torch.default_generator.manual_seed(hash63(tree.train.seed, 3, 0, 0))
     modules = system.build(tree, None).modules
     share = Share(tree.train.batch_size, 1, 1, 0)
-    loader = train_loader(system.loaders(tree, None), share, tree.train.seed, 0, 1, 0)
+    loader = train_loader(system.loaders(tree, None), share, tree.train.seed, 0, 1)
     batch = next(iter(loader))
     fake = torch.cat([batch["x"], modules["model"](batch["x"]).detach()], dim=1)
     real = torch.cat([batch["x"], batch["y"]], dim=1)
