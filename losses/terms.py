@@ -2,7 +2,7 @@
 
 A term returns a *sum*; its count depends on the batch alone. The loop adds the counts of all
 micro-batches and ranks first, so that a mean is exact under accumulation, ragged batches, masks
-and any number of workers.
+and any number of workers. The exception, a term that compares samples, says so (`Term.splits`).
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ class Term:
             where it has.
         constant_count: whether the count is the same for every batch of one size (samples, all
             values), so that workers add it up over each other once and not at every step.
+        splits: why the term's mean depends on how samples are cut into batches, where it does (a
+            distance between the sets of predictions and targets of a batch); "" where it is a sum
+            over samples. Such a term returns its value times the count, whatever the samples'
+            order; it compares the micro-batch of one worker, and a step has the mean of the
+            micro-batches' values.
     """
 
     sum: Callable[[Tensors, Tensors, Any], Tensor]
@@ -60,6 +65,7 @@ class Term:
     reads: tuple[str, ...] = ()
     unbounded: str = ""
     constant_count: bool = False
+    splits: str = ""
 
     def __call__(
         self, prediction: Tensors, batch: Tensors, settings: object

@@ -35,6 +35,7 @@ from settings.stop_reasons import STOP_REASON
 from trainables.checkpoints import begin, checkpoint, contents
 from trainables.checkpoints.restore import built_for
 from trainables.parts import Phase
+from trainables.reporting.cuts import cut_warnings
 from trainables.reporting.evaluate import Worst, evaluate, weighted_validation
 from trainables.reporting.measure import check_splits, final_test
 from trainables.reporting.metadata import write_metadata
@@ -45,7 +46,7 @@ from trainables.stepping import devices
 from trainables.stepping.average import averages
 from trainables.stepping.batches import Share, train_loader, validation_loader
 from trainables.stepping.devices import make_accelerator
-from trainables.stepping.inputs import check_schedules, dropout_differs, step_seed
+from trainables.stepping.inputs import check_schedules, step_seed
 from trainables.stepping.micro_batches import MicroBatches
 from trainables.stepping.not_finite import NonFiniteError, Unseen
 from trainables.stepping.optimizer import OptimizerSettings, make_optimizer, parameter_groups
@@ -140,8 +141,9 @@ class Training(Generic[Tree, PreparedT]):
             return self.last_report
         self._describe()
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        if self.step == 0 and (text := dropout_differs(self.modules, world)):
-            self._warn(text)
+        if self.step == 0:
+            for text in cut_warnings(self.phases, self.modules, self.train, world):
+                self._warn(text)
         share = Share(self.train.batch_size, self.train.accumulate, world, rank)
         loading = self.train.loading(gpu=self.accelerator.device.type == "cuda")
         loader = train_loader(self.loaders, share, self.train.seed, self.step, last, loading)

@@ -2,8 +2,9 @@
 
 Per term: finite, with a finite and non-zero gradient on random input; bounded below; at its
 minimum where it claims one; every key of its own changes something; what it does not declare in
-`reads` changes nothing; its mean is exact however the samples are split into batches. What holds
-for a system outside of the repository as well is a rule of `trainables.contract.terms`.
+`reads` changes nothing; its mean is exact however the samples are split into batches, or it says
+that it is not and keeps the law of sets. What holds for a system outside of the repository as well
+is a rule of `trainables.contract.terms`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from losses.composite import Composite
 from losses.terms import TermSettings
 from settings.flat import leaves, replace
 from settings.schema import child_nodes, own_leaves
+from trainables.contract import sets
 from trainables.contract import terms as rules
 from trainables.contract.keys import changed, declares
 
@@ -143,3 +145,9 @@ def test_the_mean_is_exact_under_ragged_splits(audited, cuts, seed):
         name, "", audit.terms[name], audit.sparse, batch, raw, audit.prediction
     )
     assert not list(rules.is_a_sum_over_samples(case, (0, *sorted(cuts), 6)))
+
+
+def test_what_depends_on_the_cut_keeps_the_law_of_sets(audited):
+    """Of a term with `splits`; its count adds up all the same (above)."""
+    case = case_of(audited, seed=8)
+    assert not [str(fault) for rule in sets.RULES for fault in rule(case)]

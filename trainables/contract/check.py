@@ -6,7 +6,16 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from trainables.contract import beside, declarations, draws, metrics, samples, terms, training
+from trainables.contract import (
+    beside,
+    cases,
+    declarations,
+    draws,
+    metrics,
+    samples,
+    terms,
+    training,
+)
 from trainables.contract.examined import Examined
 from trainables.contract.fault import Fault
 
@@ -18,7 +27,7 @@ Rule = Callable[[Examined], Iterable[Fault]]
 
 def keeps_the_rules_of_terms(examined: Examined) -> Iterator[Fault]:
     """Every rule of `trainables.contract.terms`, for every term."""
-    for case in terms.term_cases(examined):
+    for case in cases.term_cases(examined):
         yield from terms.faults_of_term(case)
 
 

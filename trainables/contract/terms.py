@@ -1,75 +1,29 @@
 """The rules of a loss term, each a function of a `TermCase` that yields what breaks it.
 
-They are asked on tensors: those of a system's first batch (`term_cases`), or those that a test
-makes up. `raw` [B, n] are the numbers that the prediction of B samples is made of.
+They are asked on tensors: those of a system's first batch (`cases.term_cases`), or those that a
+test makes up. What a term that compares samples owes instead of additivity is in `sets`.
 """
 
 from __future__ import annotations
 
-import copy
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from losses.terms import Tensors, Term, TermSettings
+from losses.terms import Tensors, TermSettings
 from settings.flat import leaves
 from settings.schema import Settings, own_leaves
-from trainables.contract.examined import Examined, cloned, forward, same, seed_everything
+from trainables.contract import sets
+from trainables.contract.cases import TermCase, is_near
+from trainables.contract.examined import Examined, cloned, same, seed_everything
 from trainables.contract.fault import Fault
 from trainables.contract.keys import changed, declares, guilty
-from trainables.parts import Phase
-from trainables.stepping.train_settings import SystemSettings
-
-TOLERANCE = 2e-5, 1e-5
-"""Relative and absolute, of sums that are added in another order."""
 
 APPLIED = tuple(own_leaves(TermSettings))
 """Keys of every term (`weight`, `enabled`) that say how it is applied, not what it measures."""
-
-
-@dataclass(frozen=True)
-class TermCase:
-    """A term with tensors to look at it.
-
-    Attributes:
-        node: its settings node, such as `loss.l1`; "" where the tree has none.
-        settings: the system's tree, with the term on.
-        predict: `predict(batch, settings, raw) -> prediction`.
-        others: further `raw`, at which the term must keep its lower bound.
-        under: the term that other settings make, where terms are made from settings.
-        compares: whether the prediction means the same under other settings.
-    """
-
-    name: str
-    node: str
-    term: Term
-    settings: SystemSettings
-    batch: Tensors
-    raw: Tensor
-    predict: Callable[[Tensors, Any, Tensor], Tensors]
-    others: tuple[Tensor, ...] = ()
-    under: Callable[[Any], Term] | None = None
-    compares: Callable[[Any], bool] = lambda settings: True
-
-    @property
-    def subject(self) -> str:
-        return f"term {self.name}"
-
-    def prediction(self, raw: Tensor | None = None, settings: Settings | None = None) -> Tensors:
-        tree = self.settings if settings is None else settings
-        return self.predict(self.batch, tree, self.raw if raw is None else raw)
-
-    def measured(self, prediction: Tensors, settings: Settings | None = None) -> list[float]:
-        """Sum and count."""
-        tree = self.settings if settings is None else settings
-        term = self.term if self.under is None or settings is None else self.under(settings)
-        with torch.no_grad():
-            return [float(x) for x in term(prediction, self.batch, tree)]
 
 
 def returns_two_scalars(case: TermCase) -> Iterator[Fault]:
@@ -145,19 +99,23 @@ def is_bounded_below(case: TermCase) -> Iterator[Fault]:
 
 
 def is_a_sum_over_samples(case: TermCase, edges: Sequence[int] | None = None) -> Iterator[Fault]:
-    """Sum and count of a batch are those of its parts, cut at `edges` (in the middle by default),
-    added up.
+    """Sum and count of a batch are those of its parts, cut at `edges` (in the middle, and tried
+    with noise on the prediction, by default), added up. Where `Term.splits` is set the count alone
+    is.
     """
     size = len(case.raw)
+    noises = (0.0, 1.0) if edges is None else (0.0,)
     edges = (0, size // 2, size) if edges is None else edges
-    prediction = case.prediction()
+    for prediction in case.predictions(noises):
+        faults = list(_not_added_up(case, edges, prediction))
+        yield from faults
+        if faults:
+            return
+
+
+def _not_added_up(case: TermCase, edges: Sequence[int], prediction: Tensors) -> Iterator[Fault]:
     total, count = case.measured(prediction)
-    sums = counts = 0.0
-    for start, end in pairwise(edges):
-        part = replace(case, batch={k: v[start:end] for k, v in case.batch.items()})
-        of_part = part.measured({k: v[start:end] for k, v in prediction.items()})
-        sums, counts = sums + of_part[0], counts + of_part[1]
-    relative, absolute = TOLERANCE
+    sums, counts = case.over_parts(edges, prediction)
     if counts != count:
         yield Fault(
             case.subject,
@@ -165,14 +123,15 @@ def is_a_sum_over_samples(case: TermCase, edges: Sequence[int] | None = None) ->
             f"{count:g} over the whole, {counts:g} over the parts together",
             "Count samples, pixels or marks; a share or a mean is no count",
         )
-    if abs(sums - total) > relative * abs(total) + absolute:
+    if math.isfinite(total) and not (case.term.splits or is_near(sums, total)):
         is_mean = abs(sums - (len(edges) - 1) * total) <= 0.5 * abs(total)
         yield Fault(
             case.subject,
             "it returns a sum over samples, which the count makes a mean",
             f"{total:g} over the whole batch and {sums:g} over its parts together"
             + (", as a mean would be" if is_mean else ""),
-            "Return the sum; the loop divides by the count of all batches and workers",
+            "Return the sum; the loop divides by the count of all batches and workers. What "
+            "compares the samples with each other says so in `Term.splits`",
         )
 
 
@@ -276,6 +235,7 @@ RULES: tuple[Callable[[TermCase], Iterator[Fault]], ...] = (
     is_finite_with_a_gradient,
     is_bounded_below,
     is_a_sum_over_samples,
+    *sets.RULES,
     keeps_a_constant_count,
     declares_what_it_reads,
     has_keys_that_do_something,
@@ -292,66 +252,6 @@ def faults_of_term(case: TermCase) -> list[Fault]:
             return faults
         broken += faults
     return broken
-
-
-def term_cases(examined: Examined) -> Iterator[TermCase]:
-    """Every term of a system, on what `Examined.predictions` gives."""
-    settings = examined.audited
-    modules = examined.modules(settings)
-    for phase, prediction, batch in examined.predictions(settings, copy.deepcopy(modules)):
-        predict = _Made(examined, phase.name, copy.deepcopy(modules), settings, cloned(prediction))
-        for name, term in phase.composite.terms.items():
-            node = f"{phase.composite.prefix}.{name}"
-            yield TermCase(
-                name=name,
-                node=node,
-                term=term,
-                settings=settings,
-                batch=batch,
-                raw=predict.raw,
-                predict=predict,
-                under=functools.partial(predict.term, name),
-                compares=examined.has_the_network,
-            )
-
-
-@dataclass(frozen=True)
-class _Made:
-    """The prediction of a phase, made of raw numbers, or under other settings by the phase's
-    forward.
-    """
-
-    examined: Examined
-    phase: str
-    modules: Mapping[str, nn.Module]
-    settings: SystemSettings
-    prediction: Tensors
-
-    @property
-    def moving(self) -> dict[str, Tensor]:
-        return {k: v for k, v in self.prediction.items() if v.is_floating_point()}
-
-    @property
-    def raw(self) -> Tensor:
-        return torch.cat([v.reshape(len(v), -1).float() for v in self.moving.values()], dim=1)
-
-    def under(self, settings: SystemSettings) -> Phase:
-        """The phase that other settings make."""
-        phases = self.examined.system.phases(settings, self.examined.prepared)
-        return next(phase for phase in phases if phase.name == self.phase)
-
-    def term(self, name: str, settings: SystemSettings) -> Term:
-        return self.under(settings).composite.terms[name]
-
-    def __call__(self, batch: Tensors, settings: SystemSettings, raw: Tensor) -> Tensors:
-        if settings is not self.settings:
-            with torch.no_grad():
-                modules = copy.deepcopy(self.modules)
-                modules = self.examined.with_averages(settings, modules)
-                return forward(self.under(settings), modules, batch, settings)
-        sizes = [v[0].numel() for v in self.moving.values()]
-        parts = zip(self.moving.items(), raw.split(sizes, dim=1), strict=True)
-        return {**self.prediction, **{k: part.view_as(v).to(v.dtype) for (k, v), part in parts}}
 
 
 def _count_depends(subject: str, value: str) -> Fault:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from losses.schedules import schedule_factor
@@ -104,19 +104,6 @@ def in_validation(phase: Phase) -> Told:
     values = schedule_values(phase, 1, 1)
     measured = {name: values[name] for name in values if name not in phase.training_schedules}
     return lambda batch: _told(batch, measured, None)
-
-
-def dropout_differs(modules: Mapping[str, nn.Module], world: int) -> str:
-    """A warning where several workers drop out, whose draws are their own; "" elsewhere."""
-    parts = (part for module in modules.values() for part in module.modules())
-    share = max((p.p for p in parts if isinstance(p, nn.modules.dropout._DropoutNd)), default=0.0)
-    if world == 1 or share == 0.0:
-        return ""
-    return (
-        f"dropout (of {share:g} at most) is drawn by each of the {world} workers from a generator "
-        "of its own: the numbers of this training are not those of one worker, only their law is. "
-        "Without dropout they are equal."
-    )
 
 
 def check_schedules(phases: Sequence[Phase], settings: Settings) -> None:
