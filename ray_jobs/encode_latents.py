@@ -71,7 +71,12 @@ def make_parser() -> ArgumentParser:
         help="of a 2-D autoencoder: whole patients slice by slice, latents [c, D, h, w]; D is the "
         "first number of data.volume_size",
     )
-    add("overrides", metavar="key=value", nargs="*", help="of data.* only: other data")
+    add(
+        "overrides",
+        metavar="key=value",
+        nargs="*",
+        help="of data.* (other data) and train.external",
+    )
     add("--json", action="store_true", help="print one JSON object")
     return made
 
@@ -81,12 +86,13 @@ def _encode(arguments: Namespace) -> int:
 
     from settings.flat import replace
     from trainables.checkpoints import checkpoint
+    from trainables.checkpoints.external import KEY as EXTERNAL_KEY
     from trainables.checkpoints.restore import open_checkpoint
 
     output, splits = _output(arguments), _splits(arguments.split)
     overrides = _overrides(arguments.overrides)
     path = checkpoint.find(Path(arguments.checkpoint), best=not arguments.newest)
-    opened = open_checkpoint(path)
+    opened = open_checkpoint(path, str(overrides.get(EXTERNAL_KEY, "")))
     system = opened.system
     refuse_without(system, "encode", f"{path} makes no latents of data")
     settings = replace(opened.settings, overrides)
@@ -132,11 +138,15 @@ def _splits(text: str) -> list[str]:
 def _overrides(given: Sequence[str]) -> Mapping[str, Any]:
     from settings.resolve import parse_overrides
     from settings.schema import SettingsError
+    from trainables.checkpoints.external import KEY as EXTERNAL_KEY
 
     overrides = parse_overrides(given)
     for key in overrides:
-        if not key.startswith("data."):
-            raise SettingsError(f"{key} is part of what was trained; only data.* may be changed.")
+        if not (key.startswith("data.") or key == EXTERNAL_KEY):
+            raise SettingsError(
+                f"{key} is part of what was trained; only data.* and {EXTERNAL_KEY} may be "
+                "changed."
+            )
     return overrides
 
 

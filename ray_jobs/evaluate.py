@@ -18,7 +18,10 @@ _DESCRIPTION = """\
   {command} runs/prefill data.source=folder data.root=/data/bistro"""
 
 
-MEASURING_KEYS = ("data.*", "metric.*", "train.validation_batch_size", "train.precision")
+MEASURING_KEYS = (
+    *("data.*", "metric.*", "train.validation_batch_size", "train.precision"),
+    "train.external",
+)
 """What may differ from the training: the data, the measures, and how they are computed."""
 
 WIDTH = 11

@@ -25,7 +25,7 @@ What is read and written is the system's: see the system's `generate`."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit status."""
-    return run_verb(_generate, make_parser().parse_args(argv))
+    return run_verb(_generate, make_parser().parse_intermixed_args(argv))
 
 
 def make_parser() -> ArgumentParser:
@@ -47,6 +47,7 @@ def make_parser() -> ArgumentParser:
     add("--newest", action="store_true", help="take the newest checkpoint, not the best")
     add("--input", required=True, metavar="PATH", help="what to generate from: a file or folder")
     add("--output", required=True, metavar="DIR", help="an empty or new folder for the results")
+    add("overrides", metavar="key=value", nargs="*", help="of train.external only")
     add("--json", action="store_true", help="print one JSON object")
     return made
 
@@ -54,11 +55,16 @@ def make_parser() -> ArgumentParser:
 def _generate(arguments: Namespace) -> int:
     import torch
 
+    from settings.resolve import parse_overrides
     from settings.schema import SettingsError
     from trainables.checkpoints import checkpoint
+    from trainables.checkpoints.external import KEY as EXTERNAL_KEY
     from trainables.checkpoints.restore import open_checkpoint
     from trainables.system import load_system
 
+    overrides = parse_overrides(arguments.overrides)
+    for key in overrides.keys() - {EXTERNAL_KEY}:
+        raise SettingsError(f"{key} is part of what was trained; generate takes {EXTERNAL_KEY}.")
     if arguments.trial is not None and not arguments.from_sweep:
         raise SettingsError("--trial belongs to a sweep: name it with --from-sweep DIR.")
     path = checkpoint.find(_training(arguments), best=not arguments.newest)
@@ -68,7 +74,7 @@ def _generate(arguments: Namespace) -> int:
     if not source.exists():
         raise SettingsError(f"--input {source} does not exist.")
     target = _empty_folder(Path(arguments.output).expanduser())
-    opened = open_checkpoint(path)
+    opened = open_checkpoint(path, str(overrides.get(EXTERNAL_KEY, "")))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     modules = {name: module.to(device) for name, module in opened.modules.items()}
     system: Any = opened.system

@@ -9,6 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def force_to_disk(path: Path) -> None:
+    """Waits until the disk has a file's content, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def atomic_file(path: Path, on_disk: bool = False) -> Iterator[Path]:
     """A path beside `path` to write to. At the end of the block it becomes `path`; after an error
@@ -21,8 +30,7 @@ def atomic_file(path: Path, on_disk: bool = False) -> Iterator[Path]:
     try:
         yield scratch
         if on_disk:
-            with open(scratch, "rb") as file:
-                os.fsync(file.fileno())
+            force_to_disk(scratch)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)

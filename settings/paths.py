@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+EXTERNAL, STAGES, TRIALS = "external", "stages.json", "trials"
+
 
 @dataclass(frozen=True)
 class TrainingPaths:
@@ -25,6 +27,23 @@ class TrainingPaths:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints, one folder each."""
         return self.root / "checkpoints"
+
+    @property
+    def external(self) -> Path:
+        """The folder of the weights of external modules: of the sweep, or the progressive
+        training, that this one belongs to.
+        """
+        whole, root = self.root, self.root.absolute()
+        if root.parent.name == TRIALS and SweepPaths(root.parents[1]).document.exists():
+            whole = root.parents[1]
+        elif (root.parent / STAGES).exists():
+            whole = root.parent
+        return whole / EXTERNAL
+
+    @property
+    def external_folders(self) -> tuple[Path, ...]:
+        """Where they are looked for: a training may have been copied out of its sweep."""
+        return tuple(dict.fromkeys((self.external, self.root / EXTERNAL)))
 
     @property
     def reports(self) -> Path:
@@ -104,8 +123,8 @@ class SweepPaths:
     @property
     def trials(self) -> Path:
         """The folder of the trials."""
-        return self.root / "trials"
+        return self.root / TRIALS
 
     def trial(self, trial: int) -> TrainingPaths:
         """The directory of a trial."""
-        return TrainingPaths(self.root / "trials" / f"{trial:04d}")
+        return TrainingPaths(self.root / TRIALS / f"{trial:04d}")

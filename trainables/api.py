@@ -33,6 +33,7 @@ from metrics.metric import Metric, per_sample
 from models.draws import draw_integers, draw_normal, draw_uniform
 from models.gathered import GathersOverUpdate
 from settings.schema import Settings, SettingsError, setting
+from trainables.external import External, external_file
 from trainables.finding import Finding
 from trainables.parts import Built, Forward, Loaders, Modules, Order, Phase
 from trainables.reference import Reference
@@ -78,6 +79,8 @@ __all__ = [  # noqa: RUF022 - by what they are for
     # the system
     "SystemBase",
     "Built",
+    "External",
+    "external_file",
     "Phase",
     "Modules",
     "Forward",

@@ -21,7 +21,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Generic
 
 import torch
@@ -32,7 +31,7 @@ from metrics.health_signs import number
 from settings.flat import flatten
 from settings.paths import TrainingPaths
 from settings.stop_reasons import STOP_REASON
-from trainables.checkpoints import begin, checkpoint, contents
+from trainables.checkpoints import begin, checkpoint, contents, external, initial
 from trainables.checkpoints.restore import built_for
 from trainables.parts import Phase
 from trainables.reporting.cuts import cut_warnings
@@ -110,9 +109,10 @@ class Training(Generic[Tree, PreparedT]):
         built = built_for(system, settings, prepared, follows)
         self.built_meta = dict(built.meta)
         device = self.accelerator.device
-        if self.train.init_from and not follows:
-            source = Path(self.train.init_from)
-            begin.initial_weights(source, built.modules, system.name, self._warn)
+        self.external = external.held(built, self.phases, follows)
+        self.init_from = follows.get("init_from", {})
+        if not follows:
+            self.init_from = initial.begun(system, settings, built, self._warn)
         self.modules = {name: module.to(device) for name, module in built.modules.items()}
         for module in self.modules.values():
             devices.lay_out(module, self.train.channels_last)
@@ -256,6 +256,7 @@ class Training(Generic[Tree, PreparedT]):
                 self.modules,
                 self.loaders,
                 self.prepared,
+                self.init_from,
             )
 
     def _warn(self, message: str) -> None:
@@ -296,6 +297,8 @@ class Training(Generic[Tree, PreparedT]):
             "system": self.system.name,
             "settings": flatten(self.settings),
             "built": self.built_meta,
+            "external": external.stored(self.run.directory, self.modules, self.external),
+            "init_from": self.init_from,
             "report": dict(self.last_report),
             "seconds": self.seconds,
             "best": self.best,
@@ -303,7 +306,7 @@ class Training(Generic[Tree, PreparedT]):
             "start": begin.label(self.run.start),
             "ends_segment": self.step == self.last_step,
         }
-        tensors = contents.tensors_of(self.modules, self.ema)
+        tensors = contents.tensors_of(self.modules, self.ema, self.external)
         state = contents.state_of(self.updates, self.accelerator)
         checkpoint.save(self.folder, self.step, tensors, state, meta)
         best = self.best[0] if self.best else None
@@ -327,13 +330,14 @@ class Training(Generic[Tree, PreparedT]):
         """Loads the checkpoint that the segment goes on from. Returns whether it is another
         trial's.
         """
-        stored = begin.find(self.run, self.folder, self.system.name)
+        stored = begin.find(self.run, self.folder, self.system.name, self.train.external)
         if stored is None:
             if self.run.is_main and self.run.reports is not None:
                 self.run.reports.truncate_after(0)
             return False
         contents.load_tensors(self.modules, self.ema, stored.tensors)
         contents.load_state(self.updates, self.accelerator, stored.state)
+        self.external = stored.external
         self.step, self.last_report = stored.step, dict(stored.meta["report"])
         reason = str(self.last_report.get(STOP_REASON, ""))
         if reason and goes_on(reason, stored.meta["settings"], flatten(self.settings)):

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from losses.composite import Composite
 from losses.schedules import ScheduleSettings
 from losses.terms import Tensors
+from trainables.external import External
 
 Modules = Mapping[str, nn.Module]
 """The modules of a system by name."""
@@ -109,11 +110,20 @@ class Built:
         no_decay: names "<module>.<parameter>" that get no weight decay beside those with one axis.
         meta: what the modules took from `prepared` (shapes), as JSON holds it. It is stored in
             every checkpoint, and `rebuild` makes the same modules from it.
+        external: module -> the file elsewhere that `build` has taken its weights from
+            (`trainables.external.external_file`, made in `prepare`). The module is frozen: no
+            phase updates it. Its weights lie once in the directory of the training or sweep and in
+            no checkpoint, and are put into what `rebuild` makes; `rebuild` names none.
+        ready: called with the modules, on the CPU, when a training begins and the weights of
+            `train.init_from` are in them: a branch copies the encoder that was loaded. Not where
+            all weights are taken from there, and never on a resume.
     """
 
     modules: dict[str, nn.Module]
     no_decay: frozenset[str] = frozenset()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    external: Mapping[str, External] = field(default_factory=dict)
+    ready: Callable[[Modules], None] | None = None
 
 
 @dataclass(frozen=True)

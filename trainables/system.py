@@ -126,6 +126,19 @@ class System(Protocol[SettingsT, PreparedT]):
         """
         return self.build(settings, _NOTHING)
 
+    def initial(self, name: str, names: Sequence[str]) -> Mapping[str, str]:
+        """What a training begins with of another system's checkpoint (`train.init_from`).
+
+        Args:
+            name: of the other system.
+            names: of its tensors, `module.<module>.<key>`; their values are those of the moving
+                average where there is one.
+
+        Returns:
+            theirs -> ours, of those that are taken.
+        """
+        raise SettingsError(f"system {self.name} has no member `initial`.")
+
     def audit_tensors(
         self, settings: SettingsT, prepared: PreparedT
     ) -> Mapping[str, tuple[Tensors, Tensors]]:

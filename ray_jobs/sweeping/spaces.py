@@ -43,6 +43,7 @@ KEPT_BY_SWEEP = {
     "train.max_skipped_steps": _SHARED,
     "train.seed": _SHARED,
     "train.init_from": _SHARED,
+    "train.external": _MACHINE,
     "train.test": _SHARED,
     "train.loader_*": _MACHINE,
     "train.compile": _MACHINE,

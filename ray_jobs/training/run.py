@@ -135,7 +135,8 @@ def _run(place: Place, ready: Ready, directory: Path, resume: bool) -> Any:
     from trainables.loop import fit
 
     system, parts = ready.system, ready.parts
-    trained = trained_step(directory, system.name) if resume and len(parts) > 1 else 0
+    moved = parts[0].settings.train.external
+    trained = trained_step(directory, system.name, moved) if resume and len(parts) > 1 else 0
     say = _line(objective_of(system, parts[0].settings)[0])
 
     def train_part(part: Any, resume: bool) -> Any:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from settings.atomic_file import atomic_file
+from settings.paths import STAGES as FILE
 from settings.schema import SettingsError, Value
 from settings.systems import current_name
 
-FILE = "stages.json"
 FORMAT = 1
 _BETWEEN_VALUES = re.compile(r",(?![^\[]*\])")
 """A comma that is not inside a list."""
@@ -181,21 +181,22 @@ Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
 def shapes(system: Any, settings: Any, prepared: Any) -> Shapes:
-    """The shapes of a network's parameters and buffers, by module and name. The network is built
-    for this alone.
+    """The shapes of a network's parameters and buffers, by module and name, without external
+    modules. The network is built for this alone.
     """
-    modules = system.build(settings, prepared).modules
+    built = system.build(settings, prepared)
     return {
         name: {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-        for name, module in modules.items()
+        for name, module in built.modules.items()
+        if name not in built.external
     }
 
 
 def check_fit(chain: Sequence[Stage], networks: Sequence[Shapes]) -> None:
     """Checks that the network of each stage can take the weights of the stage before.
 
-    The rule is that of `trainables.checkpoints.begin.initial_weights`: names and shapes are equal;
-    a module that only one of the two has is no obstacle.
+    The rule is that of `trainables.checkpoints.initial.initial_weights`: names and shapes are
+    equal; a module that only one of the two has is no obstacle.
 
     Args:
         chain: the stages in turn.

@@ -78,12 +78,12 @@ def train_parts(
     return report
 
 
-def trained_step(directory: Path, system: str) -> int:
+def trained_step(directory: Path, system: str, moved: str = "") -> int:
     """The step of the newest readable checkpoint of a training; 0 where there is none."""
     from trainables.checkpoints import checkpoint
 
     folder = TrainingPaths(directory).checkpoints
-    newest = checkpoint.newest_good(folder, system, lambda message: None)
+    newest = checkpoint.newest_good(folder, system, lambda message: None, moved)
     return newest.step if newest else 0
 
 

@@ -1,22 +1,20 @@
-"""The beginning of a segment: the trial's own newest checkpoint, the checkpoint of another trial,
-whose weights it takes over under settings and a seed of its own, or weights that are fine-tuned.
+"""The beginning of a segment: the trial's own newest checkpoint, or the checkpoint of another
+trial, whose weights it takes over under settings and a seed of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
-from trainables.checkpoints.checkpoint import Checkpoint, CheckpointError
-from trainables.checkpoints.restore import load_validated
+from trainables.checkpoints.checkpoint import Checkpoint
+from trainables.checkpoints.error import CheckpointError, ExternalError
 from trainables.run import LocalRun
 
 
@@ -27,24 +25,30 @@ def label(start: Path | None) -> str | None:
     return None if start is None else f"{start.parent.parent.name}/{start.name}"
 
 
-def find(run: LocalRun, folder: Path, system: str) -> Checkpoint | None:
+def find(run: LocalRun, folder: Path, system: str, moved: str = "") -> Checkpoint | None:
     """The checkpoint that this segment goes on from; None for a trial that begins.
 
     A segment with `run.start` has its own checkpoints once it has been under way: those that name
     this start. All others in the folder belong to the training that the trial gave up.
 
+    Args:
+        moved: `train.external`.
+
     Raises:
-        CheckpointError: all that could be read is damaged, or of another system.
+        CheckpointError: all that could be read is damaged, or of another system; or its external
+            modules cannot be had.
     """
     if run.start is None:
-        return checkpoint.newest_good(folder, system, run.warn)
+        return checkpoint.newest_good(folder, system, run.warn, moved)
     for path in reversed(checkpoint.available(folder)):
         try:
             if checkpoint.read_meta(path).get("start") == label(run.start):
-                return checkpoint.load(path, system)
+                return checkpoint.load(path, system, moved)
+        except ExternalError:
+            raise
         except CheckpointError as error:
             run.warn(f"{error} Falling back to the previous one.")
-    return checkpoint.load(run.start, system)
+    return checkpoint.load(run.start, system, moved)
 
 
 def meta_of_start(run: LocalRun, folder: Path, system: str) -> Mapping[str, Any]:
@@ -91,32 +95,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     optimizer.load_state_dict(state)
     for group, set_here in zip(optimizer.param_groups, numbers, strict=True):
         group.update(set_here)
-
-
-def initial_weights(
-    path: Path, modules: Mapping[str, nn.Module], system: str, warn: Callable[[str], None]
-) -> None:
-    """Puts the weights of another training into fresh modules: the moving average where it has
-    one. A module that the other training lacks keeps its initialisation and is named through
-    `warn`.
-
-    Raises:
-        CheckpointError: there is no checkpoint, it is damaged, or of another system.
-        SettingsError: a module there has other parameters.
-    """
-    stored = checkpoint.load(checkpoint.find(path.expanduser(), best=True), system)
-    shared = {
-        name: module
-        for name, module in modules.items()
-        if any(key.startswith(f"module.{name}.") for key in stored.tensors)
-    }
-    left = sorted(modules.keys() - shared.keys())
-    if left:
-        warn(f"train.init_from: {stored.path} has no {', '.join(left)}; they begin anew.")
-    try:
-        load_validated(shared, stored.tensors)
-    except RuntimeError as error:  # torch's word for keys or shapes that do not fit
-        raise SettingsError(
-            f"train.init_from: {stored.path} was trained with another network: {error}. Take its "
-            "`model.*` settings (they are in its meta.json), or begin without it."
-        ) from error

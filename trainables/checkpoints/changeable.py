@@ -10,7 +10,7 @@ from settings.schema import SettingsError
 from trainables.configured import Configured
 from trainables.parts import Phase
 
-ON_RESUME = ("train.checkpoint_every", "train.finite_check_every")
+ON_RESUME = ("train.checkpoint_every", "train.finite_check_every", "train.external")
 """Settings that a resumed sweep may change for all its trials: no number depends on them."""
 
 

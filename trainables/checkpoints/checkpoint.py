@@ -15,19 +15,25 @@ import pickle
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from settings.atomic_file import force_to_disk
 from settings.command import command
 from settings.paths import TrainingPaths
 from settings.systems import current_name
+from trainables.checkpoints import external
+from trainables.checkpoints.error import CheckpointError, ExternalError
+from trainables.external import External, read_tensors, write_tensors
 
-FORMAT = 1
+FORMAT = 2
+"""1 had all modules in the checkpoint, and every name its own tensor; it is read."""
+
+TENSORS = "modules.safetensors"
 _PREFIX = "step-"
 STAGE = "stage-"
 """What the folders of a progressive training begin with."""
@@ -36,21 +42,21 @@ REMOVED = "removed.json"
 """The file beside the checkpoints that says which have been deleted, and by which option."""
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that is damaged or belongs to something else; the message says which and what
-    to do.
-    """
-
-
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, on the CPU."""
+    """What a checkpoint holds, on the CPU.
+
+    Attributes:
+        tensors: with those of its external modules, which lie beside it.
+        external: these modules, each with the file in which its weights were found.
+    """
 
     path: Path
     step: int
     meta: dict[str, Any]
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+    external: Mapping[str, External] = field(default_factory=dict)
 
 
 def save(
@@ -68,31 +74,19 @@ def save(
         shutil.rmtree(left_over, ignore_errors=True)
     scratch = folder / f".{target.name}.{os.getpid()}"
     scratch.mkdir(parents=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        scratch / "modules.safetensors",
-    )
+    write_tensors(scratch / TENSORS, tensors)
     torch.save(dict(state), scratch / "state.pt")
     files = {path.name: _fingerprint(path) for path in sorted(scratch.iterdir())}
     (scratch / "meta.json").write_text(
         json.dumps({"format": FORMAT, "step": step, "files": files, **meta})
     )
     for path in (*sorted(scratch.iterdir()), scratch):
-        _force_to_disk(path)
+        force_to_disk(path)
     if target.exists():
         shutil.rmtree(target)
     scratch.rename(target)
-    _force_to_disk(folder)
+    force_to_disk(folder)
     return target
-
-
-def _force_to_disk(path: Path) -> None:
-    """Waits until the disk has a file's content, or a folder's names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -114,8 +108,11 @@ def read_meta(path: Path) -> dict[str, Any]:
     return {**meta, "system": current_name(meta["system"])}
 
 
-def load(path: Path, system: str) -> Checkpoint:
+def load(path: Path, system: str, moved: str = "") -> Checkpoint:
     """Reads one checkpoint.
+
+    Args:
+        moved: `train.external`, where the weights of external modules lie now.
 
     Raises:
         CheckpointError: a file is missing, short or altered, or the checkpoint is of another
@@ -140,7 +137,9 @@ def load(path: Path, system: str) -> Checkpoint:
             f"{path}: state.pt holds more than tensors and plain values. It is not opened, for it "
             "could run code."
         ) from None
-    return Checkpoint(path, meta["step"], meta, load_file(path / "modules.safetensors"), state)
+    beside = external.load(path, meta.get("external", {}), moved)
+    tensors = {**read_tensors(path / TENSORS), **beside.tensors}
+    return Checkpoint(path, meta["step"], meta, tensors, state, beside.external)
 
 
 def available(folder: Path) -> list[Path]:
@@ -219,18 +218,23 @@ def why_removed(folder: Path) -> str:
     )
 
 
-def newest_good(folder: Path, system: str, warn: Callable[[str], None]) -> Checkpoint | None:
+def newest_good(
+    folder: Path, system: str, warn: Callable[[str], None], moved: str = ""
+) -> Checkpoint | None:
     """The newest checkpoint that can be read; damaged ones are named through `warn` and passed
     over.
 
     Raises:
-        CheckpointError: every checkpoint there is damaged, or one is of another system.
+        CheckpointError: every checkpoint there is damaged, one is of another system, or its
+            external modules cannot be had.
     """
     paths = available(folder)
     problems = []
     for path in reversed(paths):
         try:
-            return load(path, system)
+            return load(path, system, moved)
+        except ExternalError:
+            raise
         except CheckpointError as error:
             if "is a checkpoint of system" in str(error):
                 raise

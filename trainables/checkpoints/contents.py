@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from accelerate import Accelerator
@@ -15,12 +15,17 @@ from trainables.stepping.update import PhaseUpdate
 
 
 def tensors_of(
-    modules: Mapping[str, nn.Module], averages: Mapping[str, MovingAverage]
+    modules: Mapping[str, nn.Module],
+    averages: Mapping[str, MovingAverage],
+    external: Container[str] = (),
 ) -> dict[str, Tensor]:
-    """The weights and buffers by name: `module.<name>.<key>` and `ema.<name>.<key>`."""
+    """The weights and buffers by name: `module.<name>.<key>` and `ema.<name>.<key>`, without those
+    of external modules.
+    """
     tensors = {
         f"module.{name}.{key}": tensor.detach()
         for name, module in modules.items()
+        if name not in external
         for key, tensor in module.state_dict().items()
     }
     for name, average in averages.items():

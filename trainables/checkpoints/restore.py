@@ -35,17 +35,21 @@ class Opened:
     modules: Mapping[str, nn.Module]
 
 
-def open_checkpoint(path: Path) -> Opened:
+def open_checkpoint(path: Path, moved: str = "") -> Opened:
     """The modules of one checkpoint (a step-* folder); neither `prepare` nor data is needed.
 
+    Args:
+        moved: another `train.external` than the training's own.
+
     Raises:
-        CheckpointError: it is damaged, or its modules need to know what it does not say.
+        CheckpointError: it is damaged, its modules need to know what it does not say, or external
+            ones cannot be had.
     """
     meta = checkpoint.read_meta(path)
     system = load_system(meta["system"])
     settings = replace(system.Settings(), meta["settings"])
     modules = _built(system, settings, meta, path).modules
-    tensors = checkpoint.load(path, system.name).tensors
+    tensors = checkpoint.load(path, system.name, moved or settings.train.external).tensors
     load_validated(modules, tensors)
     for module in modules.values():
         module.eval()
@@ -56,9 +60,19 @@ def load_validated(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tenso
     """Puts the weights that were validated into freshly built modules: the moving average where
     the checkpoint has one; every key must match.
     """
+    weights = validated(tensors)
     for name, module in modules.items():
-        average = stripped(tensors, f"ema.{name}.module.")
-        fill(module, average or stripped(tensors, f"module.{name}."), f"module {name}")
+        fill(module, stripped(weights, f"module.{name}."), f"module {name}")
+
+
+def validated(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a checkpoint that were validated, by `module.<name>.<key>`."""
+    weights = {key: value for key, value in tensors.items() if key.startswith("module.")}
+    for key, value in tensors.items():
+        name, is_weight, rest = key.removeprefix("ema.").partition(".module.")
+        if key.startswith("ema.") and is_weight:
+            weights[f"module.{name}.{rest}"] = value
+    return weights
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], stored: str) -> None:

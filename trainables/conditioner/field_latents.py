@@ -19,6 +19,7 @@ from data.fields.vae_dataset import open_fields, split_fields
 from metrics.relative_l2 import relative_l2
 from models.fields.field_vae import FrozenDecoder
 from models.fields.range_scaler import RangeScaler
+from trainables.api import External, external_file
 from trainables.conditioner import field_vae_file
 from trainables.conditioner.field_vae import batches_of, decode_on, encode_fields
 from trainables.conditioner.field_vae_file import load_vae, source_files, write_module
@@ -38,6 +39,8 @@ __all__ = [
 SCALERS_FILE = "scalers.safetensors"
 """Beside given latents that were scaled: both scalers, as one state dict."""
 
+_DECODER_FILE = "decoder.safetensors"
+
 Pair = tuple[Tensor, Tensor]
 """Main latents [P, M] and hierarchical codes [P, K, h]."""
 
@@ -48,6 +51,7 @@ class Latents:
 
     Attributes:
         folder: holds main.npy [P, M] and hier.npy [P, K, h], scaled, and decoder.safetensors.
+        decoder: that file, with the fingerprint of its weights.
         length, nodes: T and N of the decoded fields.
         notes: counts and measures by name, for a trial's first report.
     """
@@ -56,10 +60,7 @@ class Latents:
     length: int
     nodes: int
     notes: Mapping[str, float]
-
-    @property
-    def decoder_file(self) -> Path:
-        return Path(self.folder) / "decoder.safetensors"
+    decoder: External
 
 
 def encode_all(
@@ -88,18 +89,19 @@ def encode_all(
         decoder.field_scaler.load_state_dict(model.scaler.state_dict())
         scalers = decoder.main_scaler, decoder.hier_scaler
         scaled = _write_scaled(scratch, latents, scalers, np.array(split.train))
-        write_module(scratch / "decoder.safetensors", decoder)
+        write_module(scratch / _DECODER_FILE, decoder)
         notes = _range_notes(scaled, scalers, validation)
         return {**notes, **_own_error(decoder, values, scaled, validation)}
 
     folder = folder / cache_key(file_states(source_files(vae_file)))
     notes = cached_folder(folder, make)
-    return Latents(str(folder), split.shape[1], split.shape[2], notes)
+    frozen = external_file(folder / _DECODER_FILE)
+    return Latents(str(folder), split.shape[1], split.shape[2], notes, frozen)
 
 
 def load_decoder(latents: Latents) -> FrozenDecoder:
     """The frozen decoder of encoded data, on the CPU."""
-    return field_vae_file.load_decoder(latents.decoder_file)
+    return field_vae_file.load_decoder(latents.decoder.file)
 
 
 @dataclass(frozen=True)

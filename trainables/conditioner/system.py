@@ -174,6 +174,7 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
         built = self.rebuild(settings, prepared.meta)
         if prepared.decoded is not None:
             built.modules["decoder"] = load_decoder(prepared.decoded)
+            built.external = {"decoder": prepared.decoded.decoder}
         else:
             built.modules["scalers"].load_state_dict(load_file(prepared.latents / SCALERS_FILE))
         return built

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from trainables.contract import (
+    beginning,
     beside,
     cases,
     declarations,
@@ -34,6 +35,7 @@ def keeps_the_rules_of_terms(examined: Examined) -> Iterator[Fault]:
 RULES: tuple[Rule, ...] = (
     *declarations.RULES,
     *samples.RULES,
+    *beginning.RULES,
     terms.counts_the_batch_alone,
     keeps_the_rules_of_terms,
     *metrics.RULES,

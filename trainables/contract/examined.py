@@ -88,13 +88,15 @@ class Examined:
         """
         prepared = self.prepared  # made on first use, with random numbers of its own
         torch.manual_seed(seed)
-        modules = self.system.build(settings, prepared).modules
+        built = self.system.build(settings, prepared)
+        if built.ready is not None:
+            built.ready(built.modules)
         with torch.no_grad():
-            for module in modules.values():
+            for module in built.modules.values():
                 for parameter in module.parameters():
                     if parameter.requires_grad:
                         parameter.add_(_NUDGE * torch.randn_like(parameter))
-        return modules
+        return built.modules
 
     def with_averages(
         self, settings: SystemSettings, modules: Mapping[str, nn.Module]

@@ -101,7 +101,7 @@ def modules_of(
     """The modules of a checkpoint as validation sees them, on the accelerator's device: with the
     weights of the moving average where there is one, also under the names `ema.<module>`.
     """
-    stored = checkpoint.load(path, system.name)
+    stored = checkpoint.load(path, system.name, settings.train.external)
     built = built_for(system, settings, prepared, stored.meta)
     modules = {name: module.to(accelerator.device) for name, module in built.modules.items()}
     load_validated(modules, stored.tensors)

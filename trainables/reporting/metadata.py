@@ -29,8 +29,13 @@ def write_metadata(
     modules: Mapping[str, nn.Module],
     loaders: Loaders,
     prepared: object,
+    init_from: Mapping[str, Any],
 ) -> None:
-    """Writes the file, anew where a training goes on, which may be on another machine."""
+    """Writes the file, anew where a training goes on, which may be on another machine.
+
+    Args:
+        init_from: what `trainables.checkpoints.initial.begun` has returned.
+    """
     metadata = {
         "system": system,
         "versions": {**versions(_VERSIONED), "python": platform.python_version()},
@@ -39,6 +44,7 @@ def write_metadata(
         "precision": precision,
         "parameters": {name: parameters(module) for name, module in modules.items()},
         "data": data(loaders, prepared),
+        **({"init_from": dict(init_from)} if init_from else {}),
     }
     with atomic_file(directory / NAME) as scratch:
         scratch.write_text(json.dumps(metadata, indent=1) + "\n")

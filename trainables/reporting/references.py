@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metrics.metric import Metric, Tensors
 from settings.schema import SettingsError
-from trainables.checkpoints.begin import initial_weights
+from trainables.checkpoints.initial import begun
 from trainables.parts import Loaders
 from trainables.reference import Reference
 from trainables.reporting.evaluate import VALIDATION_SEED, joined, sums_of, value_of
@@ -100,10 +100,9 @@ def untrained(
     """
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(settings.train.seed, -1))
-        modules = system.build(settings, prepared).modules
-    if settings.train.init_from:
-        initial_weights(Path(settings.train.init_from), modules, system.name, lambda text: None)
-    modules = {name: module.to(accelerator.device) for name, module in modules.items()}
+        built = system.build(settings, prepared)
+        begun(system, settings, built, lambda text: None)
+    modules = {name: module.to(accelerator.device) for name, module in built.modules.items()}
     modules |= {f"ema.{name}": module for name, module in modules.items()}
     about = "the network before its first step"
     return _network(system, settings, prepared, modules, accelerator, about)

@@ -81,7 +81,9 @@ def wrap(accelerator: Accelerator, module: nn.Module, settings: TrainSettings) -
     The plain module stays what is saved, averaged and validated, so checkpoints of compiled and
     of plain trainings are alike.
     """
-    wrapped = accelerator.prepare_model(module)
+    # DDP takes no module without a gradient, and Accelerate asks it to on CPUs.
+    is_frozen = not any(parameter.requires_grad for parameter in module.parameters())
+    wrapped = accelerator.prepare_model(module, evaluation_mode=is_frozen)
     return torch.compile(wrapped) if settings.compile else wrapped
 
 

@@ -64,6 +64,11 @@ class TrainSettings(Settings):
         "checkpoint whose weights a training begins with: a step-* folder, or a training, of "
         "which the best is taken",
     )
+    external: str = setting(
+        "",
+        "where the weights of frozen modules lie now, if not beside the checkpoint: a file, or a "
+        "folder of some",
+    )
     count_flops: bool = setting(False, "count the floating-point operations of a step")
     channels_last: bool = setting(False, "images and convolutions in channels-last memory order")
     finite_check_every: int = setting(

@@ -172,6 +172,7 @@ def test_how_often_trials_save_may_change_and_outlives_a_resume(stored, tmp_path
     often = ["train.checkpoint_every=3"]
     assert what_changed(setup, {}, often) == []
     assert what_changed(setup, {}, ["train.finite_check_every=4"]) == []
+    assert what_changed(setup, {}, ["train.external=/moved"]) == []
     assert what_changed(setup, {}, [*often, "train.batch_size=2"]) != []
     changed = grown(setup, file.parent, {}, often)
     assert changed.document["settings"]["train.checkpoint_every"] == 3

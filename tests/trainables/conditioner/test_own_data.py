@@ -165,7 +165,7 @@ def test_scalers_see_the_training_samples_alone(conditioner, tmp_path):
                 "data.targets": str(tmp_path / f"{split}.npy"),
             }
         )
-    constants = {split: load_file(p.decoded.decoder_file) for split, p in prepared.items()}
+    constants = {split: load_file(p.decoded.decoder.file) for split, p in prepared.items()}
     assert [key for key in constants["none"] if "scaler" in key]
     for key, value in constants["none"].items():
         assert torch.equal(constants["validation"][key], value), key

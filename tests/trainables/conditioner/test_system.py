@@ -261,6 +261,6 @@ def test_a_vae_of_ones_own_is_taken(conditioner, tmp_path):
     for stop in (2, 4):
         fit(vae, settings, LocalRun(folder, resume=stop > 2, stop_step=stop), prepared)
         taken.append(conditioner.prepared({"vae.checkpoint": str(folder)}))
-    early, late = (load_file(p.decoded.decoder_file) for p in taken)
+    early, late = (load_file(p.decoded.decoder.file) for p in taken)
     assert early.keys() == late.keys()
     assert any(not torch.equal(early[key], late[key]) for key in early)

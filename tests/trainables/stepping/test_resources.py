@@ -64,7 +64,8 @@ class TestInitialWeights:
         meta["system"] = toys.ToyGan.name
         (found / "meta.json").write_text(json.dumps(meta))
         toys.train(toys.ToyGan(), tmp_path / "gan", train__steps=2, train__init_from=str(found))
-        assert "has no critic; they begin anew" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "2 (module.critic.bias, module.critic.weight) begin anew here" in said
 
     def test_another_system_is_refused(self, toys, tmp_path):
         toys.train(toys.Toy(), tmp_path / "first", train__steps=2)
