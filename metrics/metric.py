@@ -48,6 +48,20 @@ class Metric:
     reads: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Column:
+    """One column `val.<name>` of a measure that is no sum over validation batches: what a
+    `Metric` declares, without its `measure` (`trainables.examination`).
+    """
+
+    name: str
+    unit: str
+    mode: Mode | None
+    help: str
+    finish: Callable[[Tensor, float], float] = mean
+    reads: tuple[str, ...] = ()
+
+
 def per_sample(values: Tensor) -> tuple[Tensor, Tensor]:
     """(sum, count) of one value per sample; samples whose value is NaN are not counted. values:
     [B].

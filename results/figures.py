@@ -53,7 +53,7 @@ def learning_curves(sweep: Sweep, frame: pd.DataFrame, reports: pd.DataFrame) ->
             x=curve["step"].tolist(),
             y=_gaps(curve[metric]),
             name=name,
-            mode="lines+markers" if len(curve) == 1 else "lines",
+            mode=_mode(curve[metric]),
             line={
                 "color": WINNER if is_winner else DOCUMENT if row["point"] else OTHER,
                 "width": 2.5 if is_winner or row["point"] else 1,
@@ -162,7 +162,7 @@ def term_curves(
                 y=_gaps(curve[name]),
                 name=f"{term}, {label}",
                 legendgroup=term,
-                mode="lines+markers" if len(curve) == 1 else "lines",
+                mode=_mode(curve[name]),
                 line={"color": palette[index % len(palette)], "dash": dash},
             )
     figure = finished(figure, "step", "share of the weighted sum" if part else "unweighted term")
@@ -198,6 +198,17 @@ def importance_bars(result: Importance) -> Figure | None:
 def _gaps(values: pd.Series) -> list[float | None]:
     """The values, None for one that is not finite, so that the line breaks there."""
     return [float(value) if math.isfinite(value) else None for value in values]
+
+
+def _mode(values: pd.Series) -> str:
+    """Lines, with markers where a value stands between gaps: an examination need not run at every
+    report.
+    """
+    there = np.isfinite(values.to_numpy(dtype=float))
+    beside = np.zeros(len(there) + 2, bool)
+    beside[1:-1] = there
+    alone = there & ~beside[:-2] & ~beside[2:]
+    return "lines+markers" if alone.any() else "lines"
 
 
 def finished(figure: Figure, x: str, y: str) -> Figure:

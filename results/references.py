@@ -260,7 +260,8 @@ def _trainings(row: pd.Series, trials: Mapping[str, Measured]) -> list[Measured]
 
 def _gain(sweep: Sweep, here: Sequence[Measured], there: Sequence[Measured]) -> Gain | None:
     """The gain over the units, by their names, on which what is there has a value; None where
-    there is no such unit.
+    there is no such unit. Where neither has a value of any (an examination is of no unit), the
+    gain over all, without an error.
     """
     if not here or not there:
         return None
@@ -269,13 +270,16 @@ def _gain(sweep: Sweep, here: Sequence[Measured], there: Sequence[Measured]) -> 
     other = [_of_units(sweep, measured) for measured in there]
     common = [unit for unit in mine[0] if all(unit in of for of in (*mine, *other))]
     units = [unit for unit in common if np.isfinite([of[unit] for of in other]).all()]
+    whole = [np.mean([objective_of(sweep, it) for it in side]) for side in (here, there)]
+    overall = float(sign * (whole[1] - whole[0]))
     if not units:
-        return None
+        has_units = any(math.isfinite(value) for of in (*mine, *other) for value in of.values())
+        no_error = Gain(Paired(overall, None, 0), overall)
+        return None if has_units or not math.isfinite(overall) else no_error
     ours, theirs = ([[sign * of[unit] for unit in units] for of in side] for side in (mine, other))
     if not np.isfinite(ours).all():
         return Gain(Paired(-math.inf, None, len(units)), -math.inf)
-    whole = [np.mean([objective_of(sweep, it) for it in side]) for side in (here, there)]
-    return Gain(crossed(ours, theirs), float(sign * (whole[1] - whole[0])))
+    return Gain(crossed(ours, theirs), overall)
 
 
 def _of_units(sweep: Sweep, measured: Measured) -> dict[str, float]:

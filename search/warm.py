@@ -26,6 +26,8 @@ WITHOUT_EFFECT = (
     "train.checkpoint_every",
     "train.finite_check_every",
     "train.tensorboard",
+    "train.figures",
+    "train.examine_every",
 )
 """Keys of which a difference is not worth a line: they do not change what is learnt."""
 

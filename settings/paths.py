@@ -46,6 +46,11 @@ class TrainingPaths:
         return tuple(dict.fromkeys((self.external, self.root / EXTERNAL)))
 
     @property
+    def figures(self) -> Path:
+        """The folder of the figures, one folder of PNG files each."""
+        return self.root / "figures"
+
+    @property
     def reports(self) -> Path:
         """The reports of a training that is no trial, one JSON object a line."""
         return self.root / "reports.jsonl"

@@ -29,10 +29,11 @@ from losses.counts import (
 from losses.schedules import ScheduleSettings
 from losses.terms import Tensors, Term, TermSettings
 from metrics.health import HealthSettings
-from metrics.metric import Metric, per_sample
+from metrics.metric import Column, Metric, per_sample
 from models.draws import draw_integers, draw_normal, draw_uniform
 from models.gathered import GathersOverUpdate
 from settings.schema import Settings, SettingsError, setting
+from trainables.examination import Exam, Examination
 from trainables.external import External, external_file
 from trainables.finding import Finding
 from trainables.parts import Built, Forward, Loaders, Modules, Order, Phase
@@ -76,6 +77,9 @@ __all__ = [  # noqa: RUF022 - by what they are for
     # measures
     "Metric",
     "per_sample",
+    "Examination",
+    "Exam",
+    "Column",
     # the system
     "SystemBase",
     "Built",

@@ -9,9 +9,10 @@ from typing import Any
 
 from losses.composite import Composite
 from losses.schedules import FINAL_VALUE
-from metrics.metric import Metric
+from metrics.metric import Column, Metric
 from settings.flat import flatten, leaves, replace
 from settings.schema import Leaf, Value
+from trainables.examination import examined_columns
 from trainables.parts import Phase
 from trainables.stepping.inputs import check_schedules
 from trainables.stepping.train_settings import SystemSettings
@@ -69,6 +70,16 @@ class Configured:
         first = self.phases[0]
         measured = (key for key in first.schedules if key not in first.training_schedules)
         return tuple(f"{key}.{name}" for key in measured for name in FINAL_VALUE)
+
+    @cached_property
+    def measures(self) -> tuple[Metric | Column, ...]:
+        """Its metrics and the columns of its examinations: what may judge a trial.
+
+        Raises:
+            SettingsError: two of them have one name.
+        """
+        examinations = self.system.examinations(self.settings, None)
+        return (*self.metrics, *examined_columns(examinations, self.metrics))
 
     def under(self, changes: Mapping[str, Any]) -> Configured:
         """The same system with some settings changed.

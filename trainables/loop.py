@@ -12,7 +12,8 @@
                 (only after the next phase's gradient where that phase ignores updates)
         step += 1; update the moving averages, but of what was skipped
         if step % report_every == 0 or step == last:    # `Training._report`
-            report = means of the terms since the last one, validation, health, whether it ends
+            report = means of the terms since the last one, validation, examinations where they
+                are due, health, whether it ends
             append it to the trial's file, save a checkpoint where one is due, tell the decider
 """
 
@@ -36,6 +37,8 @@ from trainables.checkpoints.restore import built_for
 from trainables.parts import Phase
 from trainables.reporting.cuts import cut_warnings
 from trainables.reporting.evaluate import Worst, evaluate, weighted_validation
+from trainables.reporting.examine import Examiner
+from trainables.reporting.figures import Figures
 from trainables.reporting.measure import check_splits, final_test
 from trainables.reporting.metadata import write_metadata
 from trainables.reporting.tensorboard import open_board
@@ -126,10 +129,11 @@ class Training(Generic[Tree, PreparedT]):
         self.step, self.seconds = 0, 0.0
         self.last_report: dict[str, float | str | None] = {}
         self.best: tuple[int, float] | None = None
-        self.watch = Watch(
-            settings, self.phases, self.metrics, run.objective, system.health(settings), self._warn
-        )
+        self.examiner = Examiner(system, settings, prepared, run, self.loaders, self.accelerator)
+        measures, health = self.examiner.measures, system.health(settings)
+        self.watch = Watch(settings, self.phases, measures, run.objective, health, self._warn)
         self.board = open_board(system, settings, run.directory / "tensorboard")
+        self.figures = Figures(system, settings, run, self.board)
         self.resources = Resources(device, self.train.count_flops)
 
     def run_to_end(self) -> Report:
@@ -140,6 +144,7 @@ class Training(Generic[Tree, PreparedT]):
         if self.step >= last or self.has_ended:
             return self.last_report
         self._describe()
+        self.figures.begin(self.step)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         if self.step == 0:
             for text in cut_warnings(self.phases, self.modules, self.train, world):
@@ -203,33 +208,33 @@ class Training(Generic[Tree, PreparedT]):
         for update in self.updates:
             report.update(update.interval.report(self.step))
         report.update(self.resources.report(self.step))
-        worst = self._worst()
+        worst = self.figures.worst("val.worst_batch", self.phases[0], self.step)
         report.update(self.validate(worst))
+        report.update(self.examiner.look(self.step, self.last_step, self.validated))
         report.update(weighted_validation(report, self.phases))
         report.update(self.run.derive(report))
-        report.update(self.watch.look(report, self.last_report))
+        report.update(self.watch.look(report, self.last_report, self.examiner.idle))
+        report.update(self.examiner.finish(report, self.validated))
         self.last_report = report
         if self.run.is_main and self.train.tensorboard:
             self.board.write(report)
-            if worst is not None and worst.image is not None:
-                self.board.draw("val.worst_batch", worst.image, self.step)
+        drawings = self.examiner.drawings(self.validated, self.phases[0])
+        self.figures.draw(drawings, self.step, self.best and self.best[0], worst)
         self.run.report(report, self._save_where_due)
 
-    def _worst(self) -> Worst | None:
-        """A collector of the batch to draw; None where the document has no tag for the figure."""
-        if not (self.train.tensorboard and self.board.wants("val.worst_batch")):
-            return None
-        weights = self.phases[0].composite.weights(self.step, self.train.steps)
-        return Worst(weights, self.system.picture)
+    @property
+    def validated(self) -> dict[str, nn.Module]:
+        """The modules as validation sees them: their moving averages where there are some."""
+        averages = {name: average.module for name, average in self.ema.items()}
+        return {**self.modules, **averages, **self.teachers}
 
     def validate(self, worst: Worst | None = None) -> dict[str, float | None]:
         """The validation columns of the model as it is now: its moving average where there is
         one.
         """
-        averages = {name: average.module for name, average in self.ema.items()}
-        modules = {**self.modules, **averages, **self.teachers}
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         batches = validation_loader(self.loaders, self.train.validation_batch_size, world, rank)
+        modules = self.validated
         return evaluate(
             self.accelerator, modules, self.phases, self.metrics, batches, self.settings, worst
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from losses.terms import Tensors
+from trainables.examination import Examine
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,11 @@ class Reference:
         measure: of what makes no such prediction, or more than one (a codec, whose rate is that of
             its file): `measure(batch) -> {metric: (sums, count)}` as `Metric.measure` gives them.
             A metric that it names is not taken from the prediction.
+        examine: by the name of an examination, what takes the place of its `run`; an examination
+            that is left out is not measured.
     """
 
     predict: Callable[[Tensors], Tensors]
     about: str
     measure: Callable[[Tensors], Mapping[str, tuple[Tensor, Tensor]]] = lambda batch: {}
+    examine: Mapping[str, Examine] = field(default_factory=dict)

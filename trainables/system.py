@@ -17,6 +17,7 @@ from metrics.metric import Metric
 from settings.rooms import hidden_by_ours
 from settings.schema import Settings, SettingsError
 from settings.systems import SYSTEMS, current_name
+from trainables.examination import Examination
 from trainables.finding import Finding
 from trainables.parts import Built, Loaders, Modules, Phase
 from trainables.reference import Reference
@@ -96,6 +97,14 @@ class System(Protocol[SettingsT, PreparedT]):
         """
         return {}
 
+    def examinations(
+        self, settings: SettingsT, prepared: PreparedT | None
+    ) -> Sequence[Examination]:
+        """Measures that are no sums over validation batches, run every `train.examine_every`
+        reports; `prepared` is None where only the declarations are asked for.
+        """
+        return ()
+
     def unit_key(self, settings: SettingsT) -> str:
         """The settings key, a whole number from 0 on, of which every value draws other units (new
         scenes, patients, designs, or another split of those in a folder), so that a claim about
@@ -160,8 +169,9 @@ class System(Protocol[SettingsT, PreparedT]):
         return {}
 
     def picture(self, prediction: Tensors, batch: Tensors) -> Tensor:
-        """A drawing of a batch, [3, H, W] in [0, 1], for the figures `val.worst_batch`,
-        `test_best.worst_batch` and `test_latest.worst_batch` (of `tensorboard_figures`).
+        """A drawing of a batch, [3, H, W] in [0, 1], for the figures `val.samples` (the first
+        validation samples) and, where `tensorboard_figures` names them, `val.worst_batch`,
+        `test_best.worst_batch` and `test_latest.worst_batch`.
         """
         raise SettingsError(f"system {self.name} has no member `picture`: nothing is drawn of it.")
 

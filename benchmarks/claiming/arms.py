@@ -204,7 +204,7 @@ def _columns(
     more = said.get("columns") or []
     if not isinstance(more, list):
         raise SettingsError(f"{path}: arms.columns is a list of columns, not {more!r}.")
-    directed = [f"val.{metric.name}" for metric in configured.metrics if metric.mode]
+    directed = [f"val.{metric.name}" for metric in configured.measures if metric.mode]
     return tuple(dict.fromkeys([*COLUMNS.get(system, directed), *map(str, more)]))
 
 

@@ -34,7 +34,7 @@ def make_document(
     """The content of `sweep.json`, in JSON's own types."""
     metrics = {
         f"val.{metric.name}": {"unit": metric.unit, "mode": metric.mode, "help": metric.help}
-        for metric in configured.metrics
+        for metric in configured.measures
     }
     for combined in derived:
         metrics[combined.column] = {"unit": "", "mode": "min", "help": str(combined)}

@@ -35,7 +35,7 @@ def make_goal(
             metric's own.
     """
     composite, every = configured.composite, configured.validation_reads
-    measures = [replace(metric, reads=(*metric.reads, *every)) for metric in configured.metrics]
+    measures = [replace(one, reads=(*one.reads, *every)) for one in configured.measures]
     terms = {k: replace(term, reads=(*term.reads, *every)) for k, term in composite.terms.items()}
     judged = (measures, terms, searched, composite.prefix)
     objectives = [_objective(text, reference) for text in metrics or _default(configured)]
@@ -61,7 +61,7 @@ def _objective(text: str, reference: str | None) -> str | Combined:
 
 
 def _default(configured: Configured) -> list[str]:
-    first = next((metric for metric in configured.metrics if metric.mode is not None), None)
+    first = next((metric for metric in configured.measures if metric.mode is not None), None)
     if first is None:
         raise SettingsError(
             f"{configured.system.name} declares no metric with a direction; name one with "

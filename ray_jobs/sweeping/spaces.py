@@ -50,6 +50,8 @@ KEPT_BY_SWEEP = {
     "train.channels_last": _MACHINE,
     "train.finite_check_every": _MACHINE,
     "train.tensorboard": _MACHINE,
+    "train.figures": _MACHINE,
+    "train.examine_every": _SHARED,
     "train.count_flops": _MACHINE,
 }
 """Keys (patterns of fnmatch) that a documented point does not change, each with the reason: it is

@@ -110,11 +110,13 @@ def why_failed(system: Any, settings: Any, report: Mapping[str, Any]) -> str:
 
 
 def objective_of(system: Any, settings: Any) -> tuple[str, str]:
-    """Column and direction that decide the best checkpoint: the system's first metric that has
+    """Column and direction that decide the best checkpoint: the system's first measure that has
     one.
     """
-    first = next(metric for metric in system.metrics(settings, None) if metric.mode is not None)
-    return f"val.{first.name}", first.mode
+    from trainables.configured import Configured
+
+    measures = Configured(system, settings).measures
+    return next((f"val.{each.name}", each.mode) for each in measures if each.mode is not None)
 
 
 def _preflight(system: Any, settings: Sequence[Any], prepared: Any, force: bool) -> None:

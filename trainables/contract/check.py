@@ -12,6 +12,7 @@ from trainables.contract import (
     cases,
     declarations,
     draws,
+    examinations,
     metrics,
     samples,
     terms,
@@ -40,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     keeps_the_rules_of_terms,
     *metrics.RULES,
     *draws.RULES,
+    *examinations.RULES,
     *beside.RULES,
     *training.RULES,
 )

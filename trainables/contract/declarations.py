@@ -8,8 +8,9 @@ import json
 from collections.abc import Callable, Iterator
 
 from losses.terms import TermSettings
-from metrics.metric import Metric
+from metrics.metric import Column, Metric
 from settings.flat import flatten, leaves, replace
+from settings.schema import SettingsError
 from trainables.contract.examined import Examined
 from trainables.contract.fault import Fault
 from trainables.system import offers
@@ -97,11 +98,15 @@ def refuses_what_does_not_exist(examined: Examined) -> Iterator[Fault]:
 
 
 def declares_metrics(examined: Examined) -> Iterator[Fault]:
-    """Metrics have unique and free names with their units, a line of help, and one of them a
-    direction.
+    """Metrics, and the columns of examinations, have unique and free names with their units, a
+    line of help, and one of them a direction.
     """
-    metrics = list(examined.system.metrics(examined.settings, None))
-    names = [metric.name for metric in metrics if isinstance(metric, Metric)]
+    try:
+        metrics = list(examined.measures)
+    except SettingsError as error:
+        yield Fault("examinations", "their names are free", str(error), "Rename one")
+        return
+    names = [metric.name for metric in metrics if isinstance(metric, Metric | Column)]
     if not any(metric.mode is not None for metric in metrics):
         yield Fault(
             "metrics",
@@ -130,8 +135,7 @@ def declares_metrics(examined: Examined) -> Iterator[Fault]:
 def reads_keys_that_exist(examined: Examined) -> Iterator[Fault]:
     """Every pattern of `reads` and `prepare_reads` fits a key."""
     keys = list(leaves(examined.system.Settings))
-    metrics = examined.system.metrics(examined.settings, None)
-    readers = {f"metric {metric.name}": metric.reads for metric in metrics}
+    readers = {f"metric {metric.name}": metric.reads for metric in examined.measures}
     for phase, name, _ in examined.nodes():
         readers[f"term {name}"] = phase.composite.terms[name].reads
     readers["member prepare"] = examined.system.prepare_reads

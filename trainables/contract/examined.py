@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from losses.terms import Tensors
+from metrics.metric import Column, Metric
 from settings.flat import leaves, replace
+from trainables.examination import examined_columns
 from trainables.parts import Loaders, Phase
 from trainables.stepping.inputs import batch_of, in_training
 from trainables.stepping.train_settings import SystemSettings
@@ -25,6 +27,7 @@ SHORT: Mapping[str, Any] = {
     "train.steps": 4,
     "train.report_every": 2,
     "train.tensorboard": False,
+    "train.figures": False,
 }
 """A training of two reports."""
 
@@ -69,6 +72,13 @@ class Examined:
     def declared(self) -> list[Phase]:
         """The phases as they are known without data."""
         return list(self.system.phases(self.settings, None))
+
+    @cached_property
+    def measures(self) -> tuple[Metric | Column, ...]:
+        """The metrics and the columns of the examinations, as they are known without data."""
+        metrics = self.system.metrics(self.settings, None)
+        columns = examined_columns(self.system.examinations(self.settings, None), metrics)
+        return (*metrics, *columns)
 
     def nodes(self) -> Iterator[tuple[Phase, str, str]]:
         """Every term: its phase, its name, its settings node (`loss.l1`)."""

@@ -137,8 +137,7 @@ def validates_on_the_same_samples(examined: Examined) -> Iterator[Fault]:
         tensors = [(key, value) for sample in first for key, value in sorted(sample.items())]
         return [(key, value.numpy().tobytes()) for key, value in tensors]
 
-    declared = examined.system.metrics(examined.settings, None)
-    readers = [metric.reads for metric in declared if metric.mode is not None]
+    readers = [measure.reads for measure in examined.measures if measure.mode is not None]
     keys = [
         key
         for key in leaves(type(examined.settings))

@@ -19,6 +19,7 @@ from trainables.contract.examined import Examined, first, same
 from trainables.contract.fault import Fault
 from trainables.loop import fit
 from trainables.parts import Loaders
+from trainables.reporting.examine import SECONDS
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.reporting.watch import watched
 from trainables.run import LocalRun, Report
@@ -87,8 +88,9 @@ def newest(directory: Path) -> Path:
 
 
 def without_time(report: Report) -> dict[str, Any]:
-    """A report without the column that differs from training to training."""
-    return {column: value for column, value in report.items() if column != "seconds"}
+    """A report without the columns that differ from training to training."""
+    timed = ("seconds", SECONDS)
+    return {column: value for column, value in report.items() if column not in timed}
 
 
 def learns_one_batch(examined: Examined) -> Iterator[Fault]:
@@ -184,8 +186,9 @@ def columns_of(examined: Examined) -> set[str]:
             signs = {f"health.{watched(phase).named(sign)}" for sign in SIGNS}
             signs |= {f"health.{sign.name}" for sign in health.measured}
             columns |= signs | {f"{sign}.warned" for sign in signs}
-    metrics = examined.system.metrics(examined.settings, None)
-    return columns | {f"val.{metric.name}" for metric in metrics}
+    if examined.system.examinations(examined.settings, None):
+        columns.add(SECONDS)
+    return columns | {f"val.{measure.name}" for measure in examined.measures}
 
 
 def keeps_every_column(examined: Examined) -> Iterator[Fault]:

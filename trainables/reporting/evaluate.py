@@ -5,7 +5,8 @@ the ranks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from metrics.health_signs import number
-from metrics.metric import Metric
+from metrics.metric import Column, Metric
 from trainables.parts import Phase
 from trainables.stepping.devices import seed_everything, to_device
 from trainables.stepping.inputs import in_validation
@@ -29,10 +30,12 @@ class Worst:
     """Keeps the picture of the batch with the highest loss.
 
     Attributes:
+        name: of the figure.
         weights: of the terms of the first phase.
         picture: `picture(prediction, batch) -> image` [3, H, W] in [0, 1].
     """
 
+    name: str
     weights: Mapping[str, float]
     picture: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
     loss: float = -math.inf
@@ -66,21 +69,28 @@ def evaluate(
     generators are at one place in every call: what the training drew before decides nothing.
     """
     seed_everything(VALIDATION_SEED, accelerator.device)
+    totals: list[Tensor] | None = None
+    with in_eval(modules):
+        for batch in batches:
+            batch = to_device(batch, accelerator.device, settings.train.channels_last)
+            vectors = _measure(accelerator, modules, phases, metrics, batch, settings, worst)
+            if totals is None:
+                totals = vectors
+            else:
+                totals = [a + b for a, b in zip(totals, vectors, strict=True)]
+    totals = _reduce(accelerator, totals, phases, metrics)
+    return _columns(totals, phases, metrics)
+
+
+@contextmanager
+def in_eval(modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """The modules in eval mode, and afterwards as they were."""
     training = {name: module.training for name, module in modules.items()}
     for module in modules.values():
         module.eval()
-    totals: list[Tensor] | None = None
-    for batch in batches:
-        batch = to_device(batch, accelerator.device, settings.train.channels_last)
-        vectors = _measure(accelerator, modules, phases, metrics, batch, settings, worst)
-        if totals is None:
-            totals = vectors
-        else:
-            totals = [a + b for a, b in zip(totals, vectors, strict=True)]
+    yield
     for name, module in modules.items():
         module.train(training[name])
-    totals = _reduce(accelerator, totals, phases, metrics)
-    return _columns(totals, phases, metrics)
 
 
 def _measure(
@@ -131,8 +141,10 @@ def joined(sums: Tensor, count: Tensor) -> Tensor:
     return torch.cat([sums.double().reshape(-1), count.double().reshape(1)])
 
 
-def value_of(metric: Metric, vector: Tensor) -> float | None:
-    """The column of a metric from such a vector; None where it is not finite."""
+def value_of(metric: Metric | Column, vector: Tensor) -> float | None:
+    """The column of a metric, or of an examination, from such a vector; None where it is not
+    finite.
+    """
     sums = vector[:-1] if vector.numel() > 2 else vector[0]
     return finite(metric.finish(sums, float(vector[-1])))
 

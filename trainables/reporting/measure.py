@@ -14,6 +14,8 @@ from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import built_for, load_validated
 from trainables.parts import Loaders
 from trainables.reporting.evaluate import Worst, evaluate
+from trainables.reporting.examine import examine
+from trainables.reporting.figures import Figures
 from trainables.reporting.tensorboard import open_board
 from trainables.run import LocalRun
 from trainables.stepping import devices
@@ -74,7 +76,9 @@ def evaluate_checkpoint(
     world, rank = accelerator.num_processes, accelerator.process_index
     batches = validation_loader(loaders, size, world, rank, split)
     phases, metrics = system.phases(settings, prepared), system.metrics(settings, prepared)
-    return evaluate(accelerator, modules, phases, metrics, batches, settings, worst)
+    columns = evaluate(accelerator, modules, phases, metrics, batches, settings, worst)
+    examinations = system.examinations(settings, prepared)
+    return columns | examine(accelerator, examinations, modules, loaders, split, settings)
 
 
 def loaders_of(
@@ -121,21 +125,18 @@ def final_test(
     No report has these numbers: a sweep that could see them would choose by them.
     """
     board = open_board(system, settings, run.directory / "tensorboard")
+    figures = Figures(system, settings, run, board)
     measured: dict[str, dict[str, float | None]] = {}
     for name, best in (("test_best", True), ("test_latest", False)):
         path = checkpoint.find(run.directory, best=best)
-        worst = None
-        if board.wants(f"{name}.worst_batch"):
-            composite = system.phases(settings, prepared)[0].composite
-            step = checkpoint.step_of(path)
-            weights = composite.weights(step, settings.train.steps)
-            worst = Worst(weights, system.picture)
+        step = checkpoint.step_of(path)
+        phase = system.phases(settings, prepared)[0]
+        worst = figures.worst(f"{name}.worst_batch", phase, step)
         columns = evaluate_checkpoint(system, settings, prepared, path, "test", worst)
         measured[name] = {f"{name}.{key.removeprefix('val.')}": v for key, v in columns.items()}
         if run.is_main and settings.train.tensorboard:
-            board.write({"step": checkpoint.step_of(path), **measured[name]})
-            if worst is not None and worst.image is not None:
-                board.draw(f"{name}.worst_batch", worst.image, checkpoint.step_of(path))
+            board.write({"step": step, **measured[name]})
+        figures.draw((), step, worst=worst)
     board.close()
     if not run.is_main:
         return

@@ -5,6 +5,7 @@ differences pair.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from metrics.metric import Metric, Tensors
 from settings.schema import SettingsError
 from trainables.checkpoints.initial import begun
+from trainables.examination import Examination, Examine
 from trainables.parts import Loaders
 from trainables.reference import Reference
 from trainables.reporting.evaluate import VALIDATION_SEED, joined, sums_of, value_of
+from trainables.reporting.examine import exam_of, share_of, values_of
 from trainables.reporting.measure import loaders_of, modules_of
 from trainables.stepping.batches import validation_loader
 from trainables.stepping.devices import make_accelerator, seed_everything, to_device
@@ -32,7 +35,8 @@ UNTRAINED = "untrained"
 Measured = dict[str, Any]
 """{"about": what it is, "val.<metric>": value, ..., "unit": [names], "units": {"val.<metric>":
 [value of each unit]}}; None where nothing was counted, the value is not finite, or the metric
-reads what the reference does not predict. Units are in the order of their first samples.
+reads what the reference does not predict; the columns of examinations are of no unit. Units are
+in the order of their first samples.
 """
 
 
@@ -63,10 +67,8 @@ def measure_references(
     accelerator = make_accelerator(settings.train)
     first = settings if document is None else document
     references[UNTRAINED] = untrained(system, first, prepared, accelerator)
-    metrics = _measures(system, settings, prepared)
-    told = in_validation(system.phases(settings, prepared)[0])
     return {
-        name: _measure(reference, metrics, loaders, split, settings, accelerator.device, told)
+        name: _measured(reference, system, settings, prepared, loaders, split, accelerator)
         for name, reference in references.items()
     }
 
@@ -87,9 +89,25 @@ def measure_by_unit(
     accelerator = make_accelerator(settings.train)
     modules = modules_of(system, settings, prepared, path, accelerator)
     network = _network(system, settings, prepared, modules, accelerator, path.name)
+    return _measured(network, system, settings, prepared, loaders, split, accelerator)
+
+
+def _measured(
+    reference: Reference,
+    system: System[Tree, PreparedT],
+    settings: Tree,
+    prepared: PreparedT,
+    loaders: Loaders,
+    split: str,
+    accelerator: Accelerator,
+) -> Measured:
     metrics = _measures(system, settings, prepared)
     told = in_validation(system.phases(settings, prepared)[0])
-    return _measure(network, metrics, loaders, split, settings, accelerator.device, told)
+    examinations = system.examinations(settings, prepared)
+    return {
+        **_measure(reference, metrics, loaders, split, settings, accelerator.device, told),
+        **_examined(reference, examinations, loaders, split, settings, accelerator),
+    }
 
 
 def untrained(
@@ -124,7 +142,12 @@ def _network(
         with accelerator.autocast():
             return phase.forward(modules, batch, settings)
 
-    return Reference(predict, about)
+    def of_network(run: Examine) -> Examine:
+        return lambda exam: run(dataclasses.replace(exam, modules=modules))
+
+    examinations = system.examinations(settings, prepared)
+    examine = {each.name: of_network(each.run) for each in examinations}
+    return Reference(predict, about, examine=examine)
 
 
 def _measures(
@@ -195,6 +218,26 @@ def _measure(
     columns: Measured = {"about": reference.about, "unit": list(totals)}
     columns |= {f"val.{m.name}": _value(m, whole) for m in metrics}
     columns["units"] = {f"val.{m.name}": [_value(m, sums) for sums in by_unit] for m in metrics}
+    return columns
+
+
+def _examined(
+    reference: Reference,
+    examinations: Sequence[Examination],
+    loaders: Loaders,
+    split: str,
+    settings: Tree,
+    accelerator: Accelerator,
+) -> Measured:
+    """The columns of the examinations over all cases, which are of no unit."""
+    columns: Measured = {}
+    for each in examinations:
+        run, sums = reference.examine.get(each.name), {}
+        if run is not None:
+            cases = range(each.cases)
+            exam = exam_of({}, loaders, split, settings, accelerator, each.name, cases)
+            sums = share_of(each, run, exam)
+        columns |= values_of(each, sums)
     return columns
 
 

@@ -5,7 +5,7 @@ document uses.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class TensorBoard:
         names: the system's table: column -> further tag, or tags. One `*` in a column stands for
             any text, which the `*` of its tag repeats (`train.loss.*` -> `Enhanced_Loss/*`); of
             several patterns that fit, the one with the longest fixed text counts.
-        figures: name of a figure -> its tags; none other is written.
+        figures: name of a figure -> the tags that the document has for it.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class TensorBoard:
     def wants(self, figure: str) -> bool:
         return figure in self.figures
 
-    def draw(self, name: str, image: Tensor, step: int) -> None:
-        """Draws a figure, [3, H, W] in [0, 1], under each of its tags."""
-        for tag in self.figures.get(name, ()):
+    def draw(self, tags: Iterable[str], image: Tensor, step: int) -> None:
+        """Draws a figure, [3, H, W] in [0, 1], under each tag."""
+        for tag in tags:
             self._file().add_image(tag, image.cpu().numpy(), step)
 
     def _file(self) -> Any:

@@ -6,14 +6,14 @@ The answers are functions of the reports alone, which are equal on every rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from losses.balancers.base import FixedWeights
 from losses.terms import TermSettings
 from metrics.health import HealthSettings, health_columns, health_stop
 from metrics.health_signs import Watched, number, overfit_ratio, readings
-from metrics.metric import Metric
+from metrics.metric import Column, Metric
 from settings.schema import SettingsError, listed
 from settings.stop_reasons import PATIENCE, STOP_REASON, HealthStop
 from trainables.parts import Phase
@@ -35,7 +35,7 @@ class Watch:
         self,
         settings: SystemSettings,
         phases: Sequence[Phase],
-        metrics: Sequence[Metric],
+        metrics: Sequence[Metric | Column],
         objective: tuple[str, str] | None,
         health: HealthSettings | None,
         warn: Callable[[str], None],
@@ -55,8 +55,12 @@ class Watch:
         self.waited = 0
         self.streaks: dict[str, int] = {}
 
-    def look(self, report: Report, before: Report) -> dict[str, float | str | None]:
+    def look(
+        self, report: Report, before: Report, idle: Collection[str] = ()
+    ) -> dict[str, float | str | None]:
         """The columns to add to `report`; `before` is the trial's last one, empty for the first.
+        Patience waits for the next report where its objective is among the `idle` columns, which
+        this one has not measured.
 
         `stop_reason` is among them where the training ends here by itself. At the last step
         patience has nothing left to end, but a training that is ill there is no result, and says
@@ -74,14 +78,14 @@ class Watch:
                 self.warn(finding.text)
             self.streaks, stop = health_stop(signs, self.health, step, self.streaks)
             ill = ill or stop
-        tired = self._out_of_patience(report)
+        tired = self._out_of_patience(report, idle)
         if ill is not None:
             added[STOP_REASON] = str(ill)
         elif tired and _step(report) < self.train.steps:
             added[STOP_REASON] = tired
         return added
 
-    def _out_of_patience(self, report: Report) -> str:
+    def _out_of_patience(self, report: Report, idle: Collection[str]) -> str:
         """The reason for which `train.patience` ends the training, "" where it does not.
 
         Counted in validations (000-M19: the document's "100,000 epochs" were validations, ten
@@ -90,6 +94,8 @@ class Watch:
         if not self.train.patience or self.objective is None:
             return ""
         column, mode = self.objective
+        if column in idle:
+            return ""
         value = number(report, column)
         sign = 1.0 if mode == "min" else -1.0
         if value is not None and (self.best is None or sign * value < sign * self.best):
@@ -174,7 +180,7 @@ def watched(phase: Phase) -> Watched:
     )
 
 
-def _first_with_direction(metrics: Sequence[Metric]) -> tuple[str, str] | None:
+def _first_with_direction(metrics: Sequence[Metric | Column]) -> tuple[str, str] | None:
     for metric in metrics:
         if metric.mode is not None:
             return f"val.{metric.name}", metric.mode

@@ -97,6 +97,14 @@ class TrainSettings(Settings):
         False, "at the end, measure the best and the newest checkpoint on the test split"
     )
     tensorboard: bool = setting(True, "write TensorBoard files")
+    examine_every: int = setting(
+        1,
+        "reports from one run of the examinations, and of the figures, to the next; 0 for the "
+        "last report alone. They also run at the rungs that an examination decides",
+        unit="reports",
+        low=0,
+    )
+    figures: bool = setting(True, "draw figures, as PNG files and into TensorBoard")
     seed: int = setting(0, "of initialisation, sample order and augmentation", low=0)
 
     def check(self) -> None:

@@ -1,0 +1,247 @@
+"""The examinations of a system (`trainables.examination`): when they are due, each worker's share,
+and their columns.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Generic
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from metrics.metric import Column, Metric
+from settings.stop_reasons import STOP_REASON
+from trainables.examination import SHOWN, Exam, Examination, Examine, examined_columns
+from trainables.parts import Loaders, Phase
+from trainables.reporting.evaluate import in_eval, joined, value_of
+from trainables.run import LocalRun, Report
+from trainables.stepping.devices import to_device
+from trainables.stepping.train_settings import SystemSettings, Tree
+from trainables.system import PreparedT, System, offers
+
+SECONDS = "train.examination_seconds"
+"""The time of a report's examinations, 0 where none ran; a system without any has no such column.
+It is part of the training's `seconds`, as that of validation is.
+"""
+
+_DRAWS = 0
+"""Seeds the global generators while an examination runs."""
+
+
+class Examiner(Generic[Tree, PreparedT]):
+    """Runs the examinations of a training where they are due.
+
+    Every `train.examine_every` reports they are, at the last step of a segment, at the rungs of a
+    sweep that one of their columns decides, and where the training ends by itself: a function of
+    the step, so that a resumed training examines at the same ones. In other reports their columns
+    are None.
+
+    Attributes:
+        columns: that every report has.
+        measures: these, after the system's metrics.
+        is_due: whether the last report has examined.
+        idle: columns that the last report has not measured, and those made of them.
+    """
+
+    def __init__(
+        self,
+        system: System[Tree, PreparedT],
+        settings: Tree,
+        prepared: PreparedT,
+        run: LocalRun,
+        loaders: Loaders,
+        accelerator: Accelerator,
+    ) -> None:
+        self.examinations = tuple(system.examinations(settings, prepared))
+        metrics = system.metrics(settings, prepared)
+        self.columns = examined_columns(self.examinations, metrics)
+        self.measures: tuple[Metric | Column, ...] = (*metrics, *self.columns)
+        self.system, self.settings, self.run = system, settings, run
+        self.loaders, self.accelerator = loaders, accelerator
+        self.is_due, self.idle = False, frozenset[str]()
+        own = {f"val.{column.name}" for column in self.columns}
+        made = {each.column for each in run.derived if own.intersection(each.of)}
+        self._all = frozenset(own | made)
+        read = {*run.columns, *([run.objective[0]] if run.objective else [])}
+        self._decides = not self._all.isdisjoint(read)
+
+    def look(
+        self, step: int, last: int, modules: Mapping[str, nn.Module]
+    ) -> dict[str, float | str | None]:
+        """The columns of the report of a step, None where it is not due.
+
+        Args:
+            last: the last step of the segment.
+            modules: as validation sees them.
+        """
+        train = self.settings.train
+        between = train.report_every * train.examine_every
+        is_told = between > 0 and step % between == 0
+        self.is_due = is_told or step == last or (self._decides and step in self.run.rungs)
+        self.idle = frozenset() if self.is_due else self._all
+        if not self.examinations:
+            return {}
+        if not self.is_due:
+            return {**dict.fromkeys(f"val.{column.name}" for column in self.columns), SECONDS: 0.0}
+        return self._examine(modules)
+
+    def finish(
+        self, report: Report, modules: Mapping[str, nn.Module]
+    ) -> dict[str, float | str | None]:
+        """What a report lacks that turns out to be the last one: the training ends by itself."""
+        if self.is_due or STOP_REASON not in report:
+            return {}
+        self.is_due, self.idle = True, frozenset()
+        if not self.examinations:
+            return {}
+        found = self._examine(modules)
+        return {**found, **self.run.derive({**report, **found})}
+
+    def _examine(self, modules: Mapping[str, nn.Module]) -> dict[str, float | str | None]:
+        began, loaders = time.perf_counter(), self.loaders
+        columns = examine(
+            self.accelerator, self.examinations, modules, loaders, "validation", self.settings
+        )
+        return {**columns, SECONDS: round(time.perf_counter() - began, 4)}
+
+    def drawings(
+        self, modules: Mapping[str, nn.Module], phase: Phase
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The figures of the last report by name, none where it has not examined: `val.samples`,
+        the system's picture of the first validation samples, and `<examination>.<figure>`.
+
+        Args:
+            phase: the first one.
+        """
+        if not self.is_due:
+            return
+        if offers(self.system, "picture"):
+            size = len(self.loaders.validation)  # type: ignore[arg-type]  # map-style by contract
+            exam = self._shown(modules, "val.samples", size)
+            with in_eval(modules), _undisturbed(exam):
+                batch = exam.batch(exam.cases)
+                with exam.autocast():
+                    prediction = phase.forward(modules, batch, self.settings)
+                image = self.system.picture(prediction, batch)
+            yield "val.samples", image
+        for each in self.examinations:
+            if each.draw is not None:
+                exam = self._shown(modules, each.name, each.cases)
+                with in_eval(modules), _undisturbed(exam):
+                    images = each.draw(exam)
+                yield from ((f"{each.name}.{name}", image) for name, image in images.items())
+
+    def _shown(self, modules: Mapping[str, nn.Module], name: str, cases: int) -> Exam:
+        """What a drawing is given: the first cases."""
+        few = range(min(SHOWN, cases))
+        accelerator, settings = self.accelerator, self.settings
+        return exam_of(modules, self.loaders, "validation", settings, accelerator, name, few)
+
+
+def exam_of(
+    modules: Mapping[str, nn.Module],
+    loaders: Loaders,
+    split: str,
+    settings: SystemSettings,
+    accelerator: Accelerator,
+    name: str,
+    cases: range,
+) -> Exam:
+    """What an examination of these modules is given, on the accelerator's device."""
+    device = accelerator.device
+    place = partial(to_device, device=device, channels_last=settings.train.channels_last)
+    return Exam(
+        modules, loaders, split, settings, cases, device, accelerator.autocast, place, name
+    )
+
+
+def examine(
+    accelerator: Accelerator,
+    examinations: Sequence[Examination],
+    modules: Mapping[str, nn.Module],
+    loaders: Loaders,
+    split: str,
+    settings: SystemSettings,
+) -> dict[str, float | None]:
+    """Columns `val.<column>` of every examination; None where nothing was counted or the value is
+    not finite. Called on every rank, each of which takes every world-th case.
+    """
+    world, rank = accelerator.num_processes, accelerator.process_index
+    found: dict[str, float | None] = {}
+    with in_eval(modules):
+        for each in examinations:
+            cases = range(rank, each.cases, world)
+            exam = exam_of(modules, loaders, split, settings, accelerator, each.name, cases)
+            sums = share_of(each, each.run, exam) if cases else {}
+            found |= values_of(each, _reduced(accelerator, each, sums))
+    return found
+
+
+def share_of(examination: Examination, run: Examine, exam: Exam) -> dict[str, Tensor]:
+    """The sums with their count by column, of the cases of one worker.
+
+    Raises:
+        ValueError: they are not of the declared columns.
+    """
+    with _undisturbed(exam):
+        measured = run(exam)
+    names = [column.name for column in examination.columns]
+    if set(measured) != set(names):
+        raise ValueError(
+            f"examination {examination.name} declares the columns {', '.join(names)} and its run "
+            f"returns {', '.join(measured) or 'none'}: return (sums, count) for each of them."
+        )
+    return {name: joined(*measured[name]) for name in names}
+
+
+def values_of(examination: Examination, sums: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """The columns from such sums over all cases."""
+    return {f"val.{c.name}": _value(c, sums) for c in examination.columns}
+
+
+def _value(column: Column, sums: Mapping[str, Tensor]) -> float | None:
+    vector = sums.get(column.name)
+    return None if vector is None else value_of(column, vector.cpu())
+
+
+def _reduced(
+    accelerator: Accelerator, examination: Examination, sums: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The sums of all ranks. One without a case of its own learns their sizes from the first."""
+    if accelerator.num_processes == 1:
+        return dict(sums)
+    names = [column.name for column in examination.columns]
+    sizes = [[sums[name].numel() for name in names] if sums else None]
+    if examination.cases < accelerator.num_processes:
+        broadcast_object_list(sizes)
+    lengths = sizes[0] or []
+    zeros = torch.zeros(sum(lengths), dtype=torch.float64, device=accelerator.device)
+    own = torch.cat([sums[name].to(zeros.device) for name in names]) if sums else zeros
+    whole = accelerator.reduce(own, reduction="sum")
+    return dict(zip(names, torch.split(whole.cpu(), lengths), strict=True))
+
+
+@contextmanager
+def _undisturbed(exam: Exam) -> Iterator[None]:
+    """Without gradients; what the global generators draw is always the same, and they go on
+    afterwards as if nothing had been drawn.
+    """
+    python, numbers = random.getstate(), np.random.get_state()
+    devices = [exam.device] if exam.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        random.seed(_DRAWS)
+        np.random.seed(_DRAWS)
+        torch.manual_seed(_DRAWS)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)
