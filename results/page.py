@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -20,6 +21,7 @@ from results.leaderboard import POINT_MARK, cell, goal_text, leaderboard_rows, n
 from results.ranking import documented, leader
 from results.references import column_of, read_references
 from settings.atomic_file import atomic_file
+from settings.paths import SweepPaths
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -90,6 +92,7 @@ def render(
             _against_references(sweep, frame),
             "Measured on the same validation samples, the best by the first objective first.",
         ),
+        *_figure_sections(sweep, frame),
         *_importance_sections(sweep, history, frame, plots),
     ]
     title = html.escape(f"{sweep.system} sweep, {sweep.path.resolve().name}")
@@ -147,6 +150,24 @@ def _importance_sections(
         bars = plots.add(figures.importance_bars(weighed), "not computed")
         sections.append(_section(title, bars, weighed.note))
     return sections
+
+
+def _figure_sections(sweep: Sweep, frame: pd.DataFrame) -> list[str]:
+    """Links to the figures that the winner and the documented point drew, of the same samples;
+    none where they drew none.
+    """
+    links: dict[str, list[str]] = {}
+    rows = (leader(frame, sweep), documented(frame, sweep))
+    for trial in dict.fromkeys(int(row["trial"]) for row in rows if row is not None):
+        folder = SweepPaths(Path()).trial(trial).figures
+        for path in sorted((sweep.path / folder).glob("*/*.png")):
+            place = quote(f"../{folder.as_posix()}/{path.parent.name}/{path.name}")
+            step = f'<a href="{place}">step {int(path.stem)}</a>'
+            links.setdefault(f"trial {trial}, {path.parent.name}", []).append(step)
+    if not links:
+        return []
+    items = (f"<li>{html.escape(name)}: {', '.join(steps)}</li>" for name, steps in links.items())
+    return [_section("Figures", f"<ul>{''.join(items)}</ul>", "Files beside this page.")]
 
 
 def _section(title: str, content: str, note: str = "") -> str:

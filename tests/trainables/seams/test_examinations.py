@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import random
 import runpy
 from pathlib import Path
@@ -16,7 +17,7 @@ from search.guard import check_objective
 from settings.flat import replace
 from settings.schema import SettingsError
 from settings.stop_reasons import STOP_REASON
-from trainables.api import Column
+from trainables.api import Column, Examination
 from trainables.checkpoints import checkpoint
 from trainables.configured import Configured
 from trainables.loop import Training, fit
@@ -24,6 +25,7 @@ from trainables.reporting.examine import SECONDS
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.reporting.references import measure_by_unit, measure_references
 from trainables.run import LocalRun
+from trainables.toy import Line
 
 TOY = Path(__file__).with_name("examination_toy.py")
 MODULE = runpy.run_path(str(TOY))
@@ -236,6 +238,35 @@ def test_references_are_examined(tmp_path, one_thread):
     own = measure_by_unit(system, settings, None, newest(tmp_path))
     assert {key: own[key] for key in COLUMNS} == {key: report[key] for key in COLUMNS}
     assert not own["units"].keys() & set(COLUMNS)
+
+
+def seen(exam):
+    x = exam.batch(exam.cases)["x"].double()
+    return {"seen": (x.sum(), torch.tensor(float(len(x))))}
+
+
+class Tested(EXAMINED):
+    """The toy with a test split of its own, and the mean of the samples of 40 cases."""
+
+    def loaders(self, settings, prepared):
+        return dataclasses.replace(
+            super().loaders(settings, prepared), test=Line(settings.data, 9, 5)
+        )
+
+    def examinations(self, settings, prepared):
+        return (Examination("seen", 40, (Column("seen", "", "min", "mean of x"),), seen),)
+
+
+def test_a_case_is_a_sample_of_the_split_in_turn(tmp_path):
+    """37 validation samples and 5 of the test, which `train.test` and `evaluate --test` take."""
+    report = trained(tmp_path, tree(train__test=True), Tested())[-1]
+    x = Line(EXAMINED.Settings().data, 2, 37).x.flatten().tolist()
+    assert report["val.seen"] == pytest.approx(np.mean([*x, *x[:3]]))
+    tested = json.loads((tmp_path / "test.json").read_text())
+    mean = Line(EXAMINED.Settings().data, 9, 5).x.mean().item()
+    assert tested["test_best.seen"] == tested["test_latest.seen"] == pytest.approx(mean)
+    measured = evaluate_checkpoint(Tested(), tree(), None, newest(tmp_path), "test")
+    assert measured["val.seen"] == pytest.approx(mean)
 
 
 # Several processes
