@@ -125,7 +125,8 @@ class Examiner(Generic[Tree, PreparedT]):
             return
         if offers(self.system, "picture"):
             size = len(self.loaders.validation)  # type: ignore[arg-type]  # map-style by contract
-            exam = self._shown(modules, "val.samples", size)
+            fit = min(size, self.settings.train.validation_batch_size)
+            exam = self._shown(modules, "val.samples", fit)
             with in_eval(modules), _undisturbed(exam):
                 batch = exam.batch(exam.cases)
                 with exam.autocast():

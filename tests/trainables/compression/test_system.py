@@ -358,7 +358,8 @@ SHOWN = {
 def test_tensorboard_shows_the_documents_tags_and_the_worst_batch(
     cache, tmp_path, one_thread, tensorboard_values
 ):
-    settings = replace(tree(train__tensorboard=True, train__test=True), GAN)
+    drawn = tree(train__tensorboard=True, train__figures=True, train__test=True)
+    settings = replace(drawn, GAN)
     prepared = SYSTEM.prepare(settings, cache)
     run = LocalRun(tmp_path, objective=("val.psnr_db", "max"))
     fit(SYSTEM, settings, run, prepared)
@@ -381,6 +382,8 @@ def test_tensorboard_shows_the_documents_tags_and_the_worst_batch(
         image = found[tag][-1].image
         assert (image.height, image.width) == (3 * side, samples * side)
     assert len(found["Validation/worst_batch"]) == 2  # one a report
+    folders = {path.name for path in (tmp_path / "figures").iterdir() if path.is_dir()}
+    assert folders == {*figure_tags(settings), "val.samples"}
 
 
 def test_the_figure_has_image_reconstruction_and_difference():

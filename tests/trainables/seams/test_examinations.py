@@ -245,7 +245,7 @@ def seen(exam):
     return {"seen": (x.sum(), torch.tensor(float(len(x))))}
 
 
-class Tested(EXAMINED):
+class Sampled(EXAMINED):
     """The toy with a test split of its own, and the mean of the samples of 40 cases."""
 
     def loaders(self, settings, prepared):
@@ -259,13 +259,13 @@ class Tested(EXAMINED):
 
 def test_a_case_is_a_sample_of_the_split_in_turn(tmp_path):
     """37 validation samples and 5 of the test, which `train.test` and `evaluate --test` take."""
-    report = trained(tmp_path, tree(train__test=True), Tested())[-1]
+    report = trained(tmp_path, tree(train__test=True), Sampled())[-1]
     x = Line(EXAMINED.Settings().data, 2, 37).x.flatten().tolist()
     assert report["val.seen"] == pytest.approx(np.mean([*x, *x[:3]]))
     tested = json.loads((tmp_path / "test.json").read_text())
     mean = Line(EXAMINED.Settings().data, 9, 5).x.mean().item()
     assert tested["test_best.seen"] == tested["test_latest.seen"] == pytest.approx(mean)
-    measured = evaluate_checkpoint(Tested(), tree(), None, newest(tmp_path), "test")
+    measured = evaluate_checkpoint(Sampled(), tree(), None, newest(tmp_path), "test")
     assert measured["val.seen"] == pytest.approx(mean)
 
 
@@ -276,7 +276,7 @@ def test_a_case_is_a_sample_of_the_split_in_turn(tmp_path):
 @pytest.mark.parametrize("more", [{}, {"train.precision": "bf16", "train.accumulate": 2}])
 def test_ranks_share_the_cases(tmp_path, ranks, more):
     """One case for two ranks, and eleven: as one rank that has them all."""
-    changes = {**PLAIN, **more, "train.examine_every": 2, "train.report_every": 2}
+    changes = {**more, "train.examine_every": 2, "train.report_every": 2}
     system = f"{TOY}:Examined"
     (alone,), _ = ranks.trained(tmp_path / "1", 1, system, {**changes, "train.batch_size": 8})
     two, _ = ranks.trained(tmp_path / "2", 2, system, {**changes, "train.batch_size": 4})
@@ -284,3 +284,5 @@ def test_ranks_share_the_cases(tmp_path, ranks, more):
     for column in COLUMNS:
         assert two[0][column] == two[1][column]
         assert two[0][column] == pytest.approx(alone[column], rel=rel, abs=rel)
+    drawn = [sorted((tmp_path / n / "figures").glob("drawn.points/*.png")) for n in "12"]
+    assert [path.name for path in drawn[0]] == [path.name for path in drawn[1]] != []
