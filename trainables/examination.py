@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from losses.terms import Tensors
 from metrics.metric import Column, Metric
@@ -35,7 +34,7 @@ class Exam:
         cases: of this worker; those of all workers together are 0, 1, ... up to
             `Examination.cases`.
         autocast: `with exam.autocast():` computes in `train.precision`.
-        place: puts a batch on the device, as the loop does.
+        fetch: makes a batch of samples of the split, as validation does, on the device.
         name: of the examination, from which the seeds of its cases come.
     """
 
@@ -46,7 +45,7 @@ class Exam:
     cases: range
     device: torch.device
     autocast: Callable[[], AbstractContextManager[Any]]
-    place: Callable[[Any], Any]
+    fetch: Callable[[Sequence[int]], Tensors]
     name: str
 
     def batch(self, cases: Iterable[int]) -> Tensors:
@@ -54,9 +53,8 @@ class Exam:
         turn.
         """
         samples: Any = getattr(self.loaders, self.split)
-        drawn = [samples[case % len(samples)] for case in cases]
-        batch: Tensors = self.place((self.loaders.collate or default_collate)(drawn))
-        return batch
+        indices = [case % len(samples) for case in cases]
+        return self.fetch(indices)
 
     def seed(self, case: int) -> int:
         """The seed of all that is random about a case: alike in every trial, at every step and for

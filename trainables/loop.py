@@ -41,6 +41,7 @@ from trainables.reporting.examine import Examiner
 from trainables.reporting.figures import Figures
 from trainables.reporting.measure import check_splits, final_test
 from trainables.reporting.metadata import write_metadata
+from trainables.reporting.resources import Resources
 from trainables.reporting.tensorboard import open_board
 from trainables.reporting.watch import Watch, goes_on
 from trainables.run import LocalRun, Report
@@ -52,7 +53,6 @@ from trainables.stepping.inputs import check_schedules, step_seed
 from trainables.stepping.micro_batches import MicroBatches
 from trainables.stepping.not_finite import NonFiniteError, Unseen
 from trainables.stepping.optimizer import OptimizerSettings, make_optimizer, parameter_groups
-from trainables.stepping.resources import Resources
 from trainables.stepping.train_settings import Tree
 from trainables.stepping.update import PhaseUpdate, take_step
 from trainables.system import PreparedT, System
@@ -129,7 +129,9 @@ class Training(Generic[Tree, PreparedT]):
         self.step, self.seconds = 0, 0.0
         self.last_report: dict[str, float | str | None] = {}
         self.best: tuple[int, float] | None = None
-        self.examiner = Examiner(system, settings, prepared, run, self.loaders, self.accelerator)
+        self.examiner = Examiner(
+            system, settings, prepared, run, self.loaders, self.accelerator, self.phases[0]
+        )
         measures, health = self.examiner.measures, system.health(settings)
         self.watch = Watch(settings, self.phases, measures, run.objective, health, self._warn)
         self.board = open_board(system, settings, run.directory / "tensorboard")
@@ -218,7 +220,7 @@ class Training(Generic[Tree, PreparedT]):
         self.last_report = report
         if self.run.is_main and self.train.tensorboard:
             self.board.write(report)
-        drawings = self.examiner.drawings(self.validated, self.phases[0])
+        drawings = self.examiner.drawings(self.validated)
         self.figures.draw(drawings, self.step, self.best and self.best[0], worst)
         self.run.report(report, self._save_where_due)
 

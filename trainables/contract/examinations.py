@@ -40,11 +40,13 @@ def _taker(examined: Examined) -> Take:
     modules = examined.with_averages(own, examined.modules(own))
     accelerator, loaders = make_accelerator(own.train), examined.loaders
     modules = {name: module.to(accelerator.device) for name, module in modules.items()}
+    phase = examined.system.phases(own, examined.prepared)[0]
 
     def take(
         examination: Examination, cases: range, settings: SystemSettings
     ) -> dict[str, Tensor]:
-        exam = exam_of(modules, loaders, "validation", own, accelerator, examination.name, cases)
+        name = examination.name
+        exam = exam_of(modules, loaders, "validation", own, accelerator, name, cases, phase)
         with in_eval(modules):
             return share_of(
                 examination, examination.run, dataclasses.replace(exam, settings=settings)

@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Generic
 
 import numpy as np
@@ -17,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from losses.terms import Tensors
 from metrics.metric import Column, Metric
 from settings.stop_reasons import STOP_REASON
 from trainables.examination import SHOWN, Exam, Examination, Examine, examined_columns
@@ -24,6 +24,7 @@ from trainables.parts import Loaders, Phase
 from trainables.reporting.evaluate import in_eval, joined, value_of
 from trainables.run import LocalRun, Report
 from trainables.stepping.devices import to_device
+from trainables.stepping.inputs import batch_of, in_validation
 from trainables.stepping.train_settings import SystemSettings, Tree
 from trainables.system import PreparedT, System, offers
 
@@ -59,13 +60,14 @@ class Examiner(Generic[Tree, PreparedT]):
         run: LocalRun,
         loaders: Loaders,
         accelerator: Accelerator,
+        phase: Phase,
     ) -> None:
         self.examinations = tuple(system.examinations(settings, prepared))
         metrics = system.metrics(settings, prepared)
         self.columns = examined_columns(self.examinations, metrics)
         self.measures: tuple[Metric | Column, ...] = (*metrics, *self.columns)
         self.system, self.settings, self.run = system, settings, run
-        self.loaders, self.accelerator = loaders, accelerator
+        self.loaders, self.accelerator, self.phase = loaders, accelerator, phase
         self.is_due, self.idle = False, frozenset[str]()
         own = {f"val.{column.name}" for column in self.columns}
         made = {each.column for each in run.derived if own.intersection(each.of)}
@@ -107,19 +109,15 @@ class Examiner(Generic[Tree, PreparedT]):
 
     def _examine(self, modules: Mapping[str, nn.Module]) -> dict[str, float | str | None]:
         began, loaders = time.perf_counter(), self.loaders
+        accelerator, settings = self.accelerator, self.settings
         columns = examine(
-            self.accelerator, self.examinations, modules, loaders, "validation", self.settings
+            accelerator, self.examinations, modules, loaders, "validation", settings, self.phase
         )
         return {**columns, SECONDS: round(time.perf_counter() - began, 4)}
 
-    def drawings(
-        self, modules: Mapping[str, nn.Module], phase: Phase
-    ) -> Iterator[tuple[str, Tensor]]:
+    def drawings(self, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
         """The figures of the last report by name, none where it has not examined: `val.samples`,
         the system's picture of the first validation samples, and `<examination>.<figure>`.
-
-        Args:
-            phase: the first one.
         """
         if not self.is_due:
             return
@@ -130,7 +128,7 @@ class Examiner(Generic[Tree, PreparedT]):
             with in_eval(modules), _undisturbed(exam):
                 batch = exam.batch(exam.cases)
                 with exam.autocast():
-                    prediction = phase.forward(modules, batch, self.settings)
+                    prediction = self.phase.forward(modules, batch, self.settings)
                 image = self.system.picture(prediction, batch)
             yield "val.samples", image
         for each in self.examinations:
@@ -144,7 +142,9 @@ class Examiner(Generic[Tree, PreparedT]):
         """What a drawing is given: the first cases."""
         few = range(min(SHOWN, cases))
         accelerator, settings = self.accelerator, self.settings
-        return exam_of(modules, self.loaders, "validation", settings, accelerator, name, few)
+        return exam_of(
+            modules, self.loaders, "validation", settings, accelerator, name, few, self.phase
+        )
 
 
 def exam_of(
@@ -155,12 +155,21 @@ def exam_of(
     accelerator: Accelerator,
     name: str,
     cases: range,
+    phase: Phase,
 ) -> Exam:
-    """What an examination of these modules is given, on the accelerator's device."""
-    device = accelerator.device
-    place = partial(to_device, device=device, channels_last=settings.train.channels_last)
+    """What an examination of these modules is given, on the accelerator's device.
+
+    Args:
+        phase: the first one, whose schedules a batch has.
+    """
+    device, told = accelerator.device, in_validation(phase)
+
+    def fetch(indices: Sequence[int]) -> Tensors:
+        batch = batch_of(loaders, split, indices)
+        return told(to_device(batch, device, settings.train.channels_last))
+
     return Exam(
-        modules, loaders, split, settings, cases, device, accelerator.autocast, place, name
+        modules, loaders, split, settings, cases, device, accelerator.autocast, fetch, name
     )
 
 
@@ -171,6 +180,7 @@ def examine(
     loaders: Loaders,
     split: str,
     settings: SystemSettings,
+    phase: Phase,
 ) -> dict[str, float | None]:
     """Columns `val.<column>` of every examination; None where nothing was counted or the value is
     not finite. Called on every rank, each of which takes every world-th case.
@@ -180,7 +190,9 @@ def examine(
     with in_eval(modules):
         for each in examinations:
             cases = range(rank, each.cases, world)
-            exam = exam_of(modules, loaders, split, settings, accelerator, each.name, cases)
+            exam = exam_of(
+                modules, loaders, split, settings, accelerator, each.name, cases, phase
+            )
             sums = share_of(each, each.run, exam) if cases else {}
             found |= values_of(each, _reduced(accelerator, each, sums))
     return found

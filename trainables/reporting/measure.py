@@ -78,7 +78,9 @@ def evaluate_checkpoint(
     phases, metrics = system.phases(settings, prepared), system.metrics(settings, prepared)
     columns = evaluate(accelerator, modules, phases, metrics, batches, settings, worst)
     examinations = system.examinations(settings, prepared)
-    return columns | examine(accelerator, examinations, modules, loaders, split, settings)
+    return columns | examine(
+        accelerator, examinations, modules, loaders, split, settings, phases[0]
+    )
 
 
 def loaders_of(

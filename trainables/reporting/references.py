@@ -18,7 +18,7 @@ from metrics.metric import Metric, Tensors
 from settings.schema import SettingsError
 from trainables.checkpoints.initial import begun
 from trainables.examination import Examination, Examine
-from trainables.parts import Loaders
+from trainables.parts import Loaders, Phase
 from trainables.reference import Reference
 from trainables.reporting.evaluate import VALIDATION_SEED, joined, sums_of, value_of
 from trainables.reporting.examine import exam_of, share_of, values_of
@@ -102,11 +102,12 @@ def _measured(
     accelerator: Accelerator,
 ) -> Measured:
     metrics = _measures(system, settings, prepared)
-    told = in_validation(system.phases(settings, prepared)[0])
+    phase = system.phases(settings, prepared)[0]
+    told = in_validation(phase)
     examinations = system.examinations(settings, prepared)
     return {
         **_measure(reference, metrics, loaders, split, settings, accelerator.device, told),
-        **_examined(reference, examinations, loaders, split, settings, accelerator),
+        **_examined(reference, examinations, loaders, split, settings, accelerator, phase),
     }
 
 
@@ -228,6 +229,7 @@ def _examined(
     split: str,
     settings: Tree,
     accelerator: Accelerator,
+    phase: Phase,
 ) -> Measured:
     """The columns of the examinations over all cases, which are of no unit."""
     columns: Measured = {}
@@ -235,7 +237,7 @@ def _examined(
         run, sums = reference.examine.get(each.name), {}
         if run is not None:
             cases = range(each.cases)
-            exam = exam_of({}, loaders, split, settings, accelerator, each.name, cases)
+            exam = exam_of({}, loaders, split, settings, accelerator, each.name, cases, phase)
             sums = share_of(each, run, exam)
         columns |= values_of(each, sums)
     return columns

@@ -18,8 +18,8 @@ from settings.flat import replace
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
 from trainables.configured import Configured
-from trainables.contract.draws import draws_by_sample
 from trainables.contract.examined import Examined
+from trainables.contract.samples import draws_by_sample
 from trainables.loop import Training, fit
 from trainables.parts import Phase
 from trainables.reporting.cuts import cut_warnings
@@ -82,7 +82,7 @@ def test_layers_outside_of_the_window_are_not_trained(tmp_path):
 
 
 def _loader(training):
-    return train_loader(training.loaders, Share(8, 1), 0, 0, 10, 0)
+    return train_loader(training.loaders, Share(8, 1), 0, 0, 10)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
