@@ -41,12 +41,14 @@ def take_look(
 def _training(context: SweepContext, trial: int, step: int, split: str) -> Mapping[str, Any]:
     from settings.flat import replace
     from trainables.checkpoints import checkpoint
+    from trainables.checkpoints.external import KEY
     from trainables.reporting.references import measure_by_unit
     from trainables.system import load_system
 
     path = context.checkpoint(trial, step)
     system = load_system(context.system)
-    settings = replace(system.Settings(), checkpoint.read_meta(path)["settings"])
+    moved = {key: value for key, value in context.settings.items() if key == KEY and value}
+    settings = replace(system.Settings(), {**checkpoint.read_meta(path)["settings"], **moved})
     prepared = prepare_once(system, settings, Path(context.cache))
     return measure_by_unit(system, settings, prepared, path, split)
 

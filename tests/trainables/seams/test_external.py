@@ -145,7 +145,9 @@ class TestOfASweep:
             assert not (trial / "external").exists()
             assert kit.evaluate(kit.module.Frozen(), trial)["val.mse"] is not None
 
-    def test_a_trial_that_was_copied_out_of_it_is_told_where_to_look(self, kit, sweep, tmp_path):
+    def test_a_trial_that_was_copied_out_of_it_is_told_where_to_look(
+        self, kit, sweep, tmp_path, capsys
+    ):
         alone = shutil.copytree(sweep / "trials/0001", tmp_path / "alone")
         system = kit.module.Frozen()
         wanted = kit.evaluate(system, sweep / "trials/0001")
@@ -157,6 +159,7 @@ class TestOfASweep:
         ):
             with pytest.raises(CheckpointError, match=r"frozen module lens.*train\.external=PATH"):
                 attempt()
+        assert "Falling back" not in capsys.readouterr().err
         copied = shutil.copy(next((sweep / "external").iterdir()), tmp_path / "any.safetensors")
         for named in (sweep / "external", copied, tmp_path):
             assert kit.evaluate(system, alone, train__external=str(named)) == wanted

@@ -194,7 +194,6 @@ def test_two_ranks_that_draw_in_ready_equal_one(ranks, tmp_path):
     toy = f"{HERE / 'external_toy.py'}:Branched"
     one, two = tmp_path / "one", tmp_path / "two"
     (alone,), expected = ranks.trained(one, 1, toy, {"train.batch_size": 8})
-    ranks.trained(two, 2, toy, {"train.batch_size": 4}, stop=4)
     (report, same), found = ranks.trained(two, 2, toy, {"train.batch_size": 4})
     assert report["val.mse"] == same["val.mse"] == pytest.approx(alone["val.mse"], rel=1e-4)
     for name, tensor in expected.items():
