@@ -28,6 +28,9 @@ VARIABLES = {
     # Long enough for a node to start, or for many packages to be installed.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A process for each worker group, for whoever asks `ray.train.get_preemption_info`. Nobody
+    # does: nodes.py asks the cluster itself once a segment has failed.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 
