@@ -248,6 +248,7 @@ def new_cluster(
             options[f"{service}-port"] = free_port()  # two clusters on one host else share these
         options["include-dashboard"] = str(api_server).lower()
         options["include-log-monitor"] = "false"  # nobody reads what it would pass on
+        without = () if grows_to else ("--no-monitor",)  # the autoscaler's, of a cluster as it is
         if grows_to:
             options["port"] = free_port()
             address = f"{ray.util.get_node_ip_address()}:{options['port']}"
@@ -257,7 +258,8 @@ def new_cluster(
         program = str(Path(sys.executable).with_name("ray"))
         fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"} if grows_to else {}
         head = place.popen(
-            [program, "start", "--head", "--block", "--disable-usage-stats", *given], **fake
+            [program, "start", "--head", "--block", "--disable-usage-stats", *without, *given],
+            **fake,
         )
         drained = place.drain(head)
         current = place / "ray" / "ray_current_cluster"

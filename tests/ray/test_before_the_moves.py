@@ -27,7 +27,7 @@ def test_a_killed_sweep_goes_on_to_its_end(place, kit):
     third = sweep / "reports/0002.jsonl"
     before = third.read_text()
     place.environment = {"OMP_NUM_THREADS": "1"}
-    ran = place.run("--resume", sweep)
+    ran = place.run("--resume", sweep, "--max-concurrent", 1)
     assert ran.status == 0, ran.text
     assert done == {path: path.read_bytes() for path in done}
     assert third.read_text().startswith(before), "it did not begin anew"

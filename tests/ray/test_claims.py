@@ -6,6 +6,7 @@ import json
 import sys
 
 import pandas as pd
+import pytest
 
 SYSTEM = """
 from trainables.toy import Toy
@@ -26,13 +27,21 @@ optimizer.lr: {log_uniform: [0.001, 1.0]}
 """
 
 
-def test_arms_share_a_seed_and_a_unit_is_a_sweep_that_goes_on(place, kit):
+@pytest.fixture
+def cluster(kit):
+    """For all sweeps of the comparison; a trial at a time."""
+    with kit.new_cluster(cpus=1, api_server=False) as made:
+        yield made
+
+
+def test_arms_share_a_seed_and_a_unit_is_a_sweep_that_goes_on(cluster, kit):
+    place = cluster.place
     (place / "drawn_of_a_test.py").write_text(SYSTEM)
     (place / "own").mkdir()
     for name, rate in {"plain": 0.3, "first": 0.1, "second": 0.1}.items():
         (place / "own" / f"{name}.yaml").write_text(f"optimizer.lr: {rate}\n")
     (place / "own/broken.yaml").write_text("model.explode: 1.0\n")
-    place.environment["PYTHONPATH"] = str(place.path)
+    place.environment |= {"PYTHONPATH": str(place.path), "RAY_ADDRESS": cluster.address}
     line = [sys.executable, "-m", "benchmarks.claims", place.space(ARMS, "own")]
     line += ["--dir", place / "sweeps", "--units", 1, "--first-unit", 20, "--seeds", 1]
 

@@ -15,6 +15,7 @@ ENDING = (
     "--scheduler", "none", "optimizer.kind=sgd", "data.noise=1.0", "train.steps=40",
     "train.report_every=1", "train.patience=3",
 )
+ONE_AT_A_TIME = ("--max-concurrent", 1)  # in one process, which takes seconds to import
 SPACE = "optimizer.lr: {log_uniform: [0.2, 0.4]}\n"
 
 
@@ -27,7 +28,7 @@ def cluster(kit):
 def sweep(cluster, kit, directory, workers):
     ran = cluster.place.run(
         kit.TOY, "--space", cluster.place.space(SPACE), "--dir", directory, "--address",
-        cluster.address, "--trials", 3 - workers, "--workers", workers, *ENDING,
+        cluster.address, "--trials", 3 - workers, "--workers", workers, *ENDING, *ONE_AT_A_TIME,
         f"train.batch_size={8 // workers}",
     )
     assert ran.status == 0, ran.text
@@ -36,7 +37,8 @@ def sweep(cluster, kit, directory, workers):
 
 
 def resume(cluster, directory):
-    ran = cluster.place.run("--resume", directory, "--address", cluster.address)
+    options = ("--address", cluster.address, *ONE_AT_A_TIME)
+    ran = cluster.place.run("--resume", directory, *options)
     assert ran.status == 0, ran.text
 
 

@@ -34,7 +34,7 @@ def test_sweep_as_a_job(cluster, kit):
     directory = cluster.place / "sweep"
     ran = submit(
         cluster, kit, sys.executable, "-m", "ray_jobs.sweep", kit.TOY,
-        "--space", cluster.place.space(), "--dir", directory, "--trials", 3,
+        "--space", cluster.place.space(), "--dir", directory, "--trials", 3, "--max-concurrent", 1,
     )
     assert ran.status == 0, ran.text
     assert "succeeded" in ran.text

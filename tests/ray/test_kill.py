@@ -152,6 +152,30 @@ class TestGoesOn:
         kit.check_equal(directory, undisturbed)
         assert kit.decided(directory) == kit.decided(undisturbed)
 
+    def test_a_signal_is_written_down_before_anything_ends(self, place, cluster, kit, brackets):
+        """Whoever sends SIGTERM (a queue, a node that goes) may kill a moment later: what the log
+        says by then must be true, and enough to go on from. Trials wait at rungs meanwhile.
+        """
+        directory = place / "sweep"
+        running = place.start(
+            kit.TOY, *kit.bracket_options(place, directory), "data.delay_seconds=0.02"
+        )
+        kit.until(lambda: len(kit.events(directory, "ended")) >= 8)
+        os.kill(running.pid, signal.SIGTERM)
+        kit.until(lambda: kit.events(directory)[-1].get("state") == "interrupted")
+        kit.kill_group(running)
+        said = running.stdout.read()
+        assert "stopped (SIGTERM)" not in said, "it had ended by itself: this shows nothing"
+        last = kit.events(directory, "ended")[-1]
+        assert last["reason"] == "SIGTERM"
+        found = load_sweep(directory)
+        assert {"paused", "interrupted"} <= set(found["state"])
+        ran = resumed(cluster, directory)
+        assert ran.status == 0, ran.text
+        kit.check_each_once(directory, 22, report_every=2)
+        kit.check_equal(directory, brackets.directory)
+        assert kit.decided(directory) == kit.decided(brackets.directory)
+
 
 @pytest.mark.last
 class TestTrialProcess:

@@ -11,8 +11,6 @@ import time
 
 import pytest
 
-from results.frame import load_sweep
-
 # Refused at the worst moment: Ray is starting still, and has started what does not end with it.
 LATE = """
 import time
@@ -131,30 +129,6 @@ class TestHangup:
 
 
 class TestStopped:
-    def test_a_signal_is_written_down_before_anything_ends(self, place, kit, brackets):
-        """Whoever sends SIGTERM (a queue, a node that goes) may kill a moment later: what the log
-        says by then must be true, and enough to go on from. Trials wait at rungs meanwhile.
-        """
-        directory = place / "sweep"
-        running = place.start(
-            kit.TOY, *kit.bracket_options(place, directory), "data.delay_seconds=0.02"
-        )
-        kit.until(lambda: len(kit.events(directory, "ended")) >= 8)
-        os.kill(running.pid, signal.SIGTERM)
-        kit.until(lambda: kit.events(directory)[-1].get("state") == "interrupted")
-        kit.kill_group(running)
-        said = running.stdout.read()
-        assert "stopped (SIGTERM)" not in said, "it had ended by itself: this shows nothing"
-        last = kit.events(directory, "ended")[-1]
-        assert last["reason"] == "SIGTERM"
-        found = load_sweep(directory)
-        assert {"paused", "interrupted"} <= set(found["state"])
-        resumed = place.run("--resume", directory, "--max-concurrent", 1)
-        assert resumed.status == 0, resumed.text
-        kit.check_each_once(directory, 22, report_every=2)
-        kit.check_equal(directory, brackets.directory)
-        assert kit.decided(directory) == kit.decided(brackets.directory)
-
     def test_a_second_ctrl_c_says_how_to_go_on(self, place, kit, start):
         directory = place / "sweep"
         running = start(directory, trials=40)

@@ -21,11 +21,17 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def swept(shared_place, kit):
-    """Six members on as many slots as the machine has."""
-    directory = shared_place / "population"
-    space = shared_place.space()
-    ran = shared_place.run(kit.TOY, "--space", space, "--dir", directory, *OPTIONS, *SETTINGS)
+def cluster(kit):
+    with kit.new_cluster(cpus=2, api_server=False) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def swept(cluster, kit):
+    """Six members on two slots."""
+    place, directory = cluster.place, cluster.place / "population"
+    arguments = ("--space", place.space(), "--dir", directory, *OPTIONS, *SETTINGS)
+    ran = place.run(kit.TOY, *arguments, "--address", cluster.address)
     assert ran.status == 0, ran.text
     return directory
 
@@ -55,13 +61,12 @@ def test_members_copy_each_other_and_end(swept):
     assert not list(swept.glob("trials/*/error.txt"))
 
 
-def test_a_schedule_is_exported_and_trained_again(swept, shared_place, kit):
+def test_a_schedule_is_exported_and_trained_again(swept, cluster, kit):
     number = max(range(6), key=lambda n: len(lineage(swept, n)))
-    stages = export_schedule(swept, number, shared_place / "found.yaml")
+    settings, again = cluster.place / "found.yaml", cluster.place / "again"
+    stages = export_schedule(swept, number, settings)
     assert len(stages) > 1
-    again = shared_place / "again"
-    settings = shared_place / "found.yaml"
-    ran = shared_place.run(kit.TOY, "--settings", settings, "--dir", again, verb="train")
+    ran = cluster.place.run(kit.TOY, "--settings", settings, "--dir", again, verb="train")
     assert ran.status == 0, ran.text
     expected = []
     for stage in stages:
@@ -70,7 +75,7 @@ def test_a_schedule_is_exported_and_trained_again(swept, shared_place, kit):
     assert rows(again / "reports.jsonl") == expected
 
 
-def test_one_slot_and_a_killed_driver_come_to_the_same(swept, place, kit):
+def test_one_slot_and_a_killed_driver_come_to_the_same(swept, cluster, place, kit):
     """What is decided hangs neither on the slots nor on the process that decides."""
     directory = place / "killed"
     arguments = ("--space", place.space(), "--dir", directory, *OPTIONS, *SETTINGS)
@@ -83,7 +88,7 @@ def test_one_slot_and_a_killed_driver_come_to_the_same(swept, place, kit):
         )
     )
     kit.kill_group(process)
-    ran = place.run("--resume", directory)
+    ran = cluster.place.run("--resume", directory, "--address", cluster.address)
     assert ran.status == 0, ran.text
     assert lives(directory) == lives(swept)
     for number in range(6):

@@ -6,7 +6,7 @@ import pytest
 
 from results.frame import load_sweep
 
-NODES = 3
+NODES = 2
 
 
 @pytest.mark.last

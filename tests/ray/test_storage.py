@@ -41,10 +41,15 @@ def fill(disk):
                 continue
 
 
-def test_full_disk(place, kit, small_disk, brackets):
+def test_full_disk(kit, small_disk, brackets):
     """It pauses and says so. What waited at a rung has lost nothing by it."""
-    directory = small_disk / "sweep"
-    options = kit.bracket_options(place, directory)
+    with kit.new_cluster(cpus=1, api_server=False) as cluster:
+        check_full_disk(cluster, kit, small_disk, brackets)
+
+
+def check_full_disk(cluster, kit, small_disk, brackets):
+    place, directory = cluster.place, small_disk / "sweep"
+    options = (*kit.bracket_options(place, directory), "--address", cluster.address)
     running = place.start(kit.TOY, *options, "data.delay_seconds=0.01")
     kit.until(lambda: len(kit.events(directory, "ended")) >= 4)
     fill(small_disk)
@@ -55,7 +60,7 @@ def test_full_disk(place, kit, small_disk, brackets):
     assert f"--resume {directory}" in ran.text
     assert "Traceback" not in ran.text, ran.text
     remount(small_disk, "size=64m")
-    resumed = place.run("--resume", directory, "--max-concurrent", 1)
+    resumed = place.run("--resume", directory, "--address", cluster.address)
     assert resumed.status == 0, resumed.text
     kit.check_each_once(directory, 22, report_every=2)
     kit.check_equal(directory, brackets.directory)

@@ -18,6 +18,13 @@ WAYS = {
 }
 
 
+@pytest.fixture(scope="module")
+def cluster(kit):
+    """For the groups; a training in the process of the command asks for none."""
+    with kit.new_cluster(cpus=2, api_server=False) as made:
+        yield made
+
+
 def trained(directory):
     """The curve over both stages, and the step of each with whether it ended."""
     paths = [directory / f"stage-{number}/reports.jsonl" for number in (1, 2)]
@@ -27,28 +34,35 @@ def trained(directory):
     return curve[columns], [(stage["step"], stage["finished"]) for stage in stages]
 
 
-def test_a_training_on_a_group_is_the_plain_one(place, kit):
-    common = (kit.TOY, *COMMON, "--dir")
-    assert train.main([*common, str(place / "plain"), "--no-ray", "train.batch_size=8"]) == 0
-    ran = place.run(*common, place / "group", *WAYS["group"], verb="train")
+def run(cluster, way, directory, *options):
+    address = ("--address", cluster.address) if way == "group" else ()
+    ran = cluster.place.run(*options, "--dir", directory, *WAYS[way], *address, verb="train")
     assert ran.status == 0, ran.text
+    return ran
+
+
+def test_a_training_on_a_group_is_the_plain_one(cluster, kit, tmp_path):
+    plain, group = tmp_path / "plain", tmp_path / "group"
+    common = (kit.TOY, *COMMON)
+    assert train.main([*common, "--dir", str(plain), "--no-ray", "train.batch_size=8"]) == 0
+    run(cluster, "group", group, *common)
     curves = (
-        pd.read_json(place / way / "reports.jsonl", lines=True)[["step", "val.mse"]]
-        for way in ("plain", "group")
+        pd.read_json(directory / "reports.jsonl", lines=True)[["step", "val.mse"]]
+        for directory in (plain, group)
     )
     pd.testing.assert_frame_equal(*curves, rtol=1e-5)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_training_in_stages_is_the_plain_one(place, kit, way):
-    common = (kit.TOY, *COMMON, *STAGES, "--dir")
-    assert train.main([*common, str(place / "plain"), "--no-ray", "train.batch_size=8"]) == 0
-    ran = place.run(*common, place / way, *WAYS[way], verb="train")
-    assert ran.status == 0, ran.text
+def test_a_training_in_stages_is_the_plain_one(cluster, kit, tmp_path, way):
+    common = (kit.TOY, *COMMON, *STAGES)
+    directory = tmp_path / "plain"
+    assert train.main([*common, "--dir", str(directory), "--no-ray", "train.batch_size=8"]) == 0
+    ran = run(cluster, way, tmp_path / way, *common)
     assert "val.mse" in ran.out
     assert "file a report" not in ran.text, ran.text  # Ray's words for a run it lost sight of
-    curve, record = trained(place / way)
-    plain, plain_record = trained(place / "plain")
+    curve, record = trained(tmp_path / way)
+    plain, plain_record = trained(directory)
     assert plain["step"].tolist() == [5, 10, 5, 10]
     assert record == plain_record == [(10, True), (10, True)]
     exact = {"group": {"rtol": 1e-5}}.get(way, {})
