@@ -18,6 +18,7 @@ from losses.hdr_patch import LossSettings, idle_terms, refused_keys, terms
 from losses.hdr_patch_terms import mu_images
 from metrics.hdr_patch import CapHealthSettings, MetricSettings, hdr_metrics
 from models.discriminator import DiscriminatorSettings
+from models.hdr.exposure import mu_law
 from models.hdr.head import HeadSettings, LogDomainHead, largest_cap, needed_cap
 from models.hdr.head import prepare as prepare_head
 from models.hdr.network import HdrPatchModel, ModelSettings
@@ -39,6 +40,7 @@ from trainables.api import (
     Tensors,
     TrainSettings,
 )
+from trainables.drawing import rows
 
 _SAMPLE_CROPS = 64
 """Crops that the pre-flight looks at."""
@@ -163,6 +165,14 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
             f"prefill_{kind}": Reference(partial(unchanged, head), f"the first guess {kind} alone")
             for kind, head in heads.items()
         }
+
+    def picture(self, prediction: Tensors, batch: Tensors) -> Tensor:
+        """Rows of the warped images, their holes black, of the filled ones and of the true ones,
+        under the mu-law of the metrics' defaults.
+        """
+        given = batch["warped"].float() * (1.0 - batch["hole"].float())
+        images, shown = (given, prediction["radiance"], batch["target"]), MetricSettings()
+        return rows(*(mu_law(image.float(), shown.mu, shown.exposure) for image in images))
 
     def preflight(self, settings: HdrPatchSettings, prepared: Prepared) -> Sequence[Finding]:
         """Terms that cannot work, and the share of hole targets that the cap cannot reach

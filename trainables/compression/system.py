@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from data.mri.batch_augment import BatchAugment
@@ -38,6 +37,7 @@ from trainables.compression.references import references
 from trainables.compression.settings import CompressionSettings
 from trainables.compression.tags import figure_tags, tags
 from trainables.compression.use import encode_data, prepare_volumes, reconstruct
+from trainables.drawing import rows
 from trainables.stepping.inputs import SEED, UPDATE_SEED
 
 
@@ -195,10 +195,6 @@ def critic_views(
     return prediction["reconstruction"], batch["image"]
 
 
-PICTURED = 8
-"""Samples of a batch that are drawn."""
-
-
 def side_by_side(image: Tensor, reconstruction: Tensor) -> Tensor:
     """Rows of image, reconstruction and their absolute difference (times 4). Of a volume the
     middle slice is drawn, and every channel by itself. [B, C, *S] -> [3, 3 H, n W].
@@ -206,10 +202,8 @@ def side_by_side(image: Tensor, reconstruction: Tensor) -> Tensor:
     shown = [image.float(), reconstruction.float()]
     if image.ndim == 5:
         shown = [volume[:, :, volume.shape[2] // 2] for volume in shown]
-    true, output = (images.flatten(0, 1)[:PICTURED].clamp(0.0, 1.0) for images in shown)
-    rows = [true, output, (4.0 * (true - output).abs()).clamp(max=1.0)]
-    grid = torch.cat([torch.cat(list(row), dim=1) for row in rows], dim=0)
-    return grid.expand(3, -1, -1)
+    true, output = (images.flatten(0, 1)[:, None].clamp(0.0, 1.0) for images in shown)
+    return rows(true, output, 4.0 * (true - output).abs())
 
 
 def last_layer(modules: Modules) -> Sequence[nn.Parameter]:

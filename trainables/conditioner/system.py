@@ -50,6 +50,7 @@ from trainables.conditioner.field_latents import (
     train_or_load,
 )
 from trainables.conditioner.references import references
+from trainables.drawing import rows, scaled
 
 GENERATE_BATCH = 32
 """Images that are predicted together by `generate`."""
@@ -237,6 +238,18 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
             for index, name in enumerate(TERMS)
         }
         return {"train.loss.*": "Enhanced_Loss/*", **weights}
+
+    def picture(self, prediction: Tensors, batch: Tensors) -> Tensor:
+        """Rows of the true fields [T, N], of the predicted ones and of 4 times their difference,
+        from the least to the greatest true value of each; of the latents [K, h] where there is no
+        decoder.
+        """
+        true, predicted = batch["hier"], prediction["hier"]
+        if "field" in prediction:
+            true, predicted = prediction["target_field"], prediction["field"]
+        shown = scaled(true.float(), true.float()), scaled(predicted.float(), true.float())
+        true, predicted = (values[:, None] for values in shown)
+        return rows(true, predicted, 4.0 * (true - predicted).abs())
 
     def preflight(self, settings: ConditionerSettings, prepared: Prepared) -> Sequence[Finding]:
         return [Finding(text) for text in contradictions(settings)]
