@@ -26,8 +26,8 @@ from trainables.stepping.train_settings import SystemSettings
 _SEEDS = 8
 """Draws of one sample that are compared: of few, a random flip may leave all as they are."""
 
-_EPOCHS = 2
-"""Passes through the training samples, in which an order is looked at."""
+_EPOCHS, _POSITIONS = 2, 4096
+"""Passes through the training samples in which an order is looked at, and how far at most."""
 
 
 def prepares_the_same_again(examined: Examined) -> Iterator[Fault]:
@@ -111,7 +111,7 @@ def draws_in_a_pure_order(examined: Examined) -> Iterator[Fault]:
         return
     train: Any = examined.loaders.train
     size, batch = len(train), examined.settings.train.batch_size
-    positions = range(_EPOCHS * size + batch)
+    positions = range(min(_EPOCHS * size, _POSITIONS) + batch)
     index = order(size, batch)
     drawn = [index(seed, position) for seed in (0, 1) for position in positions]
     strange = next((i for i in drawn if type(i) is not int or not 0 <= i < size), None)
