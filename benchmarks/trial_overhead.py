@@ -22,7 +22,7 @@ def measure() -> Iterator[Row]:
         def peer(trials: int) -> float:
             target = str(folder / f"peer-{trials}")
             arguments = ["--trials", str(trials), "--dir", target]
-            return timed(["-m", "benchmarks.documented_pattern", *arguments])
+            return timed(["-m", "benchmarks.measuring.documented_pattern", *arguments])
 
         slope = (ours(100) - ours(20)) / 80
         peer_slope = (peer(6) - peer(2)) / 4
