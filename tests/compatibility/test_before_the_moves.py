@@ -2,7 +2,8 @@
 
 fixtures/ was made by commit f53247d: trainings that were stopped at step 4 of 8, and a sweep whose
 driver and cluster were killed while its third trial trained. Beside each is what that commit
-itself made of it afterwards. To keep it small, the only checkpoint of the sweep is the one of its
+itself made of it afterwards; of `compression`, whose noise is drawn by sample since then, the
+commit that changed that. To keep it small, the only checkpoint of the sweep is the one of its
 third trial, and it stands for the checkpoint of hdr_patch as well. The sweep is only read here;
 tests/ray/test_before_the_moves.py goes on with it.
 """
