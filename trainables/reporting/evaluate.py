@@ -17,12 +17,9 @@ from torch import Tensor, nn
 from metrics.health_signs import number
 from metrics.metric import Column, Metric
 from trainables.parts import Phase
-from trainables.stepping.devices import seed_everything, to_device
+from trainables.stepping.devices import fixed_draws, to_device
 from trainables.stepping.inputs import in_validation
 from trainables.stepping.train_settings import SystemSettings
-
-VALIDATION_SEED = 1
-"""Of torch's generators at the beginning of a validation."""
 
 
 @dataclass
@@ -65,12 +62,11 @@ def evaluate(
     value is not finite.
 
     Sums and counts are added over batches and ranks before any root or ratio is taken, so the
-    value does not depend on how the set is cut. Modules are in eval mode meanwhile. Torch's
-    generators are at one place in every call: what the training drew before decides nothing.
+    value does not depend on how the set is cut. Modules are in eval mode meanwhile, and what the
+    training drew before decides nothing.
     """
-    seed_everything(VALIDATION_SEED, accelerator.device)
     totals: list[Tensor] | None = None
-    with in_eval(modules):
+    with in_eval(modules), fixed_draws(accelerator.device):
         for batch in batches:
             batch = to_device(batch, accelerator.device, settings.train.channels_last)
             vectors = _measure(accelerator, modules, phases, metrics, batch, settings, worst)

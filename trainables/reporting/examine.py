@@ -4,13 +4,10 @@ and their columns.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Generic
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -23,7 +20,7 @@ from trainables.examination import SHOWN, Exam, Examination, Examine, examined_c
 from trainables.parts import Loaders, Phase
 from trainables.reporting.evaluate import in_eval, joined, value_of
 from trainables.run import LocalRun, Report
-from trainables.stepping.devices import to_device
+from trainables.stepping.devices import fixed_draws, to_device
 from trainables.stepping.inputs import batch_of, in_validation
 from trainables.stepping.train_settings import SystemSettings, Tree
 from trainables.system import PreparedT, System, offers
@@ -32,9 +29,6 @@ SECONDS = "train.examination_seconds"
 """The time of a report's examinations, 0 where none ran; a system without any has no such column.
 It is part of the training's `seconds`, as that of validation is.
 """
-
-_DRAWS = 0
-"""Seeds the global generators while an examination runs."""
 
 
 class Examiner(Generic[Tree, PreparedT]):
@@ -125,7 +119,7 @@ class Examiner(Generic[Tree, PreparedT]):
             size = len(self.loaders.validation)  # type: ignore[arg-type]  # map-style by contract
             fit = min(size, self.settings.train.validation_batch_size)
             exam = self._shown(modules, "val.samples", fit)
-            with in_eval(modules), _undisturbed(exam):
+            with in_eval(modules), torch.no_grad(), fixed_draws(exam.device):
                 batch = exam.batch(exam.cases)
                 with exam.autocast():
                     prediction = self.phase.forward(modules, batch, self.settings)
@@ -134,7 +128,7 @@ class Examiner(Generic[Tree, PreparedT]):
         for each in self.examinations:
             if each.draw is not None:
                 exam = self._shown(modules, each.name, each.cases)
-                with in_eval(modules), _undisturbed(exam):
+                with in_eval(modules), torch.no_grad(), fixed_draws(exam.device):
                     images = each.draw(exam)
                 yield from ((f"{each.name}.{name}", image) for name, image in images.items())
 
@@ -204,7 +198,7 @@ def share_of(examination: Examination, run: Examine, exam: Exam) -> dict[str, Te
     Raises:
         ValueError: they are not of the declared columns.
     """
-    with _undisturbed(exam):
+    with torch.no_grad(), fixed_draws(exam.device):
         measured = run(exam)
     names = [column.name for column in examination.columns]
     if set(measured) != set(names):
@@ -240,21 +234,3 @@ def _reduced(
     own = torch.cat([sums[name].to(zeros.device) for name in names]) if sums else zeros
     whole = accelerator.reduce(own, reduction="sum")
     return dict(zip(names, torch.split(whole.cpu(), lengths), strict=True))
-
-
-@contextmanager
-def _undisturbed(exam: Exam) -> Iterator[None]:
-    """Without gradients; what the global generators draw is always the same, and they go on
-    afterwards as if nothing had been drawn.
-    """
-    python, numbers = random.getstate(), np.random.get_state()
-    devices = [exam.device] if exam.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        random.seed(_DRAWS)
-        np.random.seed(_DRAWS)
-        torch.manual_seed(_DRAWS)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numbers)

@@ -20,11 +20,11 @@ from trainables.checkpoints.initial import begun
 from trainables.examination import Examination, Examine
 from trainables.parts import Loaders, Phase
 from trainables.reference import Reference
-from trainables.reporting.evaluate import VALIDATION_SEED, joined, sums_of, value_of
+from trainables.reporting.evaluate import joined, sums_of, value_of
 from trainables.reporting.examine import exam_of, share_of, values_of
 from trainables.reporting.measure import loaders_of, modules_of
 from trainables.stepping.batches import validation_loader
-from trainables.stepping.devices import make_accelerator, seed_everything, to_device
+from trainables.stepping.devices import fixed_draws, make_accelerator, to_device
 from trainables.stepping.inputs import Told, in_validation, step_seed
 from trainables.stepping.train_settings import Tree
 from trainables.system import PreparedT, System
@@ -203,17 +203,17 @@ def _measure(
     """Predicts whole batches and measures the samples of each unit in them by themselves; sums and
     counts are added over batches, and then over units.
     """
-    seed_everything(VALIDATION_SEED, device)
     totals: dict[str, list[dict[str, Tensor]]] = {}
-    for units, batch in _batches(loaders, split, settings.train.validation_batch_size):
-        moved = told(to_device(batch, device, settings.train.channels_last))
-        prediction = reference.predict(moved)
-        for unit, rows in units.items():
-            at = torch.tensor(rows, device=device)
-            part = {key: value[at] for key, value in moved.items()}
-            of_part = _Predicted({key: value[at] for key, value in prediction.items()})
-            sums = _sums(reference, metrics, of_part, part, settings)
-            totals.setdefault(unit, []).append(sums)
+    with fixed_draws(device):
+        for units, batch in _batches(loaders, split, settings.train.validation_batch_size):
+            moved = told(to_device(batch, device, settings.train.channels_last))
+            prediction = reference.predict(moved)
+            for unit, rows in units.items():
+                at = torch.tensor(rows, device=device)
+                part = {key: value[at] for key, value in moved.items()}
+                of_part = _Predicted({key: value[at] for key, value in prediction.items()})
+                sums = _sums(reference, metrics, of_part, part, settings)
+                totals.setdefault(unit, []).append(sums)
     by_unit = [_added(parts) for parts in totals.values()]
     whole = _added(by_unit)
     columns: Measured = {"about": reference.about, "unit": list(totals)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
@@ -16,6 +18,9 @@ from settings.schema import SettingsError
 from trainables.stepping.train_settings import TrainSettings, computes
 
 _COMPILER_MODULES = ("torch._dynamo", "torch._inductor", "torch._functorch")
+
+_FIXED = 0
+"""Seeds what a validation or an examination draws from the generators of the process."""
 
 
 def make_accelerator(settings: TrainSettings) -> Accelerator:
@@ -62,6 +67,22 @@ def seed_everything(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed_all(seed)
+
+
+@contextmanager
+def fixed_draws(device: torch.device) -> Iterator[None]:
+    """What is drawn from the generators of the process is the same each time, and they go on
+    afterwards as if nothing had been drawn.
+    """
+    pythons, numpys = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_everything(_FIXED, device)
+        np.random.seed(_FIXED)
+        try:
+            yield
+        finally:
+            random.setstate(pythons)
+            np.random.set_state(numpys)
 
 
 @torch.no_grad()
