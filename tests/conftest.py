@@ -5,6 +5,7 @@ without a GPU.
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import os
 import shutil
@@ -105,6 +106,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ]
         if limits and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(max(limits)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Garbage is looked for after it, and only among what tests make: the modules and tests that
+    it loads stay, and are most of what each search would go through (a tenth of the fast tier).
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,10 +29,11 @@ ON_STDERR = {
 """Who writes to stderr, and what: nothing of it but in one place is a warning."""
 
 
-def files() -> Iterator[tuple[str, ast.Module]]:
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+@functools.cache
+def files() -> tuple[tuple[str, ast.Module], ...]:
+    paths = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    names = (path.relative_to(ROOT).as_posix() for path in paths)
+    return tuple((name, ast.parse((ROOT / name).read_text())) for name in names)
 
 
 def own_form(tree: ast.AST) -> Iterator[str]:
@@ -42,19 +44,21 @@ def own_form(tree: ast.AST) -> Iterator[str]:
         text = node.value if isinstance(node, ast.Constant) else None
         if isinstance(text, str) and text.lower().startswith(("warning:", "warn:", "[warn")):
             yield f"line {node.lineno}: {text!r}"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            owner = ast.unparse(node.func.value)
-            is_python = owner == "warnings" and node.func.attr.startswith("warn")
-            is_logged = "log" in owner.lower() and node.func.attr in ("warning", "warn")
-            if is_python or is_logged:
-                yield f"line {node.lineno}: {ast.unparse(node.func)}"
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute) and called.attr.startswith("warn"):
+            owner = ast.unparse(called.value)
+            is_logged = "log" in owner.lower() and called.attr in ("warning", "warn")
+            if owner == "warnings" or is_logged:
+                yield f"line {node.lineno}: {ast.unparse(called)}"
         if isinstance(node, ast.ImportFrom) and node.module == "warnings":
             yield f"line {node.lineno}: from warnings import"
 
 
 def writes_to_stderr(tree: ast.AST) -> bool:
     return any(
-        isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stderr", "sys.__stderr__")
+        isinstance(node, ast.Attribute)
+        and node.attr in ("stderr", "__stderr__")
+        and ast.unparse(node.value) == "sys"
         for node in ast.walk(tree)
     )
 
