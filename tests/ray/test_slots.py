@@ -6,7 +6,7 @@ import pytest
 
 from results.frame import load_sweep
 
-NODES = 2
+NODES = 3
 
 
 @pytest.mark.last
