@@ -111,7 +111,8 @@ def group_trainer(loop: Callable[[dict], Any], config: dict, group: Group) -> An
     run = RunConfig(
         name=group.name,
         storage_path=str(group.scratch),
-        failure_config=FailureConfig(max_failures=0),
+        # Whatever ends a group is the driver's to see: it hands out the next segment.
+        failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
     )
     return GroupTrainer(loop, train_loop_config=config, scaling_config=scaling, run_config=run)
 
