@@ -52,6 +52,11 @@ def held(
                 f"Built.external names {name!r}, and the modules are {', '.join(built.modules)}. "
                 "Mend the name."
             )
+        if not isinstance(declared, External):
+            raise SettingsError(
+                f"Built.external[{name!r}] is a {type(declared).__name__}, and it is what "
+                "`external_file(path)` makes in `prepare`. Give that."
+            )
         if declared.fingerprint != stored.get(name, declared.fingerprint):
             raise ExternalError(
                 f"the training goes on from a checkpoint whose {name} is "

@@ -73,6 +73,7 @@ def initial_weights(
     else:
         pairs = dict(system.initial(name, sorted(theirs)))
         _check(pairs, theirs, ours, system.name, path)
+        _check_shapes(pairs, theirs, ours, system.name)
     try:
         _fill(built, {own: theirs[their] for their, own in pairs.items()}, strict=is_same)
     except RuntimeError as error:  # torch's word for keys or shapes that do not fit
@@ -121,6 +122,23 @@ def _compare_external(built: Built, stored: Checkpoint, warn: Callable[[str], No
                 f"train.init_from: {stored.path} was trained with another {name} "
                 f"({stored.external[name].file}) than the one here ({built.external[name].file}), "
                 "which stays."
+            )
+
+
+def _check_shapes(
+    pairs: Mapping[str, str],
+    theirs: Mapping[str, Tensor],
+    ours: Mapping[str, Tensor],
+    system: str,
+) -> None:
+    """Refuses pairs of `initial` whose shapes differ."""
+    for their, own in pairs.items():
+        shapes = list(theirs[their].shape), list(ours[own].shape)
+        if shapes[0] != shapes[1]:
+            raise SettingsError(
+                f"train.init_from: member `initial` of {system} gives {their} {shapes[0]} to "
+                f"{own} {shapes[1]}, and a tensor is taken as it is. Leave the pair out, or take "
+                "settings under which the two have one shape."
             )
 
 

@@ -106,17 +106,23 @@ def built_for(
     """
     if not offers(system, "rebuild") or not meta.get("built"):
         return system.build(settings, prepared)
-    return dataclasses.replace(system.rebuild(settings, meta["built"]), meta=meta["built"])
+    return _rebuilt(system, settings, meta["built"])
+
+
+def _rebuilt(system: System, settings: Settings, meta: Mapping[str, Any]) -> Built:
+    return dataclasses.replace(system.rebuild(settings, meta), meta=meta)
 
 
 def _built(system: System, settings: Settings, meta: Mapping[str, Any], path: Path) -> Built:
-    if offers(system, "rebuild") and not meta.get("built"):
+    if not offers(system, "rebuild"):
+        return system.build(settings, None)
+    if "built" not in meta:
         raise checkpoint.CheckpointError(
             f"{path} does not say what its modules were built from, for an earlier version wrote "
             f"it. Train one step more with this version ({command('train')} --resume), and take "
             "that."
         )
-    return built_for(system, settings, None, meta)
+    return _rebuilt(system, settings, meta["built"])  # its meta may be empty
 
 
 def stripped(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

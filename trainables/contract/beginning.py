@@ -24,6 +24,13 @@ def holds_external_weights_as_they_are(examined: Examined) -> Iterator[Fault]:
             yield Fault(
                 subject, "it is a module", f"there are {', '.join(built.modules)}", "Mend the name"
             )
+        elif not isinstance(external, External):
+            yield Fault(
+                subject,
+                "it is what `external_file` makes",
+                f"it is a {type(external).__name__}",
+                "Let `prepare` make it of the path, and `build` load its `file`",
+            )
         elif name in used:
             yield Fault(
                 subject,

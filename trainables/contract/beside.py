@@ -81,6 +81,15 @@ def measures_its_references(examined: Examined) -> Iterator[Fault]:
     the first metric.
     """
     system, settings, prepared = examined.system, examined.settings, examined.prepared
+    examinations = [each.name for each in system.examinations(settings, prepared)]
+    for name, reference in system.references(settings, prepared).items():
+        for missing in sorted(reference.examine.keys() - set(examinations)):
+            yield Fault(
+                f"reference {name}",
+                "it takes part in examinations that there are",
+                f"`examine` names {missing!r}, and there are {', '.join(examinations) or 'none'}",
+                "Mend the name",
+            )
     first = f"val.{system.metrics(settings, prepared)[0].name}"
     for split in ("validation", "test"):
         if getattr(examined.loaders, split) is None:

@@ -19,6 +19,7 @@ from trainables.contract import (
 )
 from trainables.contract.examined import Examined
 from trainables.contract.fault import Fault
+from trainables.stepping.inputs import SCHEDULE
 
 SYSTEM = "system"
 """The subject of an exception, which no rule can name more closely."""
@@ -58,14 +59,14 @@ def faults_of(rule: Rule, examined: Examined) -> list[Fault]:
 
 def check(examined: Examined, said: Callable[[str], None] = lambda line: None) -> list[Fault]:
     """The faults of a system, each once; an exception is told once, whichever rules it came to.
-    Where declarations are broken, nothing further is asked.
+    Where a member is missing, or declarations are broken, nothing further is asked.
 
     Args:
         said: is told what is looked at.
     """
     faults: dict[Fault, None] = {}
     for rule in RULES:
-        if faults and rule is samples.RULES[0]:
+        if faults and rule in (declarations.RULES[1], samples.RULES[0]):
             break
         said(rule.__name__.replace("_", " "))
         for fault in faults_of(rule, examined):
@@ -78,13 +79,20 @@ def check(examined: Examined, said: Callable[[str], None] = lambda line: None) -
 def _raised(rule: Rule, error: Exception) -> Fault:
     frames = traceback.extract_tb(error.__traceback__)
     ours = Path(__file__).parent
-    theirs = [frame for frame in frames if Path(frame.filename).parent != ours]
-    last = (theirs or frames)[-1]
+    own = [frame for frame in frames if "site-packages" not in Path(frame.filename).parts]
+    theirs = [frame for frame in own if Path(frame.filename).parent != ours]
+    last = (theirs or own or frames)[-1]
     where = f"{Path(last.filename).name}:{last.lineno}"
     text = " ".join(str(error).split())[:300]
+    way_out = "Mend what raises, or give settings under which it does not (key=value)"
+    if isinstance(error, KeyError) and SCHEDULE in text:
+        way_out = (
+            f"A batch has `{SCHEDULE}<settings key>` of each of Phase.schedules, but in "
+            "validation not of Phase.training_schedules: ask whether it is there"
+        )
     return Fault(
         SYSTEM,
         rule.__name__.replace("_", " "),
         f"{type(error).__name__} at {where}: {text}",
-        "Mend what raises, or give settings under which it does not (key=value)",
+        way_out,
     )

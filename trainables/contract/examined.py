@@ -34,6 +34,9 @@ SHORT: Mapping[str, Any] = {
 SAMPLES = 4
 """In a batch that is looked at: two halves of more than one sample."""
 
+_LOOKED_AT = 16
+"""Validation samples among which those of one shape are looked for."""
+
 _NUDGE = 0.02
 _FORWARD_SEED = 5
 
@@ -137,8 +140,10 @@ class Examined:
         """The first `SAMPLES` samples."""
         loaders = self.system.loaders(settings, self.prepared)
         if validation:
-            fixed: Any = loaders.validation
-            return batch_of(loaders, "validation", [i % len(fixed) for i in range(SAMPLES)])
+            alike = alike_in_shape(loaders)
+            return batch_of(
+                loaders, "validation", [alike[i % len(alike)] for i in range(SAMPLES)]
+            )
         indices = first(loaders, SAMPLES)
         return batch_of(loaders, "train", [(index, i) for i, index in enumerate(indices)])
 
@@ -170,6 +175,24 @@ def first(loaders: Loaders, count: int) -> list[int]:
         return [i % len(data) for i in range(count)]
     index = loaders.order(len(data), count)
     return [index(0, position) for position in range(count)]
+
+
+def alike_in_shape(loaders: Loaders) -> list[int]:
+    """Of the first validation samples those that fit into a batch with the very first: all of them
+    where the system makes its batches itself (`Loaders.collate`).
+    """
+    fixed: Any = loaders.validation
+    seen = range(min(_LOOKED_AT, len(fixed)))
+    if loaders.collate is not None:
+        return list(seen)
+    shapes = [{key: np.shape(value) for key, value in fixed[index].items()} for index in seen]
+    return [index for index in seen if shapes[index] == shapes[0]]
+
+
+def fit_together(loaders: Loaders) -> bool:
+    """Whether the first validation samples fit into one batch."""
+    fixed: Any = loaders.validation
+    return len(alike_in_shape(loaders)) == min(_LOOKED_AT, len(fixed))
 
 
 def short_of(system: System) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from trainables.contract.examined import Examined, cloned, forward, same, seed_e
 from trainables.contract.fault import Fault
 from trainables.contract.keys import declares, guilty
 from trainables.parts import Built, Loaders, Phase
-from trainables.stepping.inputs import in_validation
+from trainables.stepping.inputs import SEED, in_validation
 from trainables.stepping.train_settings import SystemSettings
 
 _SEEDS = 8
@@ -74,6 +74,13 @@ def draws_samples_from_their_seed(examined: Examined) -> Iterator[Fault]:
     """A training sample is a function of index and seed, a validation sample of its index."""
     train: Any = examined.loaders.train
     validation: Any = examined.loaders.validation
+    if SEED in train[(0, 1)] and torch.equal(train[(0, 1)][SEED], train[(0, 2)][SEED]):
+        yield Fault(
+            "training sample",
+            f"its `{SEED}`, where it has one, is its own seed, by which a forward draws",
+            f"it is {train[(0, 1)][SEED].tolist()} for two seeds",
+            "Leave it out, for the loop adds it; call another quantity otherwise",
+        )
     draws = {
         "training sample": lambda: train[(min(1, len(train) - 1), 99)],
         "validation sample": lambda: validation[0],

@@ -15,7 +15,7 @@ from metrics.health import SIGNS
 from settings.flat import leaves, replace
 from settings.paths import TrainingPaths
 from trainables.checkpoints import checkpoint
-from trainables.contract.examined import Examined, first, same
+from trainables.contract.examined import Examined, first, fit_together, same
 from trainables.contract.fault import Fault
 from trainables.loop import fit
 from trainables.parts import Loaders
@@ -23,6 +23,7 @@ from trainables.reporting.examine import SECONDS
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.reporting.watch import watched
 from trainables.run import LocalRun, Report
+from trainables.stepping.inputs import SCHEDULE
 from trainables.stepping.train_settings import SystemSettings
 from trainables.system import System
 
@@ -179,6 +180,7 @@ def columns_of(examined: Examined) -> set[str]:
         measured = ("grad_norm", "grad_norm_mean", "lr", "skipped_steps")
         columns |= {f"{phase.column_prefix}.{name}" for name in measured}
         columns |= {f"train.{prefix}.total", f"train.{prefix}.validation_total"}
+        columns |= {f"{phase.column_prefix}.{SCHEDULE}{key}" for key in phase.schedules}
         for name in phase.composite.terms:
             column = f"train.{prefix}.{name}"
             columns |= {f"val.{prefix}.{name}", column, f"{column}.weight", f"{column}.share"}
@@ -238,8 +240,10 @@ def _columns(
 
 def validates_alike_in_any_batches(examined: Examined) -> Iterator[Fault]:
     """A checkpoint's measures do not depend on the size of the validation's batches, but for terms
-    that say so.
+    that say so. Samples of several shapes fit into no other batches than those of one.
     """
+    if not fit_together(examined.loaders):
+        return
     nodes = examined.nodes()
     excepted = {f"val.{node}" for at, name, node in nodes if at.composite.terms[name].splits}
     with tempfile.TemporaryDirectory() as folder:

@@ -129,11 +129,26 @@ def sums_of(
     settings: SystemSettings,
 ) -> Tensor:
     """The sums of a metric on a batch with their count: what is added over batches and ranks."""
-    return joined(*metric.measure(prediction, batch, settings))
+    return joined(metric.measure(prediction, batch, settings), f"metric {metric.name}")
 
 
-def joined(sums: Tensor, count: Tensor) -> Tensor:
-    """Sums and, last, their count as one float64 vector."""
+def joined(measured: tuple[Tensor, Tensor], whose: str) -> Tensor:
+    """Sums and, last, their count as one float64 vector.
+
+    Args:
+        whose: what has measured them, for the message.
+
+    Raises:
+        TypeError: they are not two tensors.
+    """
+    parts = measured if isinstance(measured, tuple) else (measured,)
+    if [isinstance(part, Tensor) for part in parts] != [True, True]:
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise TypeError(
+            f"{whose} returns ({kinds}), and measures are two tensors, sums and their count: "
+            "return (sums.double(), torch.tensor(count)), or `per_sample` of a value each."
+        )
+    sums, count = parts
     return torch.cat([sums.double().reshape(-1), count.double().reshape(1)])
 
 

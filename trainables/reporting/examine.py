@@ -206,7 +206,8 @@ def share_of(examination: Examination, run: Examine, exam: Exam) -> dict[str, Te
             f"examination {examination.name} declares the columns {', '.join(names)} and its run "
             f"returns {', '.join(measured) or 'none'}: return (sums, count) for each of them."
         )
-    return {name: joined(*measured[name]) for name in names}
+    whose = f"examination {examination.name}, column"
+    return {name: joined(measured[name], f"{whose} {name},") for name in names}
 
 
 def values_of(examination: Examination, sums: Mapping[str, Tensor]) -> dict[str, float | None]:

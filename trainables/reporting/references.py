@@ -263,7 +263,10 @@ def _sums(
     settings: Tree,
 ) -> dict[str, Tensor]:
     """Sums with their count by metric, without those that read what is not predicted."""
-    found = {name: joined(*pair).cpu() for name, pair in reference.measure(batch).items()}
+    found = {
+        name: joined(pair, f"the reference ({reference.about}), metric {name},").cpu()
+        for name, pair in reference.measure(batch).items()
+    }
     measured: dict[Any, Tensor | None] = {}  # columns may share one measure
     for metric in metrics:
         if metric.name in found:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
@@ -73,8 +74,23 @@ class SeededCollate:
 
     def __call__(self, fetched: Any) -> dict[str, Tensor]:
         samples, seeds = fetched
-        batch: Mapping[str, Tensor] = self.collate(samples)
+        try:
+            batch: Mapping[str, Tensor] = self.collate(samples)
+        except RuntimeError as error:
+            shapes = _shapes(samples) if self.collate is default_collate else []
+            if len(shapes) < 2:
+                raise
+            raise ValueError(
+                f"samples of one batch have one shape, and these have {' and '.join(shapes)}: put "
+                "training samples of one shape together by Loaders(order=grouped(shapes)), and "
+                "validate by train.validation_batch_size=1, or give Loaders a `collate`."
+            ) from error
         return {SEED: torch.tensor(seeds, dtype=torch.int64), **batch}
+
+
+def _shapes(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The different shapes of samples, each once."""
+    return sorted({str({k: list(np.shape(v)) for k, v in each.items()}) for each in samples})
 
 
 def batch_of(loaders: Loaders, split: str, keys: Sequence[Any]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import json
 import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,17 @@ class TestOfASweep:
         own.write_bytes(own.read_bytes()[:50])
         with pytest.raises(CheckpointError, match="cannot be read"):
             kit.evaluate(system, sweep / "trials/0002")
+
+
+def test_a_checkpoint_whose_modules_need_no_meta_is_opened(kit, tmp_path, monkeypatch):
+    build = kit.module.Frozen.build
+
+    def without_meta(self, settings, prepared):
+        return replace(build(self, settings, prepared), meta={})
+
+    monkeypatch.setattr(kit.module.Frozen, "build", without_meta)
+    kit.fit(kit.module.Frozen(), tmp_path / "run")
+    assert open_checkpoint(newest(tmp_path / "run")).modules.keys() == {"model", "lens"}
 
 
 def test_large_weights_stay_where_they_are(kit, tmp_path, monkeypatch):

@@ -151,7 +151,10 @@ class TestOfAnotherSystem:
                 },
                 "it gives several tensors",
             ),
-            ({"module.extra.weight": "module.model.linear.weight"}, "another network.*size mis"),
+            (
+                {"module.extra.weight": "module.model.linear.weight"},
+                r"\[2, 1\] to module\.model\.linear\.weight \[1, 1\], and a tensor",
+            ),
         ],
     )
     def test_what_does_not_fit_is_refused(

@@ -36,7 +36,8 @@ def test_a_training_resumed_in_the_middle_of_an_epoch_is_the_same(toys, tmp_path
 
 def test_samples_that_fit_into_no_batch_together_need_their_groups(toys, tmp_path):
     toys.train(TOYS["Grouped"](), tmp_path / "grouped", train__precision="bf16", **SMALL)
-    with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
+    shapes = r"have \{'x': \[1, 1\], 'y': \[1, 1\]\} and .*grouped\(shapes\).*`collate`"
+    with pytest.raises(ValueError, match=shapes):
         toys.train(TOYS["Ungrouped"](), tmp_path / "ungrouped", **SMALL)
 
 
