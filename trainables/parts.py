@@ -64,7 +64,8 @@ class Phase:
             so a space may search their final values.
         draws_by_update: whether the forward of a training draws something once for all samples of
             an update, by `update_seed` of its batch
-            (`trainables.stepping.inputs.UPDATE_SEED`).
+            (`trainables.stepping.inputs.UPDATE_SEED`). What it leaves out may differ between
+            updates; several workers look for that in each, and wait for the GPU once more.
     """
 
     name: str

@@ -4,7 +4,7 @@ terms, and which parameters no term depends on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,26 +84,27 @@ class IdleParameters:
     DDP waits for a gradient of every parameter of a module and fails without one. Its own way out
     (`find_unused_parameters`) walks the graph in every step and complains on every rank where all
     are used, which no setting tells beforehand. Here the graph is walked once for each set of
-    active terms and values of schedules; idle parameters get a 0 for DDP and no gradient for the
-    optimizer, which leaves them alone (weight decay too), as in a training by one process.
+    active terms, values of schedules and draw of an update (`Phase.draws_by_update`); idle
+    parameters get a 0 for DDP and no gradient for the optimizer, which leaves them alone (weight
+    decay too), as in a training by one process.
 
-    Therefore a forward may depend on the settings, on the active terms and on the schedules, not
-    on the data.
+    Therefore a forward may depend on the settings, on the active terms, on the schedules and on
+    what is drawn once for all samples of an update, not on the data.
     """
 
     def __init__(self, accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
         self.accelerator, self.parameters = accelerator, list(parameters)
-        self.idle_of: dict[tuple[frozenset[str], tuple[float, ...]], list[nn.Parameter]] = {}
+        self.idle_of: dict[tuple[frozenset[str], Hashable], list[nn.Parameter]] = {}
 
-    def of(
-        self, total: Tensor, terms: Iterable[str], schedules: Iterable[float] = ()
-    ) -> list[nn.Parameter]:
-        """The idle parameters of a loss over these terms at these values of schedules, equal on
-        every rank; all ranks call it.
+    def of(self, total: Tensor, terms: Iterable[str], told: Hashable = ()) -> list[nn.Parameter]:
+        """The idle parameters of a loss over these terms, equal on every rank; all ranks call it.
+
+        Args:
+            told: what else the forward may depend on (`inputs.told_of`).
         """
-        key = frozenset(terms), tuple(schedules)
+        key = frozenset(terms), told
         if key not in self.idle_of:
-            if len(self.idle_of) == _REMEMBERED:  # a schedule that moves comes to none twice
+            if len(self.idle_of) == _REMEMBERED:  # what moves or is drawn comes to none twice
                 self.idle_of.clear()
             reached = leaves_below(total)
             used = torch.tensor([float(id(p) in reached) for p in self.parameters])

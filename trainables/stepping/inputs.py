@@ -108,9 +108,18 @@ Told = Callable[[Tensors], dict[str, Tensor]]
 
 def in_training(phase: Phase, seed: int, step: int, steps: int) -> Told:
     """Adds to a batch `schedule.<name>` float32 [B], the value at a step, and `update_seed`."""
-    values = schedule_values(phase, step, steps)
+    values, of_update = told_of(phase, seed, step, steps)
+    return lambda batch: _told(batch, dict(values), of_update)
+
+
+def told_of(
+    phase: Phase, seed: int, step: int, steps: int
+) -> tuple[tuple[tuple[str, float], ...], int | None]:
+    """What all samples of an update are told alike: the values of the schedules by name, and the
+    seed of its draws, None where it has none.
+    """
     of_update = hash63(seed, 4, step) if phase.draws_by_update else None
-    return lambda batch: _told(batch, values, of_update)
+    return tuple(schedule_values(phase, step, steps).items()), of_update
 
 
 def in_validation(phase: Phase) -> Told:

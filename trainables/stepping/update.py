@@ -24,7 +24,7 @@ from trainables.parts import Phase
 from trainables.stepping.balancing import Balancing
 from trainables.stepping.counts import GlobalCounts
 from trainables.stepping.gradients import IdleParameters, TermGradients
-from trainables.stepping.inputs import Told, in_training, schedule_values
+from trainables.stepping.inputs import Told, in_training, told_of
 from trainables.stepping.interval import Interval
 from trainables.stepping.micro_batches import MicroBatches
 from trainables.stepping.not_finite import (
@@ -200,7 +200,7 @@ class PhaseUpdate:
         outputs: list[dict[str, Tensor]] = []
         idle: Sequence[nn.Parameter] = ()
         forward = self.phase.forward_for(weights)
-        values = schedule_values(self.phase, step, self.settings.train.steps)
+        told = told_of(self.phase, self.settings.train.seed, step, self.settings.train.steps)
         for index, batch in enumerate(map(self._told(step), batches)):
             is_synced = world > 1 and index == len(batches) - 1
             with contextlib.ExitStack() as stack:
@@ -216,7 +216,7 @@ class PhaseUpdate:
                     gradients.add(weighed.shares)
                 loss = weighed.total
                 if is_synced:
-                    idle = self.idle.of(loss, weighed.sums, values.values())
+                    idle = self.idle.of(loss, weighed.sums, told)
                     loss = sum((p.sum() * 0.0 for p in idle), loss)
                 self.accelerator.backward(loss)
             outputs.append(self.phase.shared_outputs(prediction))

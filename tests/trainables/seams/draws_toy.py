@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,7 @@ from trainables.api import (
     ScheduleSettings,
     Settings,
     Term,
+    draw_integers,
     draw_normal,
     setting,
 )
@@ -86,3 +88,20 @@ class OfRanks(Windowed):
 
     name = "tests:OfRanks"
     noise = staticmethod(lambda batch, shape: torch.randn(len(batch["x"]), *shape))
+
+
+class Deepened(Windowed):
+    """The number of layers is drawn once for all samples of an update."""
+
+    name = "tests:Deepened"
+
+    def phases(self, settings, prepared):
+        (phase,) = super().phases(settings, prepared)
+        plain = {"schedules": {}, "training_schedules": ()}
+        return [dataclasses.replace(phase, **plain, draws_by_update=True)]
+
+    def predict(self, modules, batch, settings):
+        seed, share = batch.get("update_seed"), torch.ones(1)
+        if modules["model"].training:
+            share = (1.0 + draw_integers(seed[:1], "layers", LAYERS)) / LAYERS
+        return {"y": modules["model"](batch["x"], share)}

@@ -122,6 +122,23 @@ def test_two_ranks_draw_as_one_and_open_the_same_layers(ranks, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_ranks_leave_out_what_an_update_has_drawn(ranks, tmp_path):
+    """Each update trains another number of layers; the others are left alone, decay and all."""
+    short = {**SHORT, "optimizer.eps": 1e-4, "optimizer.weight_decay": 0.1}
+    one, two = (
+        ranks.trained(
+            tmp_path / str(world),
+            world,
+            f"{TOY}:Deepened",
+            {**short, "train.batch_size": 8 // world},
+        )
+        for world in (1, 2)
+    )
+    for key, tensor in one[1].items():
+        torch.testing.assert_close(two[1][key], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_draws_of_a_rank_are_seen_as_a_difference(ranks, tmp_path):
     """What the comparison above is worth."""
     expected, found = (
