@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Generic
 
 import torch
@@ -119,7 +120,7 @@ class Examiner(Generic[Tree, PreparedT]):
             size = len(self.loaders.validation)  # type: ignore[arg-type]  # map-style by contract
             fit = min(size, self.settings.train.validation_batch_size)
             exam = self._shown(modules, "val.samples", fit)
-            with in_eval(modules), torch.no_grad(), fixed_draws(exam.device):
+            with in_eval(modules), _undisturbed(exam):
                 batch = exam.batch(exam.cases)
                 with exam.autocast():
                     prediction = self.phase.forward(modules, batch, self.settings)
@@ -128,7 +129,7 @@ class Examiner(Generic[Tree, PreparedT]):
         for each in self.examinations:
             if each.draw is not None:
                 exam = self._shown(modules, each.name, each.cases)
-                with in_eval(modules), torch.no_grad(), fixed_draws(exam.device):
+                with in_eval(modules), _undisturbed(exam):
                     images = each.draw(exam)
                 yield from ((f"{each.name}.{name}", image) for name, image in images.items())
 
@@ -198,7 +199,7 @@ def share_of(examination: Examination, run: Examine, exam: Exam) -> dict[str, Te
     Raises:
         ValueError: they are not of the declared columns.
     """
-    with torch.no_grad(), fixed_draws(exam.device):
+    with _undisturbed(exam):
         measured = run(exam)
     names = [column.name for column in examination.columns]
     if set(measured) != set(names):
@@ -235,3 +236,22 @@ def _reduced(
     own = torch.cat([sums[name].to(zeros.device) for name in names]) if sums else zeros
     whole = accelerator.reduce(own, reduction="sum")
     return dict(zip(names, torch.split(whole.cpu(), lengths), strict=True))
+
+
+@contextmanager
+def _undisturbed(exam: Exam) -> Iterator[None]:
+    """Without gradients and with draws that are always the same. What a backward of the
+    examination's own leaves in the parameters is dropped, for the next step would add it to its
+    gradient; those that it has frozen learn again.
+    """
+    found = {id(p): p for module in exam.modules.values() for p in module.parameters()}
+    before = [(p, p.grad, p.requires_grad) for p in found.values()]
+    for parameter in found.values():
+        parameter.grad = None
+    try:
+        with torch.no_grad(), fixed_draws(exam.device):
+            yield
+    finally:
+        for parameter, gradient, learns in before:
+            parameter.grad = gradient
+            parameter.requires_grad_(learns)

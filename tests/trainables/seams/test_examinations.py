@@ -115,6 +115,29 @@ def test_an_examination_disturbs_nothing(tmp_path, one_thread, monkeypatch):
     assert training.modules["model"].training
 
 
+def inverted(exam):
+    """An inversion: a backward through a frozen model, and one that reaches its parameters."""
+    x = exam.batch(exam.cases)["x"].clone().requires_grad_()
+    model = exam.modules["model"]
+    with torch.enable_grad():
+        model(x).square().sum().backward()
+        model.requires_grad_(False)
+        model(x).square().sum().backward()
+    return {"slope_error": (x.grad.double().sum(), torch.tensor(1.0))}
+
+
+def test_a_backward_of_an_examination_is_no_part_of_a_step(tmp_path, one_thread):
+    column = (Column("slope_error", "", "min", "a gradient"),)
+    own = (Examination("inverted", 1, column, inverted, lambda exam: inverted(exam) and {}),)
+    norms = []
+    for name, examinations in {"with": own, "without": ()}.items():
+        system = type(name, (EXAMINED,), {"examinations": lambda *a, own=examinations: own})()
+        settings = tree(train__figures=True)
+        history = trained(tmp_path / name, settings, system)
+        norms.append([report["train.grad_norm"] for report in history])
+    assert norms[0] == norms[1]
+
+
 def test_shares_that_are_not_of_the_columns_are_refused(tmp_path):
     half = dataclasses.replace(MODULE["DRAWN"], run=lambda exam: {"drawn_rmse": None})
     system = type("Half", (EXAMINED,), {"examinations": lambda *a: (half,)})
