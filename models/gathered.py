@@ -12,7 +12,14 @@ class GathersOverUpdate(nn.Module):
     Its forwards in training mode gather; the loop says when the update is over. So it moves once
     an update, however that is cut into micro-batches and ranks. What it has gathered is no buffer:
     DDP would overwrite it by that of rank 0.
+
+    Attributes:
+        is_heard: whether a forward in training mode gathers. It is False in those of a phase that
+            does not update the module: a critic that looks at what a generator makes would count
+            its samples twice, the second time in the next update.
     """
+
+    is_heard = True
 
     def take_in(self) -> None:
         """Moves by what was gathered since the last update; every rank calls it."""

@@ -73,7 +73,7 @@ class Vqvae(Autoencoder, GathersOverUpdate):
         codebook = self._codebook
         with plain_autocast_off(image):
             vectors, assigned, codes = codebook.quantize(unquantised)  # [n, c], [n, K], [B, *s]
-            if self.training:
+            if self.training and self.is_heard:
                 self._gather(assigned.sum(dim=0), assigned.t() @ vectors.detach())
             nearest = codebook.embed(codes)
         latent = unquantised + (nearest - unquantised).detach()

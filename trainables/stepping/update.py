@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,13 +90,9 @@ class PhaseUpdate:
         self.parameters = [
             p for name in phase.modules for p in modules[name].parameters() if p.requires_grad
         ]
-        self.gathering = [
-            part
-            for name in phase.modules
-            for part in modules[name].modules()
-            if isinstance(part, GathersOverUpdate)
-        ]
+        self.gathering = _gathering(modules[name] for name in phase.modules)
         others = [module for name, module in modules.items() if name not in phase.modules]
+        self.unheard = _gathering(others)
         self.frozen = [p for module in others for p in module.parameters() if p.requires_grad]
         self.counts = GlobalCounts(phase, accelerator, settings)
         self.idle = IdleParameters(accelerator, self.parameters)
@@ -125,7 +121,11 @@ class PhaseUpdate:
         terms = self.balancing.gradients_at(step)
         for parameter in self.frozen:
             parameter.requires_grad_(False)
+        for part in self.unheard:
+            part.is_heard = False
         total, sums, outputs = self._backward(batches, step, weights, counts, terms)
+        for part in self.unheard:
+            part.is_heard = True
         for parameter in self.frozen:
             parameter.requires_grad_(True)
         spread_overflow(self.accelerator, self.parameters, total)
@@ -226,6 +226,11 @@ class PhaseUpdate:
         for parameter in idle:
             parameter.grad = None
         return total, sums, outputs
+
+
+def _gathering(modules: Iterable[nn.Module]) -> list[GathersOverUpdate]:
+    parts = (part for module in modules for part in module.modules())
+    return [part for part in parts if isinstance(part, GathersOverUpdate)]
 
 
 def take_step(
