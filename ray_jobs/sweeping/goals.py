@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from metrics.combined import Combined, is_combined
@@ -20,6 +20,7 @@ def make_goal(
     modes: Sequence[str] = (),
     constraints: Sequence[str] = (),
     reference: str | None = None,
+    variants: Iterable[Configured] = (),
 ) -> tuple[Goal, tuple[Combined, ...]]:
     """Objectives and constraints, and those of their columns that are made of others.
 
@@ -29,12 +30,14 @@ def make_goal(
             metric with a direction where there are none.
         modes: what the user takes for the better directions, one each or none at all.
         reference: `DIR[:TRIAL|POINT]`, which gives the constants that the sums lack.
+        variants: the system as trials may have it, where their phases have other schedules.
 
     Raises:
         SettingsError: the guard refuses a column (`search.guard`), or a direction is not the
             metric's own.
     """
-    composite, every = configured.composite, configured.validation_reads
+    composite = configured.composite
+    every = {key for each in (configured, *variants) for key in each.validation_reads}
     measures = [replace(one, reads=(*one.reads, *every)) for one in configured.measures]
     terms = {k: replace(term, reads=(*term.reads, *every)) for k, term in composite.terms.items()}
     judged = (measures, terms, searched, composite.prefix)

@@ -9,6 +9,7 @@ from typing import cast
 
 from losses.schedules import ScheduleSettings, last_change_step
 from losses.terms import TermSettings
+from search_spaces.domains import Choice
 from search_spaces.space import Point, Space
 from settings.flat import Tree, replace
 from settings.schema import SettingsError, Value
@@ -74,6 +75,10 @@ def _of_point(configured: Configured, name: str) -> Iterator[LastChange]:
 
 def _of_space(configured: Configured, space: Space) -> Iterator[LastChange]:
     values, steps = configured.values, configured.steps
+    for key, schedule in _schedules(configured, space).items():
+        keys = [name for name in space.domains if name.startswith(f"{key}.")]
+        for drawn in extremes(space, keys, values):
+            yield LastChange(_schedule_step(schedule, drawn, key, steps), key)
     for phase in configured.phases:
         composite = phase.composite
         for name in composite.terms:
@@ -84,14 +89,31 @@ def _of_space(configured: Configured, space: Space) -> Iterator[LastChange]:
             for drawn in extremes(space, keys, values):
                 step = _term_step(node, drawn, term, steps)
                 yield LastChange(step, f"{term}.schedule")
-        for key, schedule in phase.schedules.items():
-            keys = [name for name in space.domains if name.startswith(f"{key}.")]
-            for drawn in extremes(space, keys, values):
-                yield LastChange(_schedule_step(schedule, drawn, key, steps), key)
         warmup = f"{phase.optimizer}.warmup"
         for drawn in extremes(space, [warmup], values):
             share = cast(float, drawn.get(warmup, values[warmup]))
             yield LastChange(math.ceil(share * steps), warmup)
+
+
+def _schedules(configured: Configured, space: Space) -> dict[str, ScheduleSettings]:
+    """The schedules of all phases, also those that only some searched kinds have."""
+    every = (configured, *variants(configured, space))
+    phases = (phase for each in reversed(every) for phase in each.phases)
+    return {key: node for phase in phases for key, node in phase.schedules.items()}
+
+
+def variants(configured: Configured, space: Space) -> Iterator[Configured]:
+    """The system under each option of a searched choice, by which its phases may differ."""
+    for key, domain in space.domains.items():
+        if not isinstance(domain, Choice):
+            continue
+        for drawn in extremes(space, [key], configured.values):
+            try:
+                variant = configured.under(drawn)
+                variant.phases  # noqa: B018  # made here, for they may be refused
+            except SettingsError:  # no trial can have it: it fails by itself, and says so
+                continue
+            yield variant
 
 
 def _term_step(node: TermSettings, drawn: Mapping[str, Value], term: str, steps: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from ray_jobs.sweeping.choices import check_options, choose
 from ray_jobs.sweeping.document import make_document
 from ray_jobs.sweeping.goals import make_goal
-from ray_jobs.sweeping.last_change import LastChange, last_change
+from ray_jobs.sweeping.last_change import LastChange, last_change, variants
 from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.spaces import bound_space, documented_points
 from results.warm import read_warm
@@ -99,6 +99,10 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
         modes=options.modes,
         constraints=options.constraints,
         reference=options.reference,
+        variants=(
+            *variants(configured, space),
+            *(configured.under(point.sampled) for point in points),
+        ),
     )
     if options.reference and not derived:
         raise SettingsError(

@@ -32,6 +32,7 @@ class WindowedModel(Settings):
     noise: ScheduleSettings = field(
         default_factory=lambda: ScheduleSettings(kind="cosine", first=1.0, last=0.1, end=0.6)
     )
+    is_noisy: bool = setting(True, "whether x is noisy in training")
     amplitude: float = setting(0.1, "of the noise on x", low=0.0, high=1.0)
 
 

@@ -11,8 +11,8 @@ import torch
 
 from losses.schedules import ScheduleSettings, schedule_factor
 from ray_jobs.sweeping.goals import make_goal
-from ray_jobs.sweeping.last_change import last_change
-from search_spaces.domains import Uniform
+from ray_jobs.sweeping.last_change import last_change, variants
+from search_spaces.domains import Choice, Uniform
 from search_spaces.space import Space
 from settings.flat import replace
 from settings.schema import SettingsError
@@ -178,6 +178,31 @@ def test_no_rung_before_a_schedule_of_a_phase_is_over():
     space = Space("own", "toy", {"model.noise.end": Uniform(0.5, 0.9)})
     found = last_change(configured, space)
     assert (found.step, found.key) == (90, "model.noise")
+
+
+def test_a_schedule_that_one_searched_kind_has_counts():
+    class Some(Windowed):
+        """Without noise on x there is no window either."""
+
+        def phases(self, settings, prepared):
+            (phase,) = super().phases(settings, prepared)
+            found = phase.schedules if settings.model.is_noisy else {}
+            told = phase.training_schedules if found else ()
+            return [Phase(**{**vars(phase), "schedules": found, "training_schedules": told})]
+
+    tree = replace(Windowed.Settings(), {"train.steps": 100, "model.is_noisy": False})
+    configured = Configured(Some(), tree)
+    domains = {
+        "model.is_noisy": Choice((False, True)),
+        "model.window.last": Uniform(0.4, 1.0, when={"model.is_noisy": (True,)}),
+    }
+    space = Space("own", "toy", domains)
+    found = last_change(configured, space)
+    assert (found.step, found.key) == (70, "model.window")
+    other = Space("own", "toy", {"optimizer.lr": Uniform(0.1, 0.2)})
+    assert last_change(configured, other).step == 0
+    with pytest.raises(SettingsError, match=r"reads model\.window\.last"):
+        make_goal(configured, domains, metrics=["val.mse"], variants=variants(configured, space))
 
 
 @pytest.mark.parametrize("key", ["model.window.last", "model.window.kind"])
