@@ -33,7 +33,7 @@ from settings.flat import flatten
 from settings.paths import TrainingPaths
 from settings.stop_reasons import STOP_REASON
 from trainables.checkpoints import begin, checkpoint, contents, external, initial
-from trainables.checkpoints.restore import built_for
+from trainables.checkpoints.restore import built_for, data_external
 from trainables.parts import Phase
 from trainables.reporting.cuts import cut_warnings
 from trainables.reporting.evaluate import Worst, evaluate, weighted_validation
@@ -112,7 +112,8 @@ class Training(Generic[Tree, PreparedT]):
         built = built_for(system, settings, prepared, follows)
         self.built_meta = dict(built.meta)
         device = self.accelerator.device
-        self.external = external.held(built, self.phases, follows)
+        data_of = data_external(system, settings, prepared, built, follows)
+        self.external = external.held(built, data_of, self.phases, follows)
         self.init_from = follows.get("init_from", {})
         if not follows:
             self.init_from = initial.begun(system, settings, built, self._warn)

@@ -112,7 +112,10 @@ def group_trainer(loop: Callable[[dict], Any], config: dict, group: Group) -> An
         name=group.name,
         storage_path=str(group.scratch),
         # Whatever ends a group is the driver's to see: it hands out the next segment.
-        failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+        failure_config=FailureConfig(
+            max_failures=0,
+            max_preemption_failures=0,  # type: ignore[call-arg]  # Ray Train's own, unlike Tune's
+        ),
     )
     return GroupTrainer(loop, train_loop_config=config, scaling_config=scaling, run_config=run)
 

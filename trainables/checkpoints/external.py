@@ -33,11 +33,15 @@ _SHOWN = 12
 
 
 def held(
-    built: Built, phases: Sequence[Phase], follows: Mapping[str, Any]
+    built: Built,
+    data_of: Mapping[str, External],
+    phases: Sequence[Phase],
+    follows: Mapping[str, Any],
 ) -> Mapping[str, External]:
     """The external modules of a training that begins, frozen and in eval mode.
 
     Args:
+        data_of: those that its data were prepared with.
         follows: the meta of the checkpoint that the training goes on from; which modules are
             external then, it says itself.
 
@@ -46,7 +50,7 @@ def held(
         ExternalError: the checkpoint was trained with other weights of it.
     """
     stored: Mapping[str, str] = follows.get("external", {})
-    for name, declared in built.external.items():
+    for name, declared in data_of.items():
         if name not in built.modules:
             raise SettingsError(
                 f"Built.external names {name!r}, and the modules are {', '.join(built.modules)}. "

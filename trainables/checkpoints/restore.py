@@ -14,6 +14,7 @@ from settings.command import command
 from settings.flat import replace
 from settings.schema import Settings
 from trainables.checkpoints import checkpoint
+from trainables.external import External
 from trainables.parts import Built
 from trainables.stepping.train_settings import SystemSettings
 from trainables.system import PreparedT, SettingsT, System, load_system, offers
@@ -107,6 +108,21 @@ def built_for(
     if not offers(system, "rebuild") or not meta.get("built"):
         return system.build(settings, prepared)
     return _rebuilt(system, settings, meta["built"])
+
+
+def data_external(
+    system: System[SettingsT, PreparedT],
+    settings: SettingsT,
+    prepared: PreparedT,
+    built: Built,
+    meta: Mapping[str, Any],
+) -> Mapping[str, External]:
+    """The external modules that the data were prepared with, which `build` declares and `rebuild`
+    does not know.
+    """
+    if built.external or not meta.get("external"):
+        return built.external
+    return system.build(settings, prepared).external
 
 
 def _rebuilt(system: System, settings: Settings, meta: Mapping[str, Any]) -> Built:

@@ -84,9 +84,11 @@ def in_eval(modules: Mapping[str, nn.Module]) -> Iterator[None]:
     training = {name: module.training for name, module in modules.items()}
     for module in modules.values():
         module.eval()
-    yield
-    for name, module in modules.items():
-        module.train(training[name])
+    try:
+        yield
+    finally:
+        for name, module in modules.items():
+            module.train(training[name])
 
 
 def _measure(

@@ -89,7 +89,7 @@ class Figures:
             return
         collected = [(worst.name, worst.image)] if worst and worst.image is not None else []
         for count, (name, image) in enumerate(chain(collected, images)):
-            problem = _problem(name, image, count)
+            problem = _problem(name, image, count) or self._without_room(name)
             if problem:
                 self._leave_out(f"figure {name} is not drawn: {problem}.", name)
                 continue
@@ -97,6 +97,13 @@ class Figures:
         if any(self.counts.values()):
             with atomic_file(self.folder / COUNTS) as scratch:
                 scratch.write_text(json.dumps(self.counts) + "\n")
+
+    def _without_room(self, name: str) -> str:
+        """Why a figure has no folder, and gets none; "" elsewhere."""
+        folders = {path.name for path in self.folder.glob("*/")}
+        if name in folders or len(folders) < MOST:
+            return ""
+        return f"a training has at most {MOST} figures by name, each drawn again and again"
 
     def _draw(self, name: str, image: Tensor, step: int, best: int | None) -> None:
         from PIL import Image

@@ -118,7 +118,7 @@ def told_of(
     """What all samples of an update are told alike: the values of the schedules by name, and the
     seed of its draws, None where it has none.
     """
-    of_update = hash63(seed, 4, step) if phase.draws_by_update else None
+    of_update = hash63(seed, 5, step) if phase.draws_by_update else None
     return tuple(schedule_values(phase, step, steps).items()), of_update
 
 

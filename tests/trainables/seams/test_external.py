@@ -255,8 +255,9 @@ class TestRefused:
         with pytest.raises(SettingsError, match=said):
             kit.fit(system, tmp_path)
 
-    def test_a_resume_on_data_of_another_one(self, kit, tmp_path):
-        system = kit.module.Unbuilt()
+    @pytest.mark.parametrize("name", ["Frozen", "Unbuilt"])
+    def test_a_resume_on_data_of_another_one(self, kit, tmp_path, name):
+        system = getattr(kit.module, name)()
         kit.fit(system, tmp_path / "run", stop=4)
         system.seed = 12
         with pytest.raises(CheckpointError, match="its data were made with another network"):

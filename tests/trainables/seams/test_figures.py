@@ -153,3 +153,16 @@ def test_tensorboard_has_an_end_to_it(tmp_path, monkeypatch, tensorboard_values)
     assert drawn_in(tmp_path / "few") == {NAME: [2, 12]}
     assert counts_in(tmp_path / "few")["left_out"] == 3
     assert len([text for text in warned if text.startswith("TensorBoard gets")]) == 1
+
+
+def test_names_that_change_fill_no_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "MOST", 3)
+    run = LocalRun(tmp_path)
+    warned = []
+    run.warn = warned.append
+    tree = replace(Toy.Settings(), {"train.tensorboard": False})
+    drawn = figures.Figures(Toy(), tree, run, None)
+    for step in range(5):
+        drawn.draw([(f"at-{step}", torch.zeros(3, 2, 2))], step)
+    assert len(drawn_in(tmp_path)) == 3 and counts_in(tmp_path)["left_out"] == 2
+    assert "at most 3 figures by name" in warned[0]
