@@ -100,7 +100,7 @@ class Figures:
 
     def _without_room(self, name: str) -> str:
         """Why a figure has no folder, and gets none; "" elsewhere."""
-        folders = {path.name for path in self.folder.glob("*/")}
+        folders = {path.name for path in self.folder.glob("*") if path.is_dir()}
         if name in folders or len(folders) < MOST:
             return ""
         return f"a training has at most {MOST} figures by name, each drawn again and again"
