@@ -212,16 +212,17 @@ class Training(Generic[Tree, PreparedT]):
             report.update(update.interval.report(self.step))
         report.update(self.resources.report(self.step))
         worst = self.figures.worst("val.worst_batch", self.phases[0], self.step)
+        modules = self.validated
         report.update(self.validate(worst))
-        report.update(self.examiner.look(self.step, self.last_step, self.validated))
+        report.update(self.examiner.look(self.step, self.last_step, modules))
         report.update(weighted_validation(report, self.phases))
         report.update(self.run.derive(report))
         report.update(self.watch.look(report, self.last_report, self.examiner.idle))
-        report.update(self.examiner.finish(report, self.validated))
+        report.update(self.examiner.finish(report, modules))
         self.last_report = report
         if self.run.is_main and self.train.tensorboard:
             self.board.write(report)
-        drawings = self.examiner.drawings(self.validated)
+        drawings = self.examiner.drawings(modules)
         self.figures.draw(drawings, self.step, self.best and self.best[0], worst)
         self.run.report(report, self._save_where_due)
 

@@ -90,6 +90,8 @@ def stored(
     Raises:
         SettingsError: a module has other weights than its file.
     """
+    if not external:
+        return {}
     folder = TrainingPaths(training).external
     for name, one in external.items():
         if not any(path.exists() for path in _places(folder, one.fingerprint)):

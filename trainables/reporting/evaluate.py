@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from metrics.health_signs import number
 from metrics.metric import Column, Metric
 from trainables.parts import Phase
-from trainables.stepping.devices import fixed_draws, to_device
-from trainables.stepping.inputs import in_validation
+from trainables.stepping.devices import VALIDATION_SEED, seed_everything, to_device
+from trainables.stepping.inputs import Told, in_validation
 from trainables.stepping.train_settings import SystemSettings
 
 
@@ -62,14 +62,17 @@ def evaluate(
     value is not finite.
 
     Sums and counts are added over batches and ranks before any root or ratio is taken, so the
-    value does not depend on how the set is cut. Modules are in eval mode meanwhile, and what the
-    training drew before decides nothing.
+    value does not depend on how the set is cut. Modules are in eval mode meanwhile. The generators
+    of the process are seeded, for what was drawn before decides nothing; a training seeds them
+    anew at every step.
     """
     totals: list[Tensor] | None = None
-    with in_eval(modules), fixed_draws(accelerator.device):
+    forwards = [(phase, in_validation(phase)) for phase in phases]
+    seed_everything(VALIDATION_SEED, accelerator.device)
+    with in_eval(modules):
         for batch in batches:
             batch = to_device(batch, accelerator.device, settings.train.channels_last)
-            vectors = _measure(accelerator, modules, phases, metrics, batch, settings, worst)
+            vectors = _measure(accelerator, modules, forwards, metrics, batch, settings, worst)
             if totals is None:
                 totals = vectors
             else:
@@ -94,7 +97,7 @@ def in_eval(modules: Mapping[str, nn.Module]) -> Iterator[None]:
 def _measure(
     accelerator: Accelerator,
     modules: Mapping[str, nn.Module],
-    phases: Sequence[Phase],
+    forwards: Sequence[tuple[Phase, Told]],
     metrics: Sequence[Metric],
     batch: Mapping[str, Tensor],
     settings: SystemSettings,
@@ -105,8 +108,8 @@ def _measure(
     """
     vectors: list[Tensor] = []
     plain: Mapping[str, Tensor] = batch
-    for index, phase in enumerate(phases):
-        batch = in_validation(phase)(plain)
+    for index, (phase, told) in enumerate(forwards):
+        batch = told(plain)
         with accelerator.autocast():
             prediction = phase.forward(modules, batch, settings)
         if index == 0:

@@ -76,7 +76,8 @@ def evaluate_checkpoint(
     world, rank = accelerator.num_processes, accelerator.process_index
     batches = validation_loader(loaders, size, world, rank, split)
     phases, metrics = system.phases(settings, prepared), system.metrics(settings, prepared)
-    columns = evaluate(accelerator, modules, phases, metrics, batches, settings, worst)
+    with devices.fixed_draws(accelerator.device):
+        columns = evaluate(accelerator, modules, phases, metrics, batches, settings, worst)
     examinations = system.examinations(settings, prepared)
     return columns | examine(
         accelerator, examinations, modules, loaders, split, settings, phases[0]

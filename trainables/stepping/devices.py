@@ -19,7 +19,7 @@ from trainables.stepping.train_settings import TrainSettings, computes
 
 _COMPILER_MODULES = ("torch._dynamo", "torch._inductor", "torch._functorch")
 
-_FIXED = 0
+VALIDATION_SEED = 0
 """Seeds what a validation or an examination draws from the generators of the process."""
 
 
@@ -76,8 +76,8 @@ def fixed_draws(device: torch.device) -> Iterator[None]:
     """
     pythons, numpys = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        seed_everything(_FIXED, device)
-        np.random.seed(_FIXED)
+        seed_everything(VALIDATION_SEED, device)
+        np.random.seed(VALIDATION_SEED)
         try:
             yield
         finally:

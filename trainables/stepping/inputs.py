@@ -85,7 +85,7 @@ class SeededCollate:
                 "training samples of one shape together by Loaders(order=grouped(shapes)), and "
                 "validate by train.validation_batch_size=1, or give Loaders a `collate`."
             ) from error
-        return {SEED: torch.tensor(seeds, dtype=torch.int64), **batch}
+        return {SEED: torch.from_numpy(np.array(seeds, dtype=np.int64)), **batch}
 
 
 def _shapes(samples: Sequence[Mapping[str, Any]]) -> list[str]:
