@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from settings.schema import SettingsError
 
 _TIED = "tied"
 """The entry of a file's metadata with the names that share a tensor of another name."""
@@ -34,9 +36,16 @@ def external_file(file: Path) -> External:
     """A file of weights with its fingerprint; `prepare` makes it, for all of it is read.
 
     Raises:
-        OSError, SafetensorError: it cannot be read.
+        SettingsError: it cannot be read.
     """
-    return External(file, fingerprint(read_tensors(file)))
+    try:
+        return External(file, fingerprint(read_tensors(file)))
+    except (OSError, SafetensorError) as error:
+        raise SettingsError(
+            f"the weights of a frozen module cannot be read from {file}: {error}. It is a "
+            "safetensors file with the state dict of the module (safetensors.torch.save_file). "
+            "Bring it there, or mend the setting that names it."
+        ) from error
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -300,7 +300,9 @@ def _stop_on_signals(driver: Driver) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # The shell's may still come, while the verb says how to go on.
+            is_over = number == signal.SIGHUP and driver.stopping == "SIGHUP"
+            signal.signal(number, signal.SIG_IGN if is_over else handler)
 
 
 def _tell(line: str) -> None:

@@ -114,7 +114,7 @@ class TestHangup:
         """
         directory = place / "sweep"
         running = start(directory, "env", "--default-signal=HUP", trials=40)
-        kit.until(lambda: kit.events(directory, "ended"))
+        kit.until(lambda: len(kit.events(directory, "handed_out")) == 2)  # one ended, one runs
         os.killpg(running.pid, signal.SIGHUP)
         time.sleep(0.2)
         os.killpg(running.pid, signal.SIGHUP)

@@ -368,3 +368,12 @@ class TestOfSeveralWorkers:
         settings = {**SETTINGS, "train.precision": "bf16"}
         (report,), _ = ranks.trained(short, 1, TOY, settings)
         assert report["val.mse"] is not None
+
+
+@pytest.mark.parametrize("content", [None, b"no tensors"])
+def test_a_file_that_cannot_be_read_is_refused_in_words(tmp_path, content):
+    file = tmp_path / "encoder.safetensors"
+    if content:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"cannot be read from .*encoder.*state dict"):
+        external_file(file)
