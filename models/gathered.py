@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import nn
 
 
-class GathersOverUpdate(nn.Module):
+class GathersOverUpdate(nn.Module, ABC):
     """A module that changes by what it sees in its forwards rather than by a gradient (a codebook
     of moving averages).
 
@@ -21,10 +23,10 @@ class GathersOverUpdate(nn.Module):
 
     is_heard = True
 
+    @abstractmethod
     def take_in(self) -> None:
         """Moves by what was gathered since the last update; every rank calls it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forget(self) -> None:
         """Drops what was gathered: the update was skipped."""
-        raise NotImplementedError

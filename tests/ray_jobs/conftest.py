@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from ray_jobs.engine.trial import SweepContext
 from ray_jobs.sweeping.options import SweepOptions, given, sweep_parser
 from ray_jobs.sweeping.planning import new_setup
 from ray_jobs.sweeping.resume import stored_setup
@@ -20,6 +21,28 @@ def space(tmp_path):
     file = tmp_path / "space.yaml"
     file.write_text(SPACE)
     return str(file)
+
+
+@pytest.fixture
+def make_context():
+    """What is constant over a sweep of trials of one worker that minimise `val.mse`."""
+
+    def made(directory, **changes):
+        options = {
+            "system": TOY,
+            "settings": {},
+            "directory": str(directory),
+            "cache": str(directory),
+            "session": "s",
+            "objective": ("val.mse", "min"),
+            "columns": ("val.mse",),
+            "workers": 1,
+            "cpus": 1.0,
+            "gpus": 0.0,
+        }
+        return SweepContext(**{**options, **changes})
+
+    return made
 
 
 @pytest.fixture

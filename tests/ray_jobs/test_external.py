@@ -11,7 +11,6 @@ import pytest
 
 from ray_jobs import encode_latents, evaluate, generate, train
 from ray_jobs.engine.looks import take_look
-from ray_jobs.engine.trial import SweepContext
 from trainables.checkpoints.checkpoint import CheckpointError
 
 TOY = "external_toy:Frozen"
@@ -49,21 +48,11 @@ def test_every_verb_takes_the_new_place(moved, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["step"] == 6
 
 
-def test_a_look_at_the_winner_takes_the_place_that_the_resume_named(tmp_path, moved):
+def test_a_look_at_the_winner_takes_the_place_that_the_resume_named(tmp_path, moved, make_context):
     directory, place = moved
     shutil.move(directory, tmp_path / "sweep/trials/0000")
-    context = SweepContext(
-        system=TOY,
-        settings={"train.external": str(place)},
-        directory=str(tmp_path / "sweep"),
-        cache=str(tmp_path / "cache"),
-        session="s",
-        objective=("val.mse", "min"),
-        columns=("val.mse",),
-        workers=1,
-        cpus=1.0,
-        gpus=0.0,
-    )
+    settings = {"train.external": str(place)}
+    context = make_context(tmp_path / "sweep", system=TOY, settings=settings)
     found = take_look(context, "validation", {0: (0, 4)}, references=False)
     assert found["trials"]["0"]["val.mse"] is not None
     with pytest.raises(CheckpointError, match=r"train\.external=PATH"):

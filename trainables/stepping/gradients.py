@@ -100,7 +100,7 @@ class IdleParameters:
         """The idle parameters of a loss over these terms, equal on every rank; all ranks call it.
 
         Args:
-            told: what else the forward may depend on (`inputs.told_of`).
+            told: what else the forward may depend on (`inputs.Told`).
         """
         key = frozenset(terms), told
         if key not in self.idle_of:

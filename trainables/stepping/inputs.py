@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -103,32 +104,42 @@ def batch_of(loaders: Loaders, split: str, keys: Sequence[Any]) -> dict[str, Ten
     return SeededCollate(loaders.collate)(samples.__getitems__(keys))
 
 
-Told = Callable[[Tensors], dict[str, Tensor]]
+@dataclass(frozen=True)
+class Told:
+    """What is added to every batch of an update; two that tell the same are equal.
+
+    Attributes:
+        values: of the schedules by name, for `schedule.<name>` float32 [B].
+        of_update: for `update_seed` int64 [B]; None where there is none.
+    """
+
+    values: tuple[tuple[str, float], ...]
+    of_update: int | None = None
+
+    def __call__(self, batch: Tensors) -> dict[str, Tensor]:
+        added = dict(batch)
+        if not self.values and self.of_update is None:
+            return added
+        size, device = len(batch[SEED]), batch[SEED].device
+        for name, value in self.values:
+            added[SCHEDULE + name] = torch.full((size,), value, device=device)
+        if self.of_update is not None:
+            added[UPDATE_SEED] = torch.full((size,), self.of_update, dtype=torch.int64)
+        return added
 
 
 def in_training(phase: Phase, seed: int, step: int, steps: int) -> Told:
-    """Adds to a batch `schedule.<name>` float32 [B], the value at a step, and `update_seed`."""
-    values, of_update = told_of(phase, seed, step, steps)
-    return lambda batch: _told(batch, dict(values), of_update)
-
-
-def told_of(
-    phase: Phase, seed: int, step: int, steps: int
-) -> tuple[tuple[tuple[str, float], ...], int | None]:
-    """What all samples of an update are told alike: the values of the schedules by name, and the
-    seed of its draws, None where it has none.
-    """
+    """The values of the schedules at a step, and the seed of its draws."""
     of_update = hash63(seed, 5, step) if phase.draws_by_update else None
-    return tuple(schedule_values(phase, step, steps).items()), of_update
+    return Told(tuple(schedule_values(phase, step, steps).items()), of_update)
 
 
 def in_validation(phase: Phase) -> Told:
-    """Adds to a batch the final values of the schedules that validation knows: trials are measured
-    alike wherever they are.
+    """The final values of the schedules that validation knows: trials are measured alike wherever
+    they are.
     """
-    values = schedule_values(phase, 1, 1)
-    measured = {name: values[name] for name in values if name not in phase.training_schedules}
-    return lambda batch: _told(batch, measured, None)
+    values = schedule_values(phase, 1, 1).items()
+    return Told(tuple(pair for pair in values if pair[0] not in phase.training_schedules))
 
 
 def check_schedules(phases: Sequence[Phase], settings: Settings) -> None:
@@ -163,15 +174,3 @@ def _node(settings: Settings, key: str) -> object:
 def schedule_values(phase: Phase, step: int, steps: int) -> dict[str, float]:
     """The value of each schedule of the phase at a step of `steps`."""
     return {name: schedule_factor(node, step, steps) for name, node in phase.schedules.items()}
-
-
-def _told(batch: Tensors, values: Mapping[str, float], of_update: int | None) -> dict[str, Tensor]:
-    told = dict(batch)
-    if not values and of_update is None:
-        return told
-    size, device = len(batch[SEED]), batch[SEED].device
-    for name, value in values.items():
-        told[SCHEDULE + name] = torch.full((size,), value, device=device)
-    if of_update is not None:
-        told[UPDATE_SEED] = torch.full((size,), of_update, dtype=torch.int64)
-    return told

@@ -24,7 +24,7 @@ from trainables.parts import Phase
 from trainables.stepping.balancing import Balancing
 from trainables.stepping.counts import GlobalCounts
 from trainables.stepping.gradients import IdleParameters, TermGradients
-from trainables.stepping.inputs import Told, in_training, told_of
+from trainables.stepping.inputs import Told, in_training
 from trainables.stepping.interval import Interval
 from trainables.stepping.micro_batches import MicroBatches
 from trainables.stepping.not_finite import (
@@ -123,7 +123,7 @@ class PhaseUpdate:
             parameter.requires_grad_(False)
         for part in self.unheard:
             part.is_heard = False
-        total, sums, outputs = self._backward(batches, step, weights, counts, terms)
+        total, sums, outputs = self._backward(batches, told, weights, counts, terms)
         for part in self.unheard:
             part.is_heard = True
         for parameter in self.frozen:
@@ -187,7 +187,7 @@ class PhaseUpdate:
     def _backward(
         self,
         batches: MicroBatches,
-        step: int,
+        told: Told,
         weights: Mapping[str, float],
         counts: Mapping[str, float],
         gradients: TermGradients | None,
@@ -200,8 +200,7 @@ class PhaseUpdate:
         outputs: list[dict[str, Tensor]] = []
         idle: Sequence[nn.Parameter] = ()
         forward = self.phase.forward_for(weights)
-        told = told_of(self.phase, self.settings.train.seed, step, self.settings.train.steps)
-        for index, batch in enumerate(map(self._told(step), batches)):
+        for index, batch in enumerate(map(told, batches)):
             is_synced = world > 1 and index == len(batches) - 1
             with contextlib.ExitStack() as stack:
                 if world > 1 and not is_synced:

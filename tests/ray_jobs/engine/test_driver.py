@@ -8,7 +8,6 @@ import pytest
 
 from ray_jobs.engine.driver import Driver
 from ray_jobs.engine.nodes import Loss
-from ray_jobs.engine.trial import SweepContext
 from results.store import EventLog
 from search.jobs import Done, Job
 from search.objectives import Goal, Objective
@@ -21,7 +20,7 @@ from trainables.run import SupersededError
 
 
 @pytest.fixture
-def make_driver(tmp_path):
+def make_driver(tmp_path, make_context):
     def make(
         preflight=lambda sampled: [], still_owner=lambda: True, lost=None, events=None, **planned
     ):
@@ -36,18 +35,7 @@ def make_driver(tmp_path):
             "scheduler": "none",
         }
         plan = Plan(space=space, **{**options, **planned})
-        context = SweepContext(
-            system="toy",
-            settings={},
-            directory=str(tmp_path),
-            cache=str(tmp_path),
-            session="s",
-            objective=("val.x", "min"),
-            columns=("val.x",),
-            workers=1,
-            cpus=1.0,
-            gpus=0.0,
-        )
+        context = make_context(tmp_path, objective=("val.x", "min"), columns=("val.x",))
         mirror = Mirror(tmp_path / "journal.log", plan, "line")
         mirror.open()
         return Driver(

@@ -9,7 +9,7 @@ import pytest
 
 from ray_jobs.engine import looks as of_looks
 from ray_jobs.engine.references_once import ReferencesOnce
-from ray_jobs.engine.trial import SweepContext, measure_references_once
+from ray_jobs.engine.trial import measure_references_once
 from settings.flat import flatten, replace
 from settings.paths import SweepPaths
 from trainables.run import SupersededError
@@ -27,21 +27,12 @@ class Broken(Toy):
 
 
 @pytest.fixture
-def make_context(tmp_path):
+def make_context(tmp_path, make_context):
     def make(system="trainables.toy:Toy", **changes):
-        settings = replace(load_system(system).Settings(), {"train.steps": 4})
-        options = {
-            "directory": str(tmp_path / "sweep"),
-            "cache": str(tmp_path / "cache"),
-            "session": "s",
-            "objective": ("val.mse", "min"),
-            "columns": ("val.mse",),
-            "workers": 1,
-            "cpus": 1.0,
-            "gpus": 0.0,
-        }
-        (tmp_path / "sweep").mkdir(exist_ok=True)
-        return SweepContext(system=system, settings=flatten(settings), **{**options, **changes})
+        settings = flatten(replace(load_system(system).Settings(), {"train.steps": 4}))
+        directory = tmp_path / "sweep"
+        directory.mkdir(exist_ok=True)
+        return make_context(directory, system=system, settings=settings, **changes)
 
     return make
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_jobs.engine.trial import SweepContext, _ReportTail
+from ray_jobs.engine.trial import _ReportTail
 from results.store import ReportWriter
 from settings.flat import replace
 from trainables.loop import fit
@@ -24,19 +24,8 @@ class Cut(LocalRun):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_reports_that_are_made_again_are_passed_on_once_more_and_no_others(tmp_path):
-    context = SweepContext(
-        system="trainables.toy:Toy",
-        settings={},
-        directory=str(tmp_path),
-        cache=str(tmp_path),
-        session="s",
-        objective=("val.mse", "min"),
-        columns=("val.mse",),
-        workers=2,
-        cpus=1.0,
-        gpus=0.0,
-    )
+def test_reports_that_are_made_again_are_passed_on_once_more_and_no_others(tmp_path, make_context):
+    context = make_context(tmp_path, workers=2)
     tree = replace(Toy.Settings(), {**SETTINGS, "train.tensorboard": False})
 
     def train(kind, segment):

@@ -105,37 +105,34 @@ def test_accumulation_cuts_a_step_and_changes_nothing(tmp_path):
         assert report["train.loss.squared"] == pytest.approx(expected["train.loss.squared"], 1e-5)
 
 
-@pytest.mark.slow
-def test_two_ranks_draw_as_one_and_open_the_same_layers(ranks, tmp_path):
-    one, two = (
+def by_one_and_two_ranks(ranks, folder, system, **settings):
+    """The reports and tensors of a training by one rank with 8 samples and by two with 4."""
+    return [
         ranks.trained(
-            tmp_path / str(world),
+            folder / str(world),
             world,
-            f"{TOY}:Windowed",
-            {**SHORT, "optimizer.eps": 1e-4, "train.batch_size": 8 // world},
+            f"{TOY}:{system}",
+            {**SHORT, "train.batch_size": 8 // world, **settings},
         )
         for world in (1, 2)
-    )
-    for key, tensor in one[1].items():
-        torch.testing.assert_close(two[1][key], tensor, rtol=1e-5, atol=1e-6)
-    assert two[0][0]["train.loss.squared"] == pytest.approx(one[0][0]["train.loss.squared"], 1e-5)
+    ]
 
 
 @pytest.mark.slow
-def test_two_ranks_leave_out_what_an_update_has_drawn(ranks, tmp_path):
-    """Each update trains another number of layers; the others are left alone, decay and all."""
-    short = {**SHORT, "optimizer.eps": 1e-4, "optimizer.weight_decay": 0.1}
-    one, two = (
-        ranks.trained(
-            tmp_path / str(world),
-            world,
-            f"{TOY}:Deepened",
-            {**short, "train.batch_size": 8 // world},
-        )
-        for world in (1, 2)
-    )
-    for key, tensor in one[1].items():
+@pytest.mark.parametrize(
+    ("system", "settings"),
+    [
+        ("Windowed", {}),
+        # Each update trains another number of layers; the others are left alone, decay and all.
+        ("Deepened", {"optimizer.weight_decay": 0.1}),
+    ],
+)
+def test_two_ranks_draw_as_one_and_open_the_same_layers(ranks, tmp_path, system, settings):
+    settings = {"optimizer.eps": 1e-4, **settings}
+    (reports, tensors), two = by_one_and_two_ranks(ranks, tmp_path, system, **settings)
+    for key, tensor in tensors.items():
         torch.testing.assert_close(two[1][key], tensor, rtol=1e-5, atol=1e-6)
+    assert two[0][0]["train.loss.squared"] == pytest.approx(reports[0]["train.loss.squared"], 1e-5)
 
 
 @pytest.mark.slow
