@@ -69,7 +69,7 @@ def schedule_factor(settings: ScheduleSettings, step: int, steps: int) -> float:
     if settings.kind == "step":
         return settings.first if position < settings.start else settings.last
     if settings.kind == "stages":
-        return _piecewise(settings.positions, settings.factors, position)
+        return piecewise(settings.positions, settings.factors, position)
     first, last = (0.0, 1.0) if settings.kind == "warmup" else (settings.first, settings.last)
     progress = _progress(settings.start, settings.end, position)
     if settings.kind == "cosine":
@@ -108,7 +108,8 @@ def _progress(start: float, end: float, position: float) -> float:
     return 0.0 if position <= start else (position - start) / (end - start)
 
 
-def _piecewise(positions: tuple[float, ...], factors: tuple[float, ...], position: float) -> float:
+def piecewise(positions: tuple[float, ...], factors: tuple[float, ...], position: float) -> float:
+    """The factor at a position on the lines through the knots; constant outside of them."""
     after = bisect.bisect_right(positions, position)
     if after == 0:
         return factors[0]

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LOWEST = {"settings"}
 PARTS = LOWEST | {"models", "losses", "metrics", "data", "search_spaces"}
-LOOP = {"trainables.stepping", "trainables.checkpoints", "trainables.reporting"}
+STEPS = {"trainables.optimizing", "trainables.stepping"}
+LOOP = STEPS | {"trainables.checkpoints", "trainables.reporting"}
 SYSTEM = LOOP | {"trainables", "trainables.loop", "trainables.api"}
 SWEEP = {"ray_jobs.sweeping", "ray_jobs.engine", "ray_jobs.training"}
 _MODULES = [spelled.partition(":")[0] for spelled in SYSTEMS.values()]
@@ -45,16 +46,17 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "losses.balancers": {"losses"},
     "metrics": LOWEST | {"models"},
     "search_spaces": LOWEST,
-    # What a system is (system.py) and where a trial runs (run.py) know nobody; stepping
-    # <- checkpoints <- reporting <- loop.py; then the systems, which do not know each other, and
-    # the contract, which knows none of them.
+    # What a system is (system.py) and where a trial runs (run.py) know nobody; optimizing
+    # <- stepping <- checkpoints <- reporting <- loop.py; then the systems, which do not know each
+    # other, and the contract, which knows none of them.
     "trainables": PARTS,
-    "trainables.stepping": {"trainables"},
+    "trainables.optimizing": {"trainables"},
+    "trainables.stepping": {"trainables", "trainables.optimizing"},
     "trainables.configured": {"trainables", "trainables.stepping"},
-    "trainables.checkpoints": {"trainables", "trainables.configured", "trainables.stepping"},
-    "trainables.reporting": {"trainables", "trainables.stepping", "trainables.checkpoints"},
+    "trainables.checkpoints": STEPS | {"trainables", "trainables.configured"},
+    "trainables.reporting": STEPS | {"trainables", "trainables.checkpoints"},
     "trainables.loop": LOOP | {"trainables"},
-    "trainables.api": {"trainables", "trainables.stepping"},
+    "trainables.api": STEPS | {"trainables"},
     "trainables.contract": LOOP | {"trainables", "trainables.loop"},
     **dict.fromkeys(OF_SYSTEMS, SYSTEM),
     # Who proposes and who stops do not know each other; what both need lies beside them.
@@ -360,11 +362,8 @@ TEXT = (".py", ".md", ".yaml", ".yml", ".toml", ".cfg", ".json", ".txt", "Makefi
 def test_no_file_names_a_folder_of_one_machine():
     wrong = []
     for folder, names, files in os.walk(ROOT):
-        names[:] = [
-            n
-            for n in names
-            if n not in (".git", "sweeps", "runs", "build") and (n[0] != "." or n == ".ci")
-        ]
+        skipped = ("sweeps", "runs", "build")
+        names[:] = [n for n in names if n == ".ci" or not (n[0] == "." or n in skipped)]
         for path in (Path(folder, name) for name in files if name.endswith(TEXT)):
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
                 if MACHINE_PATH.search(line):

@@ -36,9 +36,9 @@ from settings.schema import Settings, SettingsError, setting
 from trainables.examination import Exam, Examination
 from trainables.external import External, external_file
 from trainables.finding import Finding
+from trainables.optimizing.optimizer import OptimizerSettings
 from trainables.parts import Built, Forward, Loaders, Modules, Order, Phase
 from trainables.reference import Reference
-from trainables.stepping.optimizer import OptimizerSettings
 from trainables.stepping.orders import grouped, permuted, stratified
 from trainables.stepping.train_settings import SystemSettings, TrainSettings
 from trainables.system import SystemBase

@@ -34,7 +34,9 @@ from settings.paths import TrainingPaths
 from settings.stop_reasons import STOP_REASON
 from trainables.checkpoints import begin, checkpoint, contents, external, initial
 from trainables.checkpoints.restore import built_for, data_external
-from trainables.parts import Phase
+from trainables.optimizing.average import averages
+from trainables.optimizing.optimizer import OptimizerSettings, make_optimizer, parameter_groups
+from trainables.parts import Built, Phase
 from trainables.reporting.cuts import cut_warnings
 from trainables.reporting.evaluate import Worst, evaluate, weighted_validation
 from trainables.reporting.examine import Examiner
@@ -46,13 +48,11 @@ from trainables.reporting.tensorboard import open_board
 from trainables.reporting.watch import Watch, goes_on
 from trainables.run import LocalRun, Report
 from trainables.stepping import devices
-from trainables.stepping.average import averages
 from trainables.stepping.batches import Share, train_loader, validation_loader
 from trainables.stepping.devices import make_accelerator
 from trainables.stepping.inputs import check_schedules, step_seed
 from trainables.stepping.micro_batches import MicroBatches
 from trainables.stepping.not_finite import NonFiniteError, Unseen
-from trainables.stepping.optimizer import OptimizerSettings, make_optimizer, parameter_groups
 from trainables.stepping.train_settings import Tree
 from trainables.stepping.update import PhaseUpdate, take_step
 from trainables.system import PreparedT, System
@@ -124,8 +124,10 @@ class Training(Generic[Tree, PreparedT]):
             name: devices.wrap(self.accelerator, module, self.train)
             for name, module in self.modules.items()
         }
-        self.ema = averages(self.modules, self.train.ema_decay)
-        self.updates = [self._make_update(phase, built.no_decay) for phase in self.phases]
+        self.ema = averages(
+            self.modules, self.train.ema_decay, self.train.ema_start, self.train.ema_every
+        )
+        self.updates = [self._make_update(phase, built) for phase in self.phases]
         self.unseen = Unseen()
         self.step, self.seconds = 0, 0.0
         self.last_report: dict[str, float | str | None] = {}
@@ -187,8 +189,9 @@ class Training(Generic[Tree, PreparedT]):
         every, after = self.train.finite_check_every, self.step + 1
         self._seed(self.step)
         try:
-            is_looked_at = after % every == 0 or self._is_reported(after)
-            take_step(self.updates, micro, self.step, self.unseen, is_looked_at)
+            is_reported = self._is_reported(after)
+            is_looked_at = after % every == 0 or is_reported
+            take_step(self.updates, micro, self.step, self.unseen, is_looked_at, is_reported)
         except NonFiniteError:
             raise
         except Exception as error:
@@ -200,7 +203,7 @@ class Training(Generic[Tree, PreparedT]):
         skipped = {name for u in self.updates if u.was_skipped for name in u.phase.modules}
         for name, average in self.ema.items():
             if name not in skipped:
-                average.update(self.modules[name])
+                average.update(self.modules[name], after)
 
     def _is_reported(self, step: int) -> bool:
         return step % self.train.report_every == 0 or step == self.last_step
@@ -219,12 +222,21 @@ class Training(Generic[Tree, PreparedT]):
         report.update(self.run.derive(report))
         report.update(self.watch.look(report, self.last_report, self.examiner.idle))
         report.update(self.examiner.finish(report, modules))
+        self._pass_on(report)
         self.last_report = report
         if self.run.is_main and self.train.tensorboard:
             self.board.write(report)
         drawings = self.examiner.drawings(modules)
         self.figures.draw(drawings, self.step, self.best and self.best[0], worst)
         self.run.report(report, self._save_where_due)
+
+    def _pass_on(self, report: Report) -> None:
+        """Tells the learning rates that wait for it the objective of a report which has one."""
+        if self.watch.objective is None or self.watch.objective[0] in self.examiner.idle:
+            return
+        column, mode = self.watch.objective
+        for update in self.updates:
+            update.rate.look(number(report, column), mode)
 
     @property
     def validated(self) -> dict[str, nn.Module]:
@@ -272,9 +284,11 @@ class Training(Generic[Tree, PreparedT]):
         if self.run.is_main:
             self.run.warn(message)
 
-    def _make_update(self, phase: Phase, no_decay: frozenset[str]) -> PhaseUpdate:
+    def _make_update(self, phase: Phase, built: Built) -> PhaseUpdate:
         node: OptimizerSettings = getattr(self.settings, phase.optimizer)
-        groups = parameter_groups(self.modules, phase.modules, node.weight_decay, no_decay)
+        groups = parameter_groups(
+            self.modules, phase.modules, node, built.no_decay, built.groups
+        )
         optimizer = self.accelerator.prepare_optimizer(make_optimizer(node, groups))
         return PhaseUpdate(
             phase,

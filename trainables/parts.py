@@ -115,6 +115,9 @@ class Built:
             (`trainables.external.external_file`, made in `prepare`). The module is frozen: no
             phase updates it. Its weights lie once in the directory of the training or sweep and in
             no checkpoint, and are put into what `rebuild` makes; `rebuild` names none.
+        groups: name -> patterns of "<module>.<parameter>". The learning rate of these parameters
+            is multiplied by `optimizer.rate.<name>` of the settings, which the system declares
+            (`trainables.optimizing.optimizer.RateSettings`) and a space may search.
         ready: called with the modules, on the CPU, when a training begins and the weights of
             `train.init_from` are in them: a branch copies the encoder that was loaded. Not where
             all weights are taken from there, and never on a resume.
@@ -124,6 +127,7 @@ class Built:
     no_decay: frozenset[str] = frozenset()
     meta: Mapping[str, Any] = field(default_factory=dict)
     external: Mapping[str, External] = field(default_factory=dict)
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ready: Callable[[Modules], None] | None = None
 
 

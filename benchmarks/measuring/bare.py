@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from benchmarks.measuring.steps import batches_of, prepared_settings, timed_steps
+from trainables.optimizing.optimizer import OptimizerSettings, make_optimizer, parameter_groups
 from trainables.parts import Built, Phase
-from trainables.stepping.optimizer import OptimizerSettings, make_optimizer, parameter_groups
 from trainables.system import System
 
 
@@ -33,7 +33,7 @@ def bare_steps(system: System, changes: Mapping[str, Any], steps: int) -> Callab
 class _BarePhase:
     def __init__(self, phase: Phase, built: Built, settings: Any) -> None:
         node: OptimizerSettings = getattr(settings, phase.optimizer)
-        groups = parameter_groups(built.modules, phase.modules, node.weight_decay, built.no_decay)
+        groups = parameter_groups(built.modules, phase.modules, node, built.no_decay)
         self.phase, self.modules, self.settings = phase, built.modules, settings
         self.optimizer = make_optimizer(node, groups)
         self.parameters = [p for name in phase.modules for p in built.modules[name].parameters()]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainables.checkpoints import begin
 from trainables.checkpoints.restore import fill, stripped
-from trainables.stepping.average import MovingAverage
+from trainables.optimizing.average import MovingAverage
 from trainables.stepping.update import PhaseUpdate
 
 
@@ -54,6 +54,7 @@ def state_of(updates: Sequence[PhaseUpdate], accelerator: Accelerator) -> dict[s
     return {
         "optimizers": [update.optimizer.state_dict() for update in updates],
         "balancers": [update.phase.composite.balancer.state_dict() for update in updates],
+        "rates": [update.rate.state() for update in updates],
         "skipped_in_a_row": [update.overflows.in_a_row for update in updates],
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
     }
@@ -67,6 +68,8 @@ def load_state(
         begin.load_optimizer(update.optimizer, stored)
     for update, stored in zip(updates, state["balancers"], strict=True):
         update.phase.composite.balancer.load_state_dict(stored)
+    for update, rate in zip(updates, state.get("rates", [None] * len(updates)), strict=True):
+        update.rate.load(rate)
     for update, skipped in zip(updates, state["skipped_in_a_row"], strict=True):
         update.overflows.in_a_row = skipped
     if accelerator.scaler and state["scaler"]:

@@ -26,7 +26,7 @@ from trainables.api import (
     TrainSettings,
     setting,
 )
-from trainables.stepping.optimizer import check_eps
+from trainables.optimizing.optimizer import check_eps
 
 
 @dataclass(frozen=True, kw_only=True)

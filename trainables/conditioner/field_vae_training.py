@@ -30,8 +30,8 @@ from trainables.checkpoints import checkpoint
 from trainables.conditioner.field_vae import FieldVae, FieldVaeSettings
 from trainables.conditioner.field_vae_file import load_vae, write_module
 from trainables.loop import fit
+from trainables.optimizing.optimizer import OptimizerSettings
 from trainables.run import LocalRun, Report
-from trainables.stepping.optimizer import OptimizerSettings
 
 VAE_FILE, REQUEST_FILE = "vae.safetensors", "request.json"
 

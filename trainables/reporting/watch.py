@@ -16,6 +16,7 @@ from metrics.health_signs import Watched, number, overfit_ratio, readings
 from metrics.metric import Column, Metric
 from settings.schema import SettingsError, listed
 from settings.stop_reasons import PATIENCE, STOP_REASON, HealthStop
+from trainables.optimizing.optimizer import OptimizerSettings
 from trainables.parts import Phase
 from trainables.reporting.declared_shares import DeclaredShares
 from trainables.run import Report
@@ -45,11 +46,8 @@ class Watch:
         self.phases = [watched(phase) for phase in phases]
         self.declared = DeclaredShares(settings, phases)
         self.objective = objective or _first_with_direction(metrics)
-        if self.train.patience and self.objective is None:
-            raise SettingsError(
-                f"train.patience={self.train.patience} waits for a metric to improve, and no "
-                "metric of this system has a better direction. Use train.patience=0."
-            )
+        if self.objective is None:
+            _refuse_to_wait(settings, phases)
         self.best: float | None = None
         self.best_step = 0
         self.waited = 0
@@ -178,6 +176,20 @@ def watched(phase: Phase) -> Watched:
         gradient_norm=f"{phase.column_prefix}.grad_norm",
         balanced=tuple(balanced),
     )
+
+
+def _refuse_to_wait(settings: SystemSettings, phases: Sequence[Phase]) -> None:
+    """Refuses settings that wait for an objective, where there is none."""
+    patience = settings.train.patience
+    waiting = [f"train.patience={patience}"] if patience else []
+    for phase in phases:
+        node: OptimizerSettings = getattr(settings, phase.optimizer)
+        waiting += [f"{phase.optimizer}.schedule=plateau"] if node.schedule == "plateau" else []
+    if waiting:
+        raise SettingsError(
+            f"{' and '.join(waiting)} waits for a metric to improve, and no metric of this system "
+            "has a better direction. Use train.patience=0 and another schedule."
+        )
 
 
 def _first_with_direction(metrics: Sequence[Metric | Column]) -> tuple[str, str] | None:

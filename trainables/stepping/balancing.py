@@ -32,7 +32,7 @@ class Balancing:
     ) -> None:
         self.balancer, self.accelerator = phase.composite.balancer, accelerator
         by_gradients = self.balancer.needs == "gradients"
-        self.shared = _shared_by_terms(phase, modules, parameters) if by_gradients else []
+        self.shared = shared_by_terms(phase, modules, parameters) if by_gradients else []
 
     def gradients_at(self, step: int) -> TermGradients | None:
         """Collects the gradient of every term at this step (of none where the balancer compares
@@ -77,7 +77,7 @@ class Balancing:
         self.balancer.observe(Observed(losses, norms, draw), step)
 
 
-def _shared_by_terms(
+def shared_by_terms(
     phase: Phase, modules: Mapping[str, nn.Module], parameters: Sequence[nn.Parameter]
 ) -> Sequence[nn.Parameter]:
     """The parameters with respect to which the gradients of the terms are compared."""

@@ -5,6 +5,7 @@ terms, and which parameters no term depends on.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -69,12 +70,37 @@ class TermGradients:
         """
         if not self.vectors:
             return torch.zeros(0, dtype=torch.float64, device=self.accelerator.device)
+        norms = _norms(self._stacked())
+        return norms / self._scaled(torch.ones((), device=norms.device))
+
+    def compared(self) -> dict[str, Tensor]:
+        """Columns below the prefix of the terms, float64 on the device: `<term>.grad_norm`, the
+        norm of the gradient of its share of the total, and `<term>.grad_cosine.<other>` of each
+        pair. To be asked when `norms` is; equal on every rank.
+        """
+        if not self.vectors:
+            return {}
+        stacked, names = self._stacked(), list(self.vectors)
+        norms = _norms(stacked)
+        units = stacked / norms.clamp_min(torch.finfo(torch.float32).tiny).float()[:, None]
+        cosines = (units @ units.T).double()
+        norms = norms / self._scaled(torch.ones((), device=norms.device))
+        columns = {f"{name}.grad_norm": norm for name, norm in zip(names, norms, strict=True)}
+        for (i, name), (j, other) in combinations(enumerate(names), 2):
+            columns[f"{name}.grad_cosine.{other}"] = cosines[i, j]
+        return columns
+
+    def _stacked(self) -> Tensor:
+        """The gradients of the terms over all ranks, [terms, values of the parameters]."""
         stacked = torch.stack(list(self.vectors.values()))
         if self.accelerator.num_processes > 1:
             stacked = self.accelerator.reduce(stacked, reduction="mean")
-        # float64: the squares of a float32 gradient may overflow where it does not.
-        norms = torch.linalg.vector_norm(stacked, dim=1, dtype=torch.float64)
-        return norms / self._scaled(torch.ones((), device=norms.device))
+        return stacked
+
+
+def _norms(stacked: Tensor) -> Tensor:
+    # float64: the squares of a float32 gradient may overflow where it does not.
+    return torch.linalg.vector_norm(stacked, dim=1, dtype=torch.float64)
 
 
 class IdleParameters:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from types import MappingProxyType
 
 import torch
 from accelerate import Accelerator
@@ -11,29 +13,42 @@ from torch import Tensor
 
 from trainables.parts import Phase
 from trainables.stepping.inputs import SCHEDULE, schedule_values
-from trainables.stepping.optimizer import OptimizerSettings, learning_rate
 
 
 class Interval:
     """Adds up steps, on the device until the report reads them.
 
     Args:
-        steps: of the whole training, which size the learning rate's schedule.
+        steps: of the whole training, which size the schedules.
+        rate: the learning rate by step.
+        groups: of parameters -> factor on it.
+        is_compared: whether the gradients of the terms are asked for.
 
     Attributes:
+        compared: of the last step, `TermGradients.compared`.
         weights: of the terms at the last step.
         skipped: steps that overflowed, so that no update was applied.
     """
 
     def __init__(
-        self, phase: Phase, accelerator: Accelerator, optimizer: OptimizerSettings, steps: int
+        self,
+        phase: Phase,
+        accelerator: Accelerator,
+        steps: int,
+        rate: Callable[[int], float],
+        groups: Mapping[str, float] = MappingProxyType({}),
+        is_compared: bool = False,
     ) -> None:
-        self.phase, self.accelerator = phase, accelerator
-        self.optimizer, self.steps = optimizer, steps
+        self.phase, self.accelerator, self.steps = phase, accelerator, steps
+        self.rate, self.groups = rate, groups
+        names = list(phase.composite.terms) if is_compared else []
+        pairs = [f"{one}.grad_cosine.{other}" for one, other in combinations(names, 2)]
+        self._asked = [*(f"{name}.grad_norm" for name in names), *pairs]
         self._begin()
 
     def _begin(self) -> None:
         self.weights: Mapping[str, float] = {}
+        self.compared: Mapping[str, Tensor] = {}
         self.skipped = 0
         self._applied = 0
         self._means: dict[str, Tensor] = {}
@@ -73,12 +88,16 @@ class Interval:
             columns[f"{column}.weight"] = weights[name]
             columns[f"{column}.share"] = shares[name] / total if total else 0.0
         columns[f"train.{composite.prefix}.total"] = total
+        for column in self._asked:
+            columns[f"train.{composite.prefix}.{column}"] = _finite(self.compared.get(column))
         largest, norms = self._largest_norm, self._norms
         prefix, last = self.phase.column_prefix, max(step - 1, 0)
         columns[f"{prefix}.grad_norm"] = _finite(largest)
         mean = _finite(norms)
         columns[f"{prefix}.grad_norm_mean"] = None if mean is None else mean / self._applied
-        columns[f"{prefix}.lr"] = learning_rate(self.optimizer, last, self.steps)
+        columns[f"{prefix}.lr"] = self.rate(last)
+        for name, factor in self.groups.items():
+            columns[f"{prefix}.lr.{name}"] = self.rate(last) * factor
         for key, value in schedule_values(self.phase, last, self.steps).items():
             columns[f"{prefix}.{SCHEDULE}{key}"] = value
         columns[f"{prefix}.skipped_steps"] = float(self.skipped)

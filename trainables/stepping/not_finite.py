@@ -128,10 +128,13 @@ class Diagnosis:
         culprit = self._culprit(batches, weights, counts)
         if self.accelerator.num_processes > 1:
             culprit = next(filter(None, gather_object([culprit])), "")
+        is_aside = getattr(self.settings, self.phase.optimizer).sam.radius > 0.0
+        hidden = f", or is aside of the weights ({self.phase.optimizer}.sam)" if is_aside else ""
         return (
             f"step {step}, phase {self.phase.name}: loss or gradient is not finite: "
-            f"{culprit or 'it did not show again term by term'}. The update was not applied. "
-            "Lower optimizer.lr, set train.clip_norm, or switch the term off (enabled=false)."
+            f"{culprit or f'it did not show again term by term{hidden}'}. The update was not "
+            "applied. Lower optimizer.lr, set train.clip_norm, or switch the term off "
+            "(enabled=false)."
         )
 
     def _culprit(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from settings.schema import Settings, SettingsError, setting
+from trainables.optimizing.optimizer import OptimizerSettings
 
 
 class SystemSettings(Settings):
@@ -14,6 +15,19 @@ class SystemSettings(Settings):
     """
 
     train: TrainSettings
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for each in fields(self):  # type: ignore[arg-type]  # a dataclass
+            node = getattr(self, each.name)
+            if not isinstance(node, OptimizerSettings) or self.train.precision != "fp16":
+                continue
+            if node.sam.radius:
+                raise SettingsError(
+                    f"{each.name}.sam.radius={node.sam.radius:g} takes two gradients a step, and "
+                    "the gradient scaler of train.precision=fp16 looks after one. Use "
+                    f"train.precision=bf16, or {each.name}.sam.radius=0."
+                )
 
 
 Tree = TypeVar("Tree", bound=SystemSettings)
@@ -50,6 +64,12 @@ class TrainSettings(Settings):
     ema_decay: float = setting(
         0.0, "of the weights that are validated; 0 for none", low=0.0, high=0.99999
     )
+    ema_start: int = setting(
+        0, "update up to which that average is the weights themselves", unit="steps", low=0
+    )
+    ema_every: int = setting(
+        1, "updates from one taking in of the weights to the next", unit="steps", low=1
+    )
     patience: int = setting(
         0, "validations without a better objective that end a training; 0 for no end", low=0
     )
@@ -68,6 +88,11 @@ class TrainSettings(Settings):
         "",
         "where the weights of frozen modules lie now, if not beside the checkpoint: a file, or a "
         "folder of some",
+    )
+    term_gradients: bool = setting(
+        False,
+        "at the step before each report, measure the gradient of every term: its norm, and the "
+        "cosine of each pair",
     )
     count_flops: bool = setting(False, "count the floating-point operations of a step")
     channels_last: bool = setting(False, "images and convolutions in channels-last memory order")

@@ -1,7 +1,9 @@
 """A step: of each phase the counts, forward, backward, clip, the finite check, optimizer step.
 
-Beside it: what sums are divided by (`counts`), the report of the steps (`interval`), what a
-balancer is shown of them (`balancing`), a step that is not finite (`not_finite`).
+What the optimizer is, and what is done to a gradient before it, has a room of its own
+(`trainables.optimizing`). Beside the step: what sums are divided by (`counts`), the report of the
+steps (`interval`), what a balancer is shown of them (`balancing`), a step that is not finite
+(`not_finite`).
 
 The host looks at the device once for all gradients that are applied together (`_apply`; under fp16
 the gradient scaler looks), for it then waits for all that it has asked for.
@@ -11,7 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +23,15 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from models.gathered import GathersOverUpdate
+from trainables.optimizing.gradient_noise import add_noise
+from trainables.optimizing.optimizer import OptimizerSettings, factors_of
+from trainables.optimizing.rates import Rate
+from trainables.optimizing.sharpness import Pass, aside
 from trainables.parts import Phase
-from trainables.stepping.balancing import Balancing
+from trainables.stepping.balancing import Balancing, shared_by_terms
 from trainables.stepping.counts import GlobalCounts
 from trainables.stepping.gradients import IdleParameters, TermGradients
-from trainables.stepping.inputs import Told, in_training
+from trainables.stepping.inputs import Told, hash63, in_training
 from trainables.stepping.interval import Interval
 from trainables.stepping.micro_batches import MicroBatches
 from trainables.stepping.not_finite import (
@@ -35,7 +42,6 @@ from trainables.stepping.not_finite import (
     fetched,
     spread_overflow,
 )
-from trainables.stepping.optimizer import OptimizerSettings, learning_rate
 from trainables.stepping.train_settings import SystemSettings
 
 
@@ -48,6 +54,8 @@ class Pending:
         sums: of each active term, over this rank's samples.
         norm: of the gradient before it was clipped, on the device.
         terms: the gradient of each term, where the balancer looks at the step.
+        compared: the norm of each, and the cosine of each pair (`TermGradients.compared`), where
+            the report asks for them.
         shown: what the balancer is shown of them, on the device; empty where it does not look.
     """
 
@@ -57,6 +65,7 @@ class Pending:
     sums: Mapping[str, Tensor]
     norm: Tensor
     terms: TermGradients | None
+    compared: Mapping[str, Tensor]
     shown: Sequence[Tensor]
 
 
@@ -86,6 +95,7 @@ class PhaseUpdate:
         self.phase, self.accelerator, self.optimizer = phase, accelerator, optimizer
         self.settings, self.optimizer_settings = settings, optimizer_settings
         plain = {**modules, **(teachers or {})}
+        self.plain = modules
         self.modules = {**plain, **{name: wrapped[name] for name in phase.modules}}
         self.parameters = [
             p for name in phase.modules for p in modules[name].parameters() if p.requires_grad
@@ -97,21 +107,38 @@ class PhaseUpdate:
         self.counts = GlobalCounts(phase, accelerator, settings)
         self.idle = IdleParameters(accelerator, self.parameters)
         self.balancing = Balancing(phase, accelerator, plain, self.parameters)
+        train = settings.train
+        self.compared_at = (
+            shared_by_terms(phase, plain, self.parameters) if train.term_gradients else ()
+        )
         self.diagnosis = Diagnosis(phase, accelerator, plain, self.parameters, settings)
-        self.interval = Interval(phase, accelerator, optimizer_settings, settings.train.steps)
-        self.overflows = Overflows(settings.train.max_skipped_steps)
+        self.rate = Rate(optimizer_settings, train.steps)
+        self.interval = Interval(
+            phase,
+            accelerator,
+            train.steps,
+            self.rate,
+            factors_of(optimizer_settings),
+            is_compared=train.term_gradients,
+        )
+        self.overflows = Overflows(train.max_skipped_steps)
         self.pending: Pending | None = None
         self.was_skipped = False
 
-    def gradient(self, batches: MicroBatches, step: int) -> list[dict[str, Tensor]]:
+    def gradient(
+        self, batches: MicroBatches, step: int, is_reported: bool = False
+    ) -> list[dict[str, Tensor]]:
         """Computes the gradient of the update from `step` to `step + 1` on this rank's
         micro-batches, clips it and leaves it `pending`. Returns for each of them the outputs that
         the phase shares with later ones.
 
         A later phase whose weights are all 0 at this step (a critic before its start) does
         nothing.
+
+        Args:
+            is_reported: whether a report follows, which may ask for the gradients of the terms.
         """
-        train = self.settings.train
+        train, noise = self.settings.train, self.optimizer_settings.noise
         self.pending, self.was_skipped = None, False
         self.interval.weights = weights = self.phase.composite.weights(step, train.steps)
         if not (self.phase.is_first or self.phase.shares_outputs or any(weights.values())):
@@ -119,20 +146,48 @@ class PhaseUpdate:
         told = self._told(step)
         counts = self.counts.of([told(batch) for batch in batches.host], weights)
         terms = self.balancing.gradients_at(step)
-        for parameter in self.frozen:
-            parameter.requires_grad_(False)
-        for part in self.unheard:
-            part.is_heard = False
-        total, sums, outputs = self._backward(batches, told, weights, counts, terms)
-        for part in self.unheard:
-            part.is_heard = True
-        for parameter in self.frozen:
-            parameter.requires_grad_(True)
+        compared = TermGradients(self.accelerator, self.compared_at if is_reported else ())
+        with self._alone():
+            total, sums, outputs = self._passes(batches, told, weights, counts, (terms, compared))
         spread_overflow(self.accelerator, self.parameters, total)
         norm = self.accelerator.clip_grad_norm_(self.parameters, train.clip_norm or math.inf)
+        if noise.eta:
+            stream = zlib.crc32(self.phase.name.encode())
+            add_noise(self.parameters, noise, step, hash63(train.seed, 6, step, stream))
         shown = [] if terms is None else self.balancing.measured(sums, terms)
-        self.pending = Pending(step, weights, counts, sums, norm, terms, shown)
+        columns = compared.compared()
+        self.pending = Pending(step, weights, counts, sums, norm, terms, columns, shown)
         return outputs
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Modules of other phases take no gradient, and gather nothing."""
+        for parameter in self.frozen:
+            parameter.requires_grad_(False)
+        with _unheard(self.unheard):
+            yield
+        for parameter in self.frozen:
+            parameter.requires_grad_(True)
+
+    def _passes(
+        self,
+        batches: MicroBatches,
+        told: Told,
+        weights: Mapping[str, float],
+        counts: Mapping[str, float],
+        gradients: Sequence[TermGradients | None],
+    ) -> tuple[Tensor, dict[str, Tensor], list[dict[str, Tensor]]]:
+        """One pass, as `_backward`; with `sam` a second one aside of the weights, whose gradient
+        takes the place of the first one's.
+        """
+        sam = self.optimizer_settings.sam
+        if not sam.radius:
+            return self._backward(batches, told, weights, counts, gradients)
+        first = Pass(self.plain, self.accelerator.device)
+        total, sums, outputs = self._backward(batches, told, weights, counts, gradients)
+        with first.again(), aside(self.parameters, sam), _unheard(self.gathering):
+            total = total + self._backward(batches, told, weights, counts)[0]
+        return total, sums, outputs
 
     def check(self, norm: float, at: Pending, batches: MicroBatches) -> None:
         """Raises `NonFiniteError` with the term at fault where a gradient of that norm is not
@@ -157,8 +212,9 @@ class PhaseUpdate:
         """
         self.pending = None
         train, scaler = self.settings.train, self.accelerator.scaler
+        rate = self.rate(at.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.optimizer_settings, at.step, train.steps)
+            group["lr"] = rate * group["rate"]
         self.optimizer.step()  # with a gradient scaler this skips an overflow and lowers the scale
         self.was_skipped = scaler is not None and self.optimizer.step_was_skipped
         self.overflows.note(at.step, is_overflow=self.was_skipped)
@@ -170,6 +226,7 @@ class PhaseUpdate:
             self.interval.skipped += 1
             return
         self.interval.add(at.sums, at.counts, at.norm)
+        self.interval.compared = at.compared
         if at.terms is not None:
             totals, norms = map(iter, shown or fetched(at.shown))
             self.balancing.show(
@@ -190,7 +247,7 @@ class PhaseUpdate:
         told: Told,
         weights: Mapping[str, float],
         counts: Mapping[str, float],
-        gradients: TermGradients | None,
+        gradients: Sequence[TermGradients | None] = (),
     ) -> tuple[Tensor, dict[str, Tensor], list[dict[str, Tensor]]]:
         """Forward and backward of every micro-batch: total, sum of each term, shared outputs."""
         world = self.accelerator.num_processes  # DDP averages gradients over the ranks
@@ -211,8 +268,9 @@ class PhaseUpdate:
                 weighed = self.phase.composite.weigh(
                     prediction, batch, self.settings, weights, denominators
                 )
-                if gradients is not None:
-                    gradients.add(weighed.shares)
+                for each in gradients:
+                    if each is not None:
+                        each.add(weighed.shares)
                 loss = weighed.total
                 if is_synced:
                     idle = self.idle.of(loss, weighed.sums, told)
@@ -227,6 +285,16 @@ class PhaseUpdate:
         return total, sums, outputs
 
 
+@contextlib.contextmanager
+def _unheard(parts: Sequence[GathersOverUpdate]) -> Iterator[None]:
+    """Their forwards gather nothing."""
+    for part in parts:
+        part.is_heard = False
+    yield
+    for part in parts:
+        part.is_heard = True
+
+
 def _gathering(modules: Iterable[nn.Module]) -> list[GathersOverUpdate]:
     parts = (part for module in modules for part in module.modules())
     return [part for part in parts if isinstance(part, GathersOverUpdate)]
@@ -238,6 +306,7 @@ def take_step(
     step: int,
     unseen: Unseen,
     is_looked_at: bool,
+    is_reported: bool = False,
 ) -> None:
     """The update of every phase from `step` to `step + 1` on this rank's micro-batches.
 
@@ -249,6 +318,7 @@ def take_step(
         unseen: the norms of gradients that were applied without a look.
         is_looked_at: whether all gradients up to this step are looked at in it. Where
             `train.finite_check_every` is 1 each is, before it is applied.
+        is_reported: whether a report follows.
 
     Raises:
         NonFiniteError: a loss or gradient is not finite (without a gradient scaler, or too often
@@ -257,7 +327,7 @@ def take_step(
     for update in updates:
         if update.accelerator.scaler is not None or not update.phase.ignores_updates:
             _apply(updates, batches, unseen, update.settings.train.finite_check_every == 1)
-        batches.share(update.gradient(batches, step))
+        batches.share(update.gradient(batches, step, is_reported))
     _apply(updates, batches, unseen, is_looked_at)
 
 

@@ -11,7 +11,7 @@ from settings.flat import flatten
 from settings.resolve import resolve
 from trainables.compression.settings import CompressionSettings
 from trainables.compression.system import Compression
-from trainables.stepping.optimizer import learning_rate
+from trainables.optimizing.rates import learning_rate
 
 SYSTEM = Compression()
 

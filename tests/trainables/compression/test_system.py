@@ -18,8 +18,8 @@ from trainables.compression.system import Compression, side_by_side
 from trainables.compression.tags import figure_tags, tags
 from trainables.contract.examined import SHORT
 from trainables.loop import Training, fit
+from trainables.optimizing.optimizer import OptimizerSettings, make_optimizer
 from trainables.run import LocalRun
-from trainables.stepping.optimizer import OptimizerSettings, make_optimizer
 
 SYSTEM = Compression()
 PLAIN = {

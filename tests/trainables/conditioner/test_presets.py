@@ -8,7 +8,7 @@ import torch
 from settings.files import list_presets
 from settings.resolve import resolve
 from trainables.conditioner.system import Conditioner, ConditionerSettings, condition
-from trainables.stepping.optimizer import learning_rate
+from trainables.optimizing.rates import learning_rate
 
 PRESETS = {
     *("baseline", "document", "small_data", "large_data", "high_resolution"),

@@ -129,7 +129,7 @@ def test_a_norm_that_overflowed_without_a_gradient_is_not_reported(toys, tmp_pat
     tree = toys.settings(toys.Toy)
     training = Training(toys.Toy(), tree, LocalRun(tmp_path), None)
     (update,) = training.updates
-    interval = Interval(update.phase, training.accelerator, tree.optimizer, 12)
+    interval = Interval(update.phase, training.accelerator, 12, update.rate)
     interval.weights = {"squared": 1.0, "absolute": 0.0}
     interval.add({"squared": torch.ones(())}, {"squared": 1.0}, torch.tensor(math.inf))
     columns = interval.report(4)

@@ -11,12 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainables.stepping.optimizer import (
-    OptimizerSettings,
-    learning_rate,
-    make_optimizer,
-    parameter_groups,
-)
+from trainables.optimizing.optimizer import OptimizerSettings, make_optimizer, parameter_groups
+from trainables.optimizing.rates import learning_rate
 
 
 @pytest.mark.parametrize(
@@ -71,7 +67,8 @@ class Small(nn.Module):
 
 def test_weight_decay_spares_vectors_scalars_and_what_the_system_names():
     modules = {"model": Small(), "critic": nn.Linear(2, 1), "other": nn.Linear(1, 1)}
-    groups = parameter_groups(modules, ("model", "critic"), 0.5, frozenset({"model.scale"}))
+    settings = OptimizerSettings(weight_decay=0.5)
+    groups = parameter_groups(modules, ("model", "critic"), settings, frozenset({"model.scale"}))
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     named = {
         f"{name}.{key}": decay.get(id(p))
@@ -94,7 +91,7 @@ def test_weight_decay_spares_vectors_scalars_and_what_the_system_names():
 
 
 def test_no_group_is_empty():
-    assert len(parameter_groups({"m": nn.LayerNorm(3)}, ("m",), 0.1, frozenset())) == 1
+    assert len(parameter_groups({"m": nn.LayerNorm(3)}, ("m",), OptimizerSettings())) == 1
 
 
 def test_a_decayed_weight_shrinks_and_an_exempt_one_does_not():
@@ -102,7 +99,7 @@ def test_a_decayed_weight_shrinks_and_an_exempt_one_does_not():
     module = nn.Linear(2, 2)
     before = {key: value.clone() for key, value in module.state_dict().items()}
     settings = OptimizerSettings(lr=0.1, weight_decay=0.5)
-    groups = parameter_groups({"m": module}, ("m",), settings.weight_decay, frozenset())
+    groups = parameter_groups({"m": module}, ("m",), settings)
     optimizer = make_optimizer(settings, groups)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -119,7 +116,7 @@ def test_the_settings_reach_the_rule(kind, rule):
     betas = {} if kind == "sgd" else {"beta2": 0.9, "eps": 1e-5}
     settings = OptimizerSettings(kind=kind, lr=0.25, beta1=0.7, **betas)
     module = nn.Linear(1, 1)
-    optimizer = make_optimizer(settings, parameter_groups({"m": module}, "m", 0.0, frozenset()))
+    optimizer = make_optimizer(settings, parameter_groups({"m": module}, "m", settings))
     assert type(optimizer) is rule
     assert optimizer.defaults["lr"] == 0.25
     if kind == "sgd":

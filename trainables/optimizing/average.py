@@ -14,7 +14,8 @@ _SHORT = (torch.bfloat16, torch.float16)
 
 
 class MovingAverage:
-    """w' <- decay w' + (1 - decay) w after each update; the first one is copied.
+    """w' <- decay w' + (1 - decay) w after every `every`th update; up to update `start`, and after
+    the first one, it is the weights themselves.
 
     Weights of 16 bits are averaged in fp32: (1 - decay) (w - w') is mostly below half of their
     last digit, and an average in their own precision would stay at the first step. Buffers are
@@ -26,8 +27,11 @@ class MovingAverage:
             without gradients.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(
+        self, module: nn.Module, decay: float, start: int = 0, every: int = 1
+    ) -> None:
         self.module = deepcopy(module).eval().requires_grad_(False)
+        self.start, self.every = start, every
         self.count = 0
         self._average = get_ema_multi_avg_fn(decay)
         self._exact = {
@@ -41,15 +45,18 @@ class MovingAverage:
         ]
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Takes in the weights of the module after an update."""
+    def update(self, module: nn.Module, step: int) -> None:
+        """Takes in the weights of the module after the update that led to `step`."""
+        is_copied = step <= self.start or not self.count
+        if not is_copied and step % self.every:
+            return
         averaged = list(self._exact.values())
         new = [p.detach().to(w.dtype) for p, w in zip(module.parameters(), averaged, strict=True)]
-        if self.count:
-            self._average(averaged, new, self.count)
-        else:
+        if is_copied:
             for average, weight in zip(averaged, new, strict=True):
                 average.copy_(weight)
+        else:
+            self._average(averaged, new, self.count)
         for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(theirs)
         self.count += 1
@@ -74,10 +81,12 @@ class MovingAverage:
         self.count = int(tensors[COUNT])
 
 
-def averages(modules: Mapping[str, nn.Module], decay: float) -> dict[str, MovingAverage]:
+def averages(
+    modules: Mapping[str, nn.Module], decay: float, start: int = 0, every: int = 1
+) -> dict[str, MovingAverage]:
     """A moving average of every module that learns; none where `decay` is 0."""
     return {
-        name: MovingAverage(module, decay)
+        name: MovingAverage(module, decay, start, every)
         for name, module in modules.items()
         if decay and any(parameter.requires_grad for parameter in module.parameters())
     }

@@ -9,9 +9,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import stripped
+from trainables.optimizing.average import MovingAverage
 from trainables.parts import Built, Phase
 from trainables.reporting.measure import evaluate_checkpoint
-from trainables.stepping.average import MovingAverage
 from trainables.toy import Toy
 
 
@@ -116,9 +116,9 @@ def test_weights_in_fp32_are_averaged_as_torch_does():
     module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     ours = MovingAverage(module, 0.9)
     torchs = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=False)
-    for at in moved(module, 5):
+    for step, at in enumerate(moved(module, 5), 1):
         at(torch.rand(4, 3))
-        ours.update(at)
+        ours.update(at, step)
         torchs.update_parameters(at)
     same(ours.tensors(), torchs.state_dict())
 
@@ -127,8 +127,8 @@ def test_weights_in_fp32_are_averaged_as_torch_does():
 def test_weights_of_16_bits_are_averaged_in_fp32(dtype):
     module = nn.Linear(3, 2).to(dtype)
     average, expected = MovingAverage(module, 0.999), None
-    for at in moved(module, 60):
-        average.update(at)
+    for step, at in enumerate(moved(module, 60), 1):
+        average.update(at, step)
         weight = at.weight.detach().double()
         expected = weight if expected is None else 0.999 * expected + 0.001 * weight
     kept = average.tensors()
