@@ -36,7 +36,7 @@ from settings.schema import Settings, SettingsError, setting
 from trainables.examination import Exam, Examination
 from trainables.external import External, external_file
 from trainables.finding import Finding
-from trainables.optimizing.optimizer import OptimizerSettings
+from trainables.optimizing.optimizer import OptimizerSettings, RateSettings
 from trainables.parts import Built, Forward, Loaders, Modules, Order, Phase
 from trainables.reference import Reference
 from trainables.stepping.orders import grouped, permuted, stratified
@@ -53,6 +53,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "BalancerSettings",
     "HealthSettings",
     "OptimizerSettings",
+    "RateSettings",
     "TrainSettings",
     "SystemSettings",
     # the loss: terms, and what their sums are divided by

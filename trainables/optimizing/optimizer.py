@@ -30,8 +30,8 @@ class PlateauSettings(Settings):
 class RateSettings(Settings):
     """Factors on `lr`, one for each group of parameters that the system names (`Built.groups`).
 
-    A system with groups derives its own from this, with a field of each name, and gives it to its
-    optimizer: `OptimizerSettings(rate=MyRates())`.
+    A system with groups derives its own from this, with a field of each name, and its optimizer's
+    settings from `OptimizerSettings`, with a field `rate: MyRates`.
     """
 
 
