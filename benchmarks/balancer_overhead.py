@@ -1,14 +1,15 @@
-"""What a balancer adds to a step: each kind, in the demo size of hdr_patch, against fixed weights.
+"""What looking at the gradients of the terms adds to a step, in the demo size: each kind of
+balancer against fixed weights; and `train.term_gradients`, which looks once an interval.
 
 Gradients are compared at the last layer (`Phase.shared`), as GradNorm's paper does;
-`gradnorm_all_parameters` compares them at every parameter.
+`..._all_parameters` compares them at every parameter.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,15 @@ from benchmarks.measuring.rows import Row, main, row
 from benchmarks.measuring.steps import loop_steps
 from data.hdr.dataset import Prepared
 from losses.balancers.settings import KINDS, BalancerSettings
+from trainables.conditioner.system import Conditioner
 from trainables.hdr_patch import HdrPatch, HdrPatchSettings
 from trainables.parts import Phase
+from trainables.system import System
 
 BLOCKS = 12
+
+INTERVAL, INTERVALS = 40, 4
+"""Steps between two reports, and how many of these stretches are timed."""
 
 EVERY_PARAMETER = "gradnorm_all_parameters"
 
@@ -34,25 +40,51 @@ class EveryParameter(HdrPatch):
 
 
 def measure() -> Iterator[Row]:
-    """All take blocks of one interval in turn, so that whatever else the machine does meets all,
-    and every block has one look at the gradients; medians.
-    """
     torch.set_num_threads(1)
-    names, steps = (*KINDS, EVERY_PARAMETER), BalancerSettings().interval
     with tempfile.TemporaryDirectory() as folder:
-        blocks = {}
-        for name in names:
-            system = EveryParameter() if name == EVERY_PARAMETER else HdrPatch()
-            kind = name.removesuffix("_all_parameters")
-            changes = {"loss.balancer.kind": kind}
-            blocks[name] = loop_steps(system, changes, Path(folder) / name, steps)
-        times: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(BLOCKS):
-            for name, run in blocks.items():
-                times[name].append(run())
-    step = {name: 1000 * statistics.median(found) for name, found in times.items()}
+        yield from _balancers(Path(folder))
+        yield from _reports(Path(folder))
+
+
+def _balancers(folder: Path) -> Iterator[Row]:
+    """Every block has one look at the gradients."""
+    names, steps = (*KINDS, EVERY_PARAMETER), BalancerSettings().interval
+    blocks = {}
+    for name in names:
+        system = EveryParameter() if name == EVERY_PARAMETER else HdrPatch()
+        changes = {"loss.balancer.kind": name.removesuffix("_all_parameters")}
+        blocks[name] = loop_steps(system, changes, folder / name, steps)
+    step = _in_turn(blocks, BLOCKS)
     for name in names[1:]:
         yield row(f"balancer_overhead/{name}", step[name], "ms", "fixed", step["fixed"])
+
+
+def _reports(folder: Path) -> Iterator[Row]:
+    """Every block has one step before a report."""
+    systems: dict[str, System] = {
+        "hdr_patch": HdrPatch(),
+        "hdr_patch_all_parameters": EveryParameter(),
+        "conditioner": Conditioner(),
+    }
+    for name, system in systems.items():
+        blocks = {}
+        for asked in (False, True):
+            changes = {"train.term_gradients": asked, "train.report_every": INTERVAL}
+            place = folder / f"{name}-{asked}"
+            blocks[str(asked)] = loop_steps(system, changes, place, INTERVAL)
+        step = _in_turn(blocks, INTERVALS)
+        yield row(f"term_gradients/{name}", step["True"], "ms", "without", step["False"])
+
+
+def _in_turn(blocks: Mapping[str, Callable[[], float]], turns: int) -> dict[str, float]:
+    """Milliseconds of a step: all take blocks in turn, so that whatever else the machine does
+    meets all; medians.
+    """
+    times: dict[str, list[float]] = {name: [] for name in blocks}
+    for _ in range(turns):
+        for name, run in blocks.items():
+            times[name].append(run())
+    return {name: 1000 * statistics.median(found) for name, found in times.items()}
 
 
 if __name__ == "__main__":
