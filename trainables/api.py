@@ -32,6 +32,16 @@ from metrics.health import HealthSettings
 from metrics.metric import Column, Metric, per_sample
 from models.draws import draw_integers, draw_normal, draw_uniform
 from models.gathered import GathersOverUpdate
+from models.integration import (
+    SOLVERS,
+    Velocity,
+    guided,
+    integrate,
+    shift_time,
+    time_grid,
+    trajectory,
+    twice_differentiable,
+)
 from settings.schema import Settings, SettingsError, setting
 from trainables.examination import Exam, Examination
 from trainables.external import External, external_file
@@ -75,6 +85,15 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "draw_uniform",
     "draw_integers",
     "GathersOverUpdate",
+    # a flow: dx/dt = v(x, t), sampled or trained through
+    "SOLVERS",
+    "Velocity",
+    "time_grid",
+    "shift_time",
+    "integrate",
+    "trajectory",
+    "guided",
+    "twice_differentiable",
     # measures
     "Metric",
     "per_sample",
