@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from settings.schema import SettingsError
 from trainables.stepping.train_settings import TrainSettings, computes
@@ -105,7 +106,24 @@ def wrap(accelerator: Accelerator, module: nn.Module, settings: TrainSettings) -
     # DDP takes no module without a gradient, and Accelerate asks it to on CPUs.
     is_frozen = not any(parameter.requires_grad for parameter in module.parameters())
     wrapped = accelerator.prepare_model(module, evaluation_mode=is_frozen)
-    return torch.compile(wrapped) if settings.compile else wrapped
+    if settings.compile:
+        return torch.compile(wrapped)
+    if isinstance(wrapped, DistributedDataParallel):
+        _leave_out_in_backward(wrapped)
+    return wrapped
+
+
+def _leave_out_in_backward(ddp: Any) -> None:
+    """Lets a backward pass that recomputes activations call the module without DDP, which would
+    take that for the beginning of the next step and refuse where this one has a gradient already.
+    """
+    forward = ddp.forward
+
+    def forward_or_plain(*args: Any, **named: Any) -> Any:
+        is_backward = torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint asks
+        return (ddp.module if is_backward else forward)(*args, **named)
+
+    ddp.forward = forward_or_plain
 
 
 def explain_compiler(error: Exception) -> None:
