@@ -89,9 +89,7 @@ def time_grid(
     if not ratio > 0.0:
         raise ValueError(f"the ratio of a grid is above 0, not {ratio}; 1 leaves steps equal.")
     device = next((x.device for x in (start, end) if isinstance(x, Tensor)), None)
-    first, last = torch.broadcast_tensors(
-        *(torch.as_tensor(x, dtype=torch.float64, device=device) for x in (start, end))
-    )
+    first, last = torch.broadcast_tensors(*(_exact_time(x, device) for x in (start, end)))
     share = torch.arange(1, steps, dtype=torch.float64, device=device) / steps
     share = share.view(-1, *[1] * first.ndim)
     if ratio == 1.0:
@@ -177,6 +175,13 @@ def twice_differentiable() -> AbstractContextManager[Any]:
     backward passes may lie outside.
     """
     return sdpa_kernel(SDPBackend.MATH)
+
+
+def _exact_time(value: float | Tensor, device: torch.device | None) -> Tensor:
+    """Float64 [] or [B]; a number gets to a GPU without a copy, which the host would wait for."""
+    if isinstance(value, Tensor):
+        return value.to(torch.float64)
+    return torch.full((), value, dtype=torch.float64, device=device)
 
 
 def _step_by(kernels: list[SDPBackend], *step: Any) -> Tensor:

@@ -160,3 +160,25 @@ def test_fused_attention_has_no_second_derivative():
     (first,) = torch.autograd.grad(last.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"attention.* is not implemented"):
         first.square().sum().backward()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_gpu_finds_the_same_and_is_not_waited_for(checkpointed):
+    def found(device):
+        network, x = Attention().to(device), TOKENS.to(device).requires_grad_()
+        times = time_grid(2, TOKEN_TIMES[0].to(device), ratio=2.0)
+        with twice_differentiable():
+            last = integrate(network.down, x, times, "heun", checkpointed=checkpointed)
+            back = time_grid(2, 1.0, 0.5)
+            last = integrate(network.down, last, back, checkpointed=checkpointed)
+        return torch.autograd.grad(last.square().sum(), [x, network.query])
+
+    found("cuda")  # allocates and initialises
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        on_gpu = found("cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for a, b in zip(on_gpu, found("cpu"), strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-9, atol=1e-9)
