@@ -53,6 +53,7 @@ KEPT_BY_SWEEP = {
     "train.figures": _MACHINE,
     "train.examine_every": _SHARED,
     "train.count_flops": _MACHINE,
+    "train.term_gradients": _MACHINE,
 }
 """Keys (patterns of fnmatch) that a documented point does not change, each with the reason: it is
 compared under the sweep's own length and data.
