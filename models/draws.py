@@ -23,6 +23,18 @@ _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
 _LOW = (1 << 32) - 1
+_MASK = (1 << 64) - 1
+
+
+def hash63(*parts: int) -> int:
+    """A 63-bit hash of whole numbers (splitmix64), equal on every machine and Python."""
+    state = 0
+    for part in parts:
+        state = (state + (part & _MASK) + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
 
 
 def draw_uniform(seed: Tensor, stream: str, shape: Sequence[int] = ()) -> Tensor:

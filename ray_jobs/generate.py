@@ -1,5 +1,5 @@
-"""`python -m ray_jobs.generate --checkpoint DIR --input PATH --output DIR`: apply a trained model
-to inputs of one's own, without ray, without the training data.
+"""`python -m ray_jobs.generate --checkpoint DIR [--input PATH] --output DIR`: apply a trained
+model to inputs of one's own, or to draws, without ray, without the training data.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ from typing import Any
 from ray_jobs.verb import OK, finish, parser, run_verb
 from ray_jobs.which_trial import trial_number
 from settings.command import command
+from settings.option import positive, whole
 from settings.paths import SweepPaths
 
 _DESCRIPTION = """\
   {command} --checkpoint runs/winner --input images/ --output fields/
   {command} --from-sweep sweeps/NAME --input images/ --output fields/
+  {command} --checkpoint runs/flow --count 1000 --seed 1 --output samples/ --workers 4
 
-What is read and written is the system's: see the system's `generate`."""
+What is read and written, and whether a system takes inputs, draws, or has keys of its own here
+(a solver, its steps), is the system's: see the system's `generate`. Every sample has a seed of its
+own, made of --seed and its number: the files are equal for equal seeds and --batch-size, whatever
+--workers, and equal up to rounding for another --batch-size."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,43 +50,68 @@ def make_parser() -> ArgumentParser:
         help="which trial of the sweep (default best)",
     )
     add("--newest", action="store_true", help="take the newest checkpoint, not the best")
-    add("--input", required=True, metavar="PATH", help="what to generate from: a file or folder")
+    add("--input", metavar="PATH", help="what to generate from, if the system takes inputs")
     add("--output", required=True, metavar="DIR", help="an empty or new folder for the results")
-    add("overrides", metavar="key=value", nargs="*", help="of train.external only")
+    add(
+        "--count",
+        type=positive,
+        metavar="N",
+        help="samples to draw; with --input, of each input (default 1)",
+    )
+    add("--seed", type=whole, metavar="N", help="of all that is drawn (default 0)")
+    add(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help="samples that go through the model together (default: the system's)",
+    )
+    add(
+        "--workers",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="processes on this machine, each with a GPU of its own where there are some "
+        "(default 1)",
+    )
+    add(
+        "overrides",
+        metavar="key=value",
+        nargs="*",
+        help="of train.external, and of the keys that the system has for this",
+    )
     add("--json", action="store_true", help="print one JSON object")
     return made
 
 
 def _generate(arguments: Namespace) -> int:
-    import torch
-
+    from ray_jobs import generation
     from settings.resolve import parse_overrides
     from settings.schema import SettingsError
     from trainables.checkpoints import checkpoint
     from trainables.checkpoints.external import KEY as EXTERNAL_KEY
-    from trainables.checkpoints.restore import open_checkpoint
     from trainables.system import load_system
 
-    overrides = parse_overrides(arguments.overrides)
-    for key in overrides.keys() - {EXTERNAL_KEY}:
-        raise SettingsError(f"{key} is part of what was trained; generate takes {EXTERNAL_KEY}.")
+    options = parse_overrides(arguments.overrides)
+    moved = options.pop(EXTERNAL_KEY, "")
     if arguments.trial is not None and not arguments.from_sweep:
         raise SettingsError("--trial belongs to a sweep: name it with --from-sweep DIR.")
     path = checkpoint.find(_training(arguments), best=not arguments.newest)
-    name = checkpoint.read_meta(path)["system"]
-    _refuse_without_generate(load_system(name), path)
-    source = Path(arguments.input).expanduser()
-    if not source.exists():
-        raise SettingsError(f"--input {source} does not exist.")
+    meta = checkpoint.read_meta(path)
+    system = load_system(meta["system"])
+    _refuse_without_generate(system, path)
+    asked = generation.Asked(
+        source=Path(arguments.input).expanduser() if arguments.input else None,
+        count=arguments.count,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        options=options,
+    )
+    generation.check(system, asked)
     target = _empty_folder(Path(arguments.output).expanduser())
-    opened = open_checkpoint(path, str(overrides.get(EXTERNAL_KEY, "")))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    modules = {name: module.to(device) for name, module in opened.modules.items()}
-    system: Any = opened.system
     began = time.perf_counter()
-    with torch.no_grad():
-        found = system.generate(opened.settings, modules, source, target)
-    _print(arguments, path, opened.step, target, found, time.perf_counter() - began)
+    found = generation.generate(system, path, moved, asked, target)
+    _print(arguments, path, meta["step"], target, found, time.perf_counter() - began)
     return OK
 
 

@@ -32,7 +32,7 @@ VERBS: Mapping[str, str] = {
     "train": "Train one configuration of a system.",
     "evaluate": "Measure a checkpoint on validation or other data.",
     "analyze": "Rank the trials of a sweep; write frames and a page.",
-    "generate": "Apply a checkpoint to inputs of your own.",
+    "generate": "Apply a checkpoint to inputs of your own, or draw.",
     "simulate": "Replay a sweep under other schedulers and budgets.",
     "encode_latents": "Encode an autoencoder's data and measure its latents.",
     "profile": "Print parameters, time and memory of training steps.",

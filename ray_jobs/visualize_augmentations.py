@@ -100,7 +100,7 @@ def _batch(loaders: Any, indices: Sequence[int], seed: int) -> list[dict[str, An
     """`image` and `mask` of each sample after the loader's own collation."""
     from torch.utils.data import default_collate
 
-    from trainables.stepping.inputs import hash63
+    from models.draws import hash63
 
     samples = [loaders.train[(index, hash63(seed, index))] for index in indices]
     batch = (loaders.collate or default_collate)(samples)

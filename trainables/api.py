@@ -45,10 +45,10 @@ from models.integration import (
 from settings.schema import Settings, SettingsError, setting
 from trainables.examination import Exam, Examination
 from trainables.external import External, external_file
-from trainables.finding import Finding
 from trainables.optimizing.optimizer import OptimizerSettings, RateSettings
-from trainables.parts import Built, Forward, Loaders, Modules, Order, Phase
+from trainables.parts import Built, Finding, Forward, Loaders, Modules, Order, Phase
 from trainables.reference import Reference
+from trainables.request import Generates, Measures, Request
 from trainables.stepping.orders import grouped, permuted, stratified
 from trainables.stepping.train_settings import SystemSettings, TrainSettings
 from trainables.system import SystemBase
@@ -111,6 +111,10 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "Loaders",
     "Finding",
     "Reference",
+    # `generate`: what it takes, what it is asked for, what it returns
+    "Generates",
+    "Request",
+    "Measures",
     # data
     "Order",
     "permuted",

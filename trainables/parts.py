@@ -1,4 +1,4 @@
-"""What a system is made of: modules, the phases of a step, data."""
+"""What a system is made of: modules, the phases of a step, data; and what it objects to."""
 
 from __future__ import annotations
 
@@ -156,3 +156,17 @@ class Loaders:
     test: Dataset | None = None
     units: Mapping[str, Sequence[str]] = field(default_factory=dict)
     order: Order | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An objection to settings and data, made before a training.
+
+    Attributes:
+        text: what is wrong and the way out.
+        hopeless: no training with these settings can work; `train` refuses it, a sweep runs and
+            marks it.
+    """
+
+    text: str
+    hopeless: bool = False

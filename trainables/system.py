@@ -18,9 +18,9 @@ from settings.rooms import hidden_by_ours
 from settings.schema import Settings, SettingsError
 from settings.systems import SYSTEMS, current_name
 from trainables.examination import Examination
-from trainables.finding import Finding
-from trainables.parts import Built, Loaders, Modules, Phase
+from trainables.parts import Built, Finding, Loaders, Modules, Phase
 from trainables.reference import Reference
+from trainables.request import Generates, Measures, Request
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 """The tree of a system's settings."""
@@ -53,6 +53,7 @@ class System(Protocol[SettingsT, PreparedT]):
             idle.
         originals: settings under which `loaders` gives training samples as they were before
             augmentation.
+        generates: what `generate` takes, where it is offered.
     """
 
     name: str
@@ -63,6 +64,7 @@ class System(Protocol[SettingsT, PreparedT]):
     small: Mapping[str, Any] = MappingProxyType({})
     audit: Mapping[str, Any] = MappingProxyType({})
     originals: Mapping[str, Any] = MappingProxyType({})
+    generates: Generates = Generates()
 
     def build(self, settings: SettingsT, prepared: PreparedT) -> Built:
         """The modules, freshly initialised from the current random state."""
@@ -175,19 +177,13 @@ class System(Protocol[SettingsT, PreparedT]):
         """
         raise SettingsError(f"system {self.name} has no member `picture`: nothing is drawn of it.")
 
-    def generate(
-        self, settings: SettingsT, modules: Modules, source: Path, target: Path
-    ) -> dict[str, float]:
-        """Applies the trained model to a user's inputs, for the verb `generate`.
+    def generate(self, settings: SettingsT, modules: Modules, request: Request) -> Measures:
+        """Applies the trained model: to a user's inputs, or to draws, for the verb `generate`.
 
         Args:
             modules: those of a checkpoint, in eval mode on the device to use. There is no
                 `prepared`: what the inputs need is in the settings and the modules.
-            source: the path of the user's inputs.
-            target: an existing, empty folder for the results.
-
-        Returns:
-            counts and measures by name.
+            request: the samples of this process, and where they go; within `generates`.
         """
         raise SettingsError(f"system {self.name} has no member `generate`.")
 

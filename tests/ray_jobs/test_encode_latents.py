@@ -187,6 +187,8 @@ def test_generate_reconstructs_without_the_training_data(run, tmp_path, capsys):
     values = np.random.default_rng(1).random((20, 20, 4), np.float32)
     write_nifti(source, values, np.diag([2.0, 2.0, 5.0, 1.0]), "noise")
     arguments = ("--checkpoint", run, "--input", tmp_path / "mine", "--output", tmp_path / "out")
+    assert generate.main([*map(str, arguments), "--batch-size", "2"]) == 2
+    assert "compression takes its inputs one by one" in capsys.readouterr().err
     assert generate.main([*map(str, arguments), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["patients"], found["slices"], found["step"]) == (1, 4, 7)

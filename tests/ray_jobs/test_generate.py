@@ -116,7 +116,15 @@ def test_what_cannot_work_is_refused_in_words(trained, tmp_path, capsys):
             "--trial belongs to a sweep",
         ),
         (("--from-sweep", trained, "--input", mine, "--output", out), "not a sweep directory"),
+        (
+            ("--checkpoint", trained / "run", "--output", out),
+            "field_vae needs inputs: name a .npy file of fields by --input PATH",
+        ),
     ]
+    given = ("--checkpoint", trained / "run", "--input", mine, "--output", out)
+    for option, value in (("--count", 2), ("--seed", 0), ("--workers", 2)):
+        said = f"{option} {value}: system field_vae draws nothing"
+        cases.append(((*given, option, value), said))
     for arguments, message in cases:
         assert run(*arguments) == 2
         assert message in capsys.readouterr().err

@@ -24,11 +24,14 @@ from trainables.api import (
     Built,
     Composite,
     Finding,
+    Generates,
     Loaders,
+    Measures,
     Metric,
     Modules,
     Phase,
     Reference,
+    Request,
     SystemBase,
     Tensors,
 )
@@ -48,6 +51,7 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
     Settings = CompressionSettings
     prepare_reads = ("data.*", "model.spatial_dims")
     changeable = ("augment.*", "batch_augment.*")
+    generates = Generates("a NIfTI file, or folders of patients", batch_size=0)
     small: Mapping[str, Any] = {
         "model.vae.widths": (8, 8),
         "discriminator.enabled": True,
@@ -132,17 +136,11 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
         return [*idle, *(Finding(text, hopeless=True) for text in missing(settings))]
 
     def generate(
-        self,
-        settings: CompressionSettings,
-        modules: Modules,
-        source: Path,
-        target: Path,
-    ) -> dict[str, float]:
-        """Reconstructs the scans at `source`, a NIfTI file or folders of patients; see
-        `trainables.compression.use.reconstruct`.
-        """
+        self, settings: CompressionSettings, modules: Modules, request: Request
+    ) -> Measures:
+        """Reconstructs scans; see `trainables.compression.use.reconstruct`."""
         model: Any = modules["autoencoder"]
-        return reconstruct(settings, model, source, target, side_by_side)
+        return reconstruct(settings, model, request, side_by_side)
 
     def encode(
         self,

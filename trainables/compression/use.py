@@ -22,6 +22,7 @@ from models.autoencoders.slicewise import Slicewise
 from settings.flat import flatten, replace
 from settings.mri import MASK
 from settings.schema import SettingsError
+from trainables.api import Measures, Request
 from trainables.compression.settings import CompressionSettings
 
 Draw = Callable[[Tensor, Tensor], Tensor]
@@ -46,23 +47,23 @@ class Tally:
     shown: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def columns(self) -> dict[str, float]:
-        means = {name: float(np.mean(values)) for name, values in self.scores.items()}
+    def measures(self) -> Measures:
+        means = {name: (sum(values), len(values)) for name, values in self.scores.items()}
         return {**self.counts, **means}
 
 
 def reconstruct(
-    settings: CompressionSettings, model: Autoencoder, source: Path, target: Path, draw: Draw
-) -> dict[str, float]:
-    """Writes `<patient>/<modality>.nii.gz` for every scan at `source`, in [0, 1] and on the grid
-    of the model (masks 0 and 1), and a figure; returns counts and means over scans. A 2-D model
-    goes slice by slice.
+    settings: CompressionSettings, model: Autoencoder, request: Request, draw: Draw
+) -> Measures:
+    """Writes `<patient>/<modality>.nii.gz` for every scan that was given, in [0, 1] and on the
+    grid of the model (masks 0 and 1), and a figure; returns counts and means over scans. A 2-D
+    model goes slice by slice.
 
     Raises:
         DataError: no patient is usable; otherwise the unusable ones are in `left_out.txt`.
     """
-    tally = Tally()
-    for place, files in find_inputs(source, settings.data.group):
+    tally, target = Tally(), request.target
+    for place, files in find_inputs(request.given, settings.data.group):
         try:
             scans = read_scans(files, settings.data, settings.model.spatial_dims)
         except DataError as error:
@@ -77,7 +78,7 @@ def reconstruct(
     if tally.problems:
         (target / LEFT_OUT).write_text("".join(f"{text}\n" for text in tally.problems))
     _write_figure(tally.shown, draw, target / FIGURE)
-    return tally.columns()
+    return tally.measures()
 
 
 def _one_scan(model: Autoencoder, scan: Scan, folder: Path, tally: Tally) -> None:

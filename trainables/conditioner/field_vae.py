@@ -33,12 +33,15 @@ from trainables.api import (
     Built,
     Composite,
     Finding,
+    Generates,
     Loaders,
+    Measures,
     Metric,
     Modules,
     OptimizerSettings,
     Phase,
     Reference,
+    Request,
     SystemBase,
     SystemSettings,
     Tensors,
@@ -74,6 +77,7 @@ class FieldVae(SystemBase[FieldVaeSettings, Fields]):
     name = "field_vae"
     Settings = FieldVaeSettings
     prepare_reads = ("data.*",)
+    generates = Generates("a .npy file of fields")
     small: Mapping[str, Any] = {
         "model.filters": (8, 6),
         # Of so few fields the principal components leave nothing to learn.
@@ -145,33 +149,29 @@ class FieldVae(SystemBase[FieldVaeSettings, Fields]):
         ]
 
     def generate(
-        self,
-        settings: FieldVaeSettings,
-        modules: Modules,
-        source: Path,
-        target: Path,
-    ) -> dict[str, float]:
+        self, settings: FieldVaeSettings, modules: Modules, request: Request
+    ) -> Measures:
         """Encodes and decodes the fields of a .npy file [P, T, N]: writes field.npy [P, T, N],
         main.npy [P, M] and hier.npy [P, K, h] (latents as the encoder gives them, not scaled).
         """
-        fields = open_fields(source)
+        fields, target = open_fields(request.given), request.target
         model: Any = modules["vae"]
-        main, hier = encode_fields(model, fields)
         written = np.lib.format.open_memmap(
             target / "field.npy", mode="w+", dtype=np.float32, shape=fields.shape
         )
-        errors = []
-        for rows in batches_of(len(fields)):
-            decoded = decode_on(model, main[rows], hier[rows])
-            written[rows] = decoded.cpu().numpy()
-            errors.append(relative_l2(decoded.cpu(), as_tensor(fields, rows)))
+        latents, errors = [], []
+        for indices, _ in request.batches(len(fields)):
+            rows = slice(indices.start, indices.stop)
+            latents.append(encode_fields(model, fields[rows]))
+            decoded = decode_on(model, *latents[-1]).cpu()
+            written[rows] = decoded.numpy()
+            errors.append(relative_l2(decoded, as_tensor(fields, rows)))
         written.flush()
-        np.save(target / "main.npy", main.numpy())
-        np.save(target / "hier.npy", hier.numpy())
-        measures = {"fields": float(len(fields))}
-        if (known := torch.cat(errors)).numel():
-            measures["reconstruction_error"] = float(known.mean())
-        return measures
+        for name, parts in zip(("main", "hier"), zip(*latents, strict=True), strict=True):
+            np.save(target / f"{name}.npy", torch.cat(parts).numpy())
+        known = torch.cat(errors)
+        error = (float(known.double().sum()), known.numel())
+        return {"fields": len(fields), "reconstruction_error": error}
 
 
 def reconstruct(modules: Modules, batch: Tensors, settings: FieldVaeSettings) -> dict[str, Tensor]:

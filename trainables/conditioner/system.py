@@ -27,13 +27,16 @@ from trainables.api import (
     Built,
     Composite,
     Finding,
+    Generates,
     HealthSettings,
     Loaders,
+    Measures,
     Metric,
     Modules,
     OptimizerSettings,
     Phase,
     Reference,
+    Request,
     SettingsError,
     SystemBase,
     SystemSettings,
@@ -51,9 +54,6 @@ from trainables.conditioner.field_latents import (
 )
 from trainables.conditioner.references import references
 from trainables.drawing import rows, scaled
-
-GENERATE_BATCH = 32
-"""Images that are predicted together by `generate`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +128,7 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
     Settings = ConditionerSettings
     prepare_reads = ("data.*", "vae.*")
     changeable = ("augment.*",)
+    generates = Generates("a folder of images")
     small: Mapping[str, Any] = {
         "model.filters": (4, 8),
         "data.count": 24,
@@ -255,27 +256,22 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
         return [Finding(text) for text in contradictions(settings)]
 
     def generate(
-        self,
-        settings: ConditionerSettings,
-        modules: Modules,
-        source: Path,
-        target: Path,
-    ) -> dict[str, float]:
+        self, settings: ConditionerSettings, modules: Modules, request: Request
+    ) -> Measures:
         """Predicts from a folder of images, in natural order: writes names.txt, main.npy [P, M]
         and hier.npy [P, K, h], and field.npy [P, T, N] where there is a decoder. Fields, and
         latents that were given, are in their own units; a VAE's latents are scaled.
         """
-        data = settings.data
-        images, other_files = find_images(source)
+        data, target = settings.data, request.target
+        images, other_files = find_images(request.given)
         rules = ImageRules(data.image_size, data.fit, data.invert, data.binarize_at)
         write_images(images, rules, target / "images.npy")
         (target / "names.txt").write_text("".join(f"{path.name}\n" for path in images))
         pixels = np.load(target / "images.npy", mmap_mode="r", allow_pickle=False)
-        starts = range(0, len(pixels), GENERATE_BATCH)
-        parts = [_predict(modules, pixels[at : at + GENERATE_BATCH]) for at in starts]
+        parts = [_predict(modules, pixels[rows]) for rows, _ in request.batches(len(pixels))]
         for name in parts[0]:
             np.save(target / f"{name}.npy", np.concatenate([part[name] for part in parts]))
-        return {"images": float(len(images)), "other_files": float(other_files)}
+        return {"images": len(images), "other_files": other_files}
 
 
 def last_stage(modules: Modules) -> Sequence[nn.Parameter]:

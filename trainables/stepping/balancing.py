@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from losses.balancers.base import Observed
+from models.draws import hash63
 from trainables.parts import Phase
 from trainables.stepping.gradients import TermGradients
-from trainables.stepping.inputs import hash63
 
 
 class Balancing:

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Sampler, Subset
 
+from models.draws import hash63
 from trainables.parts import Loaders, Order
-from trainables.stepping.inputs import Seeded, SeededCollate, hash63
+from trainables.stepping.inputs import Seeded, SeededCollate
 from trainables.stepping.orders import permuted
 
 _IN_THIS_PROCESS: Mapping[str, Any] = MappingProxyType({})

@@ -21,23 +21,11 @@ from torch.utils.data import Dataset, default_collate
 
 from losses.schedules import schedule_factor
 from losses.terms import Tensors
+from models.draws import hash63
 from settings.schema import Settings, SettingsError
 from trainables.parts import Loaders, Phase
 
 SEED, UPDATE_SEED, SCHEDULE = "seed", "update_seed", "schedule."
-
-_MASK = (1 << 64) - 1
-
-
-def hash63(*parts: int) -> int:
-    """A 63-bit hash of whole numbers (splitmix64), equal on every machine and Python."""
-    state = 0
-    for part in parts:
-        state = (state + (part & _MASK) + 0x9E3779B97F4A7C15) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return state >> 1
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -14,8 +14,8 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import NDArray
 
+from models.draws import hash63
 from trainables.parts import Index, Order
-from trainables.stepping.inputs import hash63
 
 Indices = NDArray[np.int64]
 

@@ -15,7 +15,7 @@ from ray_jobs.sweeping.planning import new_setup
 from search.simulator import simulate
 from settings.schema import SettingsError
 from trainables.configured import Configured
-from trainables.finding import Finding
+from trainables.parts import Finding
 from trainables.toy import Toy
 
 

@@ -14,11 +14,13 @@ from skimage.metrics import peak_signal_noise_ratio
 from data.files import DataError
 from data.latents import read_latents
 from data.mri.nifti_write import write_nifti
+from ray_jobs.generation import merged
 from settings.flat import replace
 from settings.mri import MODALITIES
 from settings.schema import SettingsError
 from trainables.compression.system import Compression
 from trainables.compression.use import FIGURE, LEFT_OUT, encode_data, prepare_volumes
+from trainables.request import Request
 
 SHAPE = (16, 16, 6)
 SMALL = {
@@ -59,7 +61,8 @@ def made(root, **changes):
 
 def generate(settings, built, source, target):
     target.mkdir()
-    return SYSTEM.generate(settings, built.modules, source, target)
+    measures = SYSTEM.generate(settings, built.modules, Request(target=target, source=source))
+    return merged([measures])
 
 
 def read(path):

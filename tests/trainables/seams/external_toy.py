@@ -73,8 +73,8 @@ class Frozen(toy.Toy):
         (phase,) = super().phases(settings, prepared)
         return [Phase("model", ("model",), look_through, phase.composite)]
 
-    def generate(self, settings, modules, source, target):
-        x = torch.tensor([[float(source.read_text())]])
+    def generate(self, settings, modules, request):
+        x = torch.tensor([[float(request.given.read_text())]])
         return {"y": look_through(modules, {"x": x}, settings)["y"].item()}
 
 

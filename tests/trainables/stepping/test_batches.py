@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
+from models.draws import hash63
 from settings.schema import SettingsError
 from trainables.parts import Loaders
 from trainables.stepping.batches import Share, StepSampler, train_loader, validation_loader
-from trainables.stepping.inputs import hash63
 from trainables.stepping.train_settings import TrainSettings
 
 U64 = (1 << 64) - 1

@@ -6,8 +6,8 @@ import dataclasses
 
 import torch
 
+from models.draws import hash63
 from trainables.stepping.batches import Share, train_loader
-from trainables.stepping.inputs import hash63
 from trainables.toy import ToyGan
 
 FORWARDS: list[str] = []

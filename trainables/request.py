@@ -1,0 +1,93 @@
+"""What a system's `generate` takes, and what it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.draws import hash63
+from settings.schema import Settings, SettingsError
+
+_STREAM = 7
+"""Of the seeds of samples; those of a training have other numbers (`trainables.stepping`)."""
+
+Measures = Mapping[str, float | tuple[float, float]]
+"""Counts, which are added up over processes, and means as (sum, count), by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions(Settings):
+    """Of a system whose `generate` has no settings of its own."""
+
+
+@dataclass(frozen=True)
+class Generates:
+    """What a system's `generate` takes. The verb refuses everything else before it loads anything.
+
+    Attributes:
+        inputs: what `--input` names, in words; "" for a system that takes none.
+        needs_inputs: whether there is nothing to generate without them.
+        draws: whether its samples are draws, each from a seed of its own, in any number. Every
+            sample (or batch) is then a file that is named by its index, for several processes may
+            write into the folder. Otherwise there is one process, and one result for each input.
+        batch_size: samples that go through the modules together, unless the user says otherwise; 0
+            for a system that takes its inputs one by one.
+        options: settings of its own, `key=value` of the verb: a solver, its steps, a guidance.
+    """
+
+    inputs: str = "a file or folder"
+    needs_inputs: bool = True
+    draws: bool = False
+    batch_size: int = 32
+    options: type[Settings] = NoOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What one process is asked to generate: its share of all samples.
+
+    Attributes:
+        target: an existing folder for the results, empty but for those of the other processes.
+        source: the path of the user's inputs; None where there are none.
+        options: the tree of `Generates.options`.
+        count: samples, of each input where there are inputs.
+        seed: of the seeds of all samples.
+        rank, world: of the processes, which know nothing of each other.
+    """
+
+    target: Path
+    source: Path | None = None
+    options: Any = field(default_factory=NoOptions)
+    count: int = 1
+    seed: int = 0
+    batch_size: int = 32
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def given(self) -> Path:
+        """The path of inputs that the system cannot do without."""
+        if self.source is None:
+            raise SettingsError("there is nothing to generate from: name it by --input PATH.")
+        return self.source
+
+    def batches(self, inputs: int = 1) -> Iterator[tuple[range, Tensor]]:
+        """The samples of this process, batch by batch: their indices and, int64 [B] on the CPU,
+        their seeds, from which all that is random about them is drawn (`models.draws`).
+
+        Sample i is of input i // count. Its seed depends on (`seed`, i) alone, and the batches are
+        dealt out whole, so that the numbers are the same for any number of processes.
+
+        Args:
+            inputs: how many there are; 1 without inputs.
+        """
+        samples, step = inputs * self.count, self.batch_size
+        for first in range(self.rank * step, samples, self.world * step):
+            indices = range(first, min(first + step, samples))
+            seeds = [hash63(self.seed, _STREAM, index) for index in indices]
+            yield indices, torch.tensor(seeds, dtype=torch.int64)
