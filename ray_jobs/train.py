@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_jobs.training import run, stages
 from ray_jobs.verb import (
@@ -27,6 +28,9 @@ from settings.command import command
 from settings.option import number_from_0, positive, positive_number
 from settings.paths import SweepPaths, TrainingPaths
 from settings.warning import warn
+
+if TYPE_CHECKING:
+    from trainables.run import Budget
 
 _DESCRIPTION = """\
   {command} hdr_patch --show         every setting: value, range, unit, origin
@@ -70,6 +74,12 @@ def make_parser() -> ArgumentParser:
     )
     _add_group(made)
     add(
+        "--time-budget",
+        type=positive_number,
+        metavar="SECONDS",
+        help="stop, resumable, at the last report within this time",
+    )
+    add(
         "--no-ray",
         action="store_true",
         help="the plain loop, without ray; also runs where ray is not installed",
@@ -110,8 +120,12 @@ def _add_group(made: ArgumentParser) -> None:
 
 
 def _train(arguments: Namespace) -> int:
-    from settings.schema import SettingsError
+    began = time.time()  # imports take seconds
 
+    from settings.schema import SettingsError
+    from trainables.run import Budget
+
+    budget = Budget.of(arguments.time_budget, began)
     if arguments.dir:
         check_directory(Path(arguments.dir))
     chain = stages.read(Path(arguments.dir or ".")) if arguments.resume else None
@@ -123,8 +137,8 @@ def _train(arguments: Namespace) -> int:
     elif chain is not None:
         chain, given = _overridden(chain, given)
     if chain is None:
-        return _train_once(arguments, name, given)
-    return _train_chain(arguments, chain, given)
+        return _train_once(arguments, name, given, budget)
+    return _train_chain(arguments, chain, given, budget)
 
 
 def _overridden(chain: stages.Chain, given: dict[str, Any]) -> tuple[stages.Chain, dict[str, Any]]:
@@ -138,7 +152,9 @@ def _overridden(chain: stages.Chain, given: dict[str, Any]) -> tuple[stages.Chai
     return chain.overridden(values), {**given, "overrides": rest}
 
 
-def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> int:
+def _train_once(
+    arguments: Namespace, name: str, given: Mapping[str, Any], budget: Budget
+) -> int:
     from settings.resolve import resolve
     from settings.stop_reasons import STOP_REASON
     from trainables.system import load_system
@@ -150,8 +166,11 @@ def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> in
         return OK
     directory = _directory(arguments)
     ready = run.made_ready(system, resolved, arguments.force)
-    report = run.train(_place(arguments), ready, directory, arguments.resume)
+    report = run.train(_place(arguments), ready, directory, arguments.resume, budget)
     run.print_report(report)
+    if run.is_cut(resolved.settings, report):
+        at = f"at step {report['step']}"
+        return run.stopped(_place(arguments), arguments.time_budget, directory, at)
     if report.get(STOP_REASON):
         print(f"\nended by itself at step {report['step']}: {report[STOP_REASON]}")
     print(f"\ncheckpoints, reports and TensorBoard files are in {directory}")
@@ -161,7 +180,9 @@ def _train_once(arguments: Namespace, name: str, given: Mapping[str, Any]) -> in
     return ALL_FAILED if failure else OK
 
 
-def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, Any]) -> int:
+def _train_chain(
+    arguments: Namespace, chain: stages.Chain, given: Mapping[str, Any], budget: Budget
+) -> int:
     """Trains a chain; all its stages that have not ended are checked before the first begins."""
     from settings.files import write_settings
     from settings.flat import flatten
@@ -190,11 +211,15 @@ def _train_chain(arguments: Namespace, chain: stages.Chain, given: Mapping[str, 
     # The chain last: with it the directory holds a training.
     write_settings(TrainingPaths(directory).settings, flatten(trees[0]), timeline=plan[0].timeline)
     stages.write(directory, chain)
-    return _run_chain(arguments, chain, ready, directory)
+    return _run_chain(arguments, chain, ready, directory, budget)
 
 
 def _run_chain(
-    arguments: Namespace, chain: stages.Chain, ready: Sequence[Any], directory: Path
+    arguments: Namespace,
+    chain: stages.Chain,
+    ready: Sequence[Any],
+    directory: Path,
+    budget: Budget,
 ) -> int:
     from trainables.checkpoints.checkpoint import at_stage
 
@@ -203,8 +228,11 @@ def _run_chain(
     for stage, one in zip(chain.waiting, ready, strict=True):
         print(f"\nstage {stage.number} of {len(chain.stages)}: {stage.line}", flush=True)
         folder = at_stage(directory, stage.number)
-        report = run.train(_place(arguments), one, folder, resume=True)
+        report = run.train(_place(arguments), one, folder, resume=True, budget=budget)
         settings = one.resolved.settings
+        if run.is_cut(settings, report):
+            at = f"in stage {stage.number} at step {report['step']}"
+            return run.stopped(_place(arguments), arguments.time_budget, directory, at)
         column = run.objective_of(one.system, settings)[0]
         failure = run.why_failed(one.system, settings, report)
         stage = stage.ended(report, stages.best(folder, column), failure)
@@ -216,6 +244,9 @@ def _run_chain(
         if not stage.finished and stage.number < len(chain.stages):
             print("The later stages have not begun.")
             return SOME_FAILED
+        if budget.is_over and stage.number < len(chain.stages):
+            at = f"before stage {stage.number + 1}"
+            return run.stopped(_place(arguments), arguments.time_budget, directory, at)
     run.print_report(report)
     print(f"\neach stage is a training of its own in {directory}; {stages.FILE} has their ends")
     return SOME_FAILED if failure else OK

@@ -21,7 +21,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 OK, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 2, 3, 1, 130
 """Exit statuses: 0 all went well; 2 a request that cannot be carried out; 3 some trials failed
 (or a stage of a training); 1 all of them (or the one training), or so many that the sweep was
-ended, or an error of our own; 130 stopped by Ctrl-C, SIGTERM or SIGHUP, resumable."""
+ended, or an error of our own; 130 stopped by Ctrl-C, SIGTERM, SIGHUP or its --time-budget,
+resumable."""
 
 _LEAVING_SECONDS = 10.0
 """For Ray to end its processes; it takes about two."""

@@ -1,6 +1,6 @@
 """The one training loop. The step is its only clock; it knows no system and no ray.
 
-    while step < last and it has not ended:             # `Training.run_to_end`
+    while step < last, it has not ended and has time:   # `Training.run_to_end`
         for phase in phases:                            # `stepping.update.take_step`
             counts = over all micro-batches and ranks, by which a term's sum becomes its mean
             for batch in the step's micro-batches:      # each goes to the device in its turn
@@ -66,8 +66,8 @@ one is at most one segment behind.
 def fit(
     system: System[Tree, PreparedT], settings: Tree, run: LocalRun, prepared: PreparedT
 ) -> Report:
-    """Trains until `train.steps`, the segment's end, or until the training ends by itself, and
-    returns the last report, which then says why (`stop_reason`).
+    """Trains until `train.steps`, the segment's end, the end of the run's budget, or until the
+    training ends by itself, and returns the last report, which then says why (`stop_reason`).
 
     A training that was interrupted and resumed gives the numbers of an undisturbed one: all that
     is random is a function of (seed, step, rank), the rest is in the checkpoint.
@@ -159,7 +159,9 @@ class Training(Generic[Tree, PreparedT]):
         loader = train_loader(self.loaders, share, self.train.seed, self.step, last, loading)
         batches = iter(loader)
         began = time.perf_counter() - self.seconds
-        while self.step < last and not self.has_ended:
+        budget = self.run.budget
+        budget.begin()
+        while self.step < last and not (self.has_ended or budget.is_over):
             with self.resources.counting(self.step):
                 self.one_step([next(batches) for _ in range(self.train.accumulate)])
             if self._is_reported(self.step):
@@ -228,6 +230,7 @@ class Training(Generic[Tree, PreparedT]):
             self.board.write(report)
         drawings = self.examiner.drawings(modules)
         self.figures.draw(drawings, self.step, self.best and self.best[0], worst)
+        self.run.budget.look(self.accelerator.num_processes)
         self.run.report(report, self._save_where_due)
 
     def _pass_on(self, report: Report) -> None:
@@ -313,7 +316,8 @@ class Training(Generic[Tree, PreparedT]):
         train, step = self.train, self.step
         intervals = (train.report_every * train.checkpoint_every, train.keep_every)
         is_told = any(interval and step % interval == 0 for interval in intervals)
-        return is_told or step in (*self.run.rungs, self.last_step) or self.has_ended
+        ends_here = self.has_ended or self.run.budget.is_over
+        return is_told or step in (*self.run.rungs, self.last_step) or ends_here
 
     def _save(self) -> None:
         meta = {

@@ -8,6 +8,7 @@ imported by the last two alone.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,57 @@ class UnreadableLockError(OSError):
 
 
 @dataclass
+class Budget:
+    """The time that a command may take. A training ends, resumable, at a report after which
+    another interval between reports would not fit: the longest so far of this process, with its
+    validation and a checkpoint. One interval is always made.
+
+    Attributes:
+        ends: when it is used up, by `time.time()`; inf for no limit. The clocks of several
+            machines are taken to agree.
+        is_over: whether another interval would not fit, as of the last look.
+    """
+
+    ends: float = math.inf
+    is_over: bool = False
+    _since: float = 0.0
+    _longest: float = 0.0
+    _saving: float = 0.0
+
+    @classmethod
+    def of(cls, seconds: float | None, began: float) -> Budget:
+        """The budget of a command that began then; None for no limit."""
+        return cls() if seconds is None else cls(began + seconds)
+
+    def begin(self) -> None:
+        """An interval begins."""
+        self._since = time.time()
+
+    def look(self, world: int) -> None:
+        """An interval has ended but for its checkpoint, and another one begins if it fits; the
+        first of `world` ranks decides for all.
+        """
+        if math.isinf(self.ends):
+            return
+        since = self._since
+        self.begin()
+        self.note(self._since - since)
+        if world > 1:
+            from accelerate.utils import broadcast_object_list
+
+            (self.is_over,) = broadcast_object_list([self.is_over])
+
+    def note(self, seconds: float) -> None:
+        """Takes in how long an interval was."""
+        self._longest = max(self._longest, seconds)
+        self.is_over = time.time() + self._longest + self._saving > self.ends
+
+    def saved(self, seconds: float) -> None:
+        """Takes in how long a checkpoint took."""
+        self._saving = max(self._saving, seconds)
+
+
+@dataclass
 class LocalRun:
     """A trial in a plain process.
 
@@ -67,6 +119,7 @@ class LocalRun:
             those at which its last segments ended are kept.
         rungs: steps at which the trial may be stopped or compared, each with a checkpoint.
         keeps_rungs: whether the checkpoints at rungs are kept.
+        budget: the time that the training may take.
     """
 
     directory: Path
@@ -84,6 +137,7 @@ class LocalRun:
     lends_checkpoints: bool = False
     rungs: tuple[int, ...] = ()
     keeps_rungs: bool = False
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def is_main(self) -> bool:
@@ -113,7 +167,9 @@ class LocalRun:
                 )
             if self.reports is not None:
                 self.reports.append({"segment": self.segment, **report})
+            began = time.time()
             save()
+            self.budget.saved(time.time() - began)
         self.history.append(report)
         self.tell(report)
 

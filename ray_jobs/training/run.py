@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray_jobs.verb import PROJECT, cache_directory, tell_data
+from ray_jobs.verb import INTERRUPTED, PROJECT, cache_directory, tell_data
+from settings.command import command
 from settings.paths import TrainingPaths
 from settings.warning import warn
+
+if TYPE_CHECKING:
+    from trainables.run import Budget
+    from trainables.stepping.train_settings import SystemSettings
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,15 @@ class Place:
     gpus: float = 0.0
     address: str | None = None
     ray: bool = True
+
+    @property
+    def words(self) -> list[str]:
+        """The options that name this place on a command line."""
+        if self.workers == 1:
+            return [] if self.ray else ["--no-ray"]
+        given = {"workers": self.workers, "cpus": self.cpus, "gpus": self.gpus}
+        words = [f"--{name} {value:g}" for name, value in given.items()]
+        return words if self.address is None else [*words, f"--address {self.address}"]
 
 
 @dataclass(frozen=True)
@@ -62,8 +77,10 @@ def made_ready(system: Any, resolved: Any, force: bool) -> Ready:
     return Ready(system, resolved, parts, prepared)
 
 
-def train(place: Place, ready: Ready, directory: Path, resume: bool) -> Any:
-    """Trains to the end and returns the last report."""
+def train(
+    place: Place, ready: Ready, directory: Path, resume: bool, budget: Budget
+) -> Mapping[str, Any]:
+    """Trains to the end, or to that of the budget, and returns the last report."""
     from settings.files import write_settings
     from settings.flat import flatten
 
@@ -72,7 +89,7 @@ def train(place: Place, ready: Ready, directory: Path, resume: bool) -> Any:
     if resume and path.exists():
         _say_changes(path, flat)
     write_settings(path, flat, timeline=ready.resolved.timeline)
-    return _run(place, ready, directory, resume)
+    return _run(place, ready, directory, resume, budget)
 
 
 def _say_changes(path: Path, settings: Mapping[str, Any]) -> None:
@@ -87,12 +104,29 @@ def _say_changes(path: Path, settings: Mapping[str, Any]) -> None:
             print(f"goes on with another {key}: {before[key]} -> {value}", flush=True)
 
 
+def stopped(place: Place, seconds: float, directory: Path, at: str) -> int:
+    """Says where its budget has stopped a training, and how to go on; the exit status."""
+    words = ["--resume", "--dir", shlex.quote(str(directory)), *place.words]
+    print(
+        f"\nstopped {at} (time budget of {seconds:g} s). Go on by\n"
+        f"  {command('train')} {' '.join(words)} --time-budget {seconds:g}"
+    )
+    return INTERRUPTED
+
+
 def print_report(report: Any) -> None:
     """Prints the validation columns of a report, one a line."""
     values = {key: value for key, value in report.items() if key.startswith("val.")}
     width = max((len(key) for key in values), default=0)
     for key, value in values.items():
         print(f"  {key:<{width}}  {'-' if value is None else format(value, '.6g')}")
+
+
+def is_cut(settings: SystemSettings, report: Mapping[str, Any]) -> bool:
+    """Whether a training with that last report was stopped before its end, by its budget."""
+    from settings.stop_reasons import STOP_REASON
+
+    return int(report["step"]) < settings.train.steps and not report.get(STOP_REASON)
 
 
 def why_failed(system: Any, settings: Any, report: Mapping[str, Any]) -> str:
@@ -132,7 +166,9 @@ def _preflight(system: Any, settings: Sequence[Any], prepared: Any, force: bool)
         raise SettingsError(f"{' '.join(hopeless)} To train all the same, add --force.")
 
 
-def _run(place: Place, ready: Ready, directory: Path, resume: bool) -> Any:
+def _run(
+    place: Place, ready: Ready, directory: Path, resume: bool, budget: Budget
+) -> Mapping[str, Any]:
     from ray_jobs.training.timeline import train_parts, trained_step
     from trainables.loop import fit
 
@@ -143,27 +179,32 @@ def _run(place: Place, ready: Ready, directory: Path, resume: bool) -> Any:
 
     def train_part(part: Any, resume: bool) -> Any:
         if place.workers > 1:
-            return _run_group(place, system.name, part, directory, resume)
-        run = _local_run(directory, system, part, resume, say)
+            return _run_group(place, system.name, part, directory, resume, budget)
+        run = _local_run(directory, system, part, resume, say, budget)
         try:
             return fit(system, part.settings, run, ready.prepared)
         finally:
             run.reports.close()
 
+    def train_all() -> Mapping[str, Any]:
+        return train_parts(parts, train_part, resume=resume, trained=trained, budget=budget)
+
     if not place.ray or place.workers > 1:
-        return train_parts(parts, train_part, resume=resume, trained=trained)
+        return train_all()
     from ray_jobs.engine.groups import local_trainer
 
     reports = []
 
     def loop(config: dict) -> None:
-        reports.append(train_parts(parts, train_part, resume=resume, trained=trained))
+        reports.append(train_all())
 
     local_trainer(loop, {}).fit()
     return reports[-1]
 
 
-def _local_run(directory: Path, system: Any, part: Any, resume: bool, say: Any) -> Any:
+def _local_run(
+    directory: Path, system: Any, part: Any, resume: bool, say: Any, budget: Budget
+) -> Any:
     """The run of a part in this process; `say` prints its reports."""
     from results.store import ReportWriter
     from trainables.run import LocalRun
@@ -175,6 +216,7 @@ def _local_run(directory: Path, system: Any, part: Any, resume: bool, say: Any) 
         resume=resume,
         stop_step=part.stop_step,
         on_report=say,
+        budget=budget,
     )
 
 
@@ -193,7 +235,9 @@ def _line(column: str) -> Any:
     return say
 
 
-def _run_group(place: Place, name: str, part: Any, directory: Path, resume: bool) -> Any:
+def _run_group(
+    place: Place, name: str, part: Any, directory: Path, resume: bool, budget: Budget
+) -> Mapping[str, Any]:
     """Trains a part as a worker group of Ray Train, and returns its last report."""
     import json
 
@@ -219,6 +263,7 @@ def _run_group(place: Place, name: str, part: Any, directory: Path, resume: bool
         "cache": str(cache_directory()),
         "resume": resume,
         "stop_step": part.stop_step,
+        "ends": budget.ends,
     }
     try:
         groups.fit_group(groups.group_trainer(_train_one_rank, config, group), group.mark)
@@ -226,7 +271,10 @@ def _run_group(place: Place, name: str, part: Any, directory: Path, resume: bool
         cause = root_cause(error)
         raise RuntimeError(f"{type(cause).__name__}: {cause}") from error
     lines = TrainingPaths(directory).reports.read_text().splitlines()
-    return json.loads(lines[-1])
+    rows = [json.loads(line) for line in lines]
+    for before, row in zip([{"seconds": 0.0}, *rows], rows, strict=False):
+        budget.note(row["seconds"] - before["seconds"])
+    return rows[-1]
 
 
 def _train_one_rank(config: dict[str, Any]) -> None:
@@ -235,7 +283,7 @@ def _train_one_rank(config: dict[str, Any]) -> None:
     from results.store import ReportWriter
     from settings.flat import replace
     from trainables.loop import fit
-    from trainables.run import WorkerRun
+    from trainables.run import Budget, WorkerRun
     from trainables.system import load_system
 
     system = load_system(config["system"])
@@ -249,5 +297,6 @@ def _train_one_rank(config: dict[str, Any]) -> None:
         resume=config["resume"],
         stop_step=config["stop_step"],
         rank=rank,
+        budget=Budget(config["ends"]),
     )
     fit(system, settings, run, system.prepare(settings, Path(config["cache"])))

@@ -11,6 +11,7 @@ from settings.paths import TrainingPaths
 from settings.timeline import SEED
 
 if TYPE_CHECKING:
+    from trainables.run import Budget
     from trainables.stepping.train_settings import SystemSettings
 
 
@@ -58,8 +59,9 @@ def train_parts(
     *,
     resume: bool,
     trained: int = 0,
+    budget: Budget,
 ) -> Any:
-    """Trains one part after another and returns the last report.
+    """Trains one part after another, as far as the budget goes, and returns the last report.
 
     Args:
         train_part: `train_part(part, resume)` trains a part, from the newest checkpoint with
@@ -72,7 +74,7 @@ def train_parts(
     report: Any = {}
     for part in parts[min(done, len(parts) - 1) :]:
         report = train_part(part, resume)
-        if report.get(STOP_REASON):
+        if report.get(STOP_REASON) or budget.is_over:
             break
         resume = True
     return report

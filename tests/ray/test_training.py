@@ -34,10 +34,10 @@ def trained(directory):
     return curve[columns], [(stage["step"], stage["finished"]) for stage in stages]
 
 
-def run(cluster, way, directory, *options):
+def run(cluster, way, directory, *options, status=0):
     address = ("--address", cluster.address) if way == "group" else ()
     ran = cluster.place.run(*options, "--dir", directory, *WAYS[way], *address, verb="train")
-    assert ran.status == 0, ran.text
+    assert ran.status == status, ran.text
     return ran
 
 
@@ -67,3 +67,19 @@ def test_a_training_in_stages_is_the_plain_one(cluster, kit, tmp_path, way):
     assert record == plain_record == [(10, True), (10, True)]
     exact = {"group": {"rtol": 1e-5}}.get(way, {})
     pd.testing.assert_frame_equal(plain, curve, **exact)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_time_budget_stops_a_training_that_a_resume_ends(cluster, kit, tmp_path, way):
+    plain, cut = tmp_path / "plain", tmp_path / "cut"
+    common = (kit.TOY, *COMMON, "train.report_every=2")
+    assert train.main([*common, "--dir", str(plain), "--no-ray", "train.batch_size=8"]) == 0
+    ran = run(cluster, way, cut, *common, "--time-budget", "0.001", status=130)
+    assert "stopped at step 2 (time budget of 0.001 s)" in ran.out
+    assert ("--workers 2 --cpus 1 --gpus 0" in ran.out) == (way == "group")
+    run(cluster, way, cut, "--resume", "--time-budget", "1000")
+    curves = (
+        pd.read_json(directory / "reports.jsonl", lines=True)[["step", "val.mse"]]
+        for directory in (plain, cut)
+    )
+    pd.testing.assert_frame_equal(*curves, rtol=1e-5)

@@ -23,7 +23,7 @@ from losses.terms import Term
 from settings.flat import replace
 from trainables.loop import fit
 from trainables.parts import Built, Loaders, Phase
-from trainables.run import LocalRun, WorkerRun
+from trainables.run import Budget, LocalRun, WorkerRun
 from trainables.system import load_system
 from trainables.toy import Line, Toy, ToyGan
 
@@ -166,6 +166,8 @@ def main(job):
     tree = replace(system.Settings(), job["settings"])
     rank = int(os.environ.get("RANK", 0))
     run = Rank(Path(job["directory"]), rank=rank, resume=True, stop_step=job.get("stop"))
+    if "ends" in job:
+        run.budget = Budget(job["ends"][rank])
     prepared = system.prepare(tree, run.directory.parent / "cache")
     report = fit(system, tree, run, prepared)
     result = Path(job["directory"]) / f"report-{rank}.json"

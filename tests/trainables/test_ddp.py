@@ -148,6 +148,16 @@ def test_a_resume_by_two_processes_equals_an_uninterrupted_training(ranks, tmp_p
     assert all(torch.equal(rest[1][key], tensor) for key, tensor in whole[1].items())
 
 
+NEVER = 1e12
+"""A time by `time.time()` that no test sees."""
+
+
+@pytest.mark.parametrize(("ends", "step"), [((0.0, NEVER), 4), ((NEVER, 0.0), 8)])
+def test_the_first_rank_decides_for_all_when_time_is_up(ranks, tmp_path, ends, step):
+    found, _ = ranks.trained(tmp_path / "two", 2, "Toy", {}, ends=ends)
+    assert [report["step"] for report in found] == [step, step]
+
+
 WAKES_LATE = {
     "loss.absolute.schedule.kind": "linear",
     "loss.absolute.schedule.start": 0.4,
