@@ -37,6 +37,7 @@ VERBS: Mapping[str, str] = {
     "simulate": "Replay a sweep under other schedulers and budgets.",
     "encode_latents": "Encode an autoencoder's data and measure its latents.",
     "profile": "Print parameters, time and memory of training steps.",
+    "lr_finder": "Find out how large a learning rate a training bears.",
     "visualize_augmentations": "Draw samples as they are and as they are augmented.",
     "check": "Look at a system by the rules that it must keep.",
 }

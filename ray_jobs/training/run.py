@@ -17,6 +17,7 @@ from settings.warning import warn
 if TYPE_CHECKING:
     from trainables.run import Budget
     from trainables.stepping.train_settings import SystemSettings
+    from trainables.system import System
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def stopped(place: Place, seconds: float, directory: Path, at: str) -> int:
     return INTERRUPTED
 
 
-def print_report(report: Any) -> None:
+def print_report(report: Mapping[str, Any]) -> None:
     """Prints the validation columns of a report, one a line."""
     values = {key: value for key, value in report.items() if key.startswith("val.")}
     width = max((len(key) for key in values), default=0)
@@ -129,7 +130,7 @@ def is_cut(settings: SystemSettings, report: Mapping[str, Any]) -> bool:
     return int(report["step"]) < settings.train.steps and not report.get(STOP_REASON)
 
 
-def why_failed(system: Any, settings: Any, report: Mapping[str, Any]) -> str:
+def why_failed(system: System, settings: SystemSettings, report: Mapping[str, Any]) -> str:
     """Why a training with that last report has failed: its objective has no value there; "" where
     it has one, or where a health check has ended the training.
     """
@@ -143,7 +144,7 @@ def why_failed(system: Any, settings: Any, report: Mapping[str, Any]) -> str:
     return no_objective([column], int(report["step"]))
 
 
-def objective_of(system: Any, settings: Any) -> tuple[str, str]:
+def objective_of(system: System, settings: SystemSettings) -> tuple[str, str]:
     """Column and direction that decide the best checkpoint: the system's first measure that has
     one.
     """
