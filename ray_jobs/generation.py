@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,6 +191,7 @@ def _one_rank(
     """Answers into its file, or says there why it could not, and ends with status 1."""
     import torch
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # As many as a single process has: the last digits depend on them.
     torch.set_num_threads(threads)
     try:
@@ -197,3 +201,11 @@ def _one_rank(
         files[rank].write_text(f"{type(error).__name__}: {error}")
         sys.exit(1)
     files[rank].write_text(text)
+
+
+def _end_with_parent() -> None:
+    """Ends this process once its parent is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +112,30 @@ def test_a_process_that_fails_ends_the_others_and_is_told(
     assert said in error and ("SIGKILL" in error) == ("die" in option)
     started = [int(path.read_text()) for path in (tmp_path / "out").glob("*.pid")]
     assert started and not any(psutil.pid_exists(pid) for pid in started)
+
+
+@pytest.mark.slow
+def test_no_process_outlives_the_command(trained, tmp_path):
+    """Also one that was started in the background of a script, and hears no SIGINT."""
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "ray_jobs.generate", "--checkpoint", trained / "Drawn"]
+    options = ["--count", "8", "--workers", "2", "--output", out, "solver.wait_seconds=60"]
+    path = os.pathsep.join([str(TOYS.parents[2]), str(TOYS)])
+    running = subprocess.Popen(
+        [*map(str, words), *map(str, options)],
+        env={**os.environ, "PYTHONPATH": path},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        while running.poll() is None and not (out / "0.pid").exists():
+            time.sleep(0.1)
+        time.sleep(0.2)
+        started = psutil.Process(int((out / "0.pid").read_text()))
+    finally:
+        running.kill()
+        running.wait()
+    gone, left = psutil.wait_procs([started], timeout=30)
+    assert gone and not left
 
 
 def test_batches_are_dealt_out_whole_and_seeds_follow_the_index(tmp_path):
