@@ -130,6 +130,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
 
 
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What systems prepare, made once for all processes of a run. The synthetic patients alone
+    take a second; a test of what a cache does has a folder of its own.
+    """
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prepared"
+
+
 @pytest.fixture
 def real_mri() -> Path:
     """Real tumours as patients. They are fetched on request and never committed, so a machine

@@ -9,8 +9,8 @@ from trainables.system import load_system
 
 
 @pytest.fixture(scope="package")
-def case(described, tmp_path_factory):
-    return Examined(load_system(described.NAME), tmp_path_factory.mktemp("cache"))
+def case(described, shared_cache):
+    return Examined(load_system(described.NAME), shared_cache)
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ def test_it_has_a_test_split_units_and_references(case):
     assert bool(case.system.references(case.settings, case.prepared)) == in_repository
 
 
-def test_every_value_of_its_unit_key_draws_other_samples(case, tmp_path):
+def test_every_value_of_its_unit_key_draws_other_samples(case):
     key = case.system.unit_key(case.settings)
     assert bool(key) == (case.name in SYSTEMS)
     if not key:
@@ -65,7 +65,7 @@ def test_every_value_of_its_unit_key_draws_other_samples(case, tmp_path):
     drawn = []
     for unit in (0, 1):
         settings = replace(case.settings, {key: unit})
-        made = case.system.loaders(settings, case.system.prepare(settings, tmp_path))
+        made = case.system.loaders(settings, case.system.prepare(settings, case.cache))
         samples = made.validation
         drawn.append({_bytes(samples[index]) for index in range(len(samples))})
     assert drawn[0]

@@ -56,12 +56,12 @@ def is_kept(column):
     return column.startswith(("train.", "val.loss.", "val.critic."))
 
 
-def curve(described, directory):
+def curve(described, directory, cache):
     """Column -> values, one a report."""
     system = load_system(described.NAME)
     settings = replace(system.Settings(), {**EVERY, **system.small, **described.CURVE})
     run = LocalRun(directory / "trial")
-    fit(system, settings, run, system.prepare(settings, directory / "cache"))
+    fit(system, settings, run, system.prepare(settings, cache))
     columns = [column for column in run.history[-1] if is_kept(column)]
     return {column: [report[column] for report in run.history] for column in columns}
 
@@ -88,9 +88,9 @@ def read(path):
     return head.removeprefix("# ").partition(";")[0], values
 
 
-def test_the_curve_is_the_stored_one(described, tmp_path, one_thread):
+def test_the_curve_is_the_stored_one(described, tmp_path, shared_cache, one_thread):
     path = stored_at(described)
-    measured = curve(described, tmp_path)
+    measured = curve(described, tmp_path, shared_cache)
     if WRITE:
         write(path, measured)
     where, stored = read(path)

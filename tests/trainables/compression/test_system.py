@@ -41,6 +41,8 @@ PLAIN = {
 GAN = {"discriminator.enabled": True, "loss.adversarial.enabled": True}
 LONGER = {"train__steps": 160, "optimizer__lr": 1e-2, "optimizer__schedule": "cosine"}
 MASKS = {"model.seg_mode": True, "data.group": "seg"}
+TWELVE = {"data.volume_size": (12, 16, 16)}
+"""Volumes of as many slices as the patients have that are prepared for slices."""
 
 SORTS = [
     pytest.param(
@@ -60,17 +62,12 @@ def tree(kind="vae", dims=2, **changes):
     return replace(SYSTEM.Settings(), {**PLAIN, **own, **named})
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def begin(cache, tmp_path, one_thread):
+def begin(shared_cache, tmp_path, one_thread):
     """(training, a batch of the fullest images) of settings, before the first step."""
 
     def make(settings):
-        prepared = SYSTEM.prepare(settings, cache)
+        prepared = SYSTEM.prepare(settings, shared_cache)
         training = Training(SYSTEM, settings, LocalRun(tmp_path), prepared)
         train = training.loaders.train
         samples = [train[(index, 0)] for index in range(len(train))]
@@ -127,7 +124,7 @@ def test_each_kind_learns_one_batch(begin, kind, dims):
 
 @every_sort_of_masks
 def test_masks_have_terms_of_their_own_that_improve(begin, kind, dims):
-    training, batch = begin(replace(tree(kind, dims), MASKS))
+    training, batch = begin(replace(tree(kind, dims), {**MASKS, **TWELVE}))
     expected = ["bce", "dice", "boundary", *(["vq"] if kind == "vqvae" else [])]
     assert list(training.phases[0].composite.terms) == expected
     totals = totals_on(training, batch, 10)
@@ -218,7 +215,7 @@ def test_the_third_phase_moves_the_decoders_head_and_the_critic_alone(begin, dim
 
 @pytest.mark.parametrize("kind", ["vqvae", pytest.param("dcae", marks=pytest.mark.slow)])
 def test_a_resumed_training_with_two_optimizers_is_the_whole_one(
-    cache, tmp_path, one_thread, kind
+    shared_cache, tmp_path, one_thread, kind
 ):
     """With what the tiny VAE of the contract has not: a codebook, or a structured latent, under a
     moving average.
@@ -230,7 +227,7 @@ def test_a_resumed_training_with_two_optimizers_is_the_whole_one(
     }
     settings = replace(tree(kind, train__ema_decay=0.5), GAN)
     settings = replace(settings, structured if kind == "dcae" else {})
-    prepared, reports = SYSTEM.prepare(settings, cache), {}
+    prepared, reports = SYSTEM.prepare(settings, shared_cache), {}
     for folder, stop, resume in (("whole", None, False), ("part", 2, False), ("part", None, True)):
         run = LocalRun(tmp_path / folder, resume=resume, stop_step=stop)
         fit(SYSTEM, settings, run, prepared)
@@ -256,7 +253,7 @@ def test_parameters_in_bf16_train(begin):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
-def test_real_tumours_are_learnt(real_mri, cache, tmp_path, one_thread, dims):
+def test_real_tumours_are_learnt(real_mri, shared_cache, tmp_path, one_thread, dims):
     """The VAE of the demo in smaller images, on the five cases that `make real-mri` fetches: a
     brain that it has not seen comes back as more than the best constant.
     """
@@ -265,7 +262,7 @@ def test_real_tumours_are_learnt(real_mri, cache, tmp_path, one_thread, dims):
     sizes = {"train.batch_size": 4, "data.image_size": 32, "data.volume_size": (16, 16, 16)}
     own = {"model.spatial_dims": dims, "data.max_bad_share": 0.0, "optimizer.lr": 5e-3}
     settings = replace(SYSTEM.Settings(), {**real, **length, **sizes, **own})
-    prepared = SYSTEM.prepare(settings, cache)
+    prepared = SYSTEM.prepare(settings, shared_cache)
     assert [len(patients) for patients in prepared.patients.values()] == [3, 1, 1]
     run = LocalRun(tmp_path)
     fit(SYSTEM, settings, run, prepared)
@@ -356,11 +353,11 @@ SHOWN = {
 
 @pytest.mark.slow
 def test_tensorboard_shows_the_documents_tags_and_the_worst_batch(
-    cache, tmp_path, one_thread, tensorboard_values
+    shared_cache, tmp_path, one_thread, tensorboard_values
 ):
     drawn = tree(train__tensorboard=True, train__figures=True, train__test=True)
     settings = replace(drawn, GAN)
-    prepared = SYSTEM.prepare(settings, cache)
+    prepared = SYSTEM.prepare(settings, shared_cache)
     run = LocalRun(tmp_path, objective=("val.psnr_db", "max"))
     fit(SYSTEM, settings, run, prepared)
     pairs = tensorboard_values(tmp_path)

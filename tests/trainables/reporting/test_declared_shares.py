@@ -84,11 +84,11 @@ def test_each_phase_is_a_sum_of_its_own():
 
 
 @pytest.fixture(params=["hdr_patch", "conditioner", "compression"])
-def trained(request, tmp_path, capsys, one_thread):
+def trained(request, tmp_path, shared_cache, capsys, one_thread):
     """Trains a system for two reports: (the last one, what was said of a share)."""
     system = load_system(request.param)
     short = {**SHORT, **system.small}
-    prepared = system.prepare(replace(system.Settings(), short), tmp_path)
+    prepared = system.prepare(replace(system.Settings(), short), shared_cache)
 
     def train(name, **changes):
         tree = replace(system.Settings(), {**short, **changes})

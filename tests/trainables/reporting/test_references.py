@@ -32,11 +32,11 @@ SYSTEMS = ("hdr_patch", "conditioner", "field_vae", "compression")
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
-def small(request, tmp_path_factory):
+def small(request, shared_cache):
     """(system, settings, prepared) of a system at its smallest."""
     system = load_system(request.param)
     settings = replace(system.Settings(), system.small)
-    return system, settings, system.prepare(settings, tmp_path_factory.mktemp("cache"))
+    return system, settings, system.prepare(settings, shared_cache)
 
 
 @pytest.fixture(scope="module", params=["validation", "test"])
@@ -188,10 +188,10 @@ def test_the_name_of_the_platforms_own_is_taken():
         measure_references(Mine(), Mine.Settings(), None)
 
 
-def test_a_prefill_alone_is_a_network_that_predicts_zero(tmp_path):
+def test_a_prefill_alone_is_a_network_that_predicts_zero(shared_cache):
     system = load_system("hdr_patch")
     settings = replace(system.Settings(), system.small)
-    prepared = system.prepare(settings, tmp_path)
+    prepared = system.prepare(settings, shared_cache)
     found = measure_references(system, settings, prepared)
     assert {f"prefill_{kind}" for kind in PREFILLS} < found.keys()
     for kind in PREFILLS:
@@ -251,10 +251,10 @@ def test_a_smaller_image_has_at_most_as_many_numbers_as_the_latent():
     assert 0.5 * numbers < prediction["latent"][0].numel() <= numbers
 
 
-def test_principal_components_leave_what_the_smaller_singular_values_hold(tmp_path):
+def test_principal_components_leave_what_the_smaller_singular_values_hold(shared_cache):
     system = load_system("field_vae")
     settings = replace(system.Settings(), system.small)
-    prepared = system.prepare(settings, tmp_path)
+    prepared = system.prepare(settings, shared_cache)
     train = system.loaders(settings, prepared).train
     fields = torch.stack([train[(index, 0)]["field"] for index in range(len(train))])
     numbers = 4 + 1 * 4
@@ -267,10 +267,10 @@ def test_principal_components_leave_what_the_smaller_singular_values_hold(tmp_pa
     torch.testing.assert_close(mean, fields.mean(dim=0).expand(2, -1, -1))
 
 
-def test_the_mean_image_is_of_images_as_they_are(tmp_path):
+def test_the_mean_image_is_of_images_as_they_are(shared_cache):
     system = load_system("compression")
     settings = replace(system.Settings(), system.small)
-    prepared = system.prepare(settings, tmp_path)
+    prepared = system.prepare(settings, shared_cache)
     images = system.loaders(replace(settings, system.originals), prepared).train
     mean = torch.stack([images[(index, 0)]["image"] for index in range(len(images))]).mean(dim=0)
     given = {"image": torch.zeros(2, *mean.shape)}
@@ -278,10 +278,10 @@ def test_the_mean_image_is_of_images_as_they_are(tmp_path):
     torch.testing.assert_close(found, mean.expand(2, *mean.shape))
 
 
-def test_a_term_is_measured_where_its_reference_can_be_asked(tmp_path):
+def test_a_term_is_measured_where_its_reference_can_be_asked(shared_cache):
     """Conditioner: the spectral term reads features that only the network has."""
     system = load_system("conditioner")
     settings = replace(system.Settings(), system.small)
-    found = measure_references(system, settings, system.prepare(settings, tmp_path))["mean"]
+    found = measure_references(system, settings, system.prepare(settings, shared_cache))["mean"]
     assert found["val.loss.spectral"] is None
     assert found["val.loss.main_mse"] == pytest.approx(found["val.main_mse"], rel=1e-4)
