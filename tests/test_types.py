@@ -30,7 +30,8 @@ def any_arguments(root: Path) -> Iterator[tuple[str, str]]:
     union with it.
     """
     for path in (path for room in ROOMS for path in sorted((root / room).rglob("*.py"))):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        code = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(code if "Any" in code else "")):
             if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 continue
             of = node.args
