@@ -10,6 +10,7 @@ from trainables.contract.examined import Examined, cloned, same
 from trainables.contract.fault import Fault
 from trainables.external import External, fingerprint, read_tensors
 from trainables.parts import Built
+from trainables.stepping.devices import seed_torch
 
 
 def holds_external_weights_as_they_are(examined: Examined) -> Iterator[Fault]:
@@ -70,7 +71,7 @@ def is_made_ready_from_the_seed(examined: Examined) -> Iterator[Fault]:
     """`Built.ready` gives the same for one state of torch's generator."""
     states, prepared = [], examined.prepared
     for _ in range(2):
-        torch.manual_seed(3)
+        seed_torch(3, torch.cuda.is_available())
         built = examined.system.build(examined.settings, prepared)
         if built.ready is None:
             return

@@ -19,6 +19,7 @@ from metrics.metric import Column, Metric
 from settings.flat import leaves, replace
 from trainables.examination import examined_columns
 from trainables.parts import Loaders, Phase
+from trainables.stepping.devices import seed_torch
 from trainables.stepping.inputs import batch_of, in_training
 from trainables.stepping.train_settings import SystemSettings
 from trainables.system import System
@@ -100,7 +101,7 @@ class Examined:
         seed gives another state, as the trials of a sweep have.
         """
         prepared = self.prepared  # made on first use, with random numbers of its own
-        torch.manual_seed(seed)
+        seed_torch(seed, torch.cuda.is_available())
         built = self.system.build(settings, prepared)
         if built.ready is not None:
             built.ready(built.modules)
@@ -205,7 +206,7 @@ def forward(
     phase: Phase, modules: Mapping[str, nn.Module], batch: Tensors, settings: SystemSettings
 ) -> dict[str, Tensor]:
     """A phase's prediction; dropout and noise draw the same numbers in every call."""
-    torch.manual_seed(_FORWARD_SEED)
+    seed_torch(_FORWARD_SEED, torch.cuda.is_available())
     prediction = phase.forward(modules, batch, settings)
     if not isinstance(prediction, Mapping):
         raise TypeError(
@@ -217,7 +218,7 @@ def forward(
 
 def seed_everything(seed: int) -> None:
     """Seeds the global generators, which neither a sample nor a term may draw from."""
-    torch.manual_seed(seed)
+    seed_torch(seed, torch.cuda.is_available())
     np.random.seed(seed)
     random.seed(seed)
 

@@ -20,6 +20,7 @@ from trainables.contract.examined import Examined, cloned, forward, same, seed_e
 from trainables.contract.fault import Fault
 from trainables.contract.keys import declares, guilty
 from trainables.parts import Built, Loaders, Phase
+from trainables.stepping.devices import seed_torch
 from trainables.stepping.inputs import SEED, in_validation
 from trainables.stepping.train_settings import SystemSettings
 
@@ -172,7 +173,7 @@ def builds_from_the_seed(examined: Examined) -> Iterator[Fault]:
     """
     states, prepared = [], examined.prepared  # before the seed: it may draw itself
     for seed in (3, 3, 4):
-        torch.manual_seed(seed)
+        seed_torch(seed, torch.cuda.is_available())
         built = examined.system.build(examined.settings, prepared)
         states.append({k: v for k, v in _state(built).items() if v.is_floating_point()})
     if not same(states[0], states[1]):

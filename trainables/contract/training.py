@@ -103,6 +103,7 @@ def learns_one_batch(examined: Examined) -> Iterator[Fault]:
     changes = {
         "train.steps": _LEARN_STEPS,
         "train.report_every": 1,
+        "train.checkpoint_every": _LEARN_STEPS,
         "optimizer.schedule": "constant",
         "optimizer.warmup": 0.0,
         **constant,
@@ -202,7 +203,7 @@ def keeps_every_column(examined: Examined) -> Iterator[Fault]:
             f"{node}.enabled": everything or name == next(iter(phase.composite.terms))
             for phase, name, node in examined.nodes()
         }
-        short = {"train.steps": 2, "train.report_every": 1}
+        short = {"train.steps": 2, "train.report_every": 1, "train.checkpoint_every": 2}
         settings = replace(examined.settings, {**examined.system.audit, **switches, **short})
         with tempfile.TemporaryDirectory() as folder:
             history = trained(examined, Path(folder), settings)
