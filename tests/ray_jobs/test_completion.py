@@ -42,8 +42,33 @@ def environment(cache):
     return {**os.environ, **ours, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
+# Runs the script once for each line, in a process of its own that has its imports.
+FORKS = """
+import json, os, runpy, sys
+import ray_jobs.completion, ray_jobs.console
+for line in sys.stdin:
+    asked = json.loads(line)
+    if not (child := os.fork()):
+        os.chdir(asked["cwd"])
+        os.environ.update(asked["environment"])
+        sys.argv = [asked["script"]]
+        runpy.run_path(asked["script"], run_name="__main__")
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def forks(cache, tmp_path_factory):
+    file = tmp_path_factory.mktemp("forks") / "forks.py"
+    file.write_text(FORKS)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, file], env=environment(cache), **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
 @pytest.fixture
-def offered(cache, tmp_path):
+def offered(forks, tmp_path):
     def ask(line, cwd=ROOT):
         """The completions at the end of a line, each whole, as for a shell that splits at blanks
         alone.
@@ -58,15 +83,9 @@ def offered(cache, tmp_path):
             "_ARGCOMPLETE_COMP_WORDBREAKS": " ",
             "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
         }
-        ran = subprocess.run(
-            [str(SCRIPT)],
-            cwd=cwd,
-            env=environment(cache) | asked,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr
+        line = json.dumps({"script": str(SCRIPT), "cwd": str(cwd), "environment": asked})
+        print(line, file=forks.stdin, flush=True)
+        assert forks.stdout.readline() == "0\n"
         return answer.read_text().split("\n") if answer.read_text() else []
 
     return ask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from itertools import pairwise
 
@@ -197,18 +198,24 @@ class TestFromTheLogAlone:
     )
     def test_slots_and_order_decide_nothing(self, workers, pace, objectives):
         """Random draws, and members that finish in any order, come to the same lives."""
+        found = self.outcome(objectives, workers, lambda job: pace[job.trial])
+        assert found == self.one_by_one(objectives)
+
+    @staticmethod
+    def outcome(objectives, workers, seconds):
         goal = Goal(tuple(Objective(name, "min") for name in ("cost", "rate")[:objectives]))
+        world = World()
+
+        def observe(job, step):
+            return {**world(job, step), "rate": job.sampled["rate"]}
+
         plan = make_plan(goal=goal)
+        return lives(simulate(plan, observe, workers=workers, step_seconds=seconds).state)
 
-        def outcome(workers, seconds):
-            world = World()
-
-            def observe(job, step):
-                return {**world(job, step), "rate": job.sampled["rate"]}
-
-            return lives(simulate(plan, observe, workers=workers, step_seconds=seconds).state)
-
-        assert outcome(workers, lambda job: pace[job.trial]) == outcome(1, lambda job: 1.0)
+    @classmethod
+    @functools.cache
+    def one_by_one(cls, objectives):
+        return cls.outcome(objectives, 1, lambda job: 1.0)
 
     @pytest.mark.parametrize("share", [0.1, 0.37, 0.6, 0.95])
     def test_a_driver_that_dies_changes_nothing(self, share):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from search.log import COMPLETE, SweepState
@@ -53,14 +55,21 @@ def check_disk(events, plan, keep):
     return copies
 
 
+@functools.cache
+def grown(scheduler, workers):
+    """(plan, plan of twice as many, events under the first, what goes on from there)."""
+    first, more = make_plan(8, scheduler), make_plan(16, scheduler)
+    events = simulate(first, observe, workers=workers).events
+    found = simulate(more, observe, workers=workers, events=list(events))
+    return first, more, events, found
+
+
 @pytest.mark.parametrize("keep", ["all", "best:1"])
 @pytest.mark.parametrize("scheduler", ["pbt", "pb2"])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_after_its_end(keep, scheduler, workers):
-    first, more = make_plan(8, scheduler), make_plan(16, scheduler)
-    events = simulate(first, observe, workers=workers).events
+    first, more, events, found = grown(scheduler, workers)
     check_disk(events, first, keep)
-    found = simulate(more, observe, workers=workers, events=events)
     assert {trial.status for trial in found.state.trials.values()} == {COMPLETE}
     copies = check_disk(found.events, more, keep)
     new = {(trial, source) for trial, source, _ in copies if trial >= 8}
