@@ -18,11 +18,14 @@ from trainables.checkpoints import checkpoint
 from trainables.contract.examined import Examined, first, fit_together, same
 from trainables.contract.fault import Fault
 from trainables.loop import fit
+from trainables.optimizing.optimizer import factors_of
 from trainables.parts import Loaders
+from trainables.reporting import resources
 from trainables.reporting.examine import SECONDS
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.reporting.watch import watched
 from trainables.run import LocalRun, Report
+from trainables.stepping.gradients import compared_columns
 from trainables.stepping.inputs import SCHEDULE
 from trainables.stepping.train_settings import SystemSettings
 from trainables.system import System
@@ -175,11 +178,17 @@ def _tensors(examined: Examined, directory: Path) -> Mapping[str, Tensor]:
 def columns_of(examined: Examined) -> set[str]:
     """The columns of every report, by the declarations alone."""
     columns = {"step", "seconds"}
-    health = examined.system.health(examined.settings)
+    settings = examined.settings
+    health, train = examined.system.health(settings), settings.train
+    columns |= set(resources.columns(train.count_flops, gpu=torch.cuda.is_available()))
     for phase in examined.declared:
         prefix = phase.composite.prefix
         measured = ("grad_norm", "grad_norm_mean", "lr", "skipped_steps")
         columns |= {f"{phase.column_prefix}.{name}" for name in measured}
+        groups = factors_of(getattr(settings, phase.optimizer))
+        columns |= {f"{phase.column_prefix}.lr.{group}" for group in groups}
+        asked = compared_columns(phase.composite.terms) if train.term_gradients else []
+        columns |= {f"train.{prefix}.{column}" for column in asked}
         columns |= {f"train.{prefix}.total", f"train.{prefix}.validation_total"}
         columns |= {f"{phase.column_prefix}.{SCHEDULE}{key}" for key in phase.schedules}
         for name in phase.composite.terms:
@@ -189,7 +198,7 @@ def columns_of(examined: Examined) -> set[str]:
             signs = {f"health.{watched(phase).named(sign)}" for sign in SIGNS}
             signs |= {f"health.{sign.name}" for sign in health.measured}
             columns |= signs | {f"{sign}.warned" for sign in signs}
-    if examined.system.examinations(examined.settings, None):
+    if examined.system.examinations(settings, None):
         columns.add(SECONDS)
     return columns | {f"val.{measure.name}" for measure in examined.measures}
 

@@ -7,8 +7,16 @@ from contextlib import contextmanager
 
 import torch
 
+_FLOPS = ("train.tflops", "train.tflops_total")
+_MEMORY = ("train.vram_allocated_gb", "train.vram_reserved_gb", "train.vram_max_gb")
+
 TERA = 1e12
 GIB = 1024.0**3
+
+
+def columns(count_flops: bool, gpu: bool) -> tuple[str, ...]:
+    """The columns of `Resources.report`."""
+    return (*(_FLOPS if count_flops else ()), *(_MEMORY if gpu else ()))
 
 
 class Resources:
@@ -41,14 +49,14 @@ class Resources:
         """`train.tflops` since the last report and `train.tflops_total` since step 0, of this
         rank; on a GPU its memory in GiB, `train.vram_max_gb` since the last report.
         """
-        columns: dict[str, float | str | None] = {}
+        measured: list[float] = []
         if self.per_step is not None:
-            columns["train.tflops"] = self.per_step * (step - (self._reported_at or 0))
-            columns["train.tflops_total"] = self.per_step * step
+            measured += [self.per_step * (step - (self._reported_at or 0)), self.per_step * step]
         self._reported_at = step
-        if self.device.type == "cuda":
-            columns["train.vram_allocated_gb"] = torch.cuda.memory_allocated(self.device) / GIB
-            columns["train.vram_reserved_gb"] = torch.cuda.memory_reserved(self.device) / GIB
-            columns["train.vram_max_gb"] = torch.cuda.max_memory_allocated(self.device) / GIB
+        is_gpu = self.device.type == "cuda"
+        if is_gpu:
+            now = (torch.cuda.memory_allocated, torch.cuda.memory_reserved)
+            peak = torch.cuda.max_memory_allocated
+            measured += [memory(self.device) / GIB for memory in (*now, peak)]
             torch.cuda.reset_peak_memory_stats(self.device)
-        return columns
+        return dict(zip(columns(self.per_step is not None, is_gpu), measured, strict=True))

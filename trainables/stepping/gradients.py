@@ -98,6 +98,13 @@ class TermGradients:
         return stacked
 
 
+def compared_columns(terms: Iterable[str]) -> list[str]:
+    """The columns of `TermGradients.compared` where all of these terms are active."""
+    names = list(terms)
+    pairs = [f"{one}.grad_cosine.{other}" for one, other in combinations(names, 2)]
+    return [*(f"{name}.grad_norm" for name in names), *pairs]
+
+
 def _norms(stacked: Tensor) -> Tensor:
     # float64: the squares of a float32 gradient may overflow where it does not.
     return torch.linalg.vector_norm(stacked, dim=1, dtype=torch.float64)

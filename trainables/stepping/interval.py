@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from itertools import combinations
 from types import MappingProxyType
 
 import torch
@@ -12,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from trainables.parts import Phase
+from trainables.stepping.gradients import compared_columns
 from trainables.stepping.inputs import SCHEDULE, schedule_values
 
 
@@ -41,9 +41,7 @@ class Interval:
     ) -> None:
         self.phase, self.accelerator, self.steps = phase, accelerator, steps
         self.rate, self.groups = rate, groups
-        names = list(phase.composite.terms) if is_compared else []
-        pairs = [f"{one}.grad_cosine.{other}" for one, other in combinations(names, 2)]
-        self._asked = [*(f"{name}.grad_norm" for name in names), *pairs]
+        self._asked = compared_columns(phase.composite.terms) if is_compared else []
         self._begin()
 
     def _begin(self) -> None:

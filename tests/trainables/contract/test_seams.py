@@ -51,6 +51,23 @@ def test_a_schedule_that_validation_does_not_have(windowed, tmp_path):
     assert "in validation not of Phase.training_schedules" in told
 
 
+@pytest.fixture
+def grouped(monkeypatch):
+    monkeypatch.syspath_prepend(SEAMS)
+    return importlib.import_module("update_toy").Grouped
+
+
+@pytest.mark.parametrize("key", ["optimizer__rate__head", "train__term_gradients"])
+def test_rates_of_groups_and_gradients_of_terms_are_declared_columns(grouped, tmp_path, key):
+    value = 0.5 if key.endswith("head") else True
+    assert said(grouped, tmp_path, training.keeps_every_column, **{key: value}) == ""
+
+
+def test_counted_operations_are_declared_columns(tmp_path):
+    changes = {"train__count_flops": True}
+    assert said(toy.Toy, tmp_path, training.keeps_every_column, **changes) == ""
+
+
 class Shaped(ORDERS["Grouped"]):
     """Validation samples of three lengths as well."""
 
