@@ -42,28 +42,41 @@ class Pass:
 
     def __init__(self, modules: Mapping[str, nn.Module], device: torch.device) -> None:
         self._device = device
-        self._buffers = [buffer for module in modules.values() for buffer in module.buffers()]
+        self._parts = {part for module in modules.values() for part in module.modules()}
         self._python = random.getstate()
         self._generators = _generators(device)
-        self._values = [buffer.detach().clone() for buffer in self._buffers]
+        self._before = self._buffers()
 
     @contextmanager
     def again(self) -> Iterator[None]:
         """Begins as that pass did, and leaves buffers and generators as that pass did."""
-        after, generators, python = self._copies(), _generators(self._device), random.getstate()
-        self._put(self._values, self._generators, self._python)
+        after, generators, python = self._buffers(), _generators(self._device), random.getstate()
+        self._put(self._before, self._generators, self._python)
         try:
             yield
         finally:
             self._put(after, generators, python)
 
-    def _copies(self) -> list[Tensor]:
-        return [buffer.detach().clone() for buffer in self._buffers]
+    def _buffers(self) -> list[tuple[nn.Module, str, Tensor, Tensor]]:
+        """Each buffer by its owner and name, with its values: a forward may put another tensor
+        there.
+        """
+        return [
+            (part, name, buffer, buffer.detach().clone())
+            for part in self._parts
+            for name, buffer in part.named_buffers(recurse=False)
+        ]
 
     @torch.no_grad()
-    def _put(self, values: Sequence[Tensor], generators: Sequence[Tensor], python: Any) -> None:
-        for buffer, value in zip(self._buffers, values, strict=True):
-            buffer.copy_(value)
+    def _put(
+        self,
+        buffers: Sequence[tuple[nn.Module, str, Tensor, Tensor]],
+        generators: Sequence[Tensor],
+        python: Any,
+    ) -> None:
+        for part, name, buffer, values in buffers:
+            buffer.copy_(values)
+            setattr(part, name, buffer)
         torch.set_rng_state(generators[0])
         if len(generators) > 1:
             torch.cuda.set_rng_state(generators[1], self._device)

@@ -120,3 +120,26 @@ def test_a_pass_is_replayed_and_its_buffers_advance_once():
     random.seed(1)
     net(x), random.random()
     assert left == (torch.rand(1), random.random()), "the generators go on as after one pass"
+
+
+class Counting(nn.Module):
+    """A buffer that each forward puts another tensor in place of."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen = self.seen + 1.0
+        return x
+
+
+def test_a_buffer_that_is_replaced_advances_once_too():
+    net = nn.Sequential(Counting(), nn.BatchNorm1d(4))
+    first = Pass({"net": net}, torch.device("cpu"))
+    net(torch.randn(8, 4))
+    with first.again():
+        assert float(net[0].seen) == 0.0
+        net(torch.randn(8, 4))
+    assert float(net[0].seen) == 1.0
+    assert [name for name, _ in net[0].named_buffers()] == ["seen"]
