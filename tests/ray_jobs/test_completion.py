@@ -45,7 +45,7 @@ def environment(cache):
 # Runs the script once for each line, in a process of its own that has its imports.
 FORKS = """
 import json, os, runpy, sys
-import ray_jobs.completion, ray_jobs.console
+import ray_jobs.completion, ray_jobs.console, ray_jobs.sweep, ray_jobs.train
 for line in sys.stdin:
     asked = json.loads(line)
     if not (child := os.fork()):
