@@ -131,12 +131,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What systems prepare, made once for all processes of a run. The synthetic patients alone
-    take a second; a test of what a cache does has a folder of its own.
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What systems prepare, made once for all processes of a run; a test of what a cache does has
+    a folder of its own. The template of the synthetic patients, which takes a second, is read once
+    by each process.
     """
+    from data.mri import phantom
+
+    read = functools.lru_cache(maxsize=1)(phantom.read_template)
     base = tmp_path_factory.getbasetemp()
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prepared"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantom, "read_template", lambda spacing_mm: read(tuple(spacing_mm)))
+        yield (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prepared"
 
 
 @pytest.fixture
