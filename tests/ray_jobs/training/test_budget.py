@@ -30,6 +30,7 @@ def rows(directory):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
 
 
+@pytest.mark.slow
 def test_trainings_of_some_seconds_in_a_row_end_as_one(tmp_path, capsys):
     settings = ("train.steps=16", "train.ema_decay=0.5", "train.checkpoint_every=3", *SETTINGS)
     slow = (TOY, *settings, "train.patience=20", "data.delay_seconds=0.01")
