@@ -98,7 +98,7 @@ class Training(Generic[Tree, PreparedT]):
         self, system: System[Tree, PreparedT], settings: Tree, run: LocalRun, prepared: PreparedT
     ) -> None:
         self.system, self.settings, self.run = system, settings, run
-        self.train = settings.train
+        self.train, self.flat = settings.train, flatten(settings)
         self.accelerator = make_accelerator(self.train)
         self.prepared = prepared
         self.loaders = system.loaders(settings, prepared)
@@ -322,7 +322,7 @@ class Training(Generic[Tree, PreparedT]):
     def _save(self) -> None:
         meta = {
             "system": self.system.name,
-            "settings": flatten(self.settings),
+            "settings": self.flat,
             "built": self.built_meta,
             "external": external.stored(self.run.directory, self.modules, self.external),
             "init_from": self.init_from,
@@ -367,7 +367,7 @@ class Training(Generic[Tree, PreparedT]):
         self.external = stored.external
         self.step, self.last_report = stored.step, dict(stored.meta["report"])
         reason = str(self.last_report.get(STOP_REASON, ""))
-        if reason and goes_on(reason, stored.meta["settings"], flatten(self.settings)):
+        if reason and goes_on(reason, stored.meta["settings"], self.flat):
             del self.last_report[STOP_REASON]
         if "watch" in stored.meta:
             self.watch.load(stored.meta["watch"])

@@ -146,16 +146,19 @@ class PhaseUpdate:
         told = self._told(step)
         counts = self.counts.of([told(batch) for batch in batches.host], weights)
         terms = self.balancing.gradients_at(step)
-        compared = TermGradients(self.accelerator, self.compared_at if is_reported else ())
+        compared = None
+        if is_reported and self.compared_at:
+            compared = TermGradients(self.accelerator, self.compared_at)
+        looking = [each for each in (terms, compared) if each is not None]
         with self._alone():
-            total, sums, outputs = self._passes(batches, told, weights, counts, (terms, compared))
+            total, sums, outputs = self._passes(batches, told, weights, counts, looking)
         spread_overflow(self.accelerator, self.parameters, total)
         norm = self.accelerator.clip_grad_norm_(self.parameters, train.clip_norm or math.inf)
         if noise.eta:
             stream = zlib.crc32(self.phase.name.encode())
             add_noise(self.parameters, noise, step, hash63(train.seed, 6, step, stream))
         shown = [] if terms is None else self.balancing.measured(sums, terms)
-        columns = compared.compared()
+        columns = {} if compared is None else compared.compared()
         self.pending = Pending(step, weights, counts, sums, norm, terms, columns, shown)
         return outputs
 
@@ -175,7 +178,7 @@ class PhaseUpdate:
         told: Told,
         weights: Mapping[str, float],
         counts: Mapping[str, float],
-        gradients: Sequence[TermGradients | None],
+        gradients: Sequence[TermGradients],
     ) -> tuple[Tensor, dict[str, Tensor], list[dict[str, Tensor]]]:
         """One pass, as `_backward`; with `sam` a second one aside of the weights, whose gradient
         takes the place of the first one's.
@@ -247,7 +250,7 @@ class PhaseUpdate:
         told: Told,
         weights: Mapping[str, float],
         counts: Mapping[str, float],
-        gradients: Sequence[TermGradients | None] = (),
+        gradients: Sequence[TermGradients] = (),
     ) -> tuple[Tensor, dict[str, Tensor], list[dict[str, Tensor]]]:
         """Forward and backward of every micro-batch: total, sum of each term, shared outputs."""
         world = self.accelerator.num_processes  # DDP averages gradients over the ranks
@@ -269,8 +272,7 @@ class PhaseUpdate:
                     prediction, batch, self.settings, weights, denominators
                 )
                 for each in gradients:
-                    if each is not None:
-                        each.add(weighed.shares)
+                    each.add(weighed.shares)
                 loss = weighed.total
                 if is_synced:
                     idle = self.idle.of(loss, weighed.sums, told)
