@@ -170,7 +170,7 @@ def _train_once(
     run.print_report(report)
     if run.is_cut(resolved.settings, report):
         at = f"at step {report['step']}"
-        return run.stopped(_place(arguments), arguments.time_budget, directory, at)
+        return _stopped(arguments, directory, at)
     if report.get(STOP_REASON):
         print(f"\nended by itself at step {report['step']}: {report[STOP_REASON]}")
     print(f"\ncheckpoints, reports and TensorBoard files are in {directory}")
@@ -232,7 +232,7 @@ def _run_chain(
         settings = one.resolved.settings
         if run.is_cut(settings, report):
             at = f"in stage {stage.number} at step {report['step']}"
-            return run.stopped(_place(arguments), arguments.time_budget, directory, at)
+            return _stopped(arguments, directory, at)
         column = run.objective_of(one.system, settings)[0]
         failure = run.why_failed(one.system, settings, report)
         stage = stage.ended(report, stages.best(folder, column), failure)
@@ -246,10 +246,15 @@ def _run_chain(
             return SOME_FAILED
         if budget.is_over and stage.number < len(chain.stages):
             at = f"before stage {stage.number + 1}"
-            return run.stopped(_place(arguments), arguments.time_budget, directory, at)
+            return _stopped(arguments, directory, at)
     run.print_report(report)
     print(f"\neach stage is a training of its own in {directory}; {stages.FILE} has their ends")
     return SOME_FAILED if failure else OK
+
+
+def _stopped(arguments: Namespace, directory: Path, at: str) -> int:
+    place, force = _place(arguments), arguments.force
+    return run.stopped(place, arguments.time_budget, directory, at, force)
 
 
 def _show(resolved: Any) -> None:

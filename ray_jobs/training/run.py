@@ -105,9 +105,10 @@ def _say_changes(path: Path, settings: Mapping[str, Any]) -> None:
             print(f"goes on with another {key}: {before[key]} -> {value}", flush=True)
 
 
-def stopped(place: Place, seconds: float, directory: Path, at: str) -> int:
+def stopped(place: Place, seconds: float, directory: Path, at: str, force: bool) -> int:
     """Says where its budget has stopped a training, and how to go on; the exit status."""
     words = ["--resume", "--dir", shlex.quote(str(directory)), *place.words]
+    words += ["--force"] if force else []
     print(
         f"\nstopped {at} (time budget of {seconds:g} s). Go on by\n"
         f"  {command('train')} {' '.join(words)} --time-budget {seconds:g}"

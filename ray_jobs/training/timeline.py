@@ -74,7 +74,9 @@ def train_parts(
     report: Any = {}
     for part in parts[min(done, len(parts) - 1) :]:
         report = train_part(part, resume)
-        if report.get(STOP_REASON) or budget.is_over:
+        # A worker group may have found its time used up where this process does not.
+        is_cut = part.stop_step is not None and report["step"] < part.stop_step
+        if report.get(STOP_REASON) or budget.is_over or is_cut:
             break
         resume = True
     return report

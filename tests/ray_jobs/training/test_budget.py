@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from ray_jobs.train import main
+from ray_jobs.training.timeline import Part, train_parts
 from trainables.checkpoints import checkpoint
+from trainables.parts import Finding
 from trainables.run import Budget
+from trainables.toy import ToyGan
 
 pytestmark = pytest.mark.usefixtures("module_on_one_thread")
 
@@ -104,3 +107,24 @@ def test_the_longest_interval_and_a_checkpoint_have_to_fit():
     endless.begin()
     endless.note(1e9)
     assert not endless.is_over
+
+
+def test_the_command_to_go_on_keeps_force(tmp_path, capsys, monkeypatch):
+    hopeless = Finding("not with these data.", hopeless=True)
+    monkeypatch.setattr(ToyGan, "preflight", lambda *given: [hopeless])
+    assert train(tmp_path, TOY, "train.steps=4", *SETTINGS, "--force", *NO_TIME) == 130
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert main(words[3:]) == 0
+
+
+def test_a_group_that_has_found_its_time_used_up_ends_the_timeline():
+    """Its process knows how long a validation and a checkpoint take, the driver does not."""
+    asked = []
+
+    def train_part(part, resume):
+        asked.append(part.stop_step)
+        return {"step": 4}
+
+    parts = [Part(None, 6), Part(None, 8)]
+    assert train_parts(parts, train_part, resume=False, budget=Budget(time.time() + 100.0))
+    assert asked == [6]
