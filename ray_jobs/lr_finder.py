@@ -34,8 +34,9 @@ _DESCRIPTION = """\
   {command} compression --preset document_dcae --high 1 --phase critic --dir runs/critic
 
 The rate grows from --low to --high, the loss is smoothed, and the test ends where that is above
-4 times its best, or not finite. Suggested is a tenth of the rate at which it ends; beside it
-stands the rate at which the loss falls most steeply. The loss is the weighted training loss of the
+4 times its best, or not finite. Suggested is a tenth of the rate at which it ends, or of that with
+the lowest loss where this is smaller; beside it stands the rate at which the loss falls most
+steeply, which says little where it hardly falls. The loss is the weighted training loss of the
 first phase, or of --phase: with other weights, or another balancer, other rates come out. Written
 are DIR/lr_finder.json and DIR/lr_finder.png, in place of older ones; a training in DIR is not
 touched."""
@@ -120,22 +121,25 @@ def _document(arguments: Namespace, asked: Range, found: Found) -> dict[str, Any
     ]
     overrides = {"preset": arguments.preset, "overrides": arguments.overrides}
     range_of = {**dataclasses.asdict(asked), "phase": found.phase}
-    ends = {key: getattr(found, key) for key in ("suggestion", "steepest", "diverged_at")}
+    names = ("suggestion", "steepest", "lowest", "diverged_at")
+    ends = {key: getattr(found, key) for key in names}
     return {"system": arguments.system, **overrides, **range_of, **ends, "rows": rows}
 
 
 def _print(found: Found, asked: Range) -> None:
     last = found.rows[-1]
     if found.diverged_at is None:
-        print(
-            f"The loss of phase {found.phase} has not diverged up to {asked.high:g}: nothing to "
-            "suggest. Raise --high."
-        )
+        print(f"the loss of phase {found.phase} has not diverged up to {asked.high:g}")
     else:
         print(
             f"phase {found.phase} diverged at {found.diverged_at:.3g} (step {last.step} of "
-            f"{asked.steps})\n  suggestion  {found.suggestion:.3g}  (a tenth of it)"
+            f"{asked.steps})"
         )
+    print(f"  lowest      {found.lowest:.3g}")
+    if found.suggestion is None:
+        print("  suggestion  -  (the loss still falls: raise --high)")
+    else:
+        print(f"  suggestion  {found.suggestion:.3g}  (a tenth of the smaller)")
     steepest = "-" if found.steepest is None else f"{found.steepest:.3g}"
     print(f"  steepest    {steepest}")
     print("The loss is the weighted one of the training: other weights have other rates.")
@@ -172,9 +176,13 @@ class _Frame:
 
     @classmethod
     def around(cls, found: Found) -> _Frame:
-        """Room for the smoothed loss; what goes beyond is cut."""
+        """Room for the smoothed loss down to its lowest, and half as much above that; what goes
+        beyond is cut.
+        """
         smoothed = [row.smoothed for row in found.rows if math.isfinite(row.smoothed)]
-        low, high = min(smoothed), max(smoothed)
+        low = min(smoothed)
+        before = max(smoothed[: smoothed.index(low) + 1])
+        high = min(max(smoothed), before + 0.5 * (before - low)) if before > low else max(smoothed)
         edge = 0.05 * (high - low) or 1.0
         return cls((found.rows[0].rate, found.rows[-1].rate), (low - edge, high + edge))
 

@@ -32,7 +32,12 @@ DIVERGED = 4.0
 """A smoothed loss above so many times its best one has diverged."""
 
 MARGIN = 10.0
-"""What is suggested is the rate of the divergence divided by this."""
+"""What is suggested is the rate of the divergence, or of the lowest loss where that is smaller,
+divided by this: a loss that falls little may pass its minimum long before it is 4 times that.
+"""
+
+TURNED = 0.1
+"""Of its fall that a smoothed loss has risen again by its end, where it has turned."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,16 @@ class Found:
     Attributes:
         phase: whose loss it is.
         diverged_at: the rate of the divergence; None where there was none.
-        suggestion: a tenth of it.
-        steepest: the rate at which the smoothed loss falls most over the logarithm of the rate;
-            None where it never falls.
+        lowest: the rate at which the smoothed loss is lowest.
+        suggestion: a tenth of the smaller of both; None where the loss has not turned.
+        steepest: the rate at which the smoothed loss falls most over the logarithm of the rate,
+            before it is lowest; None where it never falls.
     """
 
     phase: str
     rows: Sequence[Row]
     diverged_at: float | None
+    lowest: float
     suggestion: float | None
     steepest: float | None
 
@@ -198,13 +205,17 @@ def found_of(phase: str, rows: Sequence[Row]) -> Found:
             f"look at the data and the terms: `{command('train')}` names the one at fault."
         )
     diverged_at = rows[-1].rate if has_diverged(rows) else None
-    suggestion = None if diverged_at is None else diverged_at / MARGIN
-    return Found(phase, rows, diverged_at, suggestion, _steepest(finite))
+    at = min(range(len(finite)), key=lambda index: finite[index].smoothed)
+    lowest = finite[at].rate
+    fall, rise = (finite[end].smoothed - finite[at].smoothed for end in (0, -1))
+    has_turned = diverged_at is not None or rise > TURNED * fall
+    suggestion = min(lowest, diverged_at or math.inf) / MARGIN if has_turned else None
+    return Found(phase, rows, diverged_at, lowest, suggestion, _steepest(finite, at))
 
 
-def _steepest(rows: Sequence[Row]) -> float | None:
+def _steepest(rows: Sequence[Row], lowest: int) -> float | None:
     import numpy as np
 
     slopes = np.gradient([row.smoothed for row in rows], [math.log(row.rate) for row in rows])
-    at = int(np.argmin(slopes))
+    at = int(np.argmin(slopes[: lowest + 1]))
     return rows[at].rate if slopes[at] < 0.0 else None

@@ -74,8 +74,15 @@ class OptimizerSettings(Settings):
     rate: RateSettings = field(default_factory=RateSettings)
 
     def check(self) -> None:
-        if self.schedule == "stages":
+        if self.schedule != "stages":
+            return
+        try:
             ScheduleSettings(kind="stages", positions=self.positions, factors=self.factors)
+        except SettingsError as error:
+            raise SettingsError(
+                f"{error} They stand beside the optimizer's `schedule`: for one decade down in "
+                "the second half, optimizer.positions=[0.5,1] optimizer.factors=[1,0.1]."
+            ) from error
 
 
 def check_eps(settings: OptimizerSettings, key: str, dtype: torch.dtype) -> None:
@@ -134,11 +141,17 @@ def parameter_groups(
             used.add(group)
             decays = parameter.ndim > 1 and name not in no_decay
             sorted_in.setdefault((group, decays), []).append(parameter)
-    if wrong := sorted(used - {""} ^ factors.keys()):
+    if wrong := sorted(used - {""} - factors.keys()):
         raise SettingsError(
-            "every group of parameters (Built.groups) of an optimizer has a factor of its name in "
-            f"`rate` of its settings, and every factor a group, and {', '.join(wrong)} stands on "
-            "one side alone. Name it on both, with patterns that some trained parameter matches."
+            "every group of parameters (Built.groups) has a factor of its name in `rate` of the "
+            f"optimizer's settings, and {', '.join(wrong)} has none. Add a field to it."
+        )
+    if idle := sorted(factors.keys() - used):
+        found = {name: list(groups.get(name, ())) for name in idle}
+        raise SettingsError(
+            "every factor in `rate` of an optimizer's settings has a group of parameters "
+            f"(Built.groups), and those of {', '.join(idle)} are none that it updates (patterns "
+            f"{found}). A pattern is of <module>.<parameter>, such as model.head.*"
         )
     return [
         {

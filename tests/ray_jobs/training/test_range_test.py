@@ -41,7 +41,7 @@ def test_gradient_descent_diverges_where_its_theory_says():
     limit = 2.0 / np.linalg.eigvalsh(2.0 * design.T @ design / len(x)).max()
     found = outcome(Toy(), Range(1e-4, 100.0, 300))
     assert limit < found.diverged_at < 5.0 * limit
-    assert found.suggestion == found.diverged_at / 10.0
+    assert found.suggestion == found.lowest / 10.0 < limit / 2.0
     assert found.steepest < limit
     short = outcome(Toy(), Range(1e-4, 0.9 * limit, 300))
     assert (short.diverged_at, short.suggestion) == (None, None)
@@ -68,7 +68,10 @@ def test_smoothing_and_the_rule_of_the_end():
     best = min(row.smoothed for row in rows)
     assert [row.smoothed > 4.0 * best for row in rows] == [False] * 5 + [True]
     found = found_of("model", rows)
-    assert (found.diverged_at, found.suggestion) == (0.1, pytest.approx(0.01))
+    assert (found.diverged_at, found.lowest) == (0.1, pytest.approx(0.001))
+    assert found.suggestion == found.lowest / 10.0
+    turned = found_of("model", rows[:5])
+    assert (turned.diverged_at, turned.suggestion) == (None, found.suggestion), "it has turned"
     slopes = np.gradient([r.smoothed for r in rows], [math.log(r.rate) for r in rows])
     assert found.steepest == rows[int(slopes.argmin())].rate
     ended = until_diverged(enumerate([2.0, 1.9, math.nan, 1.0]), lambda step: 0.1 * (step + 1))
@@ -115,7 +118,7 @@ def test_the_verb_writes_two_files_and_touches_no_training(directory, capsys):
     assert {path.name for path in after.keys() - before} == {"lr_finder.json", "lr_finder.png"}
     assert before.items() <= after.items()
     document = json.loads((directory / "lr_finder.json").read_text())
-    assert document["suggestion"] == document["diverged_at"] / 10.0
+    assert document["suggestion"] == document["lowest"] / 10.0 < document["diverged_at"] / 10.0
     assert f"suggestion  {document['suggestion']:.3g}" in said
     assert f"steepest    {document['steepest']:.3g}" in said
     assert "weighted" in said

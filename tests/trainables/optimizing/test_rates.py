@@ -33,7 +33,7 @@ def test_stages_lie_on_lines_through_their_knots_below_the_warm_up():
 
 
 def test_stages_need_knots():
-    with pytest.raises(SettingsError, match="as many factors as positions"):
+    with pytest.raises(SettingsError, match=r"as many factors .*optimizer\.positions=\[0\.5,1\]"):
         OptimizerSettings(schedule="stages", positions=(0.1,))
 
 
@@ -105,9 +105,9 @@ def test_groups_have_rates_of_their_own_and_decay_as_without_them():
 @pytest.mark.parametrize(
     ("settings", "patterns", "says"),
     [
-        (Settings(), {"trunk": ("*.trunk.*",)}, "and head stands"),
-        (Settings(), {"trunk": ("*.trunk.*",), "head": ("*.haed.*",)}, "and head stands"),
-        (OptimizerSettings(), {"trunk": ("*.trunk.*",)}, "and trunk stands"),
+        (Settings(), {"trunk": ("*.trunk.*",)}, r"of head are none .*\{'head': \[\]\}"),
+        (Settings(), {"trunk": ("*.trunk.*",), "head": ("*.haed.*",)}, r"head are none .*haed"),
+        (OptimizerSettings(), {"trunk": ("*.trunk.*",)}, "and trunk has none"),
         (Settings(), {"trunk": ("*",), "head": ("*.head.*",)}, r"model\.head\.weight is in trunk"),
     ],
 )
