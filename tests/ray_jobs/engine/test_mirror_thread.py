@@ -123,7 +123,9 @@ def test_a_wait_is_told_and_ctrl_c_ends_it(plan, log, busy):
     thread = MirrorThread(mirror, said.append, said.append)
     # A shell in the background has its children ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Timer(TELL_SECONDS + 0.3, signal.raise_signal, [signal.SIGINT]).start()
+    main = threading.main_thread().ident
+    # To the thread that waits: a signal of another one is only looked at when the wait is over.
+    threading.Timer(TELL_SECONDS + 0.3, signal.pthread_kill, [main, signal.SIGINT]).start()
     try:
         with pytest.raises(KeyboardInterrupt):
             thread.close(patience_seconds=30.0)
