@@ -94,7 +94,7 @@ bench: $(STAMP)  ## every benchmark, one JSON object per line
 
 real-data: real-hdr real-mri  ## real-hdr and real-mri, for trainings and slow tests
 
-real-hdr: $(STAMP)  ## renders training pairs from CC0 environment maps (downloads about 100 MB)
+real-hdr: $(STAMP)  ## renders a sequence of each CC0 environment map (downloads about 100 MB)
 	$(RUN) -m data.hdr.environment_maps --out .cache/real-data/hdr_maps $(ARGS)
 
 real-mri: $(STAMP)  ## tumour MRI and CT with masks as NIfTI patients (downloads 34 MB)

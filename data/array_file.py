@@ -1,7 +1,9 @@
-"""A .npy file that grows."""
+"""A .npy file that grows, and one of known size that many write to."""
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +52,18 @@ class ArrayWriter:
         with self._file:
             if kind is None and self._write_header() != self._data_start:
                 raise OSError("the header of the array grew; this numpy does not pad it")
+
+
+def make_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> None:
+    """A .npy file of zeros, to be filled by `write_rows`."""
+    with ArrayWriter(path, shape[1:], dtype) as writer:
+        writer.count = shape[0]
+    os.truncate(path, path.stat().st_size + math.prod(shape) * np.dtype(dtype).itemsize)
+
+
+def write_rows(path: Path, first: int, rows: np.ndarray) -> None:
+    """Puts rows [N, *shape] into the file of `make_array`, from its row `first` on. Any number of
+    threads and processes may write, each its own rows.
+    """
+    array = np.load(path, mmap_mode="r+")
+    array[first : first + len(rows)] = rows

@@ -323,7 +323,7 @@ def _given(arguments: Namespace, chain: stages.Chain | None) -> tuple[str, dict[
         example = f"{command('train')} hdr_patch --dir runs/first"
         raise SettingsError(f"name a system, as in: {example}.")
     given = {"preset": arguments.preset, "file": file, "overrides": overrides}
-    return name, {**given, "with_timeline": True}
+    return name, {**given, "with_timeline": True, "stored": file != arguments.settings}
 
 
 def _resumed_system(directory: Path, named: str | None, chain: stages.Chain | None) -> str | None:

@@ -19,7 +19,7 @@ from search.objectives import Constraint, Goal, Objective
 from search_spaces.space import Point
 from settings.paths import SweepPaths
 from settings.schema import SettingsError, tupled
-from settings.systems import current_name
+from settings.systems import as_stored, current_name
 
 FORMAT = 3
 """1 had one objective and neither constraints nor repeats; it is read as such a sweep. 2 had most
@@ -159,8 +159,14 @@ def read_sweep(path: str | os.PathLike[str]) -> Sweep:
 
 
 def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with the present name of its system, which the space repeats."""
-    named = {**document, "system": current_name(document["system"])}
+    """The document with the present name of its system, which the space repeats, and with the
+    settings that the system has got since; they count as overrides, which a resume keeps.
+    """
+    settings = as_stored(document["system"], document["settings"])
+    named = {**document, "system": current_name(document["system"]), "settings": settings}
+    if "origins" in document:
+        since = dict.fromkeys(settings.keys() - document["settings"].keys(), "override")
+        named["origins"] = {**document["origins"], **since}
     space = document.get("space") or {}
     if "system" in space:
         named["space"] = {**space, "system": current_name(space["system"])}

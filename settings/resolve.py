@@ -18,6 +18,7 @@ from settings.files import (
 )
 from settings.flat import leaves, replace, unknown_key
 from settings.schema import Leaf, Settings, SettingsError, conform
+from settings.systems import as_stored
 from settings.timeline import Stretch
 
 Tree = TypeVar("Tree", bound=Settings)
@@ -55,6 +56,7 @@ def resolve(
     refused: Mapping[str, str] | None = None,
     presets_root: Path = PRESETS,
     with_timeline: bool = False,
+    stored: bool = False,
 ) -> Resolved[Tree]:
     """The settings of a run. Precedence: default < preset < file < fixed < override <
     sampled.
@@ -68,6 +70,7 @@ def resolve(
         sampled: what a search decided, by dotted key.
         refused: key or prefix of keys -> why it does not exist, for the error message.
         with_timeline: whether the caller can follow the timeline of a file.
+        stored: whether the file is that of a training, which has stored all its settings there.
 
     Raises:
         SettingsError: an unknown preset, file, key or value; a preset that is a file; a key that
@@ -79,6 +82,8 @@ def resolve(
     origins = dict.fromkeys(known, "default")
     files = _files(system_name, preset, file, presets_root)
     layers = [(origin, content.values, content.places) for origin, content in files]
+    if stored:
+        layers.insert(0, (f"file {file}", as_stored(system_name, {}), {}))
     if fixed is not None:
         layers.append((*fixed, {}))  # type: ignore[arg-type]  # its values are checked below
     overridden = parse_overrides(overrides)

@@ -7,6 +7,7 @@ Nothing is imported until a system is loaded
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 SYSTEMS: Mapping[str, str] = {
     "hdr_patch": "trainables.hdr_patch:HdrPatch",
@@ -25,7 +26,19 @@ RENAMED: Mapping[str, str] = {
 }
 """Name that was -> name that is: sweeps and checkpoints keep the one that they were made under."""
 
+BEFORE: Mapping[str, Mapping[str, Any]] = {"hdr_patch": {"data.split": "time"}}
+"""System -> settings that it has got since, with the values that say what was done before them,
+where these are not the defaults: stored settings without such a key keep what they were made by.
+"""
+
 
 def current_name(system: str) -> str:
     """The name by which a system is known today; whoever reads a stored name asks here."""
     return RENAMED.get(system, system)
+
+
+def as_stored(system: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a training or sweep that were stored, with those that its system has got
+    since; whoever reads stored settings asks here.
+    """
+    return {**BEFORE.get(current_name(system), {}), **settings}

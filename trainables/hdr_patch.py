@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.hdr.dataset import DataSettings, Prepared, open_split, prepare
+from data.hdr.dataset import Prepared, open_split, prepare
+from data.hdr.settings import DataSettings
+from data.hdr.splits import unit_key
 from losses.adversarial import CriticSettings
 from losses.hdr_patch import LossSettings, idle_terms, refused_keys, terms
 from losses.hdr_patch_terms import mu_images
@@ -49,6 +51,11 @@ _SAMPLE_VALUES = 1 << 20
 
 _SEEN_CHANNELS = 4
 """What the critic sees: the mu-law image and the hole mask, as in the source."""
+
+_UNTRAINABLE = (
+    "data.split=all puts every frame into validation, for `evaluate`, and leaves none to train "
+    "on. To train, set data.split=shots (or time)."
+)
 
 WARN_SHARE = 0.05
 """Share of unreachable hole targets above which the pre-flight speaks."""
@@ -105,6 +112,7 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
     refused = refused_keys()
     small: Mapping[str, Any] = {
         "model.width": 4,
+        "data.split": "time",
         "data.frames": 6,
         "data.height": 64,
         "data.width": 96,
@@ -122,27 +130,30 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
     }
 
     def prepare(self, settings: HdrPatchSettings, cache: Path) -> Prepared:
-        return prepare(settings.data, cache)
+        prepared = prepare(settings.data, cache)
+        _check_parts(settings, prepared)
+        return prepared
 
     def build(self, settings: HdrPatchSettings, prepared: Prepared) -> Built:
-        model = HdrPatchModel(settings.model, settings.hdr)
+        return self.rebuild(settings, {"lacking": list(prepared.lacking)})
+
+    def rebuild(self, settings: HdrPatchSettings, meta: Mapping[str, Any]) -> Built:
+        model = HdrPatchModel(settings.model, settings.hdr, meta.get("lacking", ()))
         critic = critic_modules(settings.discriminator, _SEEN_CHANNELS, dims=2)
         no_decay = frozenset(f"model.{name}" for name in model.no_decay)
-        return Built(modules={"model": model, **critic}, no_decay=no_decay)
+        return Built(modules={"model": model, **critic}, no_decay=no_decay, meta=meta)
 
     def loaders(self, settings: HdrPatchSettings, prepared: Prepared) -> Loaders:
-        bad = prepared.counts.bad
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        named = (f"left out {len(bad)} bad frames: {'; '.join(bad[:5])}{more}",) if bad else ()
+        _check_parts(settings, prepared)
         validation, test = open_split(prepared, "validation"), open_split(prepared, "test")
-        scene = _scene(settings.data)
         return Loaders(
             open_split(prepared, "train"),
             validation,
             notes=prepared.notes,
-            warnings=named,
+            warnings=[*prepared.warnings, *_masked(settings, prepared)],
             test=test if len(test) else None,
-            units={"validation": [scene] * len(validation), "test": [scene] * len(test)},
+            units={"validation": validation.units, "test": test.units},
+            untrainable=_UNTRAINABLE if settings.data.split == "all" else "",
         )
 
     def phases(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Phase]:
@@ -154,8 +165,7 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
         return hdr_metrics(settings.metric)
 
     def unit_key(self, settings: HdrPatchSettings) -> str:
-        """A folder has none: it is cut in time, and all of it counts as one scene."""
-        return "data.seed" if settings.data.source == "embedded" else ""
+        return unit_key(settings.data)
 
     def references(
         self, settings: HdrPatchSettings, prepared: Prepared
@@ -194,9 +204,26 @@ def unchanged(head: HeadSettings, batch: Tensors) -> dict[str, Tensor]:
     return module(torch.zeros_like(batch["warped"]), module.prepare(batch))
 
 
-def _scene(settings: DataSettings) -> str:
-    """The scene of all crops: a sequence is one, and a folder counts as one."""
-    return settings.root or f"scene {settings.seed}"
+def _check_parts(settings: HdrPatchSettings, prepared: Prepared) -> None:
+    for part in settings.model.fed:
+        if part not in prepared.parts:
+            place = settings.data.root
+            raise SettingsError(
+                f"model.use_{part}=true feeds the {part} of a frame, and of the "
+                f"{prepared.counts.frames} frames in {place} none has one ({part}/{part}-<id>). "
+                f"Set model.use_{part}=false, or add the files."
+            )
+
+
+def _masked(settings: HdrPatchSettings, prepared: Prepared) -> list[str]:
+    """What is fed of some frames only, in words."""
+    notes = prepared.notes
+    return [
+        f"{notes[f'frames_without_{part}']:g} of {prepared.counts.frames} frames have no {part}: "
+        f"model.use_{part}=true feeds zeros there, and a channel that says so"
+        for part in settings.model.fed
+        if part in prepared.lacking
+    ]
 
 
 def critic_views(

@@ -146,6 +146,8 @@ class Loaders:
             patient of a slice, the scene of a crop. Without it a split is one unit.
         order: of the training samples (`grouped`, `stratified`, or one of your own); a fresh
             permutation each epoch where None.
+        untrainable: why these data are to measure on alone, and the way out; "" where they can be
+            trained on.
     """
 
     train: Dataset
@@ -156,6 +158,7 @@ class Loaders:
     test: Dataset | None = None
     units: Mapping[str, Sequence[str]] = field(default_factory=dict)
     order: Order | None = None
+    untrainable: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ motion.
 The maps are the eight CC0 panoramas (Greg Zaal, HDRI Haven) in Debian's package blender-data. A
 panorama has no depth, so a scene is made of it: concentric spheres around the start of the camera,
 each textured with the panorama turned by its own angle, the nearer ones cut to smooth seeded
-shapes. A moving camera then sees real radiance disoccluded. Train and validation use different
-maps.
+shapes. A moving camera then sees real radiance disoccluded. Each map becomes a sequence,
+DIR/<map>, so that it is in one split as a whole.
 """
 
 from __future__ import annotations
@@ -25,12 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.files import DataError, Float32, Float64
-from data.hdr.files import Frame, read_image, write_frame
+from data.hdr.files import Frame, read_image, sequences_of, write_frame
 
 PACKAGE = "blender-data"
-VALIDATION_MAPS = ("interior", "sunset")
-"""One indoors, one outdoors; of maps with other names the last quarter is taken."""
-
 RADII = (8.0, 3.0, 1.8, 1.2)
 """Radii of the spheres, far to near, in units of which the camera moves about 0.08 per frame."""
 
@@ -40,7 +37,6 @@ _SUPERSAMPLING = (
 )
 _SAME_DEPTH = 0.05  # relative difference up to which two depths are one surface
 _FOCAL = 0.5  # in frame widths: a field of view of 90 degrees
-
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,11 @@ def fetch(cache: Path) -> list[Path]:
         if len(maps) < 2:
             raise DataError(
                 f"HDR_MAPS={given}: expected at least 2 .exr or .hdr panoramas, found {len(maps)}."
+            )
+        if len({path.stem for path in maps}) < len(maps):
+            raise DataError(
+                f"HDR_MAPS={given}: expected one panorama of each name, found "
+                f"{', '.join(path.name for path in maps)}. Rename those that share one."
             )
         return maps
     unpacked = cache / PACKAGE
@@ -116,14 +117,6 @@ def _call(command: Sequence[str], folder: Path) -> None:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise DataError(f"`{' '.join(command)}` ended with {done.returncode}: {last}. {_WAYS}")
-
-
-def split_maps(maps: Sequence[Path]) -> dict[str, list[Path]]:
-    """The maps of train and validation, none in both, at least one in each."""
-    held_out = [path for path in maps if path.stem in VALIDATION_MAPS]
-    if len(held_out) != len(VALIDATION_MAPS):
-        held_out = list(maps[-max(1, len(maps) // 4) :])
-    return {"train": [path for path in maps if path not in held_out], "validation": held_out}
 
 
 def make_scene(panorama: Float32, rng: np.random.Generator) -> Scene:
@@ -256,27 +249,22 @@ def frame_pair(scene: Scene, first: Camera, second: Camera, size: int) -> Frame:
     return Frame(warped, hole, np.ascontiguousarray(target.transpose(2, 0, 1)))
 
 
-def render_maps(
-    maps: Sequence[Path], root: Path, size: int, frames: int, seed: tuple[int, ...]
-) -> int:
-    """Writes `frames` pairs of each map under `root` in one sequence of ids; returns how many."""
-    number = 0
-    for index, path in enumerate(maps):
-        rng = np.random.default_rng((*seed, index))
-        # resampled photographs dip slightly below 0
-        panorama = np.maximum(read_image(path, 3), 0)
-        scene = make_scene(panorama, rng)
-        cameras = camera_path(frames + 1, rng)
-        for first, second in itertools.pairwise(cameras):
-            write_frame(root, number, frame_pair(scene, first, second, size))
-            number += 1
-    return number
+def render_map(path: Path, root: Path, size: int, frames: int, seed: tuple[int, ...]) -> None:
+    """Writes `frames` pairs of one map as a sequence, ids from 0."""
+    rng = np.random.default_rng(seed)
+    # resampled photographs dip slightly below 0
+    panorama = np.maximum(read_image(path, 3), 0)
+    scene = make_scene(panorama, rng)
+    cameras = camera_path(frames + 1, rng)
+    for number, (first, second) in enumerate(itertools.pairwise(cameras)):
+        write_frame(root, number, frame_pair(scene, first, second, size))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     command = "python -m data.hdr.environment_maps"
     parser = argparse.ArgumentParser(prog=command, description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="gets train/ and validation/")
+    told = "gets a folder for each map, in place of the sequences there"
+    parser.add_argument("--out", type=Path, required=True, help=told)
     parser.add_argument(
         "--size", type=int, default=256, help="height and width of a frame in pixels"
     )
@@ -290,12 +278,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     try:
         maps = fetch(options.out.parent)
-        for part, (split, paths) in enumerate(split_maps(maps).items()):
-            root = options.out / split
-            shutil.rmtree(root, ignore_errors=True)
-            seed = (options.seed, part)
-            count = render_maps(paths, root, options.size, options.frames, seed)
-            print(f"{root}: {count} frame pairs from {', '.join(path.stem for path in paths)}")
+        for name in sequences_of(options.out):
+            shutil.rmtree(options.out / name)
+        for index, path in enumerate(maps):
+            root, seed = options.out / path.stem, (options.seed, index)
+            render_map(path, root, options.size, options.frames, seed)
+            print(f"{root}: {options.frames} frame pairs", flush=True)
+        shares = "data.validation_share=0.25 data.test_share=0.25 data.fold=0"
+        print(f"to train on them: data.source=folder data.root={options.out} {shares}")
     except DataError as error:
         raise SystemExit(f"error: {error}") from None
 

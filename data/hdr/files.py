@@ -7,8 +7,9 @@ bad.
     <root>/motion/motion-<id>.exr           optional, pixels, x then y
     <root>/occlusion/occlusion-<id>.exr     optional
 
-Every file may also be .npy ([H, W] or [H, W, C]) or .hdr. Ids are integers and are sorted as
-numbers.
+A root holds one sequence, or a folder of this layout for each of several, <root>/<name>/warp_hole/
+and so on, with ids of its own. Every file may also be .npy ([H, W] or [H, W, C]) or .hdr. Ids are
+integers and are sorted as numbers.
 Shapes: C channels, H height, W width. Files hold [H, W, C], frames hold [C, H, W].
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError, Float32
+from data.files import DataError, Float32, natural_key
 from data.hdr.radiance import read_hdr, write_hdr
 
 SUFFIXES = (".exr", ".hdr", ".npy")
@@ -41,6 +42,9 @@ _PLACES: Mapping[str, Sequence[tuple[str, str]]] = {
     "motion": (("motion", "motion"),),
     "occlusion": (("occlusion", "occlusion"),),
 }
+_ROOMS = frozenset(name.split("/")[0] for places in _PLACES.values() for name, _ in places)
+"""The folders of one sequence."""
+
 _EXR_NAMES = {1: ("Y",), 2: ("RG", "XY", "UV"), 3: ("RGB",)}
 
 
@@ -61,10 +65,19 @@ class Frame:
 class FrameFiles:
     """The files of one frame id, by part; a required part may be missing, which makes the frame a
     bad one.
+
+    Attributes:
+        sequence: the name of its folder in the root; "" where the root itself is the sequence.
     """
 
     id: int
     files: Mapping[str, Path]
+    sequence: str = ""
+
+    @property
+    def name(self) -> str:
+        """The id, with the sequence where there is one."""
+        return f"{self.sequence}/{self.id}" if self.sequence else str(self.id)
 
 
 @dataclass(frozen=True)
@@ -76,27 +89,72 @@ class Repairs:
 
 
 def find_frames(root: Path) -> tuple[list[FrameFiles], list[Path]]:
-    """All frames of a folder in the order of their ids, and the image files whose names fit no
+    """All frames of a folder, by sequence and then id, and the image files whose names fit no
     frame.
+
+    Raises:
+        DataError: no such folder, no sequence in it, or one beside those in its sub-folders.
     """
     if not root.is_dir():
         raise DataError(
             f"{root}: expected a folder with warp_hole/, ref/ and hole/, found no such folder."
         )
+    names = sequences_of(root)
+    if not names:
+        return _frames_of(root, "")
+    if here := sorted(name for name in _ROOMS if (root / name).is_dir()):
+        raise DataError(
+            f"{root}: expected one sequence ({here[0]}/) or a folder for each of several "
+            f"({names[0]}/), found both. Move the one sequence into a folder of its own."
+        )
+    strangers = [path for path in _beside(root, names) if path.suffix.lower() in SUFFIXES]
+    frames: list[FrameFiles] = []
+    for name in names:
+        found, more = _frames_of(root / name, name)
+        frames += found
+        strangers += more
+    return frames, strangers
+
+
+def sequences_of(root: Path) -> list[str]:
+    """The sub-folders of a root that hold a sequence each, img2 before img10; none where the root
+    is a sequence itself, or is not there.
+    """
+    names = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    return sorted(
+        (
+            name
+            for name in names
+            if name not in _ROOMS
+            and not name.startswith(".")
+            and any((root / name / part).is_dir() for part in ("warp_hole", "ref"))
+        ),
+        key=natural_key,
+    )
+
+
+def _beside(root: Path, names: Sequence[str]) -> list[Path]:
+    """The files in a root of several sequences that are in none of them."""
+    others = [path for path in sorted(root.iterdir()) if path.name not in names]
+    return [file for path in others for file in (sorted(path.rglob("*")) or [path])]
+
+
+def _frames_of(folder: Path, sequence: str) -> tuple[list[FrameFiles], list[Path]]:
     by_id: dict[int, dict[str, Path]] = {}
     strangers: list[Path] = []
     for part in _PLACES:
-        folder, prefix = _folder_of(root, part)
-        if folder is None:
+        room, prefix = _folder_of(folder, part)
+        if room is None:
             continue
-        paths = _numbered(folder, prefix, strangers)
+        paths = _numbered(room, prefix, strangers)
         if not paths and part in REQUIRED:
             raise DataError(
-                f"{folder}: expected files {prefix}-<id>{'|'.join(SUFFIXES)}, found none."
+                f"{room}: expected files {prefix}-<id>{'|'.join(SUFFIXES)}, found none."
             )
         for number, path in paths.items():
             by_id.setdefault(number, {})[part] = path
-    return [FrameFiles(number, by_id[number]) for number in sorted(by_id)], strangers
+    frames = [FrameFiles(number, by_id[number], sequence) for number in sorted(by_id)]
+    return frames, strangers
 
 
 def _folder_of(root: Path, part: str) -> tuple[Path | None, str]:
@@ -134,13 +192,12 @@ def read_frame(frame: FrameFiles) -> tuple[Frame, Repairs]:
     """One frame, checked and brought to the contract of `Frame`.
 
     Raises:
-        DataError: a missing or unreadable file, unequal sizes, NaN or infinite pixels, or no hole
-        at all.
+        DataError: a missing or unreadable file, unequal sizes, NaN or infinite pixels.
     """
     for part in REQUIRED:
         if part not in frame.files:
             have = ", ".join(sorted(path.name for path in frame.files.values()))
-            raise DataError(f"frame {frame.id}: expected its {part} image, found only {have}.")
+            raise DataError(f"frame {frame.name}: expected its {part} image, found only {have}.")
     images = {part: read_image(path, CHANNELS[part]) for part, path in frame.files.items()}
     size = images["target"].shape[:2]
     for part, image in images.items():
@@ -156,10 +213,6 @@ def read_frame(frame: FrameFiles) -> tuple[Frame, Repairs]:
                 f"{path}: expected finite values, found {broken} that are NaN or infinite."
             )
     hole = images["hole"] > 0.5
-    if not hole.any():
-        raise DataError(
-            f"{frame.files['hole']}: expected at least one hole pixel (value 1), found none."
-        )
     radiance = {part: images[part] for part in ("warped", "target")}
     negative = sum(int(np.count_nonzero(image < 0)) for image in radiance.values())
     in_holes = int(np.count_nonzero(radiance["warped"][hole[..., 0]]))

@@ -27,9 +27,7 @@ LIGHT_DRIFT = 0.01
 """Largest relative change of a surface's radiance between two frames."""
 
 FRAMES_PER_SHOT = 3
-"""Short, so that a small sequence has many scenes and the splits in time (8:1:1 of 30) fall on
-cuts.
-"""
+"""Short, so that a small sequence has many scenes."""
 
 _FOREGROUND_LAYERS = 4
 _CANVAS_MARGIN = 1.25  # period of a layer over the size of a frame
@@ -58,9 +56,9 @@ class View:
 
 def sequence(frames: int, height: int, width: int, seed: int) -> Iterator[Frame]:
     """The frames of one sequence: shots of `FRAMES_PER_SHOT` frames, each shot another scene."""
-    for shot in range(math.ceil(frames / FRAMES_PER_SHOT)):
-        count = min(FRAMES_PER_SHOT, frames - shot * FRAMES_PER_SHOT)
-        yield from _shot(count, height, width, np.random.default_rng((seed, shot)))
+    for index in range(math.ceil(frames / FRAMES_PER_SHOT)):
+        count = min(FRAMES_PER_SHOT, frames - index * FRAMES_PER_SHOT)
+        yield from shot(index, count, height, width, seed)
 
 
 def write_sequence(
@@ -71,7 +69,9 @@ def write_sequence(
         write_frame(root, number, frame, suffix)
 
 
-def _shot(count: int, height: int, width: int, rng: np.random.Generator) -> Iterator[Frame]:
+def shot(index: int, count: int, height: int, width: int, seed: int) -> Iterator[Frame]:
+    """The `count` frames of the shot of a sequence with that index; a function of nothing else."""
+    rng = np.random.default_rng((seed, index))
     layers = _make_layers(height, width, rng)
     angle = rng.normal(0.0, 0.4) + rng.choice([0.0, math.pi])  # cameras mostly move sideways
     step = rng.uniform(0.05, 0.09) * width * np.array([math.sin(angle), math.cos(angle)])

@@ -6,9 +6,10 @@ Shapes: B samples, C channels, H and W pixels; images [B, 3, H, W], masks [B, 1,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,12 @@ class ModelSettings(Settings):
     )
     use_occlusion: bool = setting(False, "feed the occlusion mask as a channel")
     use_motion: bool = setting(False, "feed the residual motion as two channels")
+
+    @property
+    def fed(self) -> tuple[str, ...]:
+        """What is fed beside image and hole."""
+        used = {"occlusion": self.use_occlusion, "motion": self.use_motion}
+        return tuple(part for part, is_fed in used.items() if is_fed)
 
     @property
     def channels(self) -> int:
@@ -144,15 +151,20 @@ class GatedUNet(nn.Module):
 
     The output is linear: squashing is the head's, once (004-M8: a tanh here and one there reach
     tanh(1) = .762 only). It starts near 0, so that an untrained model returns the prefilled patch.
+
+    Args:
+        lacking: of "occlusion" and "motion" what some frames of the data lack. Of those that are
+            fed, one channel more says where they are known.
     """
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, lacking: Sequence[str] = ()) -> None:
         super().__init__()
         self.settings = settings
+        self.lacking = tuple(part for part in settings.fed if part in lacking)
         gate = settings.boundary_gate
         widths = [round(settings.width * factor) for factor in WIDTH_FACTORS]
         pairs = list(pairwise(widths))
-        self.stem = GatedConv(settings.channels, widths[0], gate)
+        self.stem = GatedConv(settings.channels + len(self.lacking), widths[0], gate)
         self.blocks = nn.ModuleList(ResidualBlock(width, settings) for width in widths)
         self.down = nn.ModuleList(
             GatedConv(fine, coarse, gate, stride=2) for fine, coarse in pairs
@@ -169,6 +181,7 @@ class GatedUNet(nn.Module):
         hole: Tensor,
         occlusion: Tensor | None = None,
         motion: Tensor | None = None,
+        known: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Tensor:
         """The raw residual.
 
@@ -177,6 +190,8 @@ class GatedUNet(nn.Module):
             occlusion: [B, 1, H, W], needed with `use_occlusion`.
             motion: [B, 2, H, W] in pixels, needed with `use_motion`; fed in cells of the coarsest
                 level.
+            known: "occlusion" or "motion" -> 1 where a sample has it and 0 where it has zeros in
+                its place, [B, 1, 1, 1]; all have what is not named.
         """
         check_side(image.shape[-2], image.shape[-1])
         parts = [image, hole]
@@ -184,6 +199,7 @@ class GatedUNet(nn.Module):
             parts.append(_present("occlusion", occlusion))
         if self.settings.use_motion:
             parts.append(_present("motion", motion) / STRIDE)
+        parts += self._where_known(hole, known)
 
         boundary = [boundary_map(image, hole)]
         for _ in self.down:
@@ -198,6 +214,17 @@ class GatedUNet(nn.Module):
             x = up(x, skips[level], boundary[level])
         return self.output(x)
 
+    def _where_known(self, hole: Tensor, known: Mapping[str, Tensor]) -> list[Tensor]:
+        for part in self.settings.fed:
+            if part in known and part not in self.lacking:
+                raise ValueError(
+                    f"some frames have no {part}, and this network was built where all have it: "
+                    f"it cannot tell. Leave these frames out, or train with model.use_{part}=true "
+                    "on data that lacks some."
+                )
+        whole = torch.ones_like(hole)
+        return [whole * known[part] if part in known else whole for part in self.lacking]
+
 
 def _present(name: str, channel: Tensor | None) -> Tensor:
     if channel is None:
@@ -208,11 +235,15 @@ def _present(name: str, channel: Tensor | None) -> Tensor:
 
 
 class HdrPatchModel(nn.Module):
-    """Network and head in one module: DDP and EMA see one forward with all parameters."""
+    """Network and head in one module: DDP and EMA see one forward with all parameters. `lacking`
+    is that of `GatedUNet`.
+    """
 
-    def __init__(self, model: ModelSettings, hdr: HeadSettings) -> None:
+    def __init__(
+        self, model: ModelSettings, hdr: HeadSettings, lacking: Sequence[str] = ()
+    ) -> None:
         super().__init__()
-        self.network = GatedUNet(model)
+        self.network = GatedUNet(model, lacking)
         self.head = LogDomainHead(hdr)
 
     @property
@@ -222,9 +253,11 @@ class HdrPatchModel(nn.Module):
         return frozenset(gates | {f"head.{name}" for name in self.head.no_decay})
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The prediction as `LogDomainHead.forward` describes it."""
+        """The prediction as `LogDomainHead.forward` describes it. `<part>_known` [B, 1, 1, 1] in
+        the batch says where some samples lack occlusion or motion.
+        """
         prepared = self.head.prepare(batch)
-        raw = self.network(
-            prepared["image"], prepared["hole"], batch.get("occlusion"), batch.get("motion")
-        )
+        parts = {part: batch.get(part) for part in ("occlusion", "motion")}
+        known = {part: batch[f"{part}_known"] for part in parts if f"{part}_known" in batch}
+        raw = self.network(prepared["image"], prepared["hole"], **parts, known=known)
         return self.head(raw, prepared)

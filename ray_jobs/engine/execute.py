@@ -32,7 +32,7 @@ from search.plan import JOURNAL, POPULATIONS
 from search_spaces.space import leading
 from settings.paths import SweepPaths
 from settings.warning import warn
-from trainables.reporting.measure import check_has_test
+from trainables.reporting.measure import check_has_test, check_trainable
 from trainables.run import owner_check
 
 SYNC_SECONDS = 1.0
@@ -87,6 +87,7 @@ def run(setup: SweepSetup, execution: Execution, watch: Callable[[Driver], Any])
         prepared = prepare_once(system, settings, execution.cache)
         slots = _check_cluster(ahead.info(), demand, execution)
         loaders = system.loaders(settings, prepared)
+        check_trainable(loaders)
         if options.test:
             check_has_test(options.system, loaders, "--test")
         tell_data(loaders)

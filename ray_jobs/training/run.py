@@ -66,13 +66,16 @@ def made_ready(system: Any, resolved: Any, force: bool) -> Ready:
     """Prepares the data, prints its counts and warnings, and runs the pre-flight.
 
     Raises:
-        SettingsError: the pre-flight finds the training hopeless, and `force` is not set.
+        SettingsError: the data is not for training; the pre-flight finds the training hopeless,
+            and `force` is not set.
     """
     from ray_jobs.training import timeline
+    from trainables.reporting.measure import check_trainable
 
     parts = timeline.parts_of(system, resolved)
     prepared = system.prepare(resolved.settings, cache_directory())
     loaders = system.loaders(resolved.settings, prepared)
+    check_trainable(loaders)
     tell_data(loaders)
     _preflight(system, [part.settings for part in parts], prepared, force)
     return Ready(system, resolved, parts, prepared)

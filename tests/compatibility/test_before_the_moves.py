@@ -18,7 +18,11 @@ import pytest
 
 from ray_jobs import evaluate, train
 from ray_jobs.analyze import load_reports, load_sweep
+from ray_jobs.sweeping.resume import stored_setup, what_changed
 from results.directory import read_sweep
+from settings.resolve import resolve
+from trainables.checkpoints.checkpoint import read_meta
+from trainables.hdr_patch import HdrPatchSettings
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TRAININGS = {
@@ -114,6 +118,21 @@ def test_a_killed_sweep_is_read(sweep):
     assert trials["is_best"].tolist() == [False, True, False]
     newest = sweep / "trials/0002/checkpoints/step-00000008"
     assert trials["checkpoint"].tolist() == ["", "", str(newest)]
+
+
+def test_settings_that_came_since_say_what_was_done(sweep):
+    """Not their defaults; a preset that is given again on a resume does not change them."""
+    kept = {"data.split": "time"}
+    newest = sweep / "trials/0002/checkpoints/step-00000008"
+    assert kept.items() <= read_sweep(sweep).settings.items()
+    assert kept.items() <= read_meta(newest)["settings"].items()
+    setup = stored_setup(sweep)
+    assert setup.configured.values["data.split"] == "time"
+    assert not [line for line in what_changed(setup, {"preset": "before"}, []) if "data" in line]
+    file = sweep / "trials/0002/settings.json"
+    for stored, split in ((True, "time"), (False, "shots")):
+        resolved = resolve(HdrPatchSettings, "hdr_patch", file=file, stored=stored)
+        assert resolved.settings.data.split == split
 
 
 def test_a_name_that_was_is_read_as_the_one_that_is(sweep):

@@ -25,7 +25,7 @@ from torch import Tensor
 from settings.atomic_file import force_to_disk
 from settings.command import command
 from settings.paths import TrainingPaths
-from settings.systems import current_name
+from settings.systems import as_stored, current_name
 from trainables.checkpoints import external
 from trainables.checkpoints.error import CheckpointError, ExternalError
 from trainables.external import External, read_tensors, write_tensors
@@ -105,7 +105,8 @@ def read_meta(path: Path) -> dict[str, Any]:
             f"{path} has format {meta['format']}, and this version reads up to {FORMAT}. Read it "
             "with the version that wrote it, or a newer one."
         )
-    return {**meta, "system": current_name(meta["system"])}
+    settings = as_stored(meta["system"], meta.get("settings", {}))
+    return {**meta, "system": current_name(meta["system"]), "settings": settings}
 
 
 def load(path: Path, system: str, moved: str = "") -> Checkpoint:

@@ -25,14 +25,22 @@ from trainables.stepping.train_settings import Tree
 from trainables.system import PreparedT, System
 
 
+def check_trainable(loaders: Loaders) -> None:
+    """Raises `SettingsError` for data that are to measure on alone."""
+    if loaders.untrainable:
+        raise SettingsError(loaders.untrainable)
+
+
 def check_splits(system: str, loaders: Loaders, test: bool, accelerator: Accelerator) -> None:
-    """Refuses, before the first step, data of which the first report or the final test could not
-    be made.
+    """Refuses, before the first step, data that are not for training, and those of which the first
+    report or the final test could not be made.
 
     Raises:
-        SettingsError: there is to be a test, and the system's data has no test split.
+        SettingsError: the data is not for training, or there is to be a test, and the system's
+            data has no test split.
         ValueError: a split has fewer samples than there are workers.
     """
+    check_trainable(loaders)
     if test:
         check_has_test(system, loaders, "train.test=true")
     for split in ("validation", "test") if test else ("validation",):

@@ -14,16 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from data.array_file import ArrayWriter
 from data.files import DataError
 from data.hdr.crops import choose_crops
-from data.hdr.dataset import SPLITS, DataSettings, open_split, prepare, split_frames
+from data.hdr.dataset import open_split, prepare
 from data.hdr.files import find_frames, read_image, write_image
 from data.hdr.scenes import sequence, write_sequence
+from data.hdr.settings import DataSettings
+from data.hdr.splits import SPLITS
 from settings.flat import leaves, replace
 from settings.schema import SettingsError
 
-SMALL = DataSettings(frames=10, height=64, width=96, crop=32, stride=16)
+SMALL = DataSettings(frames=10, height=64, width=96, crop=32, stride=16, split="time")
 SHAPES = {"warped": 3, "hole": 1, "target": 3, "occlusion": 1, "motion": 2}
 
 
@@ -100,45 +101,6 @@ def test_choice_of_crops_against_loops(hole, stride, share, most):
     able = sorted((k for k in shares if shares[k] >= share), key=lambda k: (-shares[k], k))
     assert possible == len(shares)
     assert sorted(able[: min(most, -(-len(able) // 2))]) == [tuple(c) for c in corners]
-
-
-@given(count=st.integers(3, 60), validation=st.floats(0.0, 0.45), test=st.floats(0.0, 0.45))
-def test_splits_are_contiguous_and_share_no_frame(count, validation, test):
-    settings = DataSettings(
-        source="folder", root="x", validation_share=validation, test_share=test
-    )
-    try:
-        ends = split_frames(count, settings)
-    except DataError as error:
-        assert "Add frames" in str(error)
-        return
-    assert ends[0] == 0
-    assert ends[3] == count
-    assert ends[1] >= 1
-    assert ends[2] - ends[1] == max(1, round(validation * count))
-    assert list(ends) == sorted(ends)
-
-
-def test_the_split_of_a_sequence(prepared):
-    assert {k: list(v) for k, v in prepared.frame_ids.items()} == {
-        "train": list(range(8)),
-        "validation": [8],
-        "test": [9],
-    }
-
-
-def test_a_second_folder_for_validation_and_test(tmp_path, folder):
-    write_sequence(tmp_path / "other", 4, 64, 96, 1, ".npy")
-    settings = folder_settings(folder, validation_root=str(tmp_path / "other"))
-    prepared = prepare(settings, tmp_path / "cache")
-    ids = {split: list(found) for split, found in prepared.frame_ids.items()}
-    assert ids == {"train": list(range(10)), "validation": [0, 1], "test": [2, 3]}
-    other = next(iter(sequence(1, 64, 96, 1))).target
-    crop = open_split(prepared, "validation")[0]["target"].numpy()
-    assert np.isin(crop, other).all()
-    everything = prepare(replace(settings, {"test_share": 0.0}), tmp_path / "cache")
-    assert list(everything.frame_ids["validation"]) == [0, 1, 2, 3]
-    assert len(open_split(everything, "test")) == 0
 
 
 def test_the_seed_alone_decides_the_flip(prepared):
@@ -283,6 +245,7 @@ def test_the_index_is_plain_json(prepared):
         ({"source": "folder"}, "set data.root"),
         ({"root": "somewhere"}, "data.source=folder"),
         ({"validation_share": 0.6, "test_share": 0.4}, "below 1"),
+        ({"fold": 1}, "data.fold=1 turns .* set data.fold=0, or data.split=shots"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, message):
@@ -299,19 +262,6 @@ def test_unknown_split_and_index(prepared):
         open_split(prepared, "val")
     with pytest.raises(IndexError, match="has crops 0"):
         open_split(prepared, "train")[10**6, 0]
-
-
-def test_the_growing_file_is_a_plain_npy(tmp_path):
-    pieces = [np.random.default_rng(i).random((i, 2, 3), np.float32) for i in (4, 0, 129)]
-    with ArrayWriter(tmp_path / "a.npy", (2, 3)) as writer:
-        for piece in pieces:
-            writer.append(piece)
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.concatenate(pieces))
-    with (
-        pytest.raises(ValueError, match="expected float32 of shape"),
-        ArrayWriter(tmp_path / "b.npy", (2, 3)) as w,
-    ):
-        w.append(np.zeros((1, 3, 2), np.float32))
 
 
 def test_the_reader_finds_what_the_generator_wrote(folder):

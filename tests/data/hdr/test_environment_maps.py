@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data.files import DataError
-from data.hdr.dataset import DataSettings, open_split, prepare
+from data.hdr.dataset import open_split, prepare
 from data.hdr.environment_maps import (
     RADII,
     Camera,
@@ -20,9 +20,11 @@ from data.hdr.environment_maps import (
     main,
     make_scene,
     render,
-    split_maps,
 )
 from data.hdr.files import find_frames, read_frame, write_image
+from data.hdr.scenes import write_sequence
+from data.hdr.settings import DataSettings
+from data.hdr.splits import SPLITS
 
 SIZE = 48
 AHEAD = Camera(np.zeros(3), np.eye(3))
@@ -140,24 +142,6 @@ def test_cameras_stay_inside_the_nearest_sphere():
         np.testing.assert_allclose(camera.rotation.T @ camera.rotation, np.eye(3), atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["city", "courtyard", "forest", "interior", "night", "studio", "sunrise", "sunset"],
-        ["a", "b"],
-        ["a", "b", "c", "interior"],
-    ],
-)
-def test_train_and_validation_use_different_maps(names):
-    maps = [Path(f"{name}.exr") for name in names]
-    split = split_maps(maps)
-    assert sorted(split["train"] + split["validation"]) == maps
-    assert split["train"]
-    assert split["validation"]
-    if len(names) == 8:
-        assert [path.stem for path in split["validation"]] == ["interior", "sunset"]
-
-
 @pytest.fixture
 def own_maps(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "maps"
@@ -168,25 +152,36 @@ def own_maps(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_maps_of_ones_own_become_data_that_trains(tmp_path, own_maps, capsys):
-    main(["--out", str(tmp_path / "out"), "--size", "48", "--frames", "2"])
-    assert "4 frame pairs from a, b" in capsys.readouterr().out
+def test_maps_of_ones_own_become_sequences_that_train(tmp_path, own_maps, capsys):
+    """Of one root, in place of what an earlier call left there."""
+    root = tmp_path / "out"
+    write_sequence(root / "train", 1, 32, 32, 0)
+    main(["--out", str(root), "--size", "48", "--frames", "2"])
+    assert f"{root / 'a'}: 2 frame pairs" in capsys.readouterr().out
+    names = [entry.name for entry in find_frames(root)[0]]
+    assert names == ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1"]
     settings = DataSettings(
         source="folder",
-        root=str(tmp_path / "out" / "train"),
-        validation_root=str(tmp_path / "out" / "validation"),
+        root=str(root),
+        validation_share=0.34,
+        test_share=0.34,
         crop=32,
         stride=16,
         max_bad_share=0.0,
     )
     prepared = prepare(settings, tmp_path / "cache")
-    assert prepared.counts.bad_frames == 0
+    assert (prepared.counts.bad_frames, prepared.note) == (0, "")
     assert len(open_split(prepared, "train")) > 0
+    assert [name for name, _ in prepared.units["validation"]] == ["b"]
 
 
 def test_no_maps_and_no_debian_name_both_ways(tmp_path, monkeypatch):
     monkeypatch.setenv("HDR_MAPS", str(tmp_path))
     with pytest.raises(DataError, match=r"expected at least 2 .* panoramas, found 0"):
+        fetch(tmp_path)
+    for name in ("a.exr", "a.hdr"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"one panorama of each name, found a\.exr, a\.hdr"):
         fetch(tmp_path)
     monkeypatch.delenv("HDR_MAPS")
     monkeypatch.setenv("PATH", "")
@@ -202,24 +197,24 @@ def test_the_real_maps(tmp_path):
     if not root.is_dir():
         pytest.skip(f"no real maps at {root}: `make real-data` fetches them, or set HDR_REAL_DATA")
     low, high, share = np.inf, 0.0, []
-    for split in ("train", "validation"):
-        entries, strangers = find_frames(root / split)
-        assert entries
-        assert not strangers
-        for entry in entries:
-            frame, repairs = read_frame(entry)
-            assert repairs.negative_values == repairs.values_in_holes == 0
-            positive = frame.target[frame.target > 0]
-            low, high = min(low, positive.min()), max(high, positive.max())
-            share.append(frame.hole.mean())
-            valid = frame.hole[0] == 0
-            error = np.log(frame.warped[:, valid] + 1e-3) - np.log(frame.target[:, valid] + 1e-3)
-            assert np.median(np.abs(error)) < 0.1
+    entries, strangers = find_frames(root)
+    assert len({entry.sequence for entry in entries}) >= 8
+    assert not strangers
+    for entry in entries:
+        frame, repairs = read_frame(entry)
+        assert repairs.negative_values == repairs.values_in_holes == 0
+        positive = frame.target[frame.target > 0]
+        low, high = min(low, positive.min()), max(high, positive.max())
+        share.append(frame.hole.mean())
+        valid = frame.hole[0] == 0
+        error = np.log(frame.warped[:, valid] + 1e-3) - np.log(frame.target[:, valid] + 1e-3)
+        assert np.median(np.abs(error)) < 0.1
     assert high / low > 1e6
     assert 0.02 < np.mean(share) < 0.25
     settings = DataSettings(
-        source="folder", root=str(root / "train"), validation_root=str(root / "validation")
+        source="folder", root=str(root), validation_share=0.25, test_share=0.25
     )
     prepared = prepare(settings, tmp_path)
     assert prepared.counts.bad_frames == 0
     assert min(prepared.counts.crops.values()) >= 8
+    assert [len(prepared.units[split]) for split in SPLITS] == [4, 2, 2]

@@ -60,7 +60,8 @@ def test_frames_round_trip_with_their_optional_parts(tmp_path, suffix):
 def test_ids_are_sorted_as_numbers(tmp_path):
     for number in (10, 9, 2, 100):
         write_frame(tmp_path, number, a_frame(), ".npy")
-    assert [entry.id for entry in find_frames(tmp_path)[0]] == [2, 9, 10, 100]
+    found = find_frames(tmp_path)[0]
+    assert [(entry.sequence, entry.id) for entry in found] == [("", n) for n in (2, 9, 10, 100)]
 
 
 @pytest.mark.parametrize("place", ["bistro/correct", "correct"])
@@ -162,9 +163,10 @@ def test_pixels_that_are_not_finite(tmp_path, part, file, value):
         read_frame(entry)
 
 
-def test_no_holes(tmp_path):
-    with pytest.raises(DataError, match=r"hole-1\.exr: expected at least one hole"):
-        read_frame(broken_frame(tmp_path, hole=np.zeros((1, 20, 24), np.float32)))
+def test_a_frame_without_a_hole_is_a_frame(tmp_path):
+    frame, _ = read_frame(broken_frame(tmp_path, hole=np.zeros((1, 20, 24), np.float32)))
+    assert not frame.hole.any()
+    np.testing.assert_array_equal(frame.target, a_frame().target)
 
 
 def test_unequal_sizes(tmp_path):
@@ -200,6 +202,37 @@ def test_two_files_for_one_frame(tmp_path):
     write_frame(tmp_path, 4, a_frame(), ".exr")
     write_frame(tmp_path, 4, a_frame(), ".npy")
     with pytest.raises(DataError, match="expected one file for frame 4"):
+        find_frames(tmp_path)
+
+
+def test_several_sequences_in_one_root(tmp_path):
+    """In the order of their names, numbers as numbers; ids are of a sequence."""
+    for name in ("shot10", "shot2"):
+        for number in (1, 0):
+            write_frame(tmp_path / name, number, a_frame(), ".npy")
+    (tmp_path / ".shot3" / "ref").mkdir(parents=True)
+    stray = [tmp_path / "previews" / "a.exr", tmp_path / "b.hdr", tmp_path / "shot2/ref/ref.npy"]
+    for path in [*stray, tmp_path / "previews" / "notes.txt"]:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    frames, strangers = find_frames(tmp_path)
+    assert [(f.sequence, f.id) for f in frames] == [
+        *[("shot2", 0), ("shot2", 1)],
+        *[("shot10", 0), ("shot10", 1)],
+    ]
+    assert sorted(strangers) == sorted(stray)
+    (tmp_path / "shot2/hole/hole-1.npy").unlink()
+    with pytest.raises(DataError, match="frame shot2/1: expected its hole"):
+        read_frame(find_frames(tmp_path)[0][1])
+    (tmp_path / "shot10/warp_hole").rename(tmp_path / "shot10/other")
+    with pytest.raises(DataError, match="shot10: expected warp_hole/"):
+        find_frames(tmp_path)
+
+
+def test_a_root_of_both_forms_is_refused(tmp_path):
+    write_frame(tmp_path, 1, a_frame(), ".npy")
+    write_frame(tmp_path / "shot1", 1, a_frame(), ".npy")
+    with pytest.raises(DataError, match=r"one sequence \(hole/\) .* \(shot1/\), found both"):
         find_frames(tmp_path)
 
 

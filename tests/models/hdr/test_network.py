@@ -118,6 +118,28 @@ def test_optional_channels_are_read_and_demanded(make_batch: MakeBatch) -> None:
         network(image, hole, batch["occlusion"])
 
 
+def test_a_channel_says_where_motion_is_known(make_batch: MakeBatch) -> None:
+    """Built only where the data lacks some, of what is fed."""
+    torch.manual_seed(0)
+    settings_, batch = ModelSettings(width=8, use_motion=True), make_batch(2)
+    plain, marked = (GatedUNet(settings_, lacking) for lacking in ((), ("occlusion", "motion")))
+    shapes = [network.stem.conv.weight.shape[1] for network in (plain, marked)]
+    assert shapes == [6, 7]
+    image, hole, motion = torch.rand(2, 3, 32, 32), batch["hole"], batch["motion"]
+    whole = torch.ones(2, 1, 1, 1)
+    known = {"motion": torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1), "occlusion": whole}
+    some = marked(image, hole, motion=motion, known=known)
+    every = marked(image, hole, motion=motion)
+    torch.testing.assert_close(some[0], every[0])
+    assert not torch.allclose(some[1], every[1])
+    assert torch.equal(every, marked(image, hole, motion=motion, known={"motion": whole}))
+    with pytest.raises(ValueError, match=r"some frames have no motion, and this network was"):
+        plain(image, hole, motion=motion, known=known)
+    model = HdrPatchModel(settings_, HeadSettings(), ("motion",))
+    batch = {**batch, "motion_known": known["motion"]}
+    assert model(batch)["radiance"].shape == (2, 3, 32, 32)
+
+
 def test_laplacian_and_boundary_map_against_scipy() -> None:
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(1, 3, 12, 9, generator=generator, dtype=torch.float64)
