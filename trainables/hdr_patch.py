@@ -130,9 +130,7 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
     }
 
     def prepare(self, settings: HdrPatchSettings, cache: Path) -> Prepared:
-        prepared = prepare(settings.data, cache)
-        _check_parts(settings, prepared)
-        return prepared
+        return prepare(settings.data, cache)
 
     def build(self, settings: HdrPatchSettings, prepared: Prepared) -> Built:
         return self.rebuild(settings, {"lacking": list(prepared.lacking)})
@@ -207,11 +205,10 @@ def unchanged(head: HeadSettings, batch: Tensors) -> dict[str, Tensor]:
 def _check_parts(settings: HdrPatchSettings, prepared: Prepared) -> None:
     for part in settings.model.fed:
         if part not in prepared.parts:
-            place = settings.data.root
             raise SettingsError(
                 f"model.use_{part}=true feeds the {part} of a frame, and of the "
-                f"{prepared.counts.frames} frames in {place} none has one ({part}/{part}-<id>). "
-                f"Set model.use_{part}=false, or add the files."
+                f"{prepared.counts.frames} frames in {settings.data.root} none has one "
+                f"({part}/{part}-<id>). Set model.use_{part}=false, or add the files."
             )
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     system = load_system("hdr_patch")
-    small = [f"{key}={json.dumps(value)}" for key, value in system.small.items()]
+    small = [f"{key}={value}" for key, value in system.small.items()]
     options = ["--no-ray", "--dir", str(folder), "train.steps=2", *small]
     assert train.main(["hdr_patch", *options]) == 0
     return folder

@@ -22,7 +22,7 @@ from data.hdr.settings import DataSettings
 from data.hdr.splits import SPLITS, arrange
 from settings.flat import replace
 
-SMALL = DataSettings(frames=12, height=64, width=96, crop=32, stride=16)
+SMALL = DataSettings(frames=24, height=64, width=96, crop=32, stride=16)
 
 
 def folder(root: Path, without: dict[int, tuple[str, ...]], count: int = 4) -> DataSettings:

@@ -24,7 +24,16 @@ from data.hdr.splits import SPLITS
 from settings.flat import leaves, replace
 from settings.schema import SettingsError
 
-SMALL = DataSettings(frames=10, height=64, width=96, crop=32, stride=16, split="time")
+SMALL = DataSettings(
+    split="time",
+    frames=10,
+    height=64,
+    width=96,
+    crop=32,
+    stride=16,
+    validation_share=0.1,
+    test_share=0.1,
+)
 SHAPES = {"warped": 3, "hole": 1, "target": 3, "occlusion": 1, "motion": 2}
 
 

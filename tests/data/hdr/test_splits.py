@@ -17,7 +17,9 @@ from data.hdr.settings import DataSettings
 from data.hdr.splits import SPLITS, arrange, split_sizes, unit_key
 from settings.flat import replace
 
-SMALL = DataSettings(frames=24, height=64, width=96, crop=32, stride=16)
+SMALL = DataSettings(
+    frames=24, height=64, width=96, crop=32, stride=16, validation_share=0.1, test_share=0.1
+)
 
 
 def units(settings: DataSettings) -> dict[str, list[str]]:
@@ -57,10 +59,11 @@ def test_shares_are_rounded_and_training_and_validation_get_one(count, validatio
     assert sizes[1:] == (max(1, round(validation * count)), round(test * count))
 
 
-def test_the_default_is_cut_as_in_time():
-    """8:1:1 of ten shots of three frames: the crops are those of before."""
-    assert ids(DataSettings()) == ids(DataSettings(split="time"))
-    assert [len(entries) for entries in ids(DataSettings()).values()] == [24, 3, 3]
+def test_ten_shots_are_cut_as_thirty_frames_in_time():
+    """8:1:1: the crops of what was the default."""
+    settings = DataSettings(frames=30, validation_share=0.1, test_share=0.1)
+    assert ids(settings) == ids(replace(settings, {"split": "time"}))
+    assert [len(entries) for entries in ids(settings).values()] == [24, 3, 3]
 
 
 def test_no_shot_is_in_two_splits():
@@ -196,9 +199,23 @@ def test_what_draws_other_units(tmp_path, sequences):
 
 
 def test_an_older_conversion_in_time_is_read(tmp_path):
-    """Its index says nothing of units and parts, and its name is the one of today."""
-    settings = replace(SMALL, {"split": "time"})
+    """It has the name that a conversion has today, and its index says nothing of units and parts.
+    """
+    settings = DataSettings(
+        split="time",
+        frames=6,
+        height=64,
+        width=96,
+        crop=32,
+        stride=16,
+        min_hole_share=0.005,
+        max_crops_per_frame=16,
+        validation_share=0.1,
+        test_share=0.1,
+        max_bad_share=0.05,
+    )
     prepared = prepare(settings, tmp_path)
+    assert Path(prepared.folder).name == "hdr-12b2db8774108484", "that of before data.split"
     index = Path(prepared.folder) / "index.json"
     document = json.loads(index.read_text())
     for key in ("units", "parts", "lacking"):
@@ -210,5 +227,3 @@ def test_an_older_conversion_in_time_is_read(tmp_path):
     assert first.units == second.units
     for name, tensor in first[0].items():
         assert torch.equal(tensor, second[0][name])
-    default = prepare(DataSettings(split="time"), tmp_path)
-    assert Path(default.folder).name == "hdr-e98b33e03e43122e", "the name before data.split"
