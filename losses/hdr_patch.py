@@ -23,13 +23,17 @@ TERMS: dict[str, Term] = {
     "log": Term(
         hdr.log_residual,
         hdr.log_residual_count,
-        reads=("loss.log.kind", "loss.log.beta", *_NEEDED, *_WEIGHT),
+        reads=("loss.log.kind", "loss.log.beta", "loss.log.masked", *_NEEDED, *_WEIGHT),
     ),
     "l1": Term(hdr.mu_l1, counts.values, reads=_MU_LAW, constant_count=True),
     "edge": Term(hdr.edge, counts.differences, reads=_MU_LAW, constant_count=True),
-    "boundary": Term(hdr.boundary_l1, hdr.boundary_count, reads=(*_MU_LAW, _RING)),
-    "hole": Term(hdr.hole_l1, counts.hole_values, reads=_MU_LAW),
-    "context": Term(hdr.context_l1, hdr.context_count, reads=(*_MU_LAW, _RING)),
+    "boundary": Term(
+        hdr.boundary_l1, hdr.boundary_count, reads=(*_MU_LAW, _RING, "loss.boundary.over")
+    ),
+    "hole": Term(hdr.hole_l1, hdr.hole_count, reads=(*_MU_LAW, "loss.hole.over")),
+    "context": Term(
+        hdr.context_l1, hdr.context_count, reads=(*_MU_LAW, _RING, "loss.context.over")
+    ),
     "sparsity": Term(hdr.sparsity, counts.hole_values, reads=_NEEDED),
     "range": Term(
         hdr.range_penalty,

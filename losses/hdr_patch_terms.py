@@ -20,17 +20,21 @@ from losses import counts
 from losses.adversarial import CriticTree
 from losses.balancers.settings import BalancerSettings
 from losses.terms import Tensors, TermSettings
-from models.efficientnet import BACKBONES
+from models.efficientnet import BACKBONES, STAGE_COUNTS
 from models.hdr import head
 from models.hdr.exposure import mu_law
 from models.hdr.prefill import prefill
 from models.perceptual import frozen_features
-from settings.schema import Settings, setting
+from settings.schema import Settings, SettingsError, setting
 
 STD_FLOOR = 1e-8
 """Added to a variance before its root, whose slope at 0 is infinite (a hole of one pixel)."""
 
 CHARBONNIER_EPSILON = 1e-6
+
+LARGEST_COMPENSATION = 4.0
+"""The document's bound on 1 / hole share, the factor on its mean over the whole image."""
+
 LUMA = (0.2126, 0.7152, 0.0722)
 """Rec. ITU-R BT.709."""
 
@@ -52,6 +56,18 @@ class LogSettings(TermSettings):
     beta: float = setting(
         0.2, "where smooth_l1 turns from square to line", unit="nat", low=1e-4, high=10.0
     )
+    masked: bool = setting(
+        False, "penalise mask * Delta, as the document does: half of it on the ring (004-M3)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionSettings(TermSettings):
+    over: str = setting(
+        "region",
+        "what the mean is over; image: as the document has it, a small region counts for little",
+        choices=("region", "image"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +85,24 @@ class PerceptualSettings(TermSettings):
         "efficientnet_lite0", "frozen network that sees the images", choices=BACKBONES
     )
     beta: float = setting(1e-3, "where smooth-L1 turns from square to line", low=1e-6, high=1.0)
+    layer_weights: tuple[float, ...] = setting(
+        (), "factor on each layer, finest first; without, their mean", low=0.0, high=1e3
+    )
+
+    def check(self) -> None:
+        layers = STAGE_COUNTS[self.backbone]
+        if self.layer_weights and len(self.layer_weights) != layers:
+            raise SettingsError(
+                f"loss.perceptual.layer_weights needs a factor for each of the {layers} layers of "
+                f"{self.backbone}, or none for their mean, not {len(self.layer_weights)}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings(Settings):
     """The weights are for means over each term's own count (pixels of the hole, images with a
-    hole); the document's 1, 5, 6, 8, 20 and 10 are in the presets.
+    hole). The presets of the document's states have its weights, with its means: `over`, `masked`
+    and `layer_weights`.
     """
 
     mu: float = setting(300.0, "mu of the mu-law images of the loss", low=1.0, high=1e5)
@@ -82,9 +110,11 @@ class LossSettings(Settings):
     log: LogSettings = field(default_factory=LogSettings)
     l1: TermSettings = field(default_factory=lambda: TermSettings(weight=1.0))
     edge: TermSettings = field(default_factory=lambda: TermSettings(weight=0.5))
-    boundary: TermSettings = field(default_factory=lambda: TermSettings(weight=1.0))
-    hole: TermSettings = field(default_factory=lambda: TermSettings(weight=2.0))
-    context: TermSettings = field(default_factory=lambda: TermSettings(weight=1.0, enabled=False))
+    boundary: RegionSettings = field(default_factory=lambda: RegionSettings(weight=1.0))
+    hole: RegionSettings = field(default_factory=lambda: RegionSettings(weight=2.0))
+    context: RegionSettings = field(
+        default_factory=lambda: RegionSettings(weight=1.0, enabled=False)
+    )
     sparsity: TermSettings = field(default_factory=lambda: TermSettings(weight=0.1, enabled=False))
     range: RangeSettings = field(default_factory=RangeSettings)
     wasserstein: TermSettings = field(
@@ -141,9 +171,13 @@ def log_residual(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tens
     """Sum of w * l(Delta - needed Delta), w the head's mask, on Delta *before* that mask.
 
     004-M3: the document halves Delta on the ring and then compares it with the full one, so the
-    network has to predict twice the truth there; here the mask is only a weight.
+    network has to predict twice the truth there (`loss.log.masked`); here the mask is only a
+    weight.
     """
-    error = prediction["log_delta"].float() - needed_delta(prediction, batch, settings)
+    delta = prediction["log_delta"].float()
+    if settings.loss.log.masked:
+        delta = residual_weight(batch, settings) * delta
+    error = delta - needed_delta(prediction, batch, settings)
     kind, beta = settings.loss.log.kind, settings.loss.log.beta
     if kind == "l1":
         cost = error.abs()
@@ -164,9 +198,25 @@ def mu_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
 
 
 def hole_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
-    """L1 in the holes; a mean needs no factor min(4, 1 / hole share), which the document has."""
+    """L1 in the holes; over the whole image times min(4, 1 / hole share), which a mean over the
+    holes needs not. The share is that of each image: a sample does not depend on its neighbours.
+    """
     predicted, target = mu_images(prediction, batch, settings)
-    return (batch["hole"] * (predicted - target).abs()).sum()
+    weight = batch["hole"]
+    if settings.loss.hole.over == "image":
+        share = weight.mean(dim=(1, 2, 3), keepdim=True)
+        weight = weight / share.clamp(min=1.0 / LARGEST_COMPENSATION)
+    return (weight * (predicted - target).abs()).sum()
+
+
+def hole_count(batch: Tensors, settings: HdrTree) -> Tensor:
+    return _count_over(settings.loss.hole, batch, batch["hole"])
+
+
+def _count_over(term: RegionSettings, batch: Tensors, region: Tensor) -> Tensor:
+    if term.over == "image":
+        return counts.values(batch, term)
+    return counts.weighted_values(batch, region)
 
 
 def boundary_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
@@ -175,7 +225,7 @@ def boundary_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tenso
 
 
 def boundary_count(batch: Tensors, settings: HdrTree) -> Tensor:
-    return counts.weighted_values(batch, ring(batch, settings))
+    return _count_over(settings.loss.boundary, batch, ring(batch, settings))
 
 
 def context_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
@@ -185,7 +235,7 @@ def context_l1(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor
 
 
 def context_count(batch: Tensors, settings: HdrTree) -> Tensor:
-    return counts.weighted_values(batch, _outside(batch, settings))
+    return _count_over(settings.loss.context, batch, _outside(batch, settings))
 
 
 def _outside(batch: Tensors, settings: HdrTree) -> Tensor:
@@ -304,18 +354,20 @@ def masked_moments(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def perceptual(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor:
-    """Sum over images of smooth-L1 between features of the mu-law images, mean over the layers.
+    """Sum over images of smooth-L1 between features of the mu-law images, mean over the layers or
+    their sum with `layer_weights`.
 
     The networks were trained on images in [0, 1], so highlights above white are clipped and get no
     gradient from this term.
     """
     predicted, target = (image.clamp(0.0, 1.0) for image in mu_images(prediction, batch, settings))
-    network = frozen_features(settings.loss.perceptual.backbone, predicted.device)
-    beta = settings.loss.perceptual.beta
+    own = settings.loss.perceptual
+    network = frozen_features(own.backbone, predicted.device)
     with torch.no_grad():
         goals = network(target)
     total = torch.zeros((), device=predicted.device)
-    for features, goal in zip(network(predicted), goals, strict=True):
-        cost = F.smooth_l1_loss(features.float(), goal.float(), reduction="none", beta=beta)
-        total = total + cost.flatten(1).mean(1).sum()
-    return total / len(goals)
+    weights = own.layer_weights or (1.0,) * len(goals)
+    for features, goal, weight in zip(network(predicted), goals, weights, strict=True):
+        cost = F.smooth_l1_loss(features.float(), goal.float(), reduction="none", beta=own.beta)
+        total = total + weight * cost.flatten(1).mean(1).sum()
+    return total if own.layer_weights else total / len(goals)

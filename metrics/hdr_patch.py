@@ -160,8 +160,9 @@ _DIAGNOSTICS = (
     _diagnostic(
         "denom_mean",
         measures.log_range,
-        "range of the log radiance of valid pixels, 1st to 99th percentile, mean over images",
-        ("hdr.epsilon",),
+        "range of the log radiance by hdr.range (1st to 99th percentile of valid pixels), "
+        "mean over images",
+        ("hdr.epsilon", "hdr.range"),
         "nat",
         measures.first_moment,
     ),
@@ -169,7 +170,7 @@ _DIAGNOSTICS = (
         "denom_cv",
         measures.log_range,
         "its standard deviation over images, divided by its mean",
-        ("hdr.epsilon",),
+        ("hdr.epsilon", "hdr.range"),
         finish=measures.coefficient_of_variation,
     ),
     _diagnostic(

@@ -23,6 +23,9 @@ side.
 VGG16_STAGES = (3, 8, 15, 22, 29)
 """Layers after which features are taken: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3."""
 
+STAGE_COUNTS = {"efficientnet_lite0": len(LITE0_STAGES), "vgg16": len(VGG16_STAGES)}
+"""Feature maps of each backbone."""
+
 SHORTEST_SIDE = 16
 
 

@@ -47,10 +47,10 @@ class CapSettings(Settings):
     """How far the residual may go.
 
     absolute: scale = alpha * log_delta_max.
-    proportional: scale = log_delta_scale * denom, the 1-99 % range of the patch's valid log
-    radiance. learnable: scale = low + (high - low) * sigmoid(theta), theta a parameter. predicted:
-    the same, theta from a small network over statistics of the patch. The last two start at
-    scale_init and cannot leave [scale_low, scale_high].
+    proportional: scale = log_delta_scale * denom, the patch's log range by `hdr.range`.
+    learnable: scale = low + (high - low) * sigmoid(theta), theta a parameter. predicted: the same,
+    theta from a small network over statistics of the patch. The last two start at scale_init and
+    cannot leave [scale_low, scale_high].
     """
 
     mode: str = setting(

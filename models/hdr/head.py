@@ -35,6 +35,9 @@ from settings.schema import Settings, SettingsError, setting
 DENOM_MIN = 0.1
 """Least log range of a patch: below a contrast of 10 % it is noise that must not be amplified."""
 
+DOCUMENT_DENOM_MIN = 1e-6
+"""The document's, for its range by min and max."""
+
 IMAGE_RANGE = (-1.0, 2.0)
 """Where the network's input is clipped: the tails beyond [0, 1] keep their order, outliers are
 tame.
@@ -49,6 +52,12 @@ class HeadSettings(Settings):
         1e-6, "added before the logarithm", unit="radiance", low=1e-8, high=1e-1
     )
     prefill: str = setting("zero", "first guess inside holes", choices=PREFILLS)
+    range: str = setting(
+        "percentile",
+        "what the network's input is scaled by, and a proportional cap: 1-99 % of the valid log "
+        "radiance; min_max: all pixels with the holes, as the document has it (004-M4)",
+        choices=("percentile", "min_max"),
+    )
     mask: bool = setting(True, "apply the residual in holes and their ring only")
     dither: bool = setting(
         False, "training: noise of +-epsilon/2 on the network's input before the log"
@@ -100,6 +109,16 @@ def valid_percentiles(values: Tensor, hole: Tensor, shares: tuple[float, ...]) -
     return torch.stack(percentiles)
 
 
+def log_range(settings: HeadSettings, log_base: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+    """The ends of the log radiance of each sample by `hdr.range`, [B] each."""
+    if settings.range == "min_max":
+        low, high = log_base.flatten(1).aminmax(dim=1)
+        return low, high
+    ends = valid_percentiles(log_base, hole, (0.01, 0.99))
+    low, high = ends.nan_to_num(nan=math.log(settings.epsilon))
+    return low, high
+
+
 def prepare(
     settings: HeadSettings, batch: Mapping[str, Tensor], dither: bool = False
 ) -> dict[str, Tensor]:
@@ -107,10 +126,11 @@ def prepare(
 
     Returns:
         prefilled, log_base [B, 3, H, W]; hole, mask [B, 1, H, W];
-        denom [B, 1, 1, 1]: the 1-99 % range of the valid log radiance, at least `DENOM_MIN`;
+        denom [B, 1, 1, 1]: the range of the log radiance by `hdr.range`, at least `DENOM_MIN`
+        (by min and max `DOCUMENT_DENOM_MIN`);
         image [B, 3, H, W]: log_base with that range scaled to [0, 1], for the network;
-        statistics [B, 5]: mean, deviation, 1 % and 99 % of the valid log radiance in tens of nats,
-        and the share of holes.
+        statistics [B, 5]: mean and deviation of the valid log radiance and the ends of the range,
+        in tens of nats, and the share of holes.
     """
     eps = settings.epsilon
     hole = batch["hole"].float()
@@ -122,8 +142,9 @@ def prepare(
     count = valid.flatten(1).sum(dim=1).clamp(min=1.0)
     mean = (log_base * valid).flatten(1).sum(dim=1) / count
     squares = ((log_base - mean.view(-1, 1, 1, 1)) ** 2 * valid).flatten(1).sum(dim=1)
-    low, high = valid_percentiles(log_base, hole, (0.01, 0.99)).nan_to_num(nan=math.log(eps))
-    denom = (high - low).clamp(min=DENOM_MIN).view(-1, 1, 1, 1)
+    low, high = log_range(settings, log_base, hole)
+    least = DOCUMENT_DENOM_MIN if settings.range == "min_max" else DENOM_MIN
+    denom = (high - low).clamp(min=least).view(-1, 1, 1, 1)
 
     shown = log_base
     if dither:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from losses.hdr_patch import REFUSED, TERMS, idle_terms, refused_keys, terms
 from losses.hdr_patch_terms import frozen_features, masked_moments
 from settings.flat import leaves
+from settings.schema import SettingsError
 
 EPSILON = 0.03
 """`hdr.epsilon` of the tests: large enough for every logarithm to feel it."""
@@ -71,23 +72,29 @@ def inside(values, hole, index, channel):
 
 @pytest.mark.parametrize("kind", ["l1", "smooth_l1", "charbonnier"])
 @pytest.mark.parametrize("mask", [True, False])
-def test_log(hdr, case, kind, mask):
+@pytest.mark.parametrize("masked", [True, False])
+def test_log(hdr, case, kind, mask, masked):
+    """Masked, as in the document, half of Delta on the ring is compared with all that is needed
+    (004-M3).
+    """
     _, batch, prediction = case
     settings = hdr.settings(
         loss__log__kind=kind,
         loss__log__beta=0.7,
+        loss__log__masked=masked,
         hdr__epsilon=EPSILON,
         hdr__ring_scale=0.3,
         hdr__mask=mask,
     )
     b, p = as_numpy(batch), as_numpy(prediction)
-    error = p["log_delta"] - (np.log(b["target"] + EPSILON) - p["log_base"])
+    weight = b["hole"] + 0.3 * ring_of(b["hole"], 3) if mask else np.ones_like(b["hole"])
+    delta = weight * p["log_delta"] if masked else p["log_delta"]
+    error = delta - (np.log(b["target"] + EPSILON) - p["log_base"])
     cost = {
         "l1": np.abs(error),
         "smooth_l1": scipy.special.huber(0.7, error) / 0.7,
         "charbonnier": np.hypot(error, 1e-3),
     }[kind]
-    weight = b["hole"] + 0.3 * ring_of(b["hole"], 3) if mask else np.ones_like(b["hole"])
     expected = np.average(cost, weights=np.broadcast_to(weight, cost.shape))
     assert mean_of("log", (settings, batch, prediction)) == pytest.approx(expected, rel=1e-5)
 
@@ -105,6 +112,33 @@ def test_mu_law_means(case, name):
     }[name]
     expected = error[np.broadcast_to(region, error.shape) > 0].mean()
     assert mean_of(name, case) == pytest.approx(expected, rel=1e-5)
+
+
+def test_means_over_the_image(hdr, case):
+    """The document's: its masks multiply, its mean is over everything, and the hole's is raised
+    by min(4, 1 / hole share), of each image by itself.
+    """
+    _, batch, prediction = case
+    batch = {**batch, "hole": batch["hole"].clone()}
+    batch["hole"][1, :, :, 4:] = 1.0  # most of an image, where 1 / share is below 4
+    names = ("hole", "boundary", "context")
+    settings = hdr.settings(
+        hdr__ring_kernel=5, **{f"loss__{name}__over": "image" for name in names}
+    )
+    b, p = as_numpy(batch), as_numpy(prediction)
+    error = np.abs(mu_law(p["radiance"]) - mu_law(b["target"]))
+    ring = ring_of(b["hole"], 5)
+    share = b["hole"].mean((1, 2, 3))
+    assert share[0] < 0.25 < share[1] and share[2] == 0.0
+    factors = np.array([4.0, 1.0 / share[1], 4.0])
+    expected = {
+        "hole": (factors * (b["hole"] * error).mean((1, 2, 3))).mean(),
+        "boundary": (ring * error).mean(),
+        "context": ((1 - b["hole"] - ring) * error).mean(),
+    }
+    for name, mean in expected.items():
+        found = mean_of(name, (settings, batch, prediction))
+        assert found == pytest.approx(mean, rel=1e-5), name
 
 
 def test_edge(case):
@@ -209,8 +243,11 @@ def test_color(case):
     assert mean_of("color", case) == pytest.approx(np.mean(costs), rel=1e-4)
 
 
-def test_perceptual(case):
+@pytest.mark.parametrize("weights", [(), (1.5, 1.5, 2.0, 2.0)])
+def test_perceptual(hdr, case, weights):
+    """The mean over the layers, or their sum with the document's factors."""
     _, batch, prediction = case
+    settings = hdr.settings(loss__perceptual__layer_weights=weights)
     images = [
         torch.tensor(np.clip(mu_law(x.double().numpy()), 0, 1), dtype=torch.float32)
         for x in (prediction["radiance"], batch["target"])
@@ -222,7 +259,17 @@ def test_perceptual(case):
         scipy.special.huber(1e-3, (a - b).double().numpy()).mean() / 1e-3
         for a, b in zip(first, second, strict=True)
     ]
-    assert mean_of("perceptual", case) == pytest.approx(np.mean(layers), rel=1e-4)
+    expected = np.dot(weights, layers) if weights else np.mean(layers)
+    found = mean_of("perceptual", (settings, batch, prediction))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_factor_for_each_layer_of_the_backbone(hdr):
+    five = (1.5, 1.5, 2.0, 2.0, 1.5)
+    with pytest.raises(SettingsError, match=r"the 4 layers of efficientnet_lite0.*not 5"):
+        hdr.settings(loss__perceptual__layer_weights=five)
+    vgg = hdr.settings(loss__perceptual__backbone="vgg16", loss__perceptual__layer_weights=five)
+    assert vgg.loss.perceptual.layer_weights == five
 
 
 def test_a_kl_of_softmaxes_misses_an_exposure_error_and_the_terms_do_not(hdr, case):

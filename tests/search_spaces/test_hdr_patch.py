@@ -114,7 +114,7 @@ def test_spaces_are_legal_for_the_system(space):
     ("name", "inside"),
     [
         ("caps", {"prefill"}),
-        ("full", {"before", "document", "learnable", "mode_b", "prefill"}),
+        ("full", {"prefill"}),
         ("gan", {"prefill", "gan"}),
     ],
 )

@@ -103,17 +103,35 @@ MAKERS = SimpleNamespace(
 def audits():
     """Label -> how the terms are looked at (`tests/losses/test_term_audit.py`)."""
     tuned = MAKERS.settings(hdr__prefill="push_pull", hdr__mask=False, loss__log__kind="smooth_l1")
+    means = {f"loss.{name}.over": "image" for name in ("hole", "boundary", "context")}
+    factors = {"loss.perceptual.layer_weights": (1.5, 1.5, 2.0, 2.0), "loss.log.masked": True}
     return {
-        "hdr_patch": SimpleNamespace(
-            terms={**TERMS, "adversarial": adversarial_term("least_squares", "target")},
-            settings=tuned,
-            sparse=replace(tuned, {"hdr.mask": True}),
-            batch=functools.partial(make_batch, size=32),
-            raw=random_raw,
-            prediction=make_prediction,
-            perfect=perfect_raw,
+        "hdr_patch": _audit(
+            tuned,
+            {**TERMS, "adversarial": adversarial_term("least_squares", "target")},
             loose={"range": 8.0},
             minimum_elsewhere={"sparsity": "at the prefill", "range": "small raw"},
-            untried={"perceptual.backbone": "the other one needs weights not in a package"},
-        )
+        ),
+        "hdr_patch_document": _audit(
+            replace(tuned, {**means, **factors}),
+            {name: TERMS[name] for name in ("log", "hole", "boundary", "context", "perceptual")},
+        ),
     }
+
+
+def _audit(tree, terms, **more):
+    return SimpleNamespace(
+        terms=terms,
+        settings=tree,
+        sparse=replace(tree, {"hdr.mask": True}),
+        batch=functools.partial(make_batch, size=32),
+        raw=random_raw,
+        prediction=make_prediction,
+        perfect=perfect_raw,
+        untried={
+            "perceptual.backbone": "the other one needs weights not in a package",
+            "perceptual.layer_weights": "a legal one has as many factors",
+            "log.masked": "without hdr.mask it is the same",
+        },
+        **more,
+    )

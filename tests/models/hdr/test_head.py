@@ -151,6 +151,26 @@ def test_the_image_spans_zero_to_one_on_valid_pixels_and_is_clipped(make_batch: 
     assert prepared["image"].max() <= 2.0
 
 
+def test_the_documents_range_is_that_of_all_pixels(make_batch: MakeBatch) -> None:
+    """004-M4: with a hole its least value is log(eps), whatever the contrast of the patch."""
+    settings = replace(HeadSettings(), {"range": "min_max", "cap.mode": "proportional"})
+    batch = make_batch()
+    batch["hole"][2] = 0.0
+    batch["warped"] = (batch["warped"] + 0.1) * (1.0 - batch["hole"])
+    prepared = prepare(settings, batch)
+    logs = np.log(batch["warped"].double().numpy() + EPS)
+    low, high = logs.min((1, 2, 3)), logs.max((1, 2, 3))
+    assert low[:2] == pytest.approx(math.log(EPS)) and low[2] > -3.0
+    np.testing.assert_allclose(prepared["denom"].flatten(), high - low, rtol=1e-5)
+    np.testing.assert_allclose(
+        prepared["image"],
+        (logs - low[:, None, None, None]) / (high - low)[:, None, None, None],
+        atol=1e-5,
+    )
+    scale = LogDomainHead(settings)(torch.zeros(3, 3, 32, 32), prepared)["scale"].flatten()
+    np.testing.assert_allclose(scale, 0.9 * (high - low), rtol=1e-5)
+
+
 def test_patches_without_contrast_or_without_valid_pixels_are_finite(head_with: HeadWith) -> None:
     flat = {"warped": torch.full((1, 3, 32, 32), 0.5), "hole": torch.zeros(1, 1, 32, 32)}
     empty = {"warped": torch.zeros(1, 3, 32, 32), "hole": torch.ones(1, 1, 32, 32)}
