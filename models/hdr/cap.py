@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from settings.schema import Settings, SettingsError, setting
 
-CAP_MODES = ("absolute", "proportional", "learnable", "predicted")
+CAP_MODES = ("absolute", "proportional", "learnable", "predicted", "unbounded")
 REFUSED_CAP_MODES: Mapping[str, str] = {
     "batch_mean": (
         "a cap averaged over the batch makes a sample's output depend on its neighbours in the "
@@ -49,8 +49,9 @@ class CapSettings(Settings):
     absolute: scale = alpha * log_delta_max.
     proportional: scale = log_delta_scale * denom, the patch's log range by `hdr.range`.
     learnable: scale = low + (high - low) * sigmoid(theta), theta a parameter. predicted: the same,
-    theta from a small network over statistics of the patch. The last two start at scale_init and
+    theta from a small network over statistics of the patch. These two start at scale_init and
     cannot leave [scale_low, scale_high].
+    unbounded: scale = theta, from scale_init on: the document's, of any size and sign (004-M7).
     """
 
     mode: str = setting(
@@ -64,7 +65,11 @@ class CapSettings(Settings):
         0.9, "proportional: cap per log range of the patch", low=0.05, high=3.0
     )
     scale_init: float = setting(
-        6.0, "learnable, predicted: cap at the start", unit="nat", low=0.1, high=LARGEST_CAP
+        6.0,
+        "learnable, predicted, unbounded: cap at the start",
+        unit="nat",
+        low=0.1,
+        high=LARGEST_CAP,
     )
     scale_low: float = setting(
         2.0, "learnable, predicted: least cap", unit="nat", low=0.0, high=LARGEST_CAP
@@ -72,7 +77,9 @@ class CapSettings(Settings):
     scale_high: float = setting(
         24.0, "learnable, predicted: greatest cap", unit="nat", low=0.1, high=LARGEST_CAP
     )
-    per_channel: bool = setting(False, "learnable, predicted: one cap each for R, G and B")
+    per_channel: bool = setting(
+        False, "learnable, predicted, unbounded: one cap each for R, G and B"
+    )
     squash: str = setting(
         "tanh",
         "raw output to (-1, 1); double_tanh reaches 0.762 of the cap only (004-M8)",
@@ -148,16 +155,17 @@ def clamp_active(settings: ClampSettings, unclamped: Tensor) -> Tensor:
 
 def effective_cap(cap: CapSettings, clamp: ClampSettings, scale: Tensor) -> Tensor:
     """The bound on |log_delta| that squashing and clamp leave of the scale."""
-    return safety_clamp(clamp, scale * SQUASH_LIMIT[cap.squash])
+    return safety_clamp(clamp, scale.abs() * SQUASH_LIMIT[cap.squash])
 
 
 class CapScale(nn.Module):
-    """What multiplies the squashed output. The learnt modes are bounded by a sigmoid.
+    """What multiplies the squashed output. The learnt modes but `unbounded` have a sigmoid.
 
     The source's predictor, softplus clamped to [2, 10], starts at .45 to 1.02, below the clamp, in
     200 of 200 initialisations: without gradient, it never learns (004-M11). Its learnable scale
-    has no bound in sign or size (004-M7). Here both begin at `scale_init` with a gradient: the
-    predictor's last layer starts so small that every patch begins within 1 % of it.
+    has no bound in sign or size (004-M7), and weight decay like any parameter: `unbounded`. The
+    other two begin at `scale_init` with a gradient: the predictor's last layer starts so small
+    that every patch begins within 1 % of it.
     """
 
     STATISTICS = 5
@@ -169,6 +177,8 @@ class CapScale(nn.Module):
         channels = 3 if settings.per_channel else 1
         if settings.mode == "learnable":
             self.theta = nn.Parameter(torch.full((channels,), self._start))
+        elif settings.mode == "unbounded":
+            self.theta = nn.Parameter(torch.full((channels,), settings.scale_init))
         elif settings.mode == "predicted":
             self.hidden = nn.Linear(self.STATISTICS, self.HIDDEN)
             self.output = nn.Linear(self.HIDDEN, channels)
@@ -194,9 +204,10 @@ class CapScale(nn.Module):
             return torch.full_like(denom, cap.alpha * cap.log_delta_max)
         if cap.mode == "proportional":
             return cap.log_delta_scale * denom
-        if cap.mode == "learnable":
-            theta = self.theta.expand(denom.shape[0], -1)
+        if cap.mode == "predicted":
+            scale = self.output(F.silu(self.hidden(statistics)))
         else:
-            theta = self.output(F.silu(self.hidden(statistics)))
-        scale = cap.scale_low + (cap.scale_high - cap.scale_low) * theta.sigmoid()
+            scale = self.theta.expand(denom.shape[0], -1)
+        if cap.mode != "unbounded":
+            scale = cap.scale_low + (cap.scale_high - cap.scale_low) * scale.sigmoid()
         return scale[:, :, None, None]

@@ -224,6 +224,8 @@ def largest_cap(settings: HeadSettings, denom: Tensor) -> Tensor:
         scale = cap.log_delta_scale * denom
     elif cap.mode == "absolute":
         scale = torch.full_like(denom, cap.alpha * cap.log_delta_max)
+    elif cap.mode == "unbounded":
+        scale = torch.full_like(denom, math.inf)
     else:
         scale = torch.full_like(denom, cap.scale_high)
     return effective_cap(cap, settings.clamp, scale)

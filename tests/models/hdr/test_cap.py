@@ -21,7 +21,7 @@ from models.hdr.cap import (
     safety_clamp,
     squash,
 )
-from models.hdr.head import HeadSettings, LogDomainHead, prepare
+from models.hdr.head import HeadSettings, LogDomainHead, largest_cap, prepare
 from settings.flat import replace
 from settings.schema import SettingsError
 
@@ -95,11 +95,30 @@ def test_learnable_scale_starts_exactly_and_stays_bounded(
         torch.testing.assert_close(at_end, torch.full_like(at_end, bound))
 
 
+def test_the_documents_scale_is_a_parameter_of_any_size_and_sign(
+    make_batch: MakeBatch, head_with: HeadWith
+) -> None:
+    """004-M7: nothing keeps it above 0 or below where exp is safe."""
+    head = head_with({"cap.mode": "unbounded", "cap.scale_init": 6.0})
+    batch, raw = make_batch(), torch.randn(3, 3, 32, 32)
+    for scale in (6.0, 70.0, -2.0):
+        with torch.no_grad():
+            prediction = head(raw, head.prepare(batch))
+        torch.testing.assert_close(prediction["log_delta"], scale * raw.tanh())
+        torch.testing.assert_close(prediction["cap"], torch.full((3, 1, 1, 1), abs(scale)))
+        with torch.no_grad():
+            head.scale.theta.fill_(70.0 if scale == 6.0 else -2.0)
+    head(raw, head.prepare(batch))["log_delta"].sum().backward()
+    torch.testing.assert_close(head.scale.theta.grad, raw.tanh().sum()[None])
+    assert largest_cap(head.settings, torch.ones(1, 1, 1, 1)) == math.inf
+
+
 def test_no_decay_names_the_learnt_scale(head_with: HeadWith) -> None:
     for mode, expected in (
         ("absolute", set()),
         ("learnable", {"scale.theta"}),
         ("predicted", {"scale.output.bias"}),
+        ("unbounded", set()),
     ):
         head = head_with({"cap.mode": mode})
         assert head.no_decay == expected
