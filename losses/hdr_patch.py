@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from losses import counts
 from losses import hdr_patch_terms as hdr
 from losses.adversarial import adversarial_term, idle_critic
 from losses.hdr_patch_terms import HdrTree, LossSettings
 from losses.terms import Term
+from models.efficientnet import FeatureWeightsError
+from models.perceptual import frozen_features
 
 __all__ = ["REFUSED", "TERMS", "LossSettings", "idle_terms", "refused_keys", "terms"]
 
@@ -76,7 +80,9 @@ def refused_keys(prefix: str = "loss") -> dict[str, str]:
 
 
 def idle_terms(settings: HdrTree) -> list[str]:
-    """Terms that are on but cannot work under the head's settings, in words, for the preflight."""
+    """Terms that are on but cannot work, under the head's settings or on this machine, in words,
+    for the preflight.
+    """
     loss, head = settings.loss, settings.hdr
     problems = idle_critic(settings)
     if loss.context.is_on and head.mask:
@@ -89,6 +95,11 @@ def idle_terms(settings: HdrTree) -> list[str]:
             "loss.boundary has no gradient: with hdr.mask=true and hdr.ring_scale=0 the ring "
             "never changes. Raise hdr.ring_scale or set loss.boundary.enabled=false."
         )
+    if loss.perceptual.is_on:
+        try:  # here, not at the first report or where its schedule begins
+            frozen_features(loss.perceptual.backbone, torch.device("cpu"))
+        except FeatureWeightsError as error:
+            problems.append(f"loss.perceptual cannot be measured: {error}")
     needed = math.log(1.0 / head.epsilon)
     if loss.range.is_on and head.prefill == "zero" and loss.range.safe_range < needed:
         problems.append(

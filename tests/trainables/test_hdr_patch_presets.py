@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from losses.hdr_patch import idle_terms
 from losses.schedules import last_change_step
-from models.efficientnet import FeatureWeightsError, ImageFeatures
+from models.perceptual import frozen_features
 from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.planning import new_setup
 from settings.flat import flatten
@@ -113,7 +114,7 @@ def test_no_rung_lies_before_the_documents_schedule_is_over():
     assert last_change_step(hole, STEPS) == 12_000
 
 
-def test_document_vgg_needs_five_factors_and_torchvision(monkeypatch):
+def test_what_vgg_needs_is_said_before_a_training(monkeypatch):
     with pytest.raises(SettingsError, match=r"5 layers of vgg16.*not 4"):
         resolve(
             SYSTEM.Settings,
@@ -121,7 +122,10 @@ def test_document_vgg_needs_five_factors_and_torchvision(monkeypatch):
             preset="document",
             overrides=["loss.perceptual.backbone=vgg16"],
         )
-    backbone = settings_of("document_vgg").loss.perceptual.backbone
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(FeatureWeightsError, match=r"weighbridge\[vgg\]"):
-        ImageFeatures(backbone)
+    frozen_features.cache_clear()
+    context, perceptual = idle_terms(settings_of("document_vgg"))
+    assert context.startswith("loss.context has no gradient")
+    assert perceptual.startswith("loss.perceptual cannot be measured: VGG-16 features need")
+    assert "weighbridge[vgg]" in perceptual
+    assert idle_terms(settings_of("document")) == [context]
