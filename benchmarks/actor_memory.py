@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.measuring.commands import scratch, timed
 from benchmarks.measuring.rows import Row, main, row
 from data.hdr.dataset import Prepared
-from trainables.hdr_patch import HdrPatch, HdrPatchSettings
+from trainables.hdr_patch.system import HdrPatch, HdrPatchSettings
 from trainables.parts import Built
 
 TRIALS = 50

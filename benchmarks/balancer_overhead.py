@@ -20,7 +20,7 @@ from benchmarks.measuring.steps import loop_steps
 from data.hdr.dataset import Prepared
 from losses.balancers.settings import KINDS, BalancerSettings
 from trainables.conditioner.system import Conditioner
-from trainables.hdr_patch import HdrPatch, HdrPatchSettings
+from trainables.hdr_patch.system import HdrPatch, HdrPatchSettings
 from trainables.parts import Phase
 from trainables.system import System
 

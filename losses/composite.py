@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -126,11 +126,31 @@ class Composite:
             total = sum((value.sum() * 0.0 for value in prediction.values()), torch.zeros(()))
         return Weighed(total=total, sums=sums, shares=shares)
 
+    def idle(self, read: Collection[str]) -> frozenset[str]:
+        """The terms that are off and whose column `val.<prefix>.<term>` is not among those."""
+        off = [name for name in self.terms if not self._is_on(name)]
+        return frozenset(name for name in off if f"val.{self.prefix}.{name}" not in read)
+
     @torch.no_grad()
     def measure(
-        self, prediction: Tensors, batch: Tensors, settings: object
+        self,
+        prediction: Tensors,
+        batch: Tensors,
+        settings: object,
+        idle: Collection[str] = (),
     ) -> tuple[Tensor, Tensor]:
-        """(sums, counts) of every term, active or not, float64 [terms] each: for validation."""
-        values = [term.sum(prediction, batch, settings).double() for term in self.terms.values()]
-        sums = torch.stack(values)
-        return sums, self.counts(batch, settings).to(sums.device)
+        """(sums, counts) of every term, active or not, float64 [terms] each: for validation.
+
+        Args:
+            idle: terms that are not asked: sum and count are 0.
+        """
+        asked = [(at, name) for at, name in enumerate(self.terms) if name not in idle]
+        sums = [self.terms[name].sum(prediction, batch, settings).double() for _, name in asked]
+        device = next(iter(prediction.values())).device
+        measured = torch.zeros(2, len(self.terms), dtype=torch.float64, device=device)
+        if asked:
+            places = [at for at, _ in asked]
+            counts = self.counts(batch, settings, [name for _, name in asked])
+            measured[0, places] = torch.stack(sums).to(device)
+            measured[1, places] = counts.to(device)
+        return measured[0], measured[1]

@@ -182,6 +182,52 @@ def seam_error(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Measur
     return total, count
 
 
+# Change over time
+
+SAME_SURFACE = 0.1
+"""Largest |step| of the target's log radiance along the motion, over the colours of a pixel, at
+which both frames show one surface: light drifts by hundredths, another surface is nats away.
+"""
+
+
+def moved(image: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+    """The pixels [B, C, H, W] of the frame before where the motion [B, 2, H, W] (pixels, x then y)
+    takes them, the nearest pixel each, and [B, 1, H, W], whether their origin is in the frame.
+    """
+    height, width = image.shape[-2:]
+    column, row = motion.round().unbind(1)
+    column = torch.arange(width, device=image.device) - column
+    row = torch.arange(height, device=image.device)[:, None] - row
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    index = index.long().flatten(1)[:, None].expand(-1, image.shape[1], -1)
+    return image.flatten(2).gather(2, index).view_as(image), inside[:, None]
+
+
+def flicker(
+    predicted: tuple[Tensor, Tensor], before: Tensors, after: Tensors, epsilon: float
+) -> Measured:
+    """|step of the predicted log radiance from one frame to the next, along the motion, less that
+    of the targets|, over the values of pixels that are a hole in the second frame or come from one
+    in the first, and are the same surface in both (`SAME_SURFACE`).
+
+    Args:
+        predicted: radiance of the first and of the second frame.
+        before, after: the frames; `after` with `motion`.
+    """
+    steps = []
+    for first, second in (predicted, (before["target"], after["target"])):
+        logs = [torch.log(image.double() + epsilon) for image in (first, second)]
+        origin, inside = moved(logs[0], after["motion"])
+        steps.append(logs[1] - origin)
+    was_hole, _ = moved(before["hole"], after["motion"])
+    same = steps[1].abs().amax(dim=1, keepdim=True) <= SAME_SURFACE
+    region = inside & same & ((after["hole"] > 0) | (was_hole > 0))
+    error = (steps[0] - steps[1]).abs()
+    inside_all = region.expand_as(error)
+    return torch.where(inside_all, error, 0.0).sum(), inside_all.sum().double()
+
+
 # Overflow
 
 

@@ -115,6 +115,7 @@ _ERRORS = (
     _image_metric("ssim_mu", "mu", in_hole=False),
     _image_metric("ssim_pu", "pu", in_hole=False),
     _image_metric("hole_ssim_mu", "mu", in_hole=True),
+    _image_metric("hole_ssim_pu", "pu", in_hole=True),
     Metric(
         name="seam_error",
         unit="",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SYSTEMS: Mapping[str, str] = {
-    "hdr_patch": "trainables.hdr_patch:HdrPatch",
+    "hdr_patch": "trainables.hdr_patch.system:HdrPatch",
     "conditioner": "trainables.conditioner.system:Conditioner",
     "compression": "trainables.compression.system:Compression",
     "field_vae": "trainables.conditioner.field_vae:FieldVae",

@@ -254,9 +254,9 @@ class Training(Generic[Tree, PreparedT]):
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         batches = validation_loader(self.loaders, self.train.validation_batch_size, world, rank)
         modules = self.validated
-        return evaluate(
-            self.accelerator, modules, self.phases, self.metrics, batches, self.settings, worst
-        )
+        read = None if self.train.measure_idle_terms else self.watch.read | self.run.read
+        measured = self.phases, self.metrics, batches, self.settings
+        return evaluate(self.accelerator, modules, *measured, worst, read)
 
     def _seed(self, step: int) -> None:
         """Seeds by (seed, step, rank) what a forward draws from torch's generators (dropout)."""

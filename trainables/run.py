@@ -144,6 +144,13 @@ class LocalRun:
         """Whether this rank writes files."""
         return True
 
+    @property
+    def read(self) -> frozenset[str]:
+        """The columns that a decision needs, and those that they are made of."""
+        objective = self.objective[:1] if self.objective else ()
+        made_of = (column for combined in self.derived for column in combined.of)
+        return frozenset((*self.columns, *objective, *made_of))
+
     def derive(self, report: Report) -> dict[str, float | None]:
         """The derived columns of a report that is not handed in yet.
 

@@ -30,6 +30,8 @@ from data.hdr.radiance import read_hdr, write_hdr
 
 SUFFIXES = (".exr", ".hdr", ".npy")
 REQUIRED = ("warped", "target", "hole")
+INPUTS = ("warped", "hole")
+"""What a frame to be filled has to have; what `REQUIRED` has beside it is not read then."""
 CHANNELS: Mapping[str, int] = MappingProxyType(
     {"warped": 3, "hole": 1, "target": 3, "occlusion": 1, "motion": 2}
 )
@@ -88,20 +90,24 @@ class Repairs:
     values_in_holes: int = 0
 
 
-def find_frames(root: Path) -> tuple[list[FrameFiles], list[Path]]:
+def find_frames(
+    root: Path, required: Sequence[str] = REQUIRED
+) -> tuple[list[FrameFiles], list[Path]]:
     """All frames of a folder, by sequence and then id, and the image files whose names fit no
     frame.
+
+    Args:
+        required: `REQUIRED`, or `INPUTS` of frames to be filled.
 
     Raises:
         DataError: no such folder, no sequence in it, or one beside those in its sub-folders.
     """
     if not root.is_dir():
-        raise DataError(
-            f"{root}: expected a folder with warp_hole/, ref/ and hole/, found no such folder."
-        )
+        folders = ", ".join(f"{_PLACES[part][0][0]}/" for part in required)
+        raise DataError(f"{root}: expected a folder with {folders}, found no such folder.")
     names = sequences_of(root)
     if not names:
-        return _frames_of(root, "")
+        return _frames_of(root, "", required)
     if here := sorted(name for name in _ROOMS if (root / name).is_dir()):
         raise DataError(
             f"{root}: expected one sequence ({here[0]}/) or a folder for each of several "
@@ -110,7 +116,7 @@ def find_frames(root: Path) -> tuple[list[FrameFiles], list[Path]]:
     strangers = [path for path in _beside(root, names) if path.suffix.lower() in SUFFIXES]
     frames: list[FrameFiles] = []
     for name in names:
-        found, more = _frames_of(root / name, name)
+        found, more = _frames_of(root / name, name, required)
         frames += found
         strangers += more
     return frames, strangers
@@ -139,10 +145,17 @@ def _beside(root: Path, names: Sequence[str]) -> list[Path]:
     return [file for path in others for file in (sorted(path.rglob("*")) or [path])]
 
 
-def _frames_of(folder: Path, sequence: str) -> tuple[list[FrameFiles], list[Path]]:
+def _read_parts(required: Sequence[str]) -> Sequence[str]:
+    """The required parts, and those that no frame has to have."""
+    return [part for part in _PLACES if part in required or part not in REQUIRED]
+
+
+def _frames_of(
+    folder: Path, sequence: str, required: Sequence[str]
+) -> tuple[list[FrameFiles], list[Path]]:
     by_id: dict[int, dict[str, Path]] = {}
     strangers: list[Path] = []
-    for part in _PLACES:
+    for part in _read_parts(required):
         room, prefix = _folder_of(folder, part)
         if room is None:
             continue
@@ -194,17 +207,32 @@ def read_frame(frame: FrameFiles) -> tuple[Frame, Repairs]:
     Raises:
         DataError: a missing or unreadable file, unequal sizes, NaN or infinite pixels.
     """
-    for part in REQUIRED:
+    planes, repairs = read_planes(frame, REQUIRED)
+    return Frame(**planes), repairs
+
+
+def read_planes(
+    frame: FrameFiles, required: Sequence[str]
+) -> tuple[dict[str, Float32], Repairs]:
+    """The parts of a frame by the names and in the form of `Frame`; of `REQUIRED` those alone that
+    are asked for.
+
+    Raises:
+        DataError: as `read_frame`.
+    """
+    for part in required:
         if part not in frame.files:
             have = ", ".join(sorted(path.name for path in frame.files.values()))
             raise DataError(f"frame {frame.name}: expected its {part} image, found only {have}.")
-    images = {part: read_image(path, CHANNELS[part]) for part, path in frame.files.items()}
-    size = images["target"].shape[:2]
+    read = [part for part in _read_parts(required) if part in frame.files]
+    images = {part: read_image(frame.files[part], CHANNELS[part]) for part in read}
+    first = "target" if "target" in required else "warped"
+    size = images[first].shape[:2]
     for part, image in images.items():
         path = frame.files[part]
         if image.shape[:2] != size:
             raise DataError(
-                f"{path}: expected {size[0]}x{size[1]} as in {frame.files['target'].name}, "
+                f"{path}: expected {size[0]}x{size[1]} as in {frame.files[first].name}, "
                 f"found {image.shape[0]}x{image.shape[1]}."
             )
         broken = int(np.count_nonzero(~np.isfinite(image)))
@@ -213,17 +241,19 @@ def read_frame(frame: FrameFiles) -> tuple[Frame, Repairs]:
                 f"{path}: expected finite values, found {broken} that are NaN or infinite."
             )
     hole = images["hole"] > 0.5
-    radiance = {part: images[part] for part in ("warped", "target")}
+    radiance: dict[str, Float32] = {
+        part: images[part] for part in ("warped", "target") if part in images
+    }
     negative = sum(int(np.count_nonzero(image < 0)) for image in radiance.values())
     in_holes = int(np.count_nonzero(radiance["warped"][hole[..., 0]]))
     # Adding 0 turns -0 into 0: a hole is compared with 0 and must print as 0.
     radiance = {part: np.maximum(image, 0) + np.float32(0) for part, image in radiance.items()}
     radiance["warped"] = np.where(hole, np.float32(0), radiance["warped"])
-    parts = {**images, **radiance, "hole": hole.astype(np.float32)}
+    parts: dict[str, Float32] = {**images, **radiance, "hole": hole.astype(np.float32)}
     planes = {
         part: np.ascontiguousarray(image.transpose(2, 0, 1)) for part, image in parts.items()
     }
-    return Frame(**planes), Repairs(negative, in_holes)
+    return planes, Repairs(negative, in_holes)
 
 
 def write_frame(root: Path, number: int, frame: Frame, suffix: str = ".exr") -> None:

@@ -47,7 +47,8 @@ class CapSettings(Settings):
     """How far the residual may go.
 
     absolute: scale = alpha * log_delta_max.
-    proportional: scale = log_delta_scale * denom, the patch's log range by `hdr.range`.
+    proportional: scale = log_delta_scale * denom, the patch's log range by `hdr.range`, at most
+    `LARGEST_CAP`.
     learnable: scale = low + (high - low) * sigmoid(theta), theta a parameter. predicted: the same,
     theta from a small network over statistics of the patch. These two start at scale_init and
     cannot leave [scale_low, scale_high].
@@ -127,6 +128,13 @@ class ClampSettings(Settings):
         return self.max if self.kind == "hard" else SOFT_KNEE * self.max
 
 
+def proportional_scale(cap: CapSettings, denom: Tensor) -> Tensor:
+    """The scale of `mode=proportional`, shaped as denom. No setting bounds a patch's range: one of
+    40 nat and a factor of 3 would let exp overflow.
+    """
+    return (cap.log_delta_scale * denom).clamp(max=LARGEST_CAP)
+
+
 def squash(kind: str, raw: Tensor) -> Tensor:
     """The raw output in (-1, 1)."""
     if kind == "softsign":
@@ -203,7 +211,7 @@ class CapScale(nn.Module):
         if cap.mode == "absolute":
             return torch.full_like(denom, cap.alpha * cap.log_delta_max)
         if cap.mode == "proportional":
-            return cap.log_delta_scale * denom
+            return proportional_scale(cap, denom)
         if cap.mode == "predicted":
             scale = self.output(F.silu(self.hidden(statistics)))
         else:

@@ -26,6 +26,7 @@ from models.hdr.cap import (
     CapSettings,
     ClampSettings,
     effective_cap,
+    proportional_scale,
     safety_clamp,
     squash,
 )
@@ -221,7 +222,7 @@ def largest_cap(settings: HeadSettings, denom: Tensor) -> Tensor:
     """
     cap = settings.cap
     if cap.mode == "proportional":
-        scale = cap.log_delta_scale * denom
+        scale = proportional_scale(cap, denom)
     elif cap.mode == "absolute":
         scale = torch.full_like(denom, cap.alpha * cap.log_delta_max)
     elif cap.mode == "unbounded":

@@ -257,7 +257,21 @@ class HdrPatchModel(nn.Module):
         the batch says where some samples lack occlusion or motion.
         """
         prepared = self.head.prepare(batch)
+        return self.head(self.raw(prepared, batch), prepared)
+
+    def raw(self, prepared: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """The network's output on what the head has prepared of a batch. [B, 3, H, W]"""
         parts = {part: batch.get(part) for part in ("occlusion", "motion")}
         known = {part: batch[f"{part}_known"] for part in parts if f"{part}_known" in batch}
-        raw = self.network(prepared["image"], prepared["hole"], **parts, known=known)
-        return self.head(raw, prepared)
+        return self.network(prepared["image"], prepared["hole"], **parts, known=known)
+
+    def completed(self, frame: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A frame's parts, with zeros for what is fed and it lacks, and word of it, where this
+        network can be told.
+        """
+        made, hole = dict(frame), frame["hole"]
+        for part in self.network.lacking:
+            if part not in frame:
+                made[part] = torch.zeros_like(hole).repeat(1, 2 if part == "motion" else 1, 1, 1)
+                made[f"{part}_known"] = torch.zeros_like(hole[:, :, :1, :1])
+        return made

@@ -22,7 +22,7 @@ from ray_jobs.sweeping.resume import stored_setup, what_changed
 from results.directory import read_sweep
 from settings.resolve import resolve
 from trainables.checkpoints.checkpoint import read_meta
-from trainables.hdr_patch import HdrPatchSettings
+from trainables.hdr_patch.system import HdrPatchSettings
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TRAININGS = {

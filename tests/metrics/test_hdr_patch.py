@@ -16,7 +16,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio
 
+from metrics.hdr_measures import mu_encoded, pu_encoded
 from metrics.hdr_patch import METRICS, MetricSettings, hdr_metrics
+from metrics.image import ssim_map
 from models.hdr.head import HeadSettings
 from settings.flat import flatten, leaves, replace
 from settings.schema import Settings, SettingsError
@@ -255,6 +257,20 @@ def test_ragged_batches_give_the_value_of_the_whole(cuts, seed):
         merged = metric.finish(sum(s for s, _ in parts), float(sum(c for _, c in parts)))
         whole = metric.finish(*_floats(metric.measure(prediction, batch, CLAMPED)))
         assert merged == pytest.approx(whole, rel=1e-9, nan_ok=True), metric.name
+
+
+def test_ssim_of_the_holes_is_that_of_each_encoding():
+    """Against the map of the whole image, whose holes alone count; the last image has none."""
+    prediction, batch = make_case()
+    images = {
+        "mu": [mu_encoded(x, 300.0, 0.8, 1e3) for x in (prediction["radiance"], batch["target"])],
+        "pu": [pu_encoded(x, 1e4, 1e3) for x in (prediction["radiance"], batch["target"])],
+    }
+    for encoding, data_range in (("mu", 1.0), ("pu", 256.0)):
+        similarity = ssim_map(*images[encoding], data_range).numpy()
+        holes = batch["hole"].numpy()
+        expected = np.mean([in_holes(similarity[i], holes[i]).mean() for i in (0, 1)])
+        assert value_of(f"hole_ssim_{encoding}", prediction, batch) == pytest.approx(expected)
 
 
 def test_names_are_unique_and_thresholds_name_columns():

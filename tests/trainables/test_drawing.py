@@ -6,7 +6,7 @@ import torch
 
 from trainables.conditioner.system import Conditioner
 from trainables.drawing import PICTURED, rows
-from trainables.hdr_patch import HdrPatch
+from trainables.hdr_patch.system import HdrPatch
 
 
 def test_rows_lie_below_each_other_and_show_the_first_images():

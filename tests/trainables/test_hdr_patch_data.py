@@ -17,7 +17,7 @@ from settings.flat import flatten, replace
 from settings.schema import SettingsError
 from trainables.checkpoints.restore import open_checkpoint
 from trainables.configured import Configured
-from trainables.hdr_patch import HdrPatch, HdrPatchSettings
+from trainables.hdr_patch.system import HdrPatch, HdrPatchSettings
 from trainables.loop import fit
 from trainables.run import LocalRun
 
@@ -58,7 +58,8 @@ def test_motion_that_some_frames_lack_is_masked_and_trains(tmp_path):
     """With a word of warning, and a channel that a checkpoint is opened with again."""
     settings = of_sequences(tmp_path / "data", "bc", **{"model.use_motion": True})
     prepared = SYSTEM.prepare(settings, tmp_path / "cache")
-    (warning,) = SYSTEM.loaders(settings, prepared).warnings
+    warning, other = SYSTEM.loaders(settings, prepared).warnings
+    assert "val.flicker stays empty" in other
     assert "2 of 4 frames have no motion" in warning
     fit(SYSTEM, settings, LocalRun(tmp_path / "run"), prepared)
     (newest,) = list((tmp_path / "run/checkpoints").glob("step-*2"))

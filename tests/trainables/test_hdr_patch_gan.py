@@ -13,7 +13,7 @@ from settings.flat import flatten, replace
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
 from trainables.contract.examined import SHORT
-from trainables.hdr_patch import HdrPatch
+from trainables.hdr_patch.system import HdrPatch
 from trainables.loop import fit
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.run import LocalRun

@@ -5,7 +5,7 @@ the ranks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -57,9 +57,13 @@ def evaluate(
     batches: Iterable[Mapping[str, Tensor]],
     settings: SystemSettings,
     worst: Worst | None = None,
+    read: Collection[str] | None = None,
 ) -> dict[str, float | None]:
     """Columns `val.<metric>` and `val.<prefix>.<term>`; None where nothing was counted or the
     value is not finite.
+
+    Args:
+        read: the columns that terms which are off are measured for; None for all.
 
     Sums and counts are added over batches and ranks before any root or ratio is taken, so the
     value does not depend on how the set is cut. Modules are in eval mode meanwhile. The generators
@@ -67,7 +71,10 @@ def evaluate(
     anew at every step.
     """
     totals: list[Tensor] | None = None
-    forwards = [(phase, in_validation(phase)) for phase in phases]
+    forwards = [
+        (phase, in_validation(phase), () if read is None else phase.composite.idle(read))
+        for phase in phases
+    ]
     seed_everything(VALIDATION_SEED, accelerator.device)
     with in_eval(modules):
         for batch in batches:
@@ -97,7 +104,7 @@ def in_eval(modules: Mapping[str, nn.Module]) -> Iterator[None]:
 def _measure(
     accelerator: Accelerator,
     modules: Mapping[str, nn.Module],
-    forwards: Sequence[tuple[Phase, Told]],
+    forwards: Sequence[tuple[Phase, Told, Collection[str]]],
     metrics: Sequence[Metric],
     batch: Mapping[str, Tensor],
     settings: SystemSettings,
@@ -108,7 +115,7 @@ def _measure(
     """
     vectors: list[Tensor] = []
     plain: Mapping[str, Tensor] = batch
-    for index, (phase, told) in enumerate(forwards):
+    for index, (phase, told, idle) in enumerate(forwards):
         batch = told(plain)
         with accelerator.autocast():
             prediction = phase.forward(modules, batch, settings)
@@ -119,7 +126,7 @@ def _measure(
                 if metric.measure not in measures:
                     measures[metric.measure] = sums_of(metric, prediction, batch, settings)
                 vectors.append(measures[metric.measure])
-        measured = phase.composite.measure(prediction, batch, settings)
+        measured = phase.composite.measure(prediction, batch, settings, idle)
         if index == 0 and worst is not None:
             worst.look(torch.stack(measured), prediction, batch)
         vectors.append(torch.cat(measured))

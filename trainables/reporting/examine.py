@@ -67,8 +67,7 @@ class Examiner(Generic[Tree, PreparedT]):
         own = {f"val.{column.name}" for column in self.columns}
         made = {each.column for each in run.derived if own.intersection(each.of)}
         self._all = frozenset(own | made)
-        read = {*run.columns, *([run.objective[0]] if run.objective else [])}
-        self._decides = not self._all.isdisjoint(read)
+        self._decides = not self._all.isdisjoint(run.read)
 
     def look(
         self, step: int, last: int, modules: Mapping[str, nn.Module]

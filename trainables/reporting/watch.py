@@ -53,6 +53,15 @@ class Watch:
         self.waited = 0
         self.streaks: dict[str, int] = {}
 
+    @property
+    def read(self) -> frozenset[str]:
+        """The columns of validation that the answers are made of, beside those of terms that are
+        on.
+        """
+        signs = self.health.measured if self.health is not None else ()
+        objective = self.objective[:1] if self.objective else ()
+        return frozenset((*(sign.column for sign in signs), *objective))
+
     def look(
         self, report: Report, before: Report, idle: Collection[str] = ()
     ) -> dict[str, float | str | None]:

@@ -129,6 +129,11 @@ class TrainSettings(Settings):
         unit="reports",
         low=0,
     )
+    measure_idle_terms: bool = setting(
+        True,
+        "validation also measures the terms that are off; false leaves their columns empty, but "
+        "for those that an objective, a constraint or a health sign reads",
+    )
     figures: bool = setting(True, "draw figures, as PNG files and into TensorBoard")
     seed: int = setting(0, "of initialisation, sample order and augmentation", low=0)
 

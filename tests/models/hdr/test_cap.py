@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.hdr.cap import (
+    LARGEST_CAP,
     SQUASH_LIMIT,
     CapSettings,
     ClampSettings,
@@ -60,6 +61,22 @@ def test_proportional_cap_is_the_percentile_range_of_valid_pixels(
     torch.testing.assert_close(
         prediction["log_delta"], prediction["cap"].expand_as(prediction["log_delta"])
     )
+
+
+def test_a_proportional_cap_ends_where_exp_is_safe(
+    make_batch: MakeBatch, head_with: HeadWith
+) -> None:
+    """A range of 60 nat and a factor of 3 would be a cap of 180: exp overflows at 88."""
+    head = head_with({"cap.mode": "proportional", "cap.log_delta_scale": 3.0, "epsilon": 1e-8})
+    batch = make_batch()
+    stops = torch.linspace(-60.0, 60.0, 32).exp2() * 1e-4
+    batch["warped"] = stops.expand_as(batch["warped"]) * (1.0 - batch["hole"])
+    prediction = head(torch.full((3, 3, 32, 32), 100.0), head.prepare(batch))
+    assert float(prediction["denom"].min()) > 30.0
+    torch.testing.assert_close(prediction["cap"], torch.full((3, 1, 1, 1), LARGEST_CAP))
+    assert torch.equal(largest_cap(head.settings, prediction["denom"]), prediction["cap"])
+    holes = prediction["radiance"][batch["hole"].expand(-1, 3, -1, -1) > 0]
+    assert bool(torch.isfinite(holes).all())
 
 
 def test_denom_does_not_see_the_hole(make_batch: MakeBatch) -> None:

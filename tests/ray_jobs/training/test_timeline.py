@@ -28,7 +28,7 @@ from settings.timeline import Stretch
 from trainables.checkpoints.changeable import check_changeable
 from trainables.conditioner.system import Conditioner
 from trainables.configured import Configured
-from trainables.hdr_patch import HdrPatch
+from trainables.hdr_patch.system import HdrPatch
 from trainables.loop import fit
 from trainables.run import LocalRun
 from trainables.system import load_system

@@ -14,7 +14,7 @@ from settings.schema import SettingsError
 from settings.stop_reasons import HEALTH, PATIENCE, STOP_REASON, HealthStop
 from trainables.checkpoints.checkpoint import find, read_meta
 from trainables.contract.examined import SHORT
-from trainables.hdr_patch import HdrPatch
+from trainables.hdr_patch.system import HdrPatch
 from trainables.loop import fit
 from trainables.reporting.watch import Watch, goes_on
 from trainables.run import LocalRun

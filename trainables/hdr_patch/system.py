@@ -29,13 +29,16 @@ from trainables.adversarial import check_critic, critic_modules, phases_with_cri
 from trainables.api import (
     Built,
     Composite,
+    Examination,
     Finding,
     Loaders,
+    Measures,
     Metric,
     Modules,
     OptimizerSettings,
     Phase,
     Reference,
+    Request,
     SettingsError,
     SystemBase,
     SystemSettings,
@@ -43,6 +46,8 @@ from trainables.api import (
     TrainSettings,
 )
 from trainables.drawing import rows
+from trainables.hdr_patch.fill import GENERATES, fill_folder
+from trainables.hdr_patch.flicker import flicker_examination, missing_pairs, with_flicker
 
 _SAMPLE_CROPS = 64
 """Crops that the pre-flight looks at."""
@@ -59,6 +64,11 @@ _UNTRAINABLE = (
 
 WARN_SHARE = 0.05
 """Share of unreachable hole targets above which the pre-flight speaks."""
+
+HOPELESS_SHARE = 0.999
+"""Share of unreachable hole targets from which on no training is worth its time: among 10^6 values
+a few always lie near the black that is reached.
+"""
 
 
 def _health() -> CapHealthSettings:
@@ -110,6 +120,7 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
     Settings = HdrPatchSettings
     prepare_reads = ("data.*",)
     refused = refused_keys()
+    generates = GENERATES
     small: Mapping[str, Any] = {
         "model.width": 4,
         "data.split": "time",
@@ -148,7 +159,11 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
             open_split(prepared, "train"),
             validation,
             notes=prepared.notes,
-            warnings=[*prepared.warnings, *_masked(settings, prepared)],
+            warnings=[
+                *prepared.warnings,
+                *_masked(settings, prepared),
+                *missing_pairs(settings.data),
+            ],
             test=test if len(test) else None,
             units={"validation": validation.units, "test": test.units},
             untrainable=_UNTRAINABLE if settings.data.split == "all" else "",
@@ -162,6 +177,11 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
     def metrics(self, settings: HdrPatchSettings, prepared: Prepared | None) -> Sequence[Metric]:
         return hdr_metrics(settings.metric)
 
+    def examinations(
+        self, settings: HdrPatchSettings, prepared: Prepared | None
+    ) -> Sequence[Examination]:
+        return (flicker_examination(),)
+
     def unit_key(self, settings: HdrPatchSettings) -> str:
         return unit_key(settings.data)
 
@@ -170,7 +190,9 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
     ) -> Mapping[str, Reference]:
         heads = {kind: dataclasses.replace(settings.hdr, prefill=kind) for kind in PREFILLS}
         return {
-            f"prefill_{kind}": Reference(partial(unchanged, head), f"the first guess {kind} alone")
+            f"prefill_{kind}": with_flicker(
+                Reference(partial(unchanged, head), f"the first guess {kind} alone")
+            )
             for kind, head in heads.items()
         }
 
@@ -181,6 +203,11 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
         given = batch["warped"].float() * (1.0 - batch["hole"].float())
         images, shown = (given, prediction["radiance"], batch["target"]), MetricSettings()
         return rows(*(mu_law(image.float(), shown.mu, shown.exposure) for image in images))
+
+    def generate(
+        self, settings: HdrPatchSettings, modules: Modules, request: Request
+    ) -> Measures:
+        return fill_folder(settings, modules["model"], request)
 
     def preflight(self, settings: HdrPatchSettings, prepared: Prepared) -> Sequence[Finding]:
         """Terms that cannot work, and the share of hole targets that the cap cannot reach
@@ -260,7 +287,7 @@ def _reach(settings: HdrPatchSettings, prepared: Prepared) -> Finding | None:
         f"{share:.0%} of the hole targets need a larger |log_delta| than the cap of "
         f"{float(cap[inside].max()):.1f} allows (004-M1); a cap of {enough:.1f} would reach all "
         f"but {WARN_SHARE:.0%}. Raise it, or give the holes a first guess: hdr.prefill=push_pull.",
-        hopeless=share == 1.0,
+        hopeless=share >= HOPELESS_SHARE,
     )
 
 
