@@ -62,3 +62,19 @@ def loop_steps(
     settings, prepared = prepared_settings(system, changes)
     training = Training(system, settings, LocalRun(directory), prepared)
     return timed_steps(training.one_step, batches_of(system, settings, prepared), steps)
+
+
+def validations(
+    system: System, changes: Mapping[str, Any], directory: Path
+) -> Callable[[], float]:
+    """A function that validates and returns the seconds of it; warmed up."""
+    settings, prepared = prepared_settings(system, changes)
+    training = Training(system, settings, LocalRun(directory), prepared)
+
+    def run() -> float:
+        began = time.perf_counter()
+        training.validate()
+        return time.perf_counter() - began
+
+    run()
+    return run
