@@ -68,7 +68,7 @@ def measured(directory, capsys):
 
 
 def check_near(found, stored, tolerance):
-    assert found.keys() == stored.keys()
+    assert found.keys() >= stored.keys(), "measures may come, and none may go"
     for column, value in stored.items():
         wide = any(part in column for part in ROUNDED)
         own = ROUNDED_ELSEWHERE if wide else tolerance
@@ -94,8 +94,9 @@ def test_a_training_goes_on_to_its_end(training, capsys):
     steps = [json.loads(line)["step"] for line in after[len(before) - 1 :]]
     assert steps[0] == stored["evaluated"]["step"] < steps[1]
     assert steps[-1] == stored["resumed"]["step"]
-    columns = {tuple(json.loads(line)) for line in after}
-    assert len(columns) == 1, "in every report, before and after"
+    columns = [json.loads(line).keys() for line in after]
+    assert all(each >= columns[0] for each in columns), "in every report, before and after"
+    assert all(each == columns[-1] for each in columns[len(before) :])
     check_near(measured(directory, capsys), stored["resumed"], TRAINED_ELSEWHERE)
 
 

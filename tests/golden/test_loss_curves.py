@@ -51,7 +51,7 @@ def is_kept(column):
     """Loss terms of training and validation, and the gradient norm; the rest is settings."""
     if column.endswith((".weight", ".share", ".total")):
         return False
-    if column.endswith((".lr", ".skipped_steps")):
+    if column.endswith((".lr", ".skipped_steps", "_seconds")):
         return False
     return column.startswith(("train.", "val.loss.", "val.critic."))
 

@@ -67,7 +67,7 @@ def test_motion_that_some_frames_lack_is_masked_and_trains(tmp_path):
     assert network.lacking == ("motion",)
     assert network.stem.conv.weight.shape[1] == 7
     unused = replace(settings, {"model.use_motion": False})
-    assert SYSTEM.loaders(unused, prepared).warnings == []
+    assert SYSTEM.loaders(unused, prepared).warnings == [other]
     assert SYSTEM.build(unused, prepared).modules["model"].network.lacking == ()
 
 

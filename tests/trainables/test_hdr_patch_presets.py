@@ -16,7 +16,7 @@ from ray_jobs.sweeping.planning import new_setup
 from settings.flat import flatten
 from settings.resolve import resolve
 from settings.schema import SettingsError
-from trainables.hdr_patch import HdrPatch
+from trainables.hdr_patch.system import HdrPatch
 
 SYSTEM = HdrPatch()
 STEPS = 60_000
