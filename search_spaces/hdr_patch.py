@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from search_spaces.domains import Choice, Domain, Integer, LogUniform, Uniform
 from search_spaces.space import Space
 
-POINTS = ("before", "document", "learnable", "mode_b", "prefill")
-"""The documented presets: the state before the document's changes, its final recommendation, and
-its variants.
+POINTS = ("before", "document", "prefill")
+"""The document's state before its changes, its final recommendation, and ours; its variants are
+arms (`benchmarks/arms/hdr_patch.yaml`).
 """
 
 _ON_OFF = (True, False)
@@ -35,6 +35,7 @@ CAPS = Space(
         "hdr.cap.alpha": 1.0,
         "hdr.clamp.enabled": False,
         "loss.log.kind": "smooth_l1",
+        "loss.log.beta": 2.0,
         **_ANCHOR,
     },
 )
@@ -75,7 +76,7 @@ _HEAD: dict[str, Domain] = {
 _LOSS: dict[str, Domain] = {
     "loss.log.weight": LogUniform(0.1, 10.0),
     "loss.log.kind": Choice(("l1", "smooth_l1", "charbonnier")),
-    "loss.log.beta": LogUniform(0.05, 1.0, when={"loss.log.kind": ("smooth_l1",)}),
+    "loss.log.beta": LogUniform(0.05, 10.0, when={"loss.log.kind": ("smooth_l1",)}),
     **_term("hole", 0.1, 50.0, {}),
     **_term("boundary", 0.1, 20.0, {}),
     **_term("edge", 0.1, 20.0, {}),
@@ -123,8 +124,9 @@ GAN = Space(
         "hdr.cap.log_delta_max": 6.0,
         "hdr.cap.alpha": 1.0,
         "hdr.clamp.enabled": False,
-        "loss.log.weight": 2.0,
+        "loss.log.weight": 5.0,
         "loss.log.kind": "smooth_l1",
+        "loss.log.beta": 2.0,
         **_ANCHOR,
     },
 )

@@ -16,6 +16,7 @@ ROOMS = (
 THE_PLACE = "settings/warning.py"
 
 ON_STDERR = {
+    "data/parallel.py": "the progress of a preparation, on a terminal",
     "ray_jobs/__init__.py": "an error",
     "ray_jobs/analyze.py": "errors",
     "ray_jobs/console.py": "an error",

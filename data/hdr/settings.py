@@ -31,9 +31,9 @@ class DataSettings(Settings):
     fold: int = setting(
         0, "turns the list of shots by so many times those of validation before it is cut", low=0
     )
-    frames: int = setting(30, "frames of the embedded sequence", low=3, high=100_000)
-    height: int = setting(128, "of an embedded frame", unit="pixels", low=32, high=8192)
-    width: int = setting(192, "of an embedded frame", unit="pixels", low=32, high=8192)
+    frames: int = setting(192, "frames of the embedded sequence", low=3, high=100_000)
+    height: int = setting(96, "of an embedded frame", unit="pixels", low=32, high=8192)
+    width: int = setting(128, "of an embedded frame", unit="pixels", low=32, high=8192)
     seed: int = setting(0, "of the embedded sequence", low=0)
     crop: int = setting(64, "side of a crop, a multiple of 16", unit="pixels", low=32, high=4096)
     stride: int = setting(32, "step between crops", unit="pixels", low=1, high=4096)
@@ -42,13 +42,13 @@ class DataSettings(Settings):
         16, "most crops of a frame; of its crops the half with most holes is kept", low=1
     )
     validation_share: float = setting(
-        0.1, "share of the shots (or frames), after those of training", low=0.0, high=0.9
+        0.125, "share of the shots (or frames), after those of training", low=0.0, high=0.9
     )
     test_share: float = setting(
-        0.1, "share of the shots (or frames), the last ones", low=0.0, high=0.9
+        0.125, "share of the shots (or frames), the last ones", low=0.0, high=0.9
     )
     validation_crops: int = setting(
-        64, "crops in the fixed validation subset, evenly spaced; 0 takes all", low=0
+        0, "crops in the fixed validation subset, evenly spaced; 0 takes all", low=0
     )
     flips: bool = setting(True, "flip half of the training crops left to right")
     scale: float = setting(1.0, "radiance is divided by this", low=1e-9, high=1e9)

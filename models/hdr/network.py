@@ -40,7 +40,10 @@ class ModelSettings(Settings):
         0.5, "weight of the gates over H, W and channels", low=0.0, high=4.0
     )
     use_occlusion: bool = setting(False, "feed the occlusion mask as a channel")
-    use_motion: bool = setting(False, "feed the residual motion as two channels")
+    use_motion: bool = setting(False, "feed the motion of the pixels as two channels")
+    motion_in_holes: bool = setting(
+        False, "feed it in holes too, whose surface the view before has not seen"
+    )
 
     @property
     def fed(self) -> tuple[str, ...]:
@@ -189,7 +192,7 @@ class GatedUNet(nn.Module):
             image: `image` of the head's `prepare`.
             occlusion: [B, 1, H, W], needed with `use_occlusion`.
             motion: [B, 2, H, W] in pixels, needed with `use_motion`; fed in cells of the coarsest
-                level.
+                level, as 0 in holes unless `motion_in_holes`.
             known: "occlusion" or "motion" -> 1 where a sample has it and 0 where it has zeros in
                 its place, [B, 1, 1, 1]; all have what is not named.
         """
@@ -198,7 +201,8 @@ class GatedUNet(nn.Module):
         if self.settings.use_occlusion:
             parts.append(_present("occlusion", occlusion))
         if self.settings.use_motion:
-            parts.append(_present("motion", motion) / STRIDE)
+            moves = _present("motion", motion) / STRIDE
+            parts.append(moves if self.settings.motion_in_holes else moves * (1.0 - hole))
         parts += self._where_known(hole, known)
 
         boundary = [boundary_map(image, hole)]

@@ -45,6 +45,7 @@ KEPT_BY_SWEEP = {
     "train.init_from": _SHARED,
     "train.external": _MACHINE,
     "train.test": _SHARED,
+    "train.measure_idle_terms": _SHARED,
     "train.loader_*": _MACHINE,
     "train.compile": _MACHINE,
     "train.channels_last": _MACHINE,

@@ -123,17 +123,19 @@ def test_a_killed_sweep_is_read(sweep):
 
 def test_settings_that_came_since_say_what_was_done(sweep):
     """Not their defaults; a preset that is given again on a resume does not change them."""
-    kept = {"data.split": "time"}
+    kept = {"data.split": "time", "model.motion_in_holes": True}
     newest = sweep / "trials/0002/checkpoints/step-00000008"
     assert kept.items() <= read_sweep(sweep).settings.items()
     assert kept.items() <= read_meta(newest)["settings"].items()
     setup = stored_setup(sweep)
     assert setup.configured.values["data.split"] == "time"
-    assert not [line for line in what_changed(setup, {"preset": "before"}, []) if "data" in line]
+    changes = what_changed(setup, {"preset": "before"}, [])
+    assert not [line for line in changes if any(key in line for key in kept)]
     file = sweep / "trials/0002/settings.json"
     for stored, split in ((True, "time"), (False, "shots")):
         resolved = resolve(HdrPatchSettings, "hdr_patch", file=file, stored=stored)
         assert resolved.settings.data.split == split
+        assert resolved.settings.model.motion_in_holes is stored
 
 
 def test_a_name_that_was_is_read_as_the_one_that_is(sweep):

@@ -21,6 +21,7 @@ from settings.schema import Settings
 NAME = "hdr_patch"
 
 CURVE = {
+    "model.use_motion": False,
     "train.steps": 24,
     "hdr.prefill": "zero",
     "hdr.cap.mode": "learnable",

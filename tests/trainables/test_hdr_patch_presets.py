@@ -109,7 +109,7 @@ def test_two_points_differ_in_this_alone(one, other, keys):
 
 def test_no_rung_lies_before_the_documents_schedule_is_over():
     setup = new_setup(SweepOptions(system="hdr_patch"))
-    assert setup.plan.last_change == 0.2 * 180
+    assert setup.plan.last_change == 0.2 * SYSTEM.Settings().train.steps
     hole = composite_of("before").settings.hole.schedule
     assert last_change_step(hole, STEPS) == 12_000
 

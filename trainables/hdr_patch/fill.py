@@ -14,6 +14,7 @@ from data.files import DataError
 from data.hdr.files import INPUTS, FrameFiles, find_frames, read_planes, write_image
 from metrics.hdr_measures import MetricSettings
 from models.hdr.exposure import mu_law
+from models.hdr.network import HdrPatchModel
 from models.hdr.tiling import fill_frame
 from settings.schema import Settings, SettingsError, setting
 from trainables.api import Generates, Measures, Request
@@ -57,7 +58,7 @@ GENERATES = Generates(
 )
 
 
-def fill_folder(settings: Any, model: Any, request: Request) -> Measures:
+def fill_folder(settings: Any, model: HdrPatchModel, request: Request) -> Measures:
     """Writes `filled-<id>.exr` (linear radiance, fp32) for every frame that is given, and, where
     they are asked for, `warped-<id>.png` and `filled-<id>.png`, in the frame's own sub-folder.
 
@@ -104,7 +105,11 @@ def fill_folder(settings: Any, model: Any, request: Request) -> Measures:
 
 
 def _one_frame(
-    settings: Any, model: Any, entry: FrameFiles, frame: dict[str, Tensor], request: Request
+    settings: Any,
+    model: HdrPatchModel,
+    entry: FrameFiles,
+    frame: dict[str, Tensor],
+    request: Request,
 ) -> tuple[float, float]:
     """Fills a frame, writes it, and returns its seam."""
     options: FillOptions = request.options

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,9 @@ class HdrPatchSettings(SystemSettings):
     sizes.
     """
 
-    model: ModelSettings = field(default_factory=lambda: ModelSettings(width=8))
+    model: ModelSettings = field(
+        default_factory=lambda: ModelSettings(width=8, use_motion=True)
+    )
     hdr: HeadSettings = field(default_factory=HeadSettings)
     discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
     loss: LossSettings = field(default_factory=LossSettings)
@@ -93,14 +95,14 @@ class HdrPatchSettings(SystemSettings):
     metric: MetricSettings = field(default_factory=MetricSettings)
     health: CapHealthSettings = field(default_factory=_health)
     optimizer: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(lr=2e-3, beta2=0.98, eps=1e-6, warmup=0.05)
+        default_factory=lambda: OptimizerSettings(lr=4e-3, beta2=0.98, eps=1e-6, warmup=0.05)
     )
     critic_optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=2e-3, beta1=0.5, weight_decay=0.0)
     )
     train: TrainSettings = field(
         default_factory=lambda: TrainSettings(
-            steps=180, batch_size=8, report_every=30, validation_batch_size=16
+            steps=300, batch_size=8, report_every=50, validation_batch_size=16
         )
     )
 
@@ -207,7 +209,7 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
     def generate(
         self, settings: HdrPatchSettings, modules: Modules, request: Request
     ) -> Measures:
-        return fill_folder(settings, modules["model"], request)
+        return fill_folder(settings, cast(HdrPatchModel, modules["model"]), request)
 
     def preflight(self, settings: HdrPatchSettings, prepared: Prepared) -> Sequence[Finding]:
         """Terms that cannot work, and the share of hole targets that the cap cannot reach

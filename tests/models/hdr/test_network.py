@@ -118,6 +118,16 @@ def test_optional_channels_are_read_and_demanded(make_batch: MakeBatch) -> None:
         network(image, hole, batch["occlusion"])
 
 
+def test_what_moves_in_a_hole_is_fed_on_demand_only(make_batch: MakeBatch) -> None:
+    batch = make_batch(2)
+    image, hole, motion = torch.rand(2, 3, 32, 32), batch["hole"], batch["motion"]
+    elsewhere = torch.where(hole > 0, motion + 8.0, motion)
+    for fed in (False, True):
+        network = GatedUNet(ModelSettings(width=8, use_motion=True, motion_in_holes=fed))
+        still, moved = (network(image, hole, motion=each) for each in (motion, elsewhere))
+        assert torch.equal(still, moved) is not fed
+
+
 def test_a_channel_says_where_motion_is_known(make_batch: MakeBatch) -> None:
     """Built only where the data lacks some, of what is fed."""
     torch.manual_seed(0)

@@ -59,7 +59,8 @@ def test_without_motion_the_column_is_empty_and_a_note_says_why(tmp_path):
     for path in (tmp_path / "frames" / "motion").iterdir():
         path.unlink()
     (tmp_path / "frames" / "motion").rmdir()
-    settings = tree(**{"data.source": "folder", "data.root": str(tmp_path / "frames")})
+    folder = {"data.source": "folder", "data.root": str(tmp_path / "frames")}
+    settings = tree(**folder, **{"model.use_motion": False})
     prepared = SYSTEM.prepare(settings, tmp_path / "cache")
     (warning,) = SYSTEM.loaders(settings, prepared).warnings
     assert "val.flicker stays empty" in warning and "motion/motion-<id>" in warning
