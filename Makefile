@@ -58,7 +58,7 @@ $(STAMP): setup.cfg pyproject.toml
 	@touch $(STAMP)
 
 sweep: $(STAMP)  ## a sweep on this machine: make sweep SYSTEM=hdr_patch ARGS="--trials 20"
-	$(RUN) -m ray_jobs.sweep $(SYSTEM) $(ARGS)
+	$(RUN) -m ray_jobs.sweep $(SYSTEM) --trials 12 --test $(ARGS)
 
 # pytest exits with 5 when ARGS select no test.
 test: $(STAMP)  ## all tests that need no GPU

@@ -37,7 +37,7 @@ _SUPERSAMPLING = (
 )
 _SAME_DEPTH = 0.05  # relative difference up to which two depths are one surface
 _FOCAL = 0.5  # in frame widths: a field of view of 90 degrees
-
+_LEAST_DEPTH = 0.1  # below it a point counts as so far ahead; the nearest sphere has 1.2
 
 @dataclass(frozen=True)
 class Scene:
@@ -224,7 +224,8 @@ def _look_up(
 
 
 def frame_pair(scene: Scene, first: Camera, second: Camera, size: int) -> Frame:
-    """The first view warped forward into the second, and the second view as target.
+    """The first view warped forward into the second, the second view as target, and how each pixel
+    of the second has moved since the first.
 
     Each sample of the first view is projected into the second and tested against that view's
     depth buffer; a pixel is the mean of the samples that pass. Where none does, nothing that the
@@ -246,7 +247,17 @@ def frame_pair(scene: Scene, first: Camera, second: Camera, size: int) -> Frame:
     mean = np.stack(total) / np.maximum(count, 1)
     warped = mean.reshape(3, size, size).astype(np.float32)
     hole = (count == 0).reshape(1, size, size).astype(np.float32)
-    return Frame(warped, hole, np.ascontiguousarray(target.transpose(2, 0, 1)))
+    # Where the first camera has what the second sees; what it has behind it is in a hole.
+    before = (surface.reshape(-1, 3) - first.position) @ first.rotation
+    origin = before[:, :2] / np.maximum(before[:, 2:], _LEAST_DEPTH) * _FOCAL + 0.5
+    place = np.stack(np.meshgrid(*[np.arange(size) + 0.5] * 2), axis=-1)
+    motion = place - origin.reshape(size, size, 2) * size
+    return Frame(
+        warped,
+        hole,
+        np.ascontiguousarray(target.transpose(2, 0, 1)),
+        motion=np.ascontiguousarray(motion.transpose(2, 0, 1), dtype=np.float32),
+    )
 
 
 def render_map(path: Path, root: Path, size: int, frames: int, seed: tuple[int, ...]) -> None:

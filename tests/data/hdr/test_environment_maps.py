@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from data.files import DataError
 from data.hdr.dataset import open_split, prepare
@@ -92,6 +93,19 @@ def test_warped_pixels_are_zero_in_holes_and_the_target_elsewhere(pairs):
         ratio = np.log(frame.warped[:, ~hole] / frame.target[:, ~hole])
         assert np.abs(ratio).mean() < 0.01
         assert np.quantile(np.abs(ratio), 0.99) < 0.1
+
+
+def test_motion_leads_back_to_the_first_view(pairs):
+    """Its radiance there, between the pixels, is what a valid pixel shows."""
+    for scene, first, _, frame in pairs:
+        seen, _ = render(scene, first, SIZE)
+        x, y = np.meshgrid(*[np.arange(SIZE)] * 2) - frame.motion.astype(float)
+        valid = frame.hole[0] == 0
+        back = ndimage.map_coordinates(np.log(seen[..., 0]), [y, x], order=1, mode="nearest")
+        error = np.abs(back - np.log(frame.target[0]))[valid]
+        still = np.abs(np.log(seen[..., 0]) - np.log(frame.target[0]))[valid]
+        assert np.median(error) < 0.2 * np.median(still)
+        assert np.abs(frame.motion[:, valid]).max() < SIZE
 
 
 def test_holes_are_what_the_first_camera_did_not_see(pairs):
