@@ -81,11 +81,10 @@ def check_refused(cluster, kit, demand, needed):
 
 @API_SERVER
 class TestWithApiServer:
-    def test_stopped_trials_make_room(self, cluster, kit):
+    def test_a_stopped_trial_gives_everything_back(self, cluster, kit):
         """As below, where Ray's own clean-up could do it."""
         directory = cluster.place / "sweep"
-        sweep(cluster, kit, directory, "--trials", 3, "--max-concurrent", 1)
-        assert trained_after_a_stop(kit.events(directory))
+        sweep(cluster, kit, directory, "--trials", 2, "--max-concurrent", 1)
         check_stopped(directory)
         check_given_back(cluster, kit)
 

@@ -41,18 +41,6 @@ def run(cluster, way, directory, *options, status=0):
     return ran
 
 
-def test_a_training_on_a_group_is_the_plain_one(cluster, kit, tmp_path):
-    plain, group = tmp_path / "plain", tmp_path / "group"
-    common = (kit.TOY, *COMMON)
-    assert train.main([*common, "--dir", str(plain), "--no-ray", "train.batch_size=8"]) == 0
-    run(cluster, "group", group, *common)
-    curves = (
-        pd.read_json(directory / "reports.jsonl", lines=True)[["step", "val.mse"]]
-        for directory in (plain, group)
-    )
-    pd.testing.assert_frame_equal(*curves, rtol=1e-5)
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_a_training_in_stages_is_the_plain_one(cluster, kit, tmp_path, way):
     common = (kit.TOY, *COMMON, *STAGES)
