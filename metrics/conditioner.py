@@ -44,11 +44,19 @@ class VaeNode(Protocol):
         """The end of the range to which the training targets are scaled."""
 
 
+class ModelNode(Protocol):
+    def bound(self, targets_reach: float) -> float:
+        """The largest output of the network, in the units of targets that end at that."""
+
+
 class LatentTree(Protocol):
     """What is read of a system's settings."""
 
     @property
     def vae(self) -> VaeNode: ...
+
+    @property
+    def model(self) -> ModelNode: ...
 
 
 # The decoded field
@@ -141,11 +149,12 @@ def view_distance(prediction: Tensors, batch: Tensors, settings: object) -> Meas
 
 
 def beyond(limit: str, prediction: Tensors, batch: Tensors, settings: LatentTree) -> Measured:
-    """How many target numbers exceed `vae.reach`, the end of the training targets (`reach`), or 1,
-    tanh's end (`one`).
+    """How many target numbers exceed `vae.reach`, the end of the training targets (`reach`), or
+    the end of what the network can put out (`bound`).
     """
     # A training target at the end of the range is inside, whatever its rounding.
-    most = settings.vae.reach * (1.0 + 1e-5) if limit == "reach" else 1.0
+    reach = settings.vae.reach
+    most = reach * (1.0 + 1e-5) if limit == "reach" else settings.model.bound(reach)
     targets = torch.cat([batch[kind].flatten() for kind in ("main", "hier")])
     return (targets.abs() > most).sum().double(), counted(targets)
 
@@ -239,7 +248,8 @@ _DIAGNOSTICS = (
         name="unreachable_share",
         unit="",
         mode=None,
-        measure=functools.partial(beyond, "one"),
-        help="share of the validation targets beyond 1, which tanh cannot reach",
+        measure=functools.partial(beyond, "bound"),
+        help="share of the validation targets that the network's tanh cannot reach",
+        reads=("vae.reach", "model.reach"),
     ),
 )

@@ -4,11 +4,11 @@ Only ratios of weights matter under Adam, so the hierarchical squared error is t
 and the source's 10:1 is a weight of 10 for the main one. Weights are searched only without a
 balancer; with one a term is on or off.
 
-Three of the source's tunables are in no space. The range of the targets (`vae.reach`) is read by
-the preparation that all trials share: one sweep for each value. The length (`train.steps`, its
-epochs) determines the sweep's rungs and schedules. The rules that end a training
-(`train.patience`, `train.overfit_ratio`) are in `training` alone: they save time and improve no
-trial.
+The source's range of the targets is `model.reach`, which stretches the network's outputs instead:
+targets, terms and metrics keep the units of `vae.reach`, which all trials share. Two of its
+tunables are in no space: the length (`train.steps`, its epochs) determines the sweep's rungs and
+schedules, and the rules that end a training (`train.patience`, `train.overfit_ratio`) are in
+`training` alone: they save time and improve no trial.
 """
 
 from __future__ import annotations
@@ -86,6 +86,10 @@ _MODEL: dict[str, Domain] = {
     "model.spectral_norm": Choice(_ON_OFF),
     "model.head_gain": LogUniform(0.01, 1.0),
     "model.output_scale": Choice((0.0, 0.1, 1.0)),
+    # Half of the latents' numbers, the source's, and more.
+    "model.trunk_width": Choice((0, 64, 128, 256)),
+    "model.head_width": Choice((0, 64, 128, 256)),
+    "model.reach": Uniform(0.5, 0.95),
 }
 
 

@@ -27,7 +27,8 @@ RENAMED: Mapping[str, str] = {
 """Name that was -> name that is: sweeps and checkpoints keep the one that they were made under."""
 
 BEFORE: Mapping[str, Mapping[str, Any]] = {
-    "hdr_patch": {"data.split": "time", "model.motion_in_holes": True}
+    "hdr_patch": {"data.split": "time", "model.motion_in_holes": True},
+    "conditioner": {"model.trunk_width": 0, "model.head_width": 0, "model.reach": 0.0},
 }
 """System -> settings that it has got since, with the values that say what was done before them,
 where these are not the defaults: stored settings without such a key keep what they were made by.

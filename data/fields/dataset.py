@@ -74,7 +74,7 @@ class DataSettings(Settings):
         0, "grey values above become white, others black; 0 keeps them", low=0, high=254
     )
     count: int = setting(
-        400, "of generated samples for training and validation", low=2, high=1_000_000
+        1200, "of generated samples for training and validation", low=2, high=1_000_000
     )
     test_count: int = setting(
         80, "of generated samples for a test, in addition to data.count", low=0, high=1_000_000

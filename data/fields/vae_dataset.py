@@ -42,7 +42,7 @@ class DataSettings(Settings):
     )
     split_seed: int = setting(0, "of the random split", low=0)
     count: int = setting(
-        400, "embedded samples for training and validation", low=4, high=1_000_000
+        1200, "embedded samples for training and validation", low=4, high=1_000_000
     )
     test_count: int = setting(
         80, "embedded samples for a test, in addition to data.count", low=0, high=1_000_000

@@ -324,8 +324,3 @@ class FrozenDecoder(nn.Module):
 
     def forward(self, main: Tensor, hier: Tensor) -> Tensor:
         return self.decode(main, hier)
-
-    def set_reach(self, reach: float) -> None:
-        """Adapts to latents that are scaled to another range, +- `reach`."""
-        self.main_scaler.reach.fill_(reach)
-        self.hier_scaler.reach.fill_(reach)

@@ -19,6 +19,9 @@ from settings.schema import Settings, SettingsError, setting
 SMALLEST_MAP = 2
 """Pixels a side of the last stage's map: GroupNorm of one pixel and one channel is a constant."""
 
+LEAST_REACH = 0.1
+"""Of `model.reach`, as of `vae.reach`: below it tanh is a straight line."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(Settings):
@@ -67,6 +70,27 @@ class ModelSettings(Settings):
         low=0.01,
         high=1.0,
     )
+    trunk_width: int = setting(
+        0,
+        "units of each head's first layer; 0 for as many as the main latent has numbers, the "
+        "source's",
+        low=0,
+        high=4096,
+    )
+    head_width: int = setting(
+        0,
+        "units of each head's hidden layer, the most directions in which its latents can vary; 0 "
+        "for half of its numbers, the source's",
+        low=0,
+        high=4096,
+    )
+    reach: float = setting(
+        0.7,
+        "the outputs are stretched so that the training targets end at +- this on tanh's scale; 0 "
+        "for vae.reach, no stretching",
+        low=0.0,
+        high=0.95,
+    )
     output_scale: float = setting(
         0.0,
         "start of a learnt factor before each tanh, for small first outputs; 0 for no factor",
@@ -74,11 +98,31 @@ class ModelSettings(Settings):
         high=10.0,
     )
 
+    def bound(self, targets_reach: float) -> float:
+        """The largest output, in the units of targets that end at +- `targets_reach`."""
+        return targets_reach / self.reach if self.reach else 1.0
+
     def check(self) -> None:
         if not 2 <= len(self.filters) <= 8:
             raise SettingsError(
                 f"model.filters takes 2 to 8 stages, not {len(self.filters)}: {self.filters}."
             )
+        if 0.0 < self.reach < LEAST_REACH:
+            raise SettingsError(
+                f"model.reach must be 0, for vae.reach, or at least {LEAST_REACH}, not "
+                f"{self.reach:g}."
+            )
+
+    def widths(self, main_size: int, outputs: int) -> dict[str, int]:
+        """The units of the layers that a head of `outputs` numbers passes through, each by what
+        sets it.
+        """
+        pooled = self.filters[-1] * self.pool_size**2
+        return {
+            "the last of model.filters times model.pool_size squared": pooled,
+            "model.trunk_width": self.trunk_width or main_size,
+            "model.head_width": self.head_width or max(1, outputs // 2),
+        }
 
     @property
     def stride(self) -> int:
@@ -162,15 +206,19 @@ class Stage(nn.Module):
 
 
 class Head(nn.Module):
-    """Trunk (linear - SiLU) and head (linear - SiLU - linear) of one kind of latent, then tanh.
+    """Trunk (linear - SiLU) and head (linear - SiLU - linear) of one kind of latent, then tanh
+    times `bound`.
 
     With `model.output_scale` the last layer's output is multiplied by a learnt scalar before the
-    tanh: small first outputs under spectral normalisation too, and the range stays (-1, 1).
+    tanh: small first outputs under spectral normalisation too, and the range stays as it is.
     """
 
-    def __init__(self, inputs: int, trunk: int, outputs: int, settings: ModelSettings) -> None:
+    def __init__(
+        self, main_size: int, outputs: int, settings: ModelSettings, bound: float
+    ) -> None:
         super().__init__()
-        hidden = max(1, outputs // 2)
+        self.bound = bound
+        inputs, trunk, hidden = settings.widths(main_size, outputs).values()
         self.trunk = _linear(inputs, trunk, settings)
         self.dropout = nn.Dropout(settings.dropout)
         self.hidden = _linear(trunk, hidden, settings, gain=settings.head_gain)
@@ -181,11 +229,11 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(F.silu(self.trunk(x)))
         x = self.output(F.silu(self.hidden(x))).float()
-        return torch.tanh(x if self.scale is None else self.scale * x)
+        return self.bound * torch.tanh(x if self.scale is None else self.scale * x)
 
 
 class ConditionerModel(nn.Module):
-    """Image [B, C, S, S] -> `main` [B, M] and `hier` [B, K, h], float32 in (-1, 1).
+    """Image [B, C, S, S] -> `main` [B, M] and `hier` [B, K, h], float32 in (-bound, bound).
 
     Spectral normalisation advances its power iteration (buffers of the state dict) by one in every
     forward in training mode. So a second pass in a step (of a paired view, of another micro-batch)
@@ -194,10 +242,15 @@ class ConditionerModel(nn.Module):
     Args:
         main_size: M.
         hier_shape: (K, h).
+        bound: `ModelSettings.bound` of the range that the targets are scaled to.
     """
 
     def __init__(
-        self, settings: ModelSettings, main_size: int, hier_shape: tuple[int, int]
+        self,
+        settings: ModelSettings,
+        main_size: int,
+        hier_shape: tuple[int, int],
+        bound: float = 1.0,
     ) -> None:
         super().__init__()
         self.settings, self.hier_shape = settings, tuple(hier_shape)
@@ -212,9 +265,8 @@ class ConditionerModel(nn.Module):
             for index, (inputs, outputs) in enumerate(pairwise((widths[0], *widths)))
         )
         codes, size = self.hier_shape
-        pooled = widths[-1] * settings.pool_size**2
-        self.main = Head(pooled, main_size, main_size, settings)
-        self.hier = Head(pooled, main_size, codes * size, settings)
+        self.main = Head(main_size, main_size, settings, bound)
+        self.hier = Head(main_size, codes * size, settings, bound)
 
     def forward(self, image: Tensor, collect: bool = False) -> dict[str, Tensor]:
         """With `collect` also `feature_0` .. : each stage's output [B, C_i, H_i, W_i].

@@ -20,6 +20,7 @@ from torchmetrics.functional.regression import (
 )
 
 from metrics.conditioner import MetricSettings, conditioner_metrics
+from models.fields.network import ModelSettings
 from settings.flat import leaves, replace
 from settings.schema import Settings, setting
 
@@ -36,6 +37,7 @@ class Vae(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Tree(Settings):
+    model: ModelSettings = field(default_factory=ModelSettings)
     vae: Vae = field(default_factory=Vae)
     metric: MetricSettings = field(default_factory=MetricSettings)
 
@@ -177,6 +179,9 @@ def test_targets_out_of_range():
     assert measured("unreachable_share", prediction, batch) == pytest.approx(1 / numbers)
     wide = replace(Tree(), {"vae.reach": 0.95})
     assert measured("out_of_range_share", prediction, batch, wide) == pytest.approx(1 / numbers)
+    # 0.7 / 0.76 is reached by a network whose tanh ends there, and 0.9 not.
+    tight = replace(Tree(), {"model.reach": 0.8})
+    assert measured("unreachable_share", prediction, batch, tight) == pytest.approx(2 / numbers)
 
 
 @pytest.mark.parametrize("name", BY_NAME)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.fields.seen import hashes_of, packed
 from data.fields.vae_dataset import (
     DataSettings,
     FieldData,
@@ -97,7 +98,9 @@ class FieldVae(SystemBase[FieldVaeSettings, Fields]):
 
     def build(self, settings: FieldVaeSettings, prepared: Fields) -> Built:
         _, length, nodes = prepared.shape
-        built = self.rebuild(settings, {"length": length, "nodes": nodes})
+        hashes = hashes_of(open_fields(Path(prepared.path)), np.array(prepared.train))
+        meta = {"length": length, "nodes": nodes, "trained_on": packed(hashes)}
+        built = self.rebuild(settings, meta)
         model: Any = built.modules["vae"]
         model.fit(prepared.low, prepared.high, lambda: blocks_of(prepared))
         return built

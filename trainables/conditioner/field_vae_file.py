@@ -22,12 +22,19 @@ from trainables.conditioner.field_vae import FieldVae
 _KEY = "weighbridge"
 
 
-def write_module(path: Path, module: FieldVaeModel | FrozenDecoder) -> None:
-    """Writes the module's file whole or not at all."""
+def write_module(
+    path: Path, module: FieldVaeModel | FrozenDecoder, trained_on: str = ""
+) -> None:
+    """Writes the module's file whole or not at all.
+
+    Args:
+        trained_on: the hashes of its training fields (`data.fields.seen.packed`).
+    """
     kind = {
         "network": flatten(module.settings),
         "length": module.length,
         "nodes": module.nodes,
+        "trained_on": trained_on,
     }
     tensors = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
     described = {_KEY: json.dumps(kind)}
@@ -43,7 +50,7 @@ def load_vae(path: Path) -> FieldVaeModel:
         CheckpointError: it is no VAE, or it is damaged.
     """
     if not path.is_dir():
-        settings, length, nodes, tensors = _read(path)
+        settings, length, nodes, tensors, _ = _read(path)
         vae = FieldVaeModel(settings, length, nodes)
         fill(vae, tensors, str(path))
         return vae.eval()
@@ -54,6 +61,19 @@ def load_vae(path: Path) -> FieldVaeModel:
             f"{path} is a checkpoint of {name}, not of {FieldVae.name}."
         )
     return open_checkpoint(newest).modules["vae"]  # type: ignore[return-value]
+
+
+def trained_on(path: Path) -> tuple[str, bool]:
+    """The hashes of the fields that `load_vae(path)` was trained on (`data.fields.seen.unpacked`),
+    and whether these are all: not in what an earlier version wrote, and not where
+    `train.init_from` brought weights of another training.
+    """
+    if not path.is_dir():
+        text = _read(path)[-1]
+        return text, bool(text)
+    meta = checkpoint.read_meta(_newest(path))
+    text = meta.get("built", {}).get("trained_on", "")
+    return text, bool(text) and not meta.get("init_from")
 
 
 def source_files(path: Path) -> list[Path]:
@@ -76,19 +96,21 @@ def load_decoder(path: Path) -> FrozenDecoder:
     Raises:
         CheckpointError: it is no decoder, or it is damaged.
     """
-    settings, length, nodes, tensors = _read(path)
+    settings, length, nodes, tensors, _ = _read(path)
     decoder = FrozenDecoder(settings, length, nodes)
     fill(decoder, tensors, str(path))
     return decoder.eval()
 
 
-def _read(path: Path) -> tuple[ModelSettings, int, int, dict[str, Tensor]]:
+def _read(path: Path) -> tuple[ModelSettings, int, int, dict[str, Tensor], str]:
+    """Network, T, N, tensors and the hashes of the training fields ("" where there are none)."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             kind = json.loads((file.metadata() or {})[_KEY])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         network = replace(ModelSettings(), kind["network"])
-        return network, kind["length"], kind["nodes"], tensors
+        seen = kind.get("trained_on", "")
+        return network, kind["length"], kind["nodes"], tensors, seen
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise checkpoint.CheckpointError(
             f"{path} cannot be read as a simulation VAE ({type(error).__name__}: {error}). Give a "

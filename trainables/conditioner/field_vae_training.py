@@ -28,7 +28,7 @@ from settings.paths import TrainingPaths
 from settings.schema import SettingsError, setting
 from trainables.checkpoints import checkpoint
 from trainables.conditioner.field_vae import FieldVae, FieldVaeSettings
-from trainables.conditioner.field_vae_file import load_vae, write_module
+from trainables.conditioner.field_vae_file import load_vae, trained_on, write_module
 from trainables.loop import fit
 from trainables.optimizing.optimizer import OptimizerSettings
 from trainables.run import LocalRun, Report
@@ -40,7 +40,9 @@ VAE_FILE, REQUEST_FILE = "vae.safetensors", "request.json"
 class VaeSettings(ModelSettings):
     """All that a system's `prepare` reads of its simulation VAE: the network and its training."""
 
-    steps: int = setting(150, "of its training", low=1)
+    steps: int = setting(
+        0, "of its training; 0 leaves it at the principal components (vae.linear)", low=0
+    )
     batch_size: int = setting(32, "fields per step of its training", low=1, high=65536)
     lr: float = setting(3e-4, "peak learning rate of its training", low=1e-9, high=1.0)
     beta: float = setting(
@@ -52,6 +54,14 @@ class VaeSettings(ModelSettings):
         "take this VAE instead of training one: a vae.safetensors, or the folder of a training or "
         "checkpoint of field_vae",
     )
+
+    def check(self) -> None:
+        super().check()
+        if not (self.steps or self.linear or self.checkpoint):
+            raise SettingsError(
+                "vae.linear=false leaves a VAE that knows nothing before its training, and "
+                "vae.steps is 0. Set vae.steps, or vae.linear=true."
+            )
 
     @property
     def network(self) -> ModelSettings:
@@ -101,11 +111,17 @@ def _train(vae: VaeSettings, fields_path: Path, train: np.ndarray, folder: Path)
     np.save(indices, train)
     tree = _tree(vae, fields_path, indices)
     system: Any = FieldVae()
-    run = LocalRun(folder / "training", resume=True, on_report=_report)
     prepared = system.prepare(tree, folder)
+    if not vae.steps:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(vae.seed)
+            built = system.build(tree, prepared)
+        write_module(folder / VAE_FILE, built.modules["vae"], built.meta["trained_on"])
+        return
+    run = LocalRun(folder / "training", resume=True, on_report=_report)
     fit(system, tree, run, prepared)
     newest = checkpoint.available(TrainingPaths(folder / "training").checkpoints)[-1]
-    write_module(folder / VAE_FILE, load_vae(newest))
+    write_module(folder / VAE_FILE, load_vae(newest), trained_on(newest)[0])
 
 
 def _report(report: Report) -> None:
@@ -133,7 +149,7 @@ def _tree(vae: VaeSettings, fields_path: Path, indices: Path) -> FieldVaeSetting
         {
             "data.fields": str(fields_path.absolute()),
             "data.train_indices": str(indices.absolute()),
-            "train.steps": vae.steps,
+            "train.steps": max(1, vae.steps),
             "train.batch_size": vae.batch_size,
             "train.report_every": max(1, vae.steps // 4),
             "train.seed": vae.seed,

@@ -52,6 +52,8 @@ from trainables.conditioner.field_latents import (
     scale_given,
     train_or_load,
 )
+from trainables.conditioner.field_vae_held_out import check_held_out
+from trainables.conditioner.findings import contradictions, narrow_heads
 from trainables.conditioner.references import references
 from trainables.drawing import rows, scaled
 
@@ -61,7 +63,9 @@ class ConditionerSettings(SystemSettings):
     """The defaults are the demo: CPU-sized. `--preset paper` has the document's sizes."""
 
     model: ModelSettings = field(
-        default_factory=lambda: ModelSettings(filters=(8, 16, 32, 64), norm_groups=4, pool_size=4)
+        default_factory=lambda: ModelSettings(
+            filters=(8, 16, 32, 64), norm_groups=4, pool_size=4, trunk_width=128, head_width=128
+        )
     )
     vae: VaeSettings = field(default_factory=VaeSettings)
     loss: LossSettings = field(default_factory=LossSettings)
@@ -76,7 +80,7 @@ class ConditionerSettings(SystemSettings):
     )
     train: TrainSettings = field(
         default_factory=lambda: TrainSettings(
-            steps=300,
+            steps=500,
             batch_size=32,
             report_every=50,
             validation_batch_size=80,
@@ -112,6 +116,7 @@ class Prepared:
         latents: a folder with main.npy [P, M] and hier.npy [P, K, h], scaled on training samples.
         meta: the shapes that the modules take (`Built.meta`).
         decoded: where the frozen decoder is, None for latents that were given.
+        warnings: of the VAE, in words.
     """
 
     arrays: Arrays
@@ -119,6 +124,7 @@ class Prepared:
     meta: Mapping[str, Any]
     notes: Mapping[str, float]
     decoded: Latents | None
+    warnings: Sequence[str] = ()
 
 
 class Conditioner(SystemBase[ConditionerSettings, Prepared]):
@@ -131,6 +137,8 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
     generates = Generates("a folder of images")
     small: Mapping[str, Any] = {
         "model.filters": (4, 8),
+        "model.trunk_width": 8,
+        "model.head_width": 8,
         "data.count": 24,
         "data.test_count": 6,
         "data.image_size": 16,
@@ -163,6 +171,11 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
         key = cache_key(arrays.folder, flatten(settings.vae), fields)
         folder = cache / f"conditioner-vae-{key}"
         vae = train_or_load(settings.vae, Path(arrays.fields), train, folder / "vae")
+        warnings: tuple[str, ...] = ()
+        if settings.vae.checkpoint:
+            held_out = {split: arrays.indices(split) for split in SPLITS[1:]}
+            unseen = folder / "unseen"
+            warnings = check_held_out(vae, Path(arrays.fields), train, held_out, unseen)
         latents = encode_all(vae, Path(arrays.fields), train, validation, folder / "latents")
         meta = {
             "main_size": settings.vae.main_size,
@@ -170,7 +183,7 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
             "length": latents.length,
             "nodes": latents.nodes,
         }
-        return Prepared(arrays, Path(latents.folder), meta, latents.notes, latents)
+        return Prepared(arrays, Path(latents.folder), meta, latents.notes, latents, warnings)
 
     def build(self, settings: ConditionerSettings, prepared: Prepared) -> Built:
         built = self.rebuild(settings, prepared.meta)
@@ -183,10 +196,12 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
 
     def rebuild(self, settings: ConditionerSettings, meta: Mapping[str, Any]) -> Built:
         main, hier = meta["main_size"], tuple(meta["hier_shape"])
-        modules: dict[str, nn.Module] = {"model": ConditionerModel(settings.model, main, hier)}
+        bound = settings.model.bound(settings.vae.reach)
+        network = ConditionerModel(settings.model, main, hier, bound)
+        modules: dict[str, nn.Module] = {"model": network}
         if "length" in meta:
-            network = settings.vae.network
-            modules["decoder"] = FrozenDecoder(network, meta["length"], meta["nodes"])
+            vae = settings.vae.network
+            modules["decoder"] = FrozenDecoder(vae, meta["length"], meta["nodes"])
         else:
             reach = settings.vae.reach
             scalers = {"main": RangeScaler((main,), reach), "hier": RangeScaler(hier, reach)}
@@ -253,7 +268,9 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
         return rows(true, predicted, 4.0 * (true - predicted).abs())
 
     def preflight(self, settings: ConditionerSettings, prepared: Prepared) -> Sequence[Finding]:
-        return [Finding(text) for text in contradictions(settings)]
+        train = prepared.arrays.indices("train")
+        narrow = narrow_heads(settings.model, prepared.latents, train)
+        return [Finding(text) for text in (*contradictions(settings), *narrow, *prepared.warnings)]
 
     def generate(
         self, settings: ConditionerSettings, modules: Modules, request: Request
@@ -311,33 +328,6 @@ def _other_view(
     prediction = judge(batch["paired"])
     judge.train(training)
     return {f"paired_{kind}": prediction[kind] for kind in ("main", "hier")}
-
-
-def contradictions(settings: ConditionerSettings) -> list[str]:
-    """Settings that cannot do what they were set for, in words."""
-    augment, problems = settings.augment, []
-    net = augment.net_probabilities
-    changes = (
-        net["flip"],
-        net["shift"] * augment.shift_pixels,
-        net["rotation"] * augment.rotation_degrees,
-        net["scale"] * augment.scale_change,
-        net["noise"] * augment.noise_sigma,
-    )
-    if settings.loss.consistency.is_on and not any(changes):
-        problems.append(
-            "loss.consistency is idle: no image is augmented, so there is no second view "
-            "(000-M12). Raise augment.outer_probability and that of a change (such as "
-            "augment.shift_probability), or switch the term off."
-        )
-    flips = net["flip"]
-    if flips and settings.data.source == "generated" and not settings.data.symmetric:
-        problems.append(
-            f"{flips:.0%} of the images are flipped, but generated fields change with the flip "
-            "(000-M13): their targets are wrong. Set data.symmetric=true, or "
-            "augment.flip_symmetric=false."
-        )
-    return problems
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import nn
 
 from models.fields.network import (
     ConditionerModel,
+    Head,
     ModelSettings,
     SqueezeExcite,
     Stage,
@@ -33,6 +34,37 @@ def test_parameters_at_the_documented_widths():
     assert count(ConditionerModel(ModelSettings(), 32, (3, 8))) == 1_268_180
     assert count(ConditionerModel(ModelSettings(spectral_norm=False), 32, (3, 8))) == 1_268_180
     assert count(ConditionerModel(ModelSettings(output_scale=0.1), 32, (3, 8))) == 1_268_182
+
+
+def test_heads_as_wide_as_they_are_set():
+    """0 is the source's: as many units as main numbers, then half of the head's own."""
+    source, wide = ModelSettings(), ModelSettings(trunk_width=48, head_width=20)
+    for settings, trunks, hidden in ((source, (32, 32), (16, 12)), (wide, (48, 48), (20, 20))):
+        model = ConditionerModel(settings, 32, (3, 8))
+        heads = model.main, model.hier
+        assert tuple(head.trunk.out_features for head in heads) == trunks
+        assert tuple(head.hidden.out_features for head in heads) == hidden
+
+
+def test_a_head_puts_out_as_many_directions_as_its_narrowest_layer_has_units():
+    torch.manual_seed(0)
+    head = Head(32, 32, ModelSettings(filters=(8, 8), trunk_width=40, head_width=5), 1.0).double()
+    before_tanh = torch.atanh(head(torch.randn(200, 8, dtype=torch.float64)).double())
+    assert torch.linalg.matrix_rank(before_tanh - before_tanh.mean(0), rtol=1e-4) == 5
+
+
+def test_a_reach_stretches_the_outputs():
+    """The targets of +- 0.7 come to lie at 0.5 on tanh's scale; 0 leaves them where they are."""
+    torch.manual_seed(0)
+    inputs = torch.randn(4, 8)
+    settings = ModelSettings(filters=(8, 8), reach=0.5)
+    plain, stretched = (Head(6, 6, settings, bound) for bound in (1.0, settings.bound(0.7)))
+    stretched.load_state_dict(plain.state_dict())
+    assert settings.bound(0.7) == pytest.approx(1.4)
+    torch.testing.assert_close(stretched.eval()(inputs), 1.4 * plain.eval()(inputs))
+    assert ModelSettings(reach=0.0).bound(0.5) == 1.0
+    with pytest.raises(SettingsError, match=r"at least 0\.1"):
+        ModelSettings(reach=0.05).check()
 
 
 def test_the_documented_shapes(net):

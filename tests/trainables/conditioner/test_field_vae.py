@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.fields.seen import unpacked
 from settings.flat import replace
 from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import open_checkpoint
@@ -112,7 +113,9 @@ def test_accumulated_micro_batches_equal_one_batch(tmp_path, make, trained):
 def test_a_checkpoint_opens_without_data(tmp_path, make, average):
     made = make(train__ema_decay=average)
     report, found = train(tmp_path, made)
-    assert found.meta["built"] == {"length": 8, "nodes": 16}
+    built = dict(found.meta["built"])
+    assert unpacked(built.pop("trained_on")).size == len(made[2].train)
+    assert built == {"length": 8, "nodes": 16}
     opened = open_checkpoint(found.path)
     assert not opened.modules["vae"].training
     kind = "ema.vae.module." if average else "module.vae."

@@ -10,18 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from models.fields.network import ModelSettings
 from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.planning import new_setup
 from settings.flat import leaves
 from settings.resolve import resolve
 from settings.schema import SettingsError
 from trainables.conditioner.field_vae import FieldVae
-from trainables.conditioner.system import (
-    Conditioner,
-    ConditionerSettings,
-    condition,
-    contradictions,
-)
+from trainables.conditioner.findings import contradictions, narrow_heads
+from trainables.conditioner.system import Conditioner, ConditionerSettings, condition
 from trainables.loop import fit
 from trainables.run import LocalRun
 
@@ -104,6 +101,25 @@ def test_contradictions_are_said_before_a_training(conditioner, changes, expecte
         text.startswith(begin) or begin in text
         for text, begin in zip(found, expected, strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("widths", "narrow"),
+    [((16, 16), []), ((3, 16), ["model.trunk_width"]), ((0, 2), ["model.head_width"])],
+)
+def test_heads_narrower_than_the_latents_are_named(tmp_path, widths, narrow):
+    """Main latents of rank 4 among 6 numbers, hierarchical ones of rank 3."""
+    rng = np.random.default_rng(0)
+    main = rng.normal(size=(50, 4)) @ np.linalg.qr(rng.normal(size=(6, 6)))[0][:4]
+    np.save(tmp_path / "main.npy", main)
+    np.save(tmp_path / "hier.npy", (rng.normal(size=(50, 3)) @ np.eye(3, 8)).reshape(50, 2, 4))
+    model = ModelSettings(filters=(4, 8), trunk_width=widths[0], head_width=widths[1])
+    found = narrow_heads(model, tmp_path, np.arange(50))
+    assert bool(found) == bool(narrow)
+    for name in narrow:
+        assert name in found[0]
+        assert "lies in 4 directions" in found[0]
+        assert f"{min(filter(None, widths))} units, its narrowest layer" in found[0]
 
 
 # The forward
@@ -246,12 +262,14 @@ def test_a_vae_of_ones_own_is_taken(conditioner, tmp_path):
     for name in ("main.npy", "hier.npy"):
         assert np.array_equal(np.load(given.latents / name), np.load(one.latents / name))
 
-    vae, folder = FieldVae(), tmp_path / "training"
+    vae, folder, indices = FieldVae(), tmp_path / "training", tmp_path / "train.npy"
+    np.save(indices, one.arrays.indices("train"))
     settings = resolve(
         vae.Settings,
         vae.name,
         overrides=[
             f"data.fields={one.arrays.fields}",
+            f"data.train_indices={indices}",
             *("model.filters=8,6", "model.main_size=4", "model.hier_size=4"),
             *("train.steps=4", "train.batch_size=4", "train.tensorboard=false"),
         ],

@@ -87,7 +87,7 @@ def test_fixed_weights_do_not_collapse(conditioner, tmp_path, capsys):
     assert history[-1]["health.weight_collapse"] is None
     assert "weight collapse" not in capsys.readouterr().err
     (phase,) = conditioner.system.phases(conditioner.settings(), None)
-    assert watched(phase).balanced == ()
+    assert watched(phase).balanced == {}
 
 
 def test_the_sources_names_are_in_the_event_file(conditioner, tmp_path):
