@@ -62,7 +62,12 @@ class Composite:
         node = getattr(self.settings, "balancer", None)
         if not isinstance(node, BalancerSettings):
             return FixedWeights()
-        return make_balancer(node, {k: term for k, term in self.terms.items() if self._is_on(k)})
+        on = {name: term for name, term in self.terms.items() if self._is_on(name)}
+        weights = {name: float(getattr(self.settings, name).weight) for name in on}
+        try:
+            return make_balancer(node, on, weights, self.terms)
+        except SettingsError as error:
+            raise SettingsError(f"{self.prefix}.{error}") from error
 
     def _is_on(self, name: str) -> bool:
         term: TermSettings = getattr(self.settings, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Columns = Mapping[str, float | str | None]
 """A report by column; None for what has no value."""
@@ -45,15 +45,15 @@ class Watched:
         prefix: of its terms (`loss`, `critic`).
         terms: those with a lower bound; the others have no meaningful ratio or share.
         gradient_norm: its column.
-        balanced: terms whose weight is a balancer's alone and has a meaningful size; none where
-            the weights are fixed.
+        balanced: terms whose weight is a balancer's, in a meaningful size, times this number; none
+            where the weights are fixed.
     """
 
     name: str
     prefix: str
     terms: tuple[str, ...]
     gradient_norm: str
-    balanced: tuple[str, ...] = ()
+    balanced: Mapping[str, float] = field(default_factory=dict)
 
     def named(self, sign: str) -> str:
         """The sign's name, with the phase's in front where it is not the first."""
@@ -171,10 +171,10 @@ def _largest_share(report: Columns, phase: Watched) -> tuple[str, float | None]:
 def _smallest_weight(report: Columns, phase: Watched) -> tuple[str, float | None]:
     """The smallest weight of the balanced terms, over their mean."""
     weights = {}
-    for term in phase.balanced:
+    for term, own in phase.balanced.items():
         weight = number(report, f"train.{phase.prefix}.{term}.weight")
         if weight is not None:
-            weights[term] = weight
+            weights[term] = weight / own
     mean = sum(weights.values()) / len(weights) if weights else 0.0
     if len(weights) < 2 or mean <= 0.0:
         return "", None

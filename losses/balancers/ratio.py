@@ -167,7 +167,8 @@ class InverseGradient(TermBalancer):
 
 class MagnitudeRatio(TermBalancer):
     """w_i = clamp(`ratio` * L_anchor / L_i, 1, `ratio_max`); the anchor, the first term that is
-    on, keeps its own weight.
+    on, keeps its own weight, and so does every term that is not among `adapts`, where it names
+    some (the document adapts the hierarchical error alone).
 
     000-M1: without the upper limit a small L_i gets a weight in the thousands, which its share of
     the loss hides; and the ratio is a plain number, no part of the graph. It is that of the step
@@ -176,11 +177,14 @@ class MagnitudeRatio(TermBalancer):
 
     kind = "magnitude_ratio"
 
-    def __init__(self, names: Sequence[str], ratio: float, ratio_max: float) -> None:
+    def __init__(
+        self, names: Sequence[str], ratio: float, ratio_max: float, adapts: Sequence[str] = ()
+    ) -> None:
         super().__init__(names)
         self.ratio, self.ratio_max = ratio, ratio_max
         self.anchor = self.names[0] if self.names else ""
-        self.keeps_weight_of = frozenset(self.names[:1])
+        self.adapted = frozenset(adapts or self.names) - {self.anchor}
+        self.keeps_weight_of = frozenset(self.names) - self.adapted
         self.values: dict[str, float] = dict.fromkeys(names, 1.0)
 
     def _balanced(self, active: Sequence[str]) -> dict[str, float]:
@@ -191,7 +195,7 @@ class MagnitudeRatio(TermBalancer):
         if anchor is None:
             return
         for name, loss in observed.losses.items():
-            if name != self.anchor:
+            if name in self.adapted:
                 ratio = self.ratio * anchor / (loss + TINY)
                 self.values[name] = min(max(ratio, 1.0), self.ratio_max)
 

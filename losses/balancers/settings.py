@@ -5,10 +5,11 @@ The kinds are in `losses.balancers.ratio` and `losses.balancers.learned`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from losses.balancers.base import Balancer, FixedWeights
+from losses.balancers.base import Balancer, FixedWeights, TermBalancer
+from losses.balancers.components import Componentwise, components, parse_groups
 from losses.balancers.learned import GradNorm, Softmax, Uncertainty
 from losses.balancers.ratio import (
     DynamicWeightAverage,
@@ -38,9 +39,10 @@ _TAKE_ANY_LOSS = ("fixed", "inverse_gradient")
 
 @dataclass(frozen=True, kw_only=True)
 class BalancerSettings(Settings):
-    """How the weights are computed. With any kind but fixed a term's own weight says only whether
-    the term is on (0: off), and schedules still multiply; magnitude_ratio keeps the weight of its
-    anchor, the first term that is on.
+    """How the weights are computed. With any kind but fixed and `base=ones` a term's own weight
+    says only whether the term is on (0: off); with `base=weights` what the kind computes is
+    multiplied by it, and the kind looks at losses and gradients that have it in them. Schedules
+    multiply with both. magnitude_ratio keeps the weight of its anchor, the first term that is on.
 
     softmax is the source document's learned weighter, kept as a negative example: it gives all
     weight to the smallest loss (000-M8).
@@ -51,6 +53,17 @@ class BalancerSettings(Settings):
         "who makes the weights; softmax is a negative example, its weights collapse onto the "
         "smallest loss",
         choices=KINDS,
+    )
+    base: str = setting(
+        "ones",
+        "what the computed weights multiply: ones, so that a term's own weight is idle, or the "
+        "terms' own weights",
+        choices=("ones", "weights"),
+    )
+    groups: tuple[str, ...] = setting(
+        (),
+        "terms that share one computed weight, NAME=TERM+TERM...; their loss is the sum of the "
+        "terms times their base. A term in none is a group of its own",
     )
     interval: int = setting(
         10,
@@ -88,6 +101,9 @@ class BalancerSettings(Settings):
         0.5, "magnitude_ratio: wanted size of a term over the anchor's", low=1e-4, high=1e4
     )
     ratio_max: float = setting(5.0, "magnitude_ratio: largest weight of a term", low=1.0, high=1e6)
+    adapts: tuple[str, ...] = setting(
+        (), "magnitude_ratio: the terms or groups that get a weight; none for all but the anchor"
+    )
     weight_max: float = setting(
         10.0,
         "inverse_gradient: weights lie in 1/weight_max .. weight_max before they are normalised",
@@ -96,14 +112,37 @@ class BalancerSettings(Settings):
     )
 
 
-def make_balancer(settings: BalancerSettings, terms: Mapping[str, Term]) -> Balancer:
-    """The balancer of the settings over the terms that are on.
+def make_balancer(
+    settings: BalancerSettings,
+    terms: Mapping[str, Term],
+    weights: Mapping[str, float] | None = None,
+    every: Collection[str] = (),
+) -> Balancer:
+    """The balancer of the settings.
+
+    Args:
+        terms: those that are on.
+        weights: of them, in the settings; 1 where None.
+        every: the names of all terms, which groups may have; those of `terms` where empty.
 
     Raises:
-        SettingsError: a term has no lower bound and the kind needs losses that are not negative.
+        SettingsError: a term has no lower bound and the kind needs losses that are not negative;
+            groups that are none, or `adapts` that names none.
     """
     _check_bounded(settings.kind, terms)
-    s, names = settings, tuple(terms)
+    groups = parse_groups(settings.groups, every or terms)
+    is_plain = settings.base == "ones" and not groups
+    if settings.kind == FixedWeights.kind:
+        return FixedWeights()
+    if is_plain:
+        return _make(settings, tuple(terms))
+    ones = dict.fromkeys(terms, 1.0)
+    of = components(groups, (weights or ones) if settings.base == "weights" else ones)
+    return Componentwise(_make(settings, tuple(of)), of)
+
+
+def _make(s: BalancerSettings, names: Sequence[str]) -> TermBalancer:
+    """A balancer, other than `fixed`, of what has these names."""
     temperature = s.temperature or PAPER_TEMPERATURES.get(s.kind, 1.0)
     if s.kind == "uncertainty":
         return Uncertainty(names, s.lr)
@@ -116,10 +155,19 @@ def make_balancer(settings: BalancerSettings, terms: Mapping[str, Term]) -> Bala
     if s.kind == "inverse_gradient":
         return InverseGradient(names, s.interval, s.decay, s.weight_max)
     if s.kind == "magnitude_ratio":
-        return MagnitudeRatio(names, s.ratio, s.ratio_max)
-    if s.kind == "softmax":
-        return Softmax(names, s.lr)
-    return FixedWeights()
+        _check_adapts(s.adapts, names)
+        return MagnitudeRatio(names, s.ratio, s.ratio_max, s.adapts)
+    return Softmax(names, s.lr)
+
+
+def _check_adapts(adapts: Sequence[str], names: Sequence[str]) -> None:
+    wrong = [name for name in adapts if name not in names[1:]]
+    if wrong:
+        raise SettingsError(
+            f"balancer.adapts: {', '.join(wrong)} is no term or group that is on, or is the "
+            f"anchor ({names[0] if names else 'none'}). It may name "
+            f"{', '.join(names[1:]) or 'none'}."
+        )
 
 
 def _check_bounded(kind: str, terms: Mapping[str, Term]) -> None:

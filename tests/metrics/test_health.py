@@ -14,7 +14,7 @@ from metrics.health_signs import SIGNS, Watched, overfit_ratio, readings
 
 TERMS = ("main", "hier", "spectral")
 FIXED = Watched("", "loss", TERMS, "train.grad_norm")
-BALANCED = Watched("", "loss", TERMS, "train.grad_norm", balanced=TERMS)
+BALANCED = Watched("", "loss", TERMS, "train.grad_norm", balanced=dict.fromkeys(TERMS, 1.0))
 CRITIC = Watched("critic", "critic", ("hinge", "penalty"), "train.critic.grad_norm")
 
 
@@ -140,8 +140,18 @@ def test_collapsed_weights_of_a_balancer_and_not_of_fixed_weights():
 def test_a_term_that_no_balancer_weighs_cannot_collapse():
     losses = dict.fromkeys(TERMS, 1.0)
     report = make_report(losses, {"main": 1.0, "hier": 1.0, "spectral": 1e-6})
-    watched = Watched("", "loss", TERMS, "train.grad_norm", balanced=("main", "hier"))
+    watched = Watched("", "loss", TERMS, "train.grad_norm", balanced={"main": 1.0, "hier": 1.0})
     assert names(report, phases=[watched]) == []
+
+
+def test_a_small_weight_of_ones_own_is_no_collapse():
+    """What the balancer makes of it counts: 0.01 and 0.6 of the terms' own weights."""
+    own = {"main": 10.0, "hier": 1.0, "spectral": 1e-4}
+    losses = {name: 1.0 / weight for name, weight in own.items()}
+    watched = Watched("", "loss", TERMS, "train.grad_norm", balanced=own)
+    assert names(make_report(losses, own), phases=[watched]) == []
+    made = {"main": 0.1, "hier": 1.0, "spectral": 1e-4}
+    assert names(make_report(losses, made), phases=[watched]) == ["weight_collapse"]
 
 
 def test_the_overfit_ratio_weighs_by_what_is_applied_now():

@@ -118,6 +118,32 @@ def test_a_balancer_sees_the_means_of_the_step_and_the_norms_of_their_gradients(
     assert len({observed.seed for observed in recorder.seen.values()}) == 3
 
 
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 1), (2, 4)])
+def test_a_balancer_of_groups_sees_the_sum_of_each_and_the_norm_of_its_gradient(
+    toys, tmp_path, batch_size, accumulate
+):
+    recorder = Recorder()
+    recorder.components = {"both": {"squared": 2.0, "absolute": 0.5}}
+    system = watched(toys.Toy, recorder, deep=True)
+    changes = {"train__batch_size": batch_size, "train__accumulate": accumulate}
+    tree = toys.settings(system, loss__absolute__weight=0.01, **changes)
+    training = Training(system, tree, LocalRun(tmp_path), None)
+    model = Two()
+    model.load_state_dict(training.modules["model"].state_dict())
+    parts = list(batches_of(system, tree, 0))
+    batch = {key: torch.cat([piece[key] for piece in parts]) for key in parts[0]}
+    training.one_step(parts)
+    pairs = {
+        name: term({"y": model(batch["x"])}, batch, tree)
+        for name, term in training.phases[0].composite.terms.items()
+    }
+    loss = sum(recorder.components["both"][name] * s / n for name, (s, n) in pairs.items())
+    found = torch.autograd.grad(loss, list(model.parameters()))
+    norm = float(torch.cat([g.flatten() for g in found]).norm())
+    assert recorder.seen[0].losses == {"both": pytest.approx(float(loss.detach()), rel=1e-5)}
+    assert recorder.seen[0].norms == {"both": pytest.approx(norm, rel=1e-5)}
+
+
 def test_looking_at_the_gradients_does_not_change_the_step(toys, tmp_path):
     """With weights held at 1 the gradients are taken and change nothing."""
     ones = {"loss__squared__weight": 1.0, "loss__absolute__weight": 1.0, "model__dropout": 0.3}
@@ -241,7 +267,7 @@ def test_a_norm_that_overflowed_alone_is_never_observed(toys, tmp_path):
     (update,) = Training(system, toys.settings(system), LocalRun(tmp_path), None).updates
     for step, norm in enumerate((1.0, float("inf"), float("nan"))):
         update.balancing.show(
-            {"squared": 1.0}, {"squared": 2.0}, {"squared": norm}, seed=0, step=step
+            {"squared": 1.0}, {"squared": 2.0}, [norm], ["squared"], {"squared": 1.0}, 0, step
         )
     assert {step: seen.losses for step, seen in recorder.seen.items()} == {0: {"squared": 0.5}}
 

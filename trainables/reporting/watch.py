@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from losses.balancers.base import FixedWeights
+from losses.balancers.components import Components
+from losses.composite import Composite
 from losses.terms import TermSettings
 from metrics.health import HealthSettings, health_columns, health_stop
 from metrics.health_signs import Watched, number, overfit_ratio, readings
@@ -171,20 +173,30 @@ def watched(phase: Phase) -> Watched:
     Weights that are small on purpose are not among them: those of a balancer that brings terms to
     one size, and that of a term with a schedule.
     """
-    composite, balancer = phase.composite, phase.composite.balancer
-    balanced = []
-    if not isinstance(balancer, FixedWeights) and not balancer.equalises:
-        for name in composite.terms:
-            term: TermSettings = getattr(composite.settings, name)
-            if term.is_on and term.schedule.kind == "constant":
-                balanced.append(name)
+    composite = phase.composite
     return Watched(
         name="" if phase.is_first else phase.name,
         prefix=composite.prefix,
         terms=tuple(name for name, term in composite.terms.items() if not term.unbounded),
         gradient_norm=f"{phase.column_prefix}.grad_norm",
-        balanced=tuple(balanced),
+        balanced=_balanced(phase.composite),
     )
+
+
+def _balanced(composite: Composite) -> dict[str, float]:
+    """One term of each component of the balancer, and its weight within."""
+    balancer = composite.balancer
+    if isinstance(balancer, FixedWeights) or balancer.equalises:
+        return {}
+    kept = getattr(balancer, "keeps_weight_of", ())
+    steady: dict[str, float] = {}
+    for name in composite.terms:
+        term: TermSettings = getattr(composite.settings, name)
+        if term.is_on and term.schedule.kind == "constant":
+            steady[name] = term.weight if name in kept else 1.0
+    groups: Components = getattr(balancer, "components", {name: {name: 1.0} for name in steady})
+    within = ([(n, w * steady[n]) for n, w in of.items() if n in steady] for of in groups.values())
+    return dict(of[0] for of in within if of)
 
 
 def _refuse_to_wait(settings: SystemSettings, phases: Sequence[Phase]) -> None:

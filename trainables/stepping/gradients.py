@@ -61,16 +61,23 @@ class TermGradients:
         scaler = self.accelerator.scaler
         return value if scaler is None else scaler.scale(value)
 
-    def norms(self) -> Tensor:
+    def norms(self, sums: Sequence[Mapping[str, float]] | None = None) -> Tensor:
         """The norm of the gradient of each term's share of the total, float64 [terms] in the order
-        of `vectors`, on the device.
+        of `vectors`, on the device; or of each of these sums of them, [sums].
+
+        Args:
+            sums: term -> its factor.
 
         Equal on every rank: the gradients are averaged over the ranks, as DDP does it. To be asked
         before the optimizer's step, after which a gradient scaler may have another scale.
         """
         if not self.vectors:
             return torch.zeros(0, dtype=torch.float64, device=self.accelerator.device)
-        norms = _norms(self._stacked())
+        stacked = self._stacked()
+        if sums is not None:
+            factors = [[of.get(name, 0.0) for name in self.vectors] for of in sums]
+            stacked = torch.tensor(factors, dtype=stacked.dtype, device=stacked.device) @ stacked
+        norms = _norms(stacked)
         return norms / self._scaled(torch.ones((), device=norms.device))
 
     def compared(self) -> dict[str, Tensor]:

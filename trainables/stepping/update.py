@@ -157,7 +157,7 @@ class PhaseUpdate:
         if noise.eta:
             stream = zlib.crc32(self.phase.name.encode())
             add_noise(self.parameters, noise, step, hash63(train.seed, 6, step, stream))
-        shown = [] if terms is None else self.balancing.measured(sums, terms)
+        shown = [] if terms is None else self.balancing.measured(sums, terms, weights)
         columns = {} if compared is None else compared.compared()
         self.pending = Pending(step, weights, counts, sums, norm, terms, columns, shown)
         return outputs
@@ -235,7 +235,9 @@ class PhaseUpdate:
             self.balancing.show(
                 {name: next(totals) for name in at.sums},
                 at.counts,
-                {name: next(norms) / at.weights[name] for name in at.terms.vectors},
+                norms,
+                at.terms.vectors,
+                at.weights,
                 train.seed,
                 at.step,
             )
