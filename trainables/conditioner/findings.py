@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.fields.augment import AugmentSettings
+from data.fields.dataset import DataSettings
+from losses.conditioner import LossSettings
 from models.fields.network import ModelSettings
-
-if TYPE_CHECKING:
-    from trainables.conditioner.system import ConditionerSettings
 
 EXPLAINED = 0.99
 """The rank of latents is the number of directions that hold this share of their variance."""
 
 
-def contradictions(settings: ConditionerSettings) -> list[str]:
+def contradictions(
+    augment: AugmentSettings, loss: LossSettings, data: DataSettings
+) -> list[str]:
     """Settings that cannot do what they were set for, in words."""
-    augment, problems = settings.augment, []
+    problems = []
     net = augment.net_probabilities
     changes = (
         net["flip"],
@@ -27,14 +28,14 @@ def contradictions(settings: ConditionerSettings) -> list[str]:
         net["scale"] * augment.scale_change,
         net["noise"] * augment.noise_sigma,
     )
-    if settings.loss.consistency.is_on and not any(changes):
+    if loss.consistency.is_on and not any(changes):
         problems.append(
             "loss.consistency is idle: no image is augmented, so there is no second view "
             "(000-M12). Raise augment.outer_probability and that of a change (such as "
             "augment.shift_probability), or switch the term off."
         )
     flips = net["flip"]
-    if flips and settings.data.source == "generated" and not settings.data.symmetric:
+    if flips and data.source == "generated" and not data.symmetric:
         problems.append(
             f"{flips:.0%} of the images are flipped, but generated fields change with the flip "
             "(000-M13): their targets are wrong. Set data.symmetric=true, or "

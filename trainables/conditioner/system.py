@@ -270,7 +270,8 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
     def preflight(self, settings: ConditionerSettings, prepared: Prepared) -> Sequence[Finding]:
         train = prepared.arrays.indices("train")
         narrow = narrow_heads(settings.model, prepared.latents, train)
-        return [Finding(text) for text in (*contradictions(settings), *narrow, *prepared.warnings)]
+        contradicted = contradictions(settings.augment, settings.loss, settings.data)
+        return [Finding(text) for text in (*contradicted, *narrow, *prepared.warnings)]
 
     def generate(
         self, settings: ConditionerSettings, modules: Modules, request: Request

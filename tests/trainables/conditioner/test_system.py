@@ -95,7 +95,8 @@ NO_MOVES = {f"augment.{name}_probability": 0.0 for name in ("shift", "rotation",
     ],
 )
 def test_contradictions_are_said_before_a_training(conditioner, changes, expected):
-    found = contradictions(conditioner.settings(changes))
+    tree = conditioner.settings(changes)
+    found = contradictions(tree.augment, tree.loss, tree.data)
     assert len(found) == len(expected)
     assert all(
         text.startswith(begin) or begin in text
