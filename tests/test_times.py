@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TIMES = Path(__file__).with_name("times.py")
 
 FILES = {

@@ -123,6 +123,7 @@ def test_a_step_waits_once_for_all_phases_that_can_be_applied_together(case, tre
         assert len(waits) == groups(case), waits
 
 
+@pytest.mark.slow
 def test_systems_of_ours_wait_once(case):
     is_toy = case.system.name == "trainables.toy:ToyGan"  # its critic reads the updated model
     assert groups(case) == 1 + is_toy

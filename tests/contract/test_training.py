@@ -24,6 +24,7 @@ def test_it_keeps_the_rule(case, rule):
     assert not [str(fault) for fault in rule(case)]
 
 
+@pytest.mark.slow
 def test_a_resumed_training_with_averages_and_accumulation_equals_a_whole_one(case):
     changes = {"train.ema_decay": 0.5, "train.accumulate": 2}
     assert not [str(fault) for fault in training.resumes_exactly(case, changes)]

@@ -101,7 +101,7 @@ def test_nothing_is_kept_where_no_gradient_is_asked_for():
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", ["euler", pytest.param("heun", marks=pytest.mark.slow)])
 def test_second_derivatives_of_attention_are_those_of_finite_differences(solver, checkpointed):
     velocity = Attention()
 

@@ -114,6 +114,7 @@ def test_words_that_are_known_without_the_system(offered, line, expected):
     assert offered(line) == expected
 
 
+@pytest.mark.slow
 def test_settings_and_their_values(offered):
     assert offered(f"weighbridge train {TOY} train.st") == ["train.steps="]
     both = offered(f"weighbridge sweep {TOY} --trials 3 train.re")

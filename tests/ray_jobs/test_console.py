@@ -131,6 +131,7 @@ def test_a_folder_of_data_hides_nothing(tmp_path):
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_system_of_the_current_folder_is_found(tmp_path):
     (tmp_path / "of_a_test.py").write_text("raise RuntimeError('it was imported')\n")
     said = refusal(run("train", "of_a_test:System", "--show", cwd=tmp_path))

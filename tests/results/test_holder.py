@@ -135,6 +135,7 @@ class TestHereTheProcessDecides:
 
 
 class TestElsewhereTheHeartbeatDecides:
+    @pytest.mark.slow
     def test_in_another_process_namespace_of_this_host(self, tmp_path, hold, elsewhere):
         process = hold()
         said = elsewhere(TAKES, tmp_path, 40)
@@ -151,6 +152,7 @@ class TestElsewhereTheHeartbeatDecides:
         is_own = request.node.callspec.id == "own-proc"
         assert ("waiting" not in said) == is_own
 
+    @pytest.mark.slow
     def test_a_stopped_one_loses_it_and_finds_out(self, tmp_path, hold, elsewhere):
         process = hold()
         os.kill(process.pid, signal.SIGSTOP)

@@ -282,6 +282,7 @@ def test_help_imports_nothing_heavy():
     assert run.stdout.splitlines()[-2:] == ["0", "[]"]
 
 
+@pytest.mark.slow
 def test_analyze_needs_neither_ray_nor_torch(finished):
     code = (
         "import sys; sys.modules['ray'] = sys.modules['torch'] = None\n"

@@ -293,6 +293,7 @@ def test_a_mirror_that_is_left_while_it_opens_leaves_the_journal_as_it_was(sweep
     assert [path.name for path in tmp_path.iterdir()] == ["journal.log"]
 
 
+@pytest.mark.slow
 def test_a_database_that_goes_away_is_said_once_and_the_sweep_goes_on(sweep, tmp_path):
     said, place = [], place_of("sqlite", tmp_path, "mirror")
     mirror = opened(place, sweep.plan, "sweep", sweep.log[:10], warn=said.append)

@@ -103,6 +103,7 @@ def changed(settings: HdrPatchSettings) -> dict[str, object]:
     return {key: value for key, value in flatten(settings).items() if value != default[key]}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_measured_on_all_of_a_folder(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path / "cache"))
     settings = of_sequences(tmp_path / "data", "bcd")

@@ -162,6 +162,7 @@ def first_step(line, tree):
     return [key for micro in StepSampler(len(line), share, tree.train.seed, 0, 1) for key in micro]
 
 
+@pytest.mark.slow
 def test_the_fiftieth_trial_of_a_process_equals_the_first(toys, tmp_path):
     """Precisions, systems and seeds change in between; process-wide state must not."""
     short = {"train__steps": 2, "train__report_every": 2}

@@ -31,6 +31,7 @@ def figures(arms, steps=200):
     return float(found[1]), float(found[2])
 
 
+@pytest.mark.slow
 def test_a_network_that_can_learn_a_batch_is_told_from_one_that_cannot(arms_of):
     noiseless = ("data.noise=0.0", "optimizer.lr=0.05")
     learnt, before = figures(arms_of(*noiseless))

@@ -37,6 +37,7 @@ def folder(root: Path, without: dict[int, tuple[str, ...]], count: int = 4) -> D
 BARE = ("motion", "occlusion")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["embedded", "folder"])
 def test_the_files_are_the_same_for_any_number_of_workers(tmp_path, source):
     settings = SMALL if source == "embedded" else folder(tmp_path / "f", {1: ("motion",)}, 8)

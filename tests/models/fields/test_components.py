@@ -60,6 +60,7 @@ def test_more_components_than_there_are_stay_at_zero():
     assert (components.encode(fields(rank=3))[:, 3:] == 0).all()
 
 
+@pytest.mark.slow
 def test_a_large_mesh_is_decomposed_at_random_but_repeatably():
     """Beyond the exact size; the fields lie in 5 patterns, which 256 span."""
     known = fields(count=172, length=6, nodes=1030, rank=5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -119,6 +120,7 @@ _DOMAINS = {
 }
 
 
+@pytest.mark.slow
 @given(st.sets(st.sampled_from(sorted(_DOMAINS)), min_size=1), st.integers(0, 10**6))
 @settings(max_examples=40)
 def test_no_trial_settles_later(keys, seed):

@@ -65,6 +65,7 @@ def run(root, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_field_reaches_help_document_plan_and_resume(copy, tmp_path):
     space = tmp_path / "space.yaml"
     space.write_text("optimizer.lr: {log_uniform: [0.001, 1]}\n")

@@ -31,6 +31,7 @@ def outcome(system, asked, **changes):
     return range_test(system, settings, None, asked)
 
 
+@pytest.mark.slow
 def test_gradient_descent_diverges_where_its_theory_says():
     """Of a quadratic loss above 2 / the largest eigenvalue of its second derivative, which is
     twice that of the mean of (x, 1)(x, 1)'.
@@ -107,6 +108,7 @@ def directory(tmp_path):
     return made
 
 
+@pytest.mark.slow
 def test_the_verb_writes_two_files_and_touches_no_training(directory, capsys):
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     settings = [f"{key}={value}" for key, value in QUADRATIC.items()]

@@ -103,6 +103,7 @@ print(json.dumps(tools.Executor(plan, here.score).run(concurrent=3).log))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hash_seed", ["1", "4242"])
 def test_another_process_with_another_hash_seed_draws_the_same(
     conditional_plan, executor, hash_seed

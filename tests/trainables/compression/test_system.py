@@ -195,7 +195,8 @@ def head_of(model):
     return {name for name, _ in model.named_parameters() if name.startswith(parts)}
 
 
-@pytest.mark.parametrize("dims", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [2, 3])
 def test_the_third_phase_moves_the_decoders_head_and_the_critic_alone(begin, dims):
     training, batch = begin(replace(tree("dcae", dims, model__phase=3), GAN))
     before = {

@@ -31,6 +31,7 @@ def tree(**changes):
     return replace(SYSTEM.Settings(), {**SMALL, **changes})
 
 
+@pytest.mark.slow
 def test_every_report_has_it_and_a_first_guess_has_one_of_its_own(tmp_path):
     settings = tree()
     prepared = SYSTEM.prepare(settings, tmp_path / "cache")

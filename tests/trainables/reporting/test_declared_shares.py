@@ -99,6 +99,7 @@ def trained(request, tmp_path, shared_cache, capsys, one_thread):
     return train
 
 
+@pytest.mark.slow
 def test_a_term_of_a_hundred_times_its_weight_is_told_and_the_declared_ones_are_not(trained):
     """Of every system with health checks. The planted term is the largest one."""
     plain, said = trained("plain")

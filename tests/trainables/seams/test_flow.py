@@ -22,6 +22,7 @@ SHORT = {"optimizer__lr": 0.02, "train__figures": False}
 DROPPING = {**SHORT, "model__dropout": 0.2, "model__solver": "heun"}
 
 
+@pytest.mark.slow
 @BOTH
 def test_they_keep_the_contract(tmp_path, system):
     assert check(Examined(system(), tmp_path)) == []
@@ -45,6 +46,7 @@ def test_a_flow_is_learnt(toys, tmp_path, one_thread):
     assert history[-1]["val.mse"] < 0.3 * history[0]["val.mse"]
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_resume_in_the_middle_is_exact_in_bf16(toys, tmp_path, one_thread, system):
     settings = {**DROPPING, "train__precision": "bf16", "train__accumulate": 2}
