@@ -38,14 +38,14 @@ def references(loaders: Loaders, modules: Modules) -> dict[str, Reference]:
     Args:
         modules: with the frozen `decoder` where the data has fields.
     """
-    features, latents = _training(loaders)
+    features, latents = training_pairs(loaders)
     fits: Mapping[str, tuple[Fitted, str]] = {
         "mean": (_mean(latents), "the mean of the training latents"),
         "nearest": (_nearest(features, latents), "the latents of the most similar training image"),
         "ridge": (ridge(features, latents), "ridge regression on 16 x 16 pixel means"),
     }
     return {
-        name: Reference(_predictor(fitted, modules.get("decoder")), about)
+        name: Reference(predictor_of(fitted, modules.get("decoder")), about)
         for name, (fitted, about) in fits.items()
     }
 
@@ -85,7 +85,7 @@ def features_of(image: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(image.float(), min(SIDE, image.shape[-1])).flatten(1)
 
 
-def _training(loaders: Loaders) -> tuple[Tensor, Tensor]:
+def training_pairs(loaders: Loaders) -> tuple[Tensor, Tensor]:
     """Features [P, F] and latents [P, L] of all training samples."""
     features, latents = [], []
     for batch in DataLoader(loaders.train, batch_size=_AT_ONCE, collate_fn=loaders.collate):
@@ -94,7 +94,9 @@ def _training(loaders: Loaders) -> tuple[Tensor, Tensor]:
     return torch.cat(features), torch.cat(latents)
 
 
-def _predictor(fitted: Fitted, decoder: Any) -> Callable[[Tensors], Tensors]:
+def predictor_of(fitted: Fitted, decoder: Any) -> Callable[[Tensors], Tensors]:
+    """What a `Reference` predicts with latents from features, decoded where there is a decoder."""
+
     def predict(batch: Tensors) -> Tensors:
         prediction: dict[str, Tensor] = {}
         for image, prefix in (("image", ""), ("paired", "paired_")):
