@@ -87,9 +87,9 @@ lint: $(STAMP)  ## ruff and mypy
 	$(RUN) -m mypy
 
 bench: $(STAMP)  ## every benchmark, one JSON object per line
-	@for file in $$(grep -lE '^ +main\(.+\)|"--json"' $$(grep -l __main__ benchmarks/*.py)); do \
-	    name=$$(basename "$$file" .py); echo "# benchmarks.$$name" >&2; \
-	    $(RUN) -m "benchmarks.$$name" --json; \
+	@for file in $$(grep -lE '^ +main\(.+\)|"--json"' $$(grep -l __main__ benchmarks/*.py benchmarks/rivals/*.py)); do \
+	    name=$$(echo "$${file%.py}" | tr / .); echo "# $$name" >&2; \
+	    $(RUN) -m "$$name" --json; \
 	done
 
 real-data: real-hdr real-mri  ## real-hdr and real-mri, for trainings and slow tests

@@ -76,9 +76,10 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "ray_jobs.training": {"ray_jobs.verb", "ray_jobs.sweeping", "ray_jobs.engine"},
     "benchmarks": PARTS
     | {"trainables", "search", "search.optuna", "results", "ray_jobs"}
-    | {"benchmarks.measuring", "benchmarks.regret", "benchmarks.claiming"},
+    | {"benchmarks.measuring", "benchmarks.regret", "benchmarks.claiming", "benchmarks.rivals"},
     "benchmarks.claiming": {"benchmarks.measuring"},
     "benchmarks.measuring": set(),
+    "benchmarks.rivals": {"benchmarks.measuring"},
     "benchmarks.regret": {"benchmarks.measuring"},
 }
 """Who may import whom, beside itself.

@@ -76,7 +76,7 @@ def measure() -> Iterator[Row]:
             for name, values in errors.items():
                 values.append(measured[name][METRIC])
         ours, peer = (statistics.mean(values) for values in errors.values())
-        yield row(f"conditioner_kernel/{split}", ours, "", "ridge regression", peer)
+        yield row(f"rivals/conditioner_kernel/{split}", ours, "", "ridge regression", peer)
 
 
 if __name__ == "__main__":
