@@ -1,0 +1,120 @@
+"""What the demo of each system gains by its training over what needs none: one training for each
+draw of the data, judged on its validation and on its test by the system's own metrics.
+
+    python -m benchmarks.rivals.demos [SYSTEM ...] --json
+
+The settings of the demos were chosen on draws 0 to 3; draws 4 to 7 chose nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measuring.rows import Row, row, show, standard_error
+from ray_jobs.verb import cache_directory
+from settings.flat import replace
+from settings.resolve import resolve
+from trainables.loop import fit
+from trainables.reporting.references import measure_by_unit, measure_references
+from trainables.run import LocalRun
+from trainables.system import load_system
+
+DRAWS = {"draws_0_to_3": (0, 1, 2, 3), "draws_4_to_7": (4, 5, 6, 7)}
+SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What is trained, and the metric that judges it."""
+
+    preset: str
+    metric: str
+    unit: str = ""
+    higher_is_better: bool = False
+
+
+DEMOS: Mapping[str, Demo] = {
+    "hdr_patch": Demo("prefill", "val.hole_log_rmse"),
+    "conditioner": Demo("baseline", "val.decoded_field_error"),
+    "compression": Demo("document", "val.psnr_quantised_db", "dB", higher_is_better=True),
+}
+
+Values = dict[str, dict[str, float]]
+"""{split: {the training and each reference: value}}"""
+
+TRAINED = "trained"
+
+
+def measured(
+    name: str, demo: Demo, draw: int, directory: Path, changes: Mapping[str, Any] | None = None
+) -> Values:
+    """One training on one draw of the data, and all references of the system beside it.
+
+    Args:
+        changes: to the demo's settings.
+    """
+    system = load_system(name)
+    begun = resolve(system.Settings, system.name, preset=demo.preset, sampled=changes).settings
+    key = system.unit_key(begun)
+    settings = replace(begun, {key: draw, "train.test": True, "train.tensorboard": False})
+    prepared = system.prepare(settings, cache_directory())
+    fit(system, settings, LocalRun(directory), prepared)
+    checkpoint = max((directory / "checkpoints").glob("step-*"))
+    values: Values = {}
+    for split in SPLITS:
+        trained = measure_by_unit(system, settings, prepared, checkpoint, split)
+        references = measure_references(system, settings, prepared, split)
+        rows = {TRAINED: trained, **references}
+        values[split] = {who: what[demo.metric] for who, what in rows.items()}
+    return values
+
+
+def rows_of(name: str, demo: Demo, group: str, draws: Sequence[Values]) -> Iterator[Row]:
+    """Means over the draws, a row for each reference; then by how much the training is better than
+    the best of them, and the standard error of that over the draws.
+    """
+    for split in SPLITS:
+        place = f"demos/{name}/{group}/{split}"
+        by_draw = [values[split] for values in draws]
+        means = {who: statistics.mean(v[who] for v in by_draw) for who in by_draw[0]}
+        ours = means.pop(TRAINED)
+        for who, value in means.items():
+            yield row(
+                f"{place}/{who}", ours, demo.unit, who, value,
+                higher_is_better=demo.higher_is_better,
+            )
+        best = (max if demo.higher_is_better else min)(means, key=lambda who: means[who])
+        sign = 1.0 if demo.higher_is_better else -1.0
+        gains = [sign * (v[TRAINED] - v[best]) for v in by_draw]
+        error = standard_error(gains)
+        yield row(f"{place}/gain", statistics.mean(gains), demo.unit, "its standard error", error)
+        share = statistics.mean(gains) / abs(means[best])
+        yield row(f"{place}/gain_share", 100.0 * share, "%", best, None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"of {', '.join(DEMOS)}")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in args.systems or DEMOS:
+        for group, numbers in DRAWS.items():
+            draws = []
+            for draw in numbers:
+                with tempfile.TemporaryDirectory() as folder:
+                    draws.append(measured(name, DEMOS[name], draw, Path(folder)))
+            for found in rows_of(name, DEMOS[name], group, draws):
+                show(found, args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What a demo's training gains over what needs none."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.rivals.demos import DEMOS, Demo, measured, rows_of
+from trainables.system import load_system
+
+LOWER, HIGHER = Demo("any", "val.error"), Demo("any", "val.psnr_db", "dB", higher_is_better=True)
+
+
+def draws_of(**values):
+    """{name: one value a draw} -> the same values on validation, and 10 more on test."""
+    count = len(next(iter(values.values())))
+    return [
+        {
+            "validation": {name: of[draw] for name, of in values.items()},
+            "test": {name: of[draw] + 10.0 for name, of in values.items()},
+        }
+        for draw in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("demo", "best", "gain"), [(LOWER, "mean", 1.5), (HIGHER, "ridge", -3.5)])
+def test_the_gain_is_over_the_best_reference_in_pairs(demo, best, gain):
+    draws = draws_of(trained=[1.0, 2.0], mean=[2.0, 4.0], ridge=[5.0, 5.0])
+    rows = {found.name: found for found in rows_of("x", demo, "g", draws)}
+    found = rows["demos/x/g/validation/gain"]
+    assert found.value == pytest.approx(gain)
+    # Two draws: the standard error is half of what the pairs differ by.
+    assert found.peer_value == pytest.approx(0.5)
+    assert rows["demos/x/g/validation/gain_share"].peer == best
+    of_best = {"mean": 3.0, "ridge": 5.0}[best]
+    assert rows["demos/x/g/validation/gain_share"].value == pytest.approx(100 * gain / of_best)
+    assert rows["demos/x/g/test/mean"].peer_value == pytest.approx(13.0)
+    assert rows["demos/x/g/test/mean"].value == pytest.approx(11.5)
+
+
+@pytest.mark.slow
+def test_a_demo_is_trained_and_measured_with_its_references(tmp_path, monkeypatch):
+    monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path / "cache"))
+    system, demo = load_system("conditioner"), DEMOS["conditioner"]
+    short = {**system.small, "train.steps": 2, "train.report_every": 2}
+    values = [measured("conditioner", demo, draw, tmp_path / f"{draw}", short) for draw in (0, 1)]
+    names = {"trained", "untrained", "mean", "nearest", "ridge"}
+    for draw in values:
+        assert set(draw) == {"validation", "test"}
+        assert set(draw["validation"]) == set(draw["test"]) == names
+    means = [draw[split]["mean"] for draw in values for split in draw]
+    assert len(set(means)) == 4, "every draw and every split has samples of its own"
