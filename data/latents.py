@@ -1,19 +1,32 @@
 """Latents of an autoencoder on disk: one Arrow file that is memory-mapped, a row per sample.
 
-    latent     fixed-shape tensor of float32 [c, *s]
-    split      name of the split
-    modality   index in settings.mri.MODALITIES, one more for masks
-    patient    index in the `patients` of the split
-    slice      which slice of the patient, -1 for a volume
+    latent      fixed-shape tensor of float32 [c, *s]
+    split       name of the split
+    modality    index in settings.mri.MODALITIES, one more for masks
+    patient     index in the `patients` of the split
+    slice       which slice of the patient, -1 for a volume
 
-What a network on these latents must know is in the metadata of the schema, as JSON: `FACTS`.
+and, in files of this version (`ABOUT`), of the sample that was encoded, [C, *S]:
+
+    spacing     float32, mm per pixel along each axis of *S
+    affine      float64 [4, 4], from an index (d, h, w) to mm (right, anterior, superior); a slice
+                is a volume of one slice here
+    inside      int16 [2], first and last + 1 of the slices that the patient has, the others are
+                padding
+    mask        the lesions [*S], a bit a pixel as `numpy.packbits` has them; empty without lesion
+    lesions_mm  list of float32, the longest diameters of the lesions of this sample
+
+Bits and not the words of `data.mri.mask_codec`: as many bytes, but for sides of any length and for
+volumes. What a network on these latents must know is in the metadata of the schema, as JSON:
+`FACTS`.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +35,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError, Float32
+from data.files import DataError, Float32, Float64
+from data.latent_scale import LatentScale, channel_scale, constant_channels, overall_scale
 from settings.atomic_file import atomic_file
 from settings.command import command
 
@@ -40,7 +54,7 @@ FACTS: Mapping[str, str] = {
     "factors": "pixels per cell along each axis of *S",
     "shift": "mean over all numbers of the training latents",
     "scale_factor": "1 / their standard deviation; null where it is 0",
-    "channel_mean": "[c]",
+    "channel_mean": "[c], over the training latents",
     "channel_std": "[c]",
     "checkpoint": "path, step and fingerprint of the weights",
     "data": "settings of the data, by key",
@@ -50,22 +64,36 @@ FACTS: Mapping[str, str] = {
 
 _KEY = b"weighbridge_latents"
 _COLUMNS = ("modality", "patient", "slice")
+_TENSORS: Mapping[str, Any] = {"spacing": np.float32, "affine": np.float64, "inside": np.int16}
+
+ABOUT = (*_TENSORS, "mask", "lesions_mm")
+"""Columns that files of earlier versions lack."""
 
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """latent float32 [B, c, *s]; modality, patient, slice int64 [B], all of one split."""
+    """latent float32 [B, c, *s]; modality, patient, slice int64 [B], all of one split.
+
+    Attributes:
+        spacing: [B, axes of *S]; affine: [B, 4, 4]; inside: [B, 2]; mask: bool [B, *S];
+            lesions_mm: [n] for each sample. What is None in every batch is no column.
+    """
 
     split: str
     latent: Float32
     modality: NDArray[np.int64]
     patient: NDArray[np.int64]
     slice: NDArray[np.int64]
+    spacing: Float32 | None = None
+    affine: Float64 | None = None
+    inside: NDArray[np.int16] | None = None
+    mask: NDArray[np.bool_] | None = None
+    lesions_mm: Sequence[NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True)
 class Latents:
-    """A file that is open for reading.
+    """A file that is open for reading. A copy in another process is its path, opened again.
 
     Attributes:
         facts: see `FACTS`.
@@ -99,15 +127,111 @@ class Latents:
         """`split`, `modality`, `patient` or `slice` of every row."""
         return self.table[name].to_numpy()
 
-    def standardised(self, latent: Float32) -> Float32:
-        """(latent - shift) x scale_factor: mean 0 and variance 1 over the training split."""
-        scale = self.facts["scale_factor"]
-        if scale is None:
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The columns of `ABOUT` that this file lacks: what asks for them gives None."""
+        return tuple(name for name in ABOUT if name not in self.table.column_names)
+
+    def need(self, *names: str) -> None:
+        """Refuses a file without those columns."""
+        absent = [name for name in names if name in self.absent]
+        if absent:
+            raise DataError(
+                f"{self.path}: expected {', '.join(absent)} of every sample, found none, for an "
+                f"earlier version wrote the file. Write it anew: {command('encode_latents')}."
+            )
+
+    @cached_property
+    def spacing(self) -> Float32 | None:
+        """[N, axes of *S]"""
+        return self._tensors("spacing")
+
+    @cached_property
+    def affine(self) -> Float64 | None:
+        """[N, 4, 4]"""
+        return self._tensors("affine")
+
+    @cached_property
+    def inside(self) -> NDArray[np.int16] | None:
+        """[N, 2]"""
+        return self._tensors("inside")
+
+    def _tensors(self, name: str) -> NDArray[Any] | None:
+        if name in self.absent:
+            return None
+        return np.concatenate([chunk.to_numpy_ndarray() for chunk in self.table[name].chunks])
+
+    def mask(self, row: int) -> NDArray[np.bool_] | None:
+        """[*S], the lesions at the resolution of the image; None where the file has no masks."""
+        if "mask" in self.absent:
+            return None
+        space = self.facts["image_shape"][1:]
+        packed = np.frombuffer(self.table["mask"][row].as_buffer(), np.uint8)
+        if not packed.size:
+            return np.zeros(space, np.bool_)
+        bits = np.unpackbits(packed)[: int(np.prod(space))]
+        return bits.reshape(space).astype(np.bool_)
+
+    def lesions_mm(self, row: int) -> Float32 | None:
+        """[n], the longest diameters of the lesions of a sample; None where the file has none."""
+        if "lesions_mm" in self.absent:
+            return None
+        return self.table["lesions_mm"][row].values.to_numpy()
+
+    def patient_names(self) -> list[str]:
+        """Of every row, for `Loaders.units`."""
+        names = self.facts["patients"]
+        pairs = zip(self.column("split"), self.column("patient"), strict=True)
+        return [names[split][patient] for split, patient in pairs]
+
+    def standardised(self, latent: Float32, per_channel: bool = False) -> Float32:
+        """(latent - shift) x scale_factor: mean 0 and variance 1 over the training split, of all
+        numbers together or of each channel. Latents [.., c, *s].
+        """
+        return self.scale(per_channel).standardised(latent)
+
+    def restored(self, standard: Float32, per_channel: bool = False) -> Float32:
+        """The latents that `standardised` gave those numbers for."""
+        return self.scale(per_channel).restored(standard)
+
+    def scale(self, per_channel: bool = False) -> LatentScale:
+        """What `standardised` and `restored` compute with; a constant channel is shifted only
+        (`channel_scale`).
+        """
+        facts = self.facts
+        if per_channel:
+            axes = len(self.table.schema.field("latent").type.shape) - 1
+            return channel_scale(facts["channel_mean"], facts["channel_std"], axes)
+        if facts["scale_factor"] is None:
             raise DataError(
                 f"{self.path}: all training latents are the same number, so no scale brings them "
                 "to variance 1. Train the autoencoder longer, or take another checkpoint."
             )
-        return ((latent - self.facts["shift"]) * scale).astype(np.float32)
+        return overall_scale(facts["shift"], facts["scale_factor"])
+
+    @property
+    def constant_channels(self) -> list[int]:
+        """Those that have one value over the training split."""
+        facts = self.facts
+        is_constant = constant_channels(facts["channel_mean"], facts["channel_std"])
+        return np.flatnonzero(is_constant).tolist()
+
+    @property
+    def _checksum(self) -> int:
+        return zlib.crc32(self.table.schema.metadata[_KEY])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened_again, (self.path.absolute(), self._checksum, len(self))
+
+
+def _opened_again(path: Path, checksum: int, rows: int) -> Latents:
+    found = read_latents(path)
+    if (found._checksum, len(found)) != (checksum, rows):
+        raise DataError(
+            f"{path}: expected the latents that the process which sent them has open, found a "
+            "file of others. Keep a file while it is read: give the new one another name."
+        )
+    return found
 
 
 def write_latents(
@@ -152,15 +276,33 @@ def _write_rows(file: pa.NativeFile, batches: Iterable[LatentBatch]) -> None:
 def _record(batch: LatentBatch) -> pa.RecordBatch:
     import pyarrow as pa
 
-    latent = np.ascontiguousarray(batch.latent, np.float32)
-    kind = pa.fixed_shape_tensor(pa.float32(), latent.shape[1:])
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(latent.reshape(-1)), latent[0].size)
     columns = {
-        "latent": pa.ExtensionArray.from_storage(kind, flat),
-        "split": pa.array([batch.split] * len(latent)),
+        "latent": _tensor(np.asarray(batch.latent, np.float32)),
+        "split": pa.array([batch.split] * len(batch.latent)),
         **{name: pa.array(getattr(batch, name)) for name in _COLUMNS},
+        **{
+            name: _tensor(np.asarray(getattr(batch, name), kind))
+            for name, kind in _TENSORS.items()
+            if getattr(batch, name) is not None
+        },
     }
+    if batch.mask is not None:
+        packed = [np.packbits(mask).tobytes() if mask.any() else b"" for mask in batch.mask]
+        columns["mask"] = pa.array(packed, pa.binary())
+    if batch.lesions_mm is not None:
+        sizes = [np.asarray(found, np.float32) for found in batch.lesions_mm]
+        columns["lesions_mm"] = pa.array(sizes, pa.list_(pa.float32()))
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _tensor(values: NDArray[Any]) -> pa.Array:
+    """[B, *shape] as a column of tensors."""
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    kind = pa.fixed_shape_tensor(flat.type, values.shape[1:])
+    storage = pa.FixedSizeListArray.from_arrays(flat, values[0].size)
+    return pa.ExtensionArray.from_storage(kind, storage)
 
 
 def read_latents(path: Path) -> Latents:

@@ -35,6 +35,7 @@ opens the file."""
 _SHOWN = (
     *("kind", "spatial_dims", "group", "image_shape", "latent_shape", "factors"),
     *("measured_samples", "shift", "std", "scale_factor", "channel_mean", "channel_std"),
+    "constant_channels",
 )
 """Facts, those that a system has, that are printed for people."""
 
@@ -69,7 +70,8 @@ def make_parser() -> ArgumentParser:
         "--volumes",
         action="store_true",
         help="of a 2-D autoencoder: whole patients slice by slice, latents [c, D, h, w]; D is the "
-        "first number of data.volume_size",
+        "deepest patient's number of slices, or the first number of data.volume_size if that is "
+        "given here",
     )
     add(
         "overrides",
@@ -97,7 +99,7 @@ def _encode(arguments: Namespace) -> int:
     refuse_without(system, "encode", f"{path} makes no latents of data")
     settings = replace(opened.settings, overrides)
     if arguments.volumes:
-        settings, prepared = system.prepare_volumes(settings, cache_directory())
+        settings, prepared = system.prepare_volumes(settings, cache_directory(), overrides)
     else:
         prepared = system.prepare(settings, cache_directory())
     loaders = system.loaders(settings, prepared)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
@@ -210,9 +210,14 @@ class System(Protocol[SettingsT, PreparedT]):
         """
         raise SettingsError(f"system {self.name} has no member `encode`.")
 
-    def prepare_volumes(self, settings: SettingsT, cache: Path) -> tuple[SettingsT, PreparedT]:
+    def prepare_volumes(
+        self, settings: SettingsT, cache: Path, given: Collection[str] = ()
+    ) -> tuple[SettingsT, PreparedT]:
         """The settings, and what `prepare` makes of them, under which `encode` gives whole volumes
         to a model of slices.
+
+        Args:
+            given: keys of the settings that the user has asked for, and that therefore stay.
         """
         raise SettingsError(
             f"system {self.name} has no member `prepare_volumes`: it encodes samples as they are. "

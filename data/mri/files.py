@@ -37,6 +37,7 @@ SUFFIXES = (".nii.gz", ".nii")
 
 _NIFTI2_HEADER_BYTES = 540  # what its first number says
 _AXES = ("S", "P", "L")  # of D, H, W: towards which side of the body they run
+_UP = 2  # the axis of space, right, anterior, superior, along which D runs
 _MM = {"meter": 1e3, "micron": 1e-3}  # everything else is mm, as nearly all files mean it
 _SAME_PLACE = 0.1
 """Voxels by which the corners of two files may differ: less is rounding in the headers."""
@@ -218,6 +219,25 @@ def read_volume(path: Path) -> Volume:
             f"{path}: expected finite values, found {broken} that are NaN or infinite."
         )
     return _oriented(path, values, affine)
+
+
+def read_depth(path: Path) -> int | None:
+    """The slices (D) of a NIfTI file, from its header alone; None where that cannot be read."""
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    try:
+        image: Any = nibabel.load(path)
+        axes = nibabel.orientations.io_orientation(image.affine)[:, 0]
+    except (
+        *(OSError, EOFError, ValueError, TypeError, zlib.error),
+        *(ImageFileError, HeaderDataError, WrapStructError),
+    ):
+        return None
+    (along,) = np.nonzero(axes == _UP)
+    return int(image.shape[along[0]]) if len(along) and len(image.shape) >= 3 else None
 
 
 def _load(path: Path) -> tuple[Float32, Float64]:

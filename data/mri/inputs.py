@@ -15,7 +15,7 @@ import numpy as np
 from data.files import DataError, Float32, Float64, natural_key
 from data.mri.dataset import DataSettings
 from data.mri.files import SUFFIXES, PatientFiles, read_patient
-from data.mri.volumes import fit_depth, normalise, resize_image, resize_mask
+from data.mri.volumes import fit_depth, index_change, normalise, resize_image, resize_mask
 from settings.mri import GROUPS, MASK, MODALITIES
 
 _DEEPEST = 3
@@ -144,17 +144,5 @@ def _on_grid(
     surplus = depth - wanted
     before = max(-surplus, 0) // 2
     inside = slice(before, before + min(depth, wanted))
-    placed = affine @ _index_change(max(surplus, 0) // 2, plane, (height, width))
+    placed = affine @ index_change(max(surplus, 0) // 2, plane, (height, width))
     return Scan(names, image, inside, placed, max(surplus, 0))
-
-
-def _index_change(first: int, old: Sequence[int], new: Sequence[int]) -> Float64:
-    """[4, 4]: an index (d, h, w) of the grid -> that of the file. A pixel is where its middle is:
-    the outer borders of both images are the same.
-    """
-    change = np.eye(4)
-    change[0, 3] = first
-    for axis, (before, after) in enumerate(zip(old, new, strict=True), start=1):
-        ratio = before / after
-        change[axis, axis], change[axis, 3] = ratio, 0.5 * ratio - 0.5
-    return change

@@ -7,8 +7,9 @@ A folder for each split:
     region.npy, lesion.npy
                         uint8 [K, 1, *S], size class and number; not of the training split, whose
                         lesions are measured after augmentation
+    affine.npy          float64 [N, 4, 4], index -> mm, see `data.mri.volumes.Cut`
     table.npz           of each sample: row of its mask or -1, modality, spacing in mm, patient,
-                        slice
+                        slice, and which slices of it are inside the file
 
 Bytes: rounding to 1/255 is an error of 59 dB, where the best autoencoder of the source reaches 41.
 They take half the memory of float16 and are read no slower (`python -m benchmarks.mri_loading`).
@@ -28,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.array_file import ArrayWriter
+from data.files import Float64
 from data.mri.augment import AugmentSettings, augment
 from data.mri.lesions import Lesions, lesions_of
 from data.mri.volumes import Cut
@@ -56,6 +58,10 @@ class SplitWriter:
         }
         self._rows: list[tuple[int, int, int, int]] = []
         self._spacing: list[tuple[float, ...]] = []
+        self._inside: list[tuple[int, int]] = []
+        self._affine = self._stack.enter_context(
+            ArrayWriter(folder / "affine.npy", (4, 4), np.float64)
+        )
         self._axes = len(space)
 
     @property
@@ -66,6 +72,8 @@ class SplitWriter:
         row = self._files["mask"].count if cut.mask.any() else -1
         self._rows.append((row, cut.modality, patient, cut.slice))
         self._spacing.append(cut.spacing)
+        self._inside.append(cut.inside)
+        self._affine.append(cut.affine[None])
         if cut.image is not None:
             self._files["image"].append(np.rint(cut.image * _LEVELS).astype(np.uint8)[None])
         if row >= 0:
@@ -86,7 +94,8 @@ class SplitWriter:
         rows = np.array(self._rows, np.int64).reshape(-1, 4)
         columns = dict(zip(("mask", "modality", "patient", "slice"), rows.T, strict=True))
         spacing = np.array(self._spacing, np.float32).reshape(-1, self._axes)
-        np.savez(self._folder / "table.npz", spacing=spacing, **columns)
+        inside = np.array(self._inside, np.int16).reshape(-1, 2)
+        np.savez(self._folder / "table.npz", spacing=spacing, inside=inside, **columns)
 
 
 class MriSamples(Dataset[Sample]):
@@ -97,7 +106,7 @@ class MriSamples(Dataset[Sample]):
         with np.load(folder / "table.npz", allow_pickle=False) as table:
             self.table = {name: table[name] for name in table.files}
         self.count = len(self.table["mask"])
-        self._arrays: dict[str, NDArray[np.uint8] | None] = {}
+        self._arrays: dict[str, NDArray[Any] | None] = {}
 
     def read(self, index: int) -> Sample:
         """A sample as it is stored, without its maps."""
@@ -118,6 +127,13 @@ class MriSamples(Dataset[Sample]):
             "spacing": torch.from_numpy(self.table["spacing"][index].copy()),
         }
 
+    def affine(self, index: int) -> Float64:
+        """[4, 4], from an index of a sample to mm; see `data.mri.volumes.Cut`."""
+        stored = self._array("affine")
+        if stored is None:
+            raise ValueError(f"{self.folder}: expected affine.npy, found no such file")
+        return stored[index]
+
     def lesion_map(self, name: str, index: int, dtype: type[np.generic] = np.uint8) -> Tensor:
         """`mask`, `region` or `lesion` of a sample [1, *S]."""
         stored = self._array(name)
@@ -128,7 +144,7 @@ class MriSamples(Dataset[Sample]):
             return torch.from_numpy(np.zeros(stored.shape[1:], dtype))
         return torch.from_numpy(stored[row].astype(dtype))
 
-    def _array(self, name: str) -> NDArray[np.uint8] | None:
+    def _array(self, name: str) -> NDArray[Any] | None:
         if name not in self._arrays:
             path = self.folder / f"{name}.npy"
             stored = np.load(path, mmap_mode="r", allow_pickle=False) if path.is_file() else None

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from data.files import DataError, Float32
+from data.files import DataError, Float32, Float64
 from data.mri.files import Patient
 from settings.mri import GROUPS, MASK, MODALITIES
 
@@ -54,6 +54,9 @@ class Cut:
         modality: index in MODALITIES of the first channel, len(MODALITIES) for the mask.
         spacing: mm per pixel in the order of `space`.
         slice: which slice of the patient it is, -1 for a volume.
+        affine: [4, 4], from an index (d, h, w) of the sample to mm (right, anterior, superior); a
+            slice is a volume of one slice here.
+        inside: first and last + 1 of the sample's slices that the file has; others are padding.
     """
 
     image: Float32 | None
@@ -61,6 +64,8 @@ class Cut:
     modality: int
     spacing: tuple[float, ...]
     slice: int
+    affine: Float64
+    inside: tuple[int, int]
 
 
 @dataclass
@@ -87,6 +92,7 @@ def cut(patient: Patient, rules: Rules, counts: CutCounts) -> Iterator[Cut]:
     before = np.zeros(_shape(patient), np.bool_) if patient.mask is None else patient.mask
     mask = resize_mask(before, height, width)
     spacing = resized_spacing(patient.spacing, before.shape, (height, width))
+    affine = patient.affine @ index_change(0, before.shape[1:], (height, width))
     for names in _samples_of(rules.group):
         image = None
         if names != (MASK,):
@@ -94,14 +100,14 @@ def cut(patient: Patient, rules: Rules, counts: CutCounts) -> Iterator[Cut]:
             small = [resize_image(channel, height, width) for channel in channels]
             image = np.stack(small, axis=1)
         number = (*MODALITIES, MASK).index(names[0])
-        whole = _Stack(image, mask, before, number, spacing)
+        whole = _Stack(image, mask, before, number, spacing, affine)
         yield from (_volume if len(rules.space) == 3 else _slices)(whole, rules, counts)
 
 
 @dataclass(frozen=True)
 class _Stack:
     """The slices of one sample group: image [D, C, h, w], mask [D, h, w] and as it was
-    [D, H, W].
+    [D, H, W]; affine as that of a volume that is neither cropped nor padded.
     """
 
     image: Float32 | None
@@ -109,6 +115,11 @@ class _Stack:
     before: BoolArray
     modality: int
     spacing: tuple[float, float, float]
+    affine: Float64
+
+    def from_slice(self, first: int) -> Float64:
+        """The affine of what begins with that slice."""
+        return self.affine @ index_change(first, (1, 1), (1, 1))
 
 
 def _shape(patient: Patient) -> tuple[int, ...]:
@@ -128,7 +139,10 @@ def _slices(stack: _Stack, rules: Rules, counts: CutCounts) -> Iterator[Cut]:
     counts.emptied += int(np.count_nonzero(had & ~has))
     for at in np.flatnonzero(is_kept):
         image = None if stack.image is None else stack.image[at]
-        yield Cut(image, stack.mask[at], stack.modality, stack.spacing[1:], int(at))
+        affine = stack.from_slice(int(at))
+        yield Cut(
+            image, stack.mask[at], stack.modality, stack.spacing[1:], int(at), affine, (0, 1)
+        )
 
 
 def _worth_keeping(stack: _Stack, rules: Rules) -> BoolArray:
@@ -155,7 +169,9 @@ def _volume(stack: _Stack, rules: Rules, counts: CutCounts) -> Iterator[Cut]:
     image = None
     if stack.image is not None:
         image = fit_depth(stack.image, depth, rules.depth_padding).swapaxes(0, 1)
-    yield Cut(image, mask, stack.modality, stack.spacing, -1)
+    first = first_slice(len(stack.mask), depth)
+    inside = max(-first, 0), max(-first, 0) + min(depth, len(stack.mask))
+    yield Cut(image, mask, stack.modality, stack.spacing, -1, stack.from_slice(first), inside)
 
 
 def scaled(patient: Patient, name: str, rules: Rules, counts: CutCounts) -> Float32:
@@ -224,13 +240,34 @@ def resized_spacing(
     return d, h * shape[1] / space[0], w * shape[2] / space[1]
 
 
+def index_change(first: int, old: Sequence[int], new: Sequence[int]) -> Float64:
+    """[4, 4]: an index (d, h, w) of the grid -> that of the file. A pixel is where its middle is:
+    the outer borders of both images are the same.
+
+    Args:
+        first: slice of the file where the grid begins, below 0 where it is padded.
+        old, new: H, W of the file and h, w of the grid.
+    """
+    change = np.eye(4)
+    change[0, 3] = first
+    for axis, (before, after) in enumerate(zip(old, new, strict=True), start=1):
+        ratio = before / after
+        change[axis, axis], change[axis, 3] = ratio, 0.5 * ratio - 0.5
+    return change
+
+
+def first_slice(slices: int, depth: int) -> int:
+    """The slice of a file of so many with which `fit_depth` begins, below 0 where it pads."""
+    surplus = slices - depth
+    return surplus // 2 if surplus >= 0 else -(-surplus // 2)
+
+
 def fit_depth(volume: NDArray[Any], depth: int, padding: str) -> NDArray[Any]:
     """[D, ...] -> [depth, ...] around the middle: cropped, or padded by its outermost slices
     (`replicate`) or by zeros (`zero`). What does not divide by two goes to the end.
     """
-    surplus = len(volume) - depth
+    surplus, first = len(volume) - depth, first_slice(len(volume), depth)
     if surplus >= 0:
-        return volume[surplus // 2 : surplus // 2 + depth]
-    before = -surplus // 2
-    ends = [(before, -surplus - before), *([(0, 0)] * (volume.ndim - 1))]
+        return volume[first : first + depth]
+    ends = [(-first, first - surplus), *([(0, 0)] * (volume.ndim - 1))]
     return np.pad(volume, ends, mode="edge" if padding == "replicate" else "constant")

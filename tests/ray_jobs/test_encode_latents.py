@@ -100,6 +100,27 @@ def test_volumes_are_written_slice_by_slice_and_refused_of_a_3d_model(run, tmp_p
     assert "--volumes is for a 2-D autoencoder" in capsys.readouterr().err
 
 
+def test_volumes_take_the_deepest_patient_unless_a_size_is_given(run, tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    for place, depth in (("train/1", 9), ("train/2", 14), ("val/1", 10)):
+        values = rng.integers(1, 500, (16, 16, depth)).astype(np.int16)
+        write_nifti(tmp_path / "deep" / place / "bravo.nii.gz", values, np.eye(4), "noise")
+    path = tmp_path / "a.arrow"
+    given = ("--checkpoint", run, "--output", path, "--volumes", f"data.root={tmp_path / 'deep'}")
+    assert encode(*given) == 0
+    said = capsys.readouterr()
+    assert "cropped_slices 0, padded_slices 9" in said.out
+    assert "without a latent" not in said.err
+    assert read_latents(path).facts["latent_shape"] == [3, 14, 8, 8]
+    assert encode(*given, "data.volume_size=8,16,16") == 0
+    said = capsys.readouterr()
+    assert "cropped_slices 9, padded_slices 0" in said.out
+    assert "warning: --volumes with D = 8 leaves 9 of 33 slices (27.3%)" in said.err
+    found = read_latents(path)
+    assert found.facts["latent_shape"] == [3, 8, 8, 8]
+    assert (found.facts["cropped_slices"], found.facts["constant_channels"]) == (9, 0)
+
+
 def test_measuring_writes_nothing_and_other_data_can_be_named(run, tmp_path, capsys):
     given = ("--checkpoint", run, "--measure-only")
     assert encode(*given, "--json") == 0

@@ -4,7 +4,7 @@ and 3-D.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,12 @@ from trainables.api import (
     SystemBase,
     Tensors,
 )
+from trainables.compression.encoding import encode_data, prepare_volumes
 from trainables.compression.profile import profile_cases, profile_step
 from trainables.compression.references import references
 from trainables.compression.settings import CompressionSettings
 from trainables.compression.tags import figure_tags, tags
-from trainables.compression.use import encode_data, prepare_volumes, reconstruct
+from trainables.compression.use import reconstruct
 from trainables.drawing import rows
 from trainables.stepping.inputs import SEED, UPDATE_SEED
 
@@ -155,9 +156,9 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
         return encode_data(settings, model, prepared, splits, source, output)
 
     def prepare_volumes(
-        self, settings: CompressionSettings, cache: Path
+        self, settings: CompressionSettings, cache: Path, given: Collection[str] = ()
     ) -> tuple[CompressionSettings, Prepared]:
-        return prepare_volumes(settings, cache)
+        return prepare_volumes(settings, cache, given)
 
     def profile_cases(
         self, settings: CompressionSettings, kinds: Sequence[str], sizes: Sequence[str]

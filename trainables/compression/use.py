@@ -1,28 +1,23 @@
-"""The uses of a trained autoencoder: scans through it and back, and the latents of its data."""
+"""Scans through a trained autoencoder and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.files import DataError, Float32
-from data.latents import LatentBatch, write_latents
-from data.mri.dataset import Prepared, open_split, prepare
+from data.files import DataError
 from data.mri.inputs import Scan, find_inputs, read_scans
 from data.mri.nifti_write import write_nifti
 from metrics.compression import dice, psnr
 from models.autoencoders.interface import Autoencoder
-from models.autoencoders.slicewise import Slicewise
-from settings.flat import flatten, replace
 from settings.mri import MASK
-from settings.schema import SettingsError
 from trainables.api import Measures, Request
+from trainables.compression.encoding import codec_of
 from trainables.compression.settings import CompressionSettings
 
 Draw = Callable[[Tensor, Tensor], Tensor]
@@ -111,152 +106,9 @@ def round_trip(model: Autoencoder, volume: Tensor) -> Tensor:
     return output[0].float().clamp(0.0, 1.0).cpu()
 
 
-def codec_of(model: Autoencoder, dims: int) -> Autoencoder | Slicewise:
-    """The model, which takes volumes slice by slice where it is one of slices."""
-    return Slicewise(model) if dims > model.settings.spatial_dims else model
-
-
 def _write_figure(shown: Sequence[tuple[Tensor, Tensor]], draw: Draw, path: Path) -> None:
     from PIL import Image
 
     image, output = (torch.stack(images) for images in zip(*shown, strict=True))
     pixels = draw(image, output).mul(255.0).round().byte().permute(1, 2, 0)
     Image.fromarray(np.ascontiguousarray(pixels.numpy())).save(path)
-
-
-# Latents
-
-
-class Moments:
-    """Mean and deviation of latents [B, c, *s], over all numbers and over those of a channel."""
-
-    def __init__(self) -> None:
-        self.samples, self.count = 0, 0
-        self.sums: np.ndarray | float = 0.0
-        self.squares: np.ndarray | float = 0.0
-
-    def add(self, latent: Float32) -> None:
-        by_channel = np.moveaxis(latent.astype(np.float64), 1, 0).reshape(latent.shape[1], -1)
-        self.samples += len(latent)
-        self.count += by_channel.shape[1]
-        self.sums = self.sums + by_channel.sum(axis=1)
-        self.squares = self.squares + np.square(by_channel).sum(axis=1)
-
-    def facts(self) -> dict[str, Any]:
-        mean = np.asarray(self.sums) / self.count
-        second = np.asarray(self.squares) / self.count
-        deviation = np.sqrt(np.maximum(second - mean**2, 0.0))
-        shift = float(mean.mean())
-        std = float(np.sqrt(max(second.mean() - shift**2, 0.0)))
-        return {
-            "shift": shift,
-            "std": std,
-            "scale_factor": 1.0 / std if std > 0.0 else None,
-            "channel_mean": mean.tolist(),
-            "channel_std": deviation.tolist(),
-            "measured_samples": self.samples,
-        }
-
-
-def prepare_volumes(
-    settings: CompressionSettings, cache: Path
-) -> tuple[CompressionSettings, Prepared]:
-    """The settings, and the data prepared, of whole volumes for a 2-D model: of as many slices as
-    `data.volume_size` says, each slice of the size of the model's own images.
-
-    Raises:
-        SettingsError: the model is one of volumes.
-    """
-    if settings.model.spatial_dims != 2:
-        raise SettingsError(
-            "--volumes is for a 2-D autoencoder, which takes slices otherwise, and this one takes "
-            "volumes anyway. Leave it out."
-        )
-    side = settings.data.image_size
-    space = (settings.data.volume_size[0], side, side)
-    settings = replace(settings, {"data.volume_size": space})
-    return settings, prepare(settings.data, cache, len(space))
-
-
-def encode_data(
-    settings: CompressionSettings,
-    model: Autoencoder,
-    prepared: Prepared,
-    splits: Sequence[str],
-    source: Mapping[str, Any],
-    output: Path | None,
-) -> dict[str, Any]:
-    """Encodes whole splits, measures the training latents, and writes a file of `data.latents`;
-    without `output` it only measures. Returns the file's facts. A 2-D model takes volumes slice by
-    slice, and their depth stays.
-
-    Args:
-        source: what the file says of the checkpoint.
-    """
-    if prepared.channels != model.channels:
-        raise SettingsError(
-            f"this {model.settings.kind} takes images of {model.channels} channels, and "
-            f"data.group={settings.data.group} has {prepared.channels}. Choose a group as in its "
-            "training."
-        )
-    moments, samples = Moments(), dict.fromkeys(splits, 0)
-    codec = codec_of(model, len(prepared.space))
-    size = settings.train.validation_batch_size if codec is model else 1
-
-    def batches() -> Iterator[LatentBatch]:
-        for split in splits if "train" in splits else ("train", *splits):
-            for batch in encoded(codec, prepared, split, size):
-                if split == "train":
-                    moments.add(batch.latent)
-                if split in samples:
-                    samples[split] += len(batch.latent)
-                    yield batch
-
-    def describe() -> dict[str, Any]:
-        return {
-            **_shapes(model, prepared),
-            "group": settings.data.group,
-            **moments.facts(),
-            "checkpoint": dict(source),
-            "data": flatten(settings.data),
-            "patients": {split: list(prepared.patients.get(split, ())) for split in splits},
-            "samples": samples,
-        }
-
-    if output is not None:
-        return dict(write_latents(output, batches(), describe))
-    for batch in encoded(codec, prepared, "train", size):
-        moments.add(batch.latent)
-    return describe()
-
-
-def _shapes(model: Autoencoder, prepared: Prepared) -> dict[str, Any]:
-    """The shapes that go in and come out; the factor along the depth is 1 where a 2-D model takes
-    a volume slice by slice.
-    """
-    network, space = model.settings, prepared.space
-    return {
-        "kind": network.kind,
-        "spatial_dims": network.spatial_dims,
-        "image_shape": [prepared.channels, *space],
-        "latent_shape": list(codec_of(model, len(space)).latent_shape(space)),
-        "factors": [*[1] * (len(space) - network.spatial_dims), *network.factors],
-    }
-
-
-@torch.no_grad()
-def encoded(
-    model: Autoencoder | Slicewise, prepared: Prepared, split: str, size: int
-) -> Iterator[LatentBatch]:
-    """The latents of all samples of a split, not augmented, `size` at a time."""
-    samples: Any = open_split(prepared, split)
-    device = next(model.parameters()).device
-    table = samples.table
-    for start in range(0, samples.count, size):
-        rows = range(start, min(start + size, samples.count))
-        images = torch.stack([samples.read(row)["image"] for row in rows]).to(device)
-        columns = {name: table[name][rows.start : rows.stop] for name in _TABLE}
-        yield LatentBatch(split, model.encode(images).float().cpu().numpy(), **columns)
-
-
-_TABLE = ("modality", "patient", "slice")

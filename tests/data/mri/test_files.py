@@ -12,7 +12,7 @@ import pytest
 from nibabel import orientations
 
 from data.files import DataError
-from data.mri.files import PatientFiles, find_patients, read_patient, read_volume
+from data.mri.files import PatientFiles, find_patients, read_depth, read_patient, read_volume
 from settings.mri import MODALITIES
 
 AFFINE = np.array([[0.9, 0, 0, -10], [0, 1.1, 0, 5], [0, 0, 3.0, 7], [0, 0, 0, 1]])
@@ -102,6 +102,21 @@ def test_all_48_orders_of_axes_give_one_volume(tmp_path):
             first = volume.affine @ [0, 0, 0, 1]
             np.testing.assert_allclose(first, AFFINE @ [3, 4, 0, 1], atol=1e-5)
     assert orientations.aff2axcodes(volume.affine) == ("S", "P", "L")
+
+
+def test_the_depth_is_read_from_the_header_alone(tmp_path):
+    image = nibabel.Nifti1Image(ramp(), AFFINE)
+    for turn in itertools.permutations(range(3)):
+        for flips in itertools.product((1, -1), repeat=3):
+            turned = image.as_reoriented(np.array(list(zip(turn, flips, strict=True))))
+            path = save(tmp_path / "a.nii", np.asarray(turned.dataobj), turned.affine)
+            path.write_bytes(path.read_bytes()[:352])
+            assert read_depth(path) == SHAPE[2]
+    assert read_depth(save(tmp_path / "b.nii.gz", ramp())) == SHAPE[2]
+    path.write_bytes(b"no header")
+    assert read_depth(path) is None
+    assert read_depth(tmp_path / "none.nii.gz") is None
+    assert read_depth(save(tmp_path / "flat.nii.gz", ramp()[0])) is None
 
 
 def test_an_oblique_scan_keeps_its_spacing(tmp_path):

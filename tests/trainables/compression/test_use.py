@@ -1,4 +1,4 @@
-"""Reconstructions and latents of an autoencoder, on scans of noise."""
+"""Reconstructions of an autoencoder, on scans of noise."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from data.files import DataError
-from data.latents import read_latents
 from data.mri.nifti_write import write_nifti
 from ray_jobs.generation import merged
 from settings.flat import replace
 from settings.mri import MODALITIES
-from settings.schema import SettingsError
 from trainables.compression.system import Compression
-from trainables.compression.use import FIGURE, LEFT_OUT, encode_data, prepare_volumes
+from trainables.compression.use import FIGURE, LEFT_OUT
 from trainables.request import Request
 
 SHAPE = (16, 16, 6)
@@ -135,67 +133,3 @@ def test_a_rebuilt_network_is_the_same_and_looks_nothing_up(root):
     again = SYSTEM.rebuild(named, built.meta)
     again.modules["autoencoder"].load_state_dict(built.modules["autoencoder"].state_dict())
     assert dict(again.meta) == {"channels": 1}
-
-
-@pytest.mark.parametrize("kind", ["vae", "vqvae"])
-def test_latents_of_whole_splits_with_their_own_scale(root, tmp_path, kind):
-    settings, built = made(root, model__kind=kind, data__group="multi_modality")
-    prepared = SYSTEM.prepare(settings, tmp_path / "cache")
-    model = built.modules["autoencoder"]
-    path = tmp_path / "a.arrow"
-    facts = encode_data(settings, model, prepared, ["validation"], {"step": 1}, path)
-    found = read_latents(path)
-    assert len(found) == facts["samples"]["validation"] == 24
-    assert set(found.column("split")) == {"validation"}
-    assert [found.column("modality").tolist().count(i) for i in range(4)] == [6] * 4
-    samples = SYSTEM.loaders(settings, prepared).validation
-    with torch.no_grad():
-        for row in (0, 7, 23):
-            wanted = model(samples[row]["image"][None])["latent"][0]
-            assert np.allclose(found.latent(row), wanted, atol=1e-5)
-    train = SYSTEM.loaders(replace(settings, {"augment.kind": "none"}), prepared).train
-    images = torch.stack([train.read(i)["image"] for i in range(len(train))])
-    with torch.no_grad():
-        all_train = model.encode(images).double().numpy()
-    assert facts["measured_samples"] == len(images) == 48
-    assert facts["shift"] == pytest.approx(all_train.mean())
-    assert facts["scale_factor"] == pytest.approx(1.0 / all_train.std())
-    assert np.allclose(facts["channel_mean"], all_train.mean(axis=(0, 2, 3)))
-    assert np.allclose(facts["channel_std"], all_train.std(axis=(0, 2, 3)))
-    measured = encode_data(settings, model, prepared, ["validation"], {"step": 1}, None)
-    assert measured["scale_factor"] == facts["scale_factor"]
-
-
-def test_volumes_of_a_2d_model_are_its_slices_in_order(root, tmp_path):
-    """Also the slices that a training leaves out. Six of a patient's six, with a copy of the
-    outermost at each end.
-    """
-    settings, built = made(root, data__slice_sum=1e9)
-    model, path = built.modules["autoencoder"], tmp_path / "a.arrow"
-    settings, prepared = prepare_volumes(settings, tmp_path / "cache")
-    facts = encode_data(settings, model, prepared, ["train", "validation"], {"step": 1}, path)
-    assert facts["image_shape"] == [1, 8, 16, 16]
-    assert facts["latent_shape"] == [3, 8, 8, 8]
-    assert facts["factors"] == [1, 2, 2]
-    assert facts["data"]["volume_size"] == (8, 16, 16)
-    assert facts["samples"] == {"train": 2, "validation": 1}
-    found = read_latents(path)
-    assert found.column("slice").tolist() == [-1] * 3
-
-    slices = SYSTEM.prepare(replace(settings, {"data.slice_sum": 0.0}), tmp_path / "cache")
-    assert encode_data(settings, model, slices, ["validation"], {}, tmp_path / "b.arrow")
-    each = read_latents(tmp_path / "b.arrow")
-    assert each.column("slice").tolist() == list(range(6))
-    wanted = np.stack([each.latent(row) for row in (0, *range(6), 5)], axis=1)
-    assert np.allclose(found.latent(2), wanted, atol=1e-5)
-    assert facts["channel_mean"] == pytest.approx(
-        np.stack([found.latent(row) for row in (0, 1)]).mean(axis=(0, 2, 3, 4)), rel=1e-4
-    )
-
-
-def test_data_of_other_channels_is_refused(root, tmp_path):
-    settings, built = made(root)
-    dual = replace(settings, {"data.group": "dual"})
-    prepared = SYSTEM.prepare(dual, tmp_path / "cache")
-    with pytest.raises(SettingsError, match=r"takes images of 1 channels, and data\.group=dual"):
-        encode_data(dual, built.modules["autoencoder"], prepared, ["train"], {}, None)
