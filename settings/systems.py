@@ -29,6 +29,7 @@ RENAMED: Mapping[str, str] = {
 BEFORE: Mapping[str, Mapping[str, Any]] = {
     "hdr_patch": {"data.split": "time", "model.motion_in_holes": True},
     "conditioner": {"model.trunk_width": 0, "model.head_width": 0, "model.reach": 0.0},
+    "compression": {"data.fit": "stretch", "data.below_zero": "each"},
 }
 """System -> settings that it has got since, with the values that say what was done before them,
 where these are not the defaults: stored settings without such a key keep what they were made by.

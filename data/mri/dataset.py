@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from data.cache import cached_by, file_states, shaping
 from data.mri.augment import AugmentSettings
-from data.mri.convert import Conversion
+from data.mri.convert import convert
 from data.mri.files import find_patients
 from data.mri.store import FixedSamples, TrainSamples
 from data.mri.volumes import Rules
@@ -66,10 +66,23 @@ class DataSettings(Settings):
         "what volumes with fewer slices than D are filled with; masks always with zeros",
         choices=("replicate", "zero"),
     )
+    fit: str = setting(
+        "pad",
+        "of slices of another shape than the samples': pad (zeros around, none of a mask), or "
+        "stretch",
+        choices=("pad", "stretch"),
+    )
     normalise: str = setting(
         "percentile",
         "what becomes 0 and 1: percentiles of the values above 0, or the least and the greatest",
         choices=("percentile", "min_max"),
+    )
+    below_zero: str = setting(
+        "auto",
+        "values below 0: clip (they become 0), keep (the least is background, as in CT), auto "
+        "(keep where most training images of the modality have a 1st percentile below minus a "
+        "quarter of the 99th), or each (keep in every image with such a voxel)",
+        choices=("auto", "clip", "keep", "each"),
     )
     low_percentile: float = setting(0.1, "of the values above 0, becomes 0", low=0.0, high=100.0)
     high_percentile: float = setting(
@@ -153,6 +166,8 @@ class Prepared:
             index of them.
         counts: of what was kept, left out and changed, by name.
         warnings: what was left out or changed, in words with the file names.
+        signed: the modalities whose values below 0 are kept, by decision of the training images;
+            None where a setting decides (`data.below_zero`).
     """
 
     folder: str
@@ -163,6 +178,7 @@ class Prepared:
     warnings: Sequence[str]
     validation_samples: int
     least_lesion: int
+    signed: Sequence[str] | None
 
     @property
     def notes(self) -> dict[str, float]:
@@ -195,6 +211,7 @@ def prepare(settings: DataSettings, cache: Path, dims: int) -> Prepared:
         warnings=index["warnings"],
         validation_samples=settings.validation_samples,
         least_lesion=_least(settings, dims),
+        signed=index["signed"],
     )
 
 
@@ -243,10 +260,8 @@ def _convert(settings: DataSettings, dims: int, folder: Path, cache: Path) -> di
     from_folder = settings.source == "folder"
     root = _root(settings) if from_folder else _phantom(settings, cache, dims)
     patients, strangers = find_patients(root)
-    conversion = Conversion(_rules(settings, dims))
+    conversion = convert(_rules(settings, dims), patients, folder)
     conversion.counts["unrecognised_files"] = len(strangers)
-    for split in SPLITS:
-        conversion.write(split, patients[split], folder / split)
     source = str(root) if from_folder else "the embedded patients"
     conversion.refuse(source, settings.max_bad_share)
     return {
@@ -254,6 +269,7 @@ def _convert(settings: DataSettings, dims: int, folder: Path, cache: Path) -> di
         "counts": conversion.counts,
         "patients": conversion.patients,
         "warnings": list(conversion.warnings(from_folder)),
+        "signed": conversion.rules.signed if settings.below_zero == "auto" else None,
     }
 
 

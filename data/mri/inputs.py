@@ -1,7 +1,7 @@
 """Scans that a trained model is applied to: which files of a folder belong together, how they are
 put onto the model's grid, and where a voxel of that grid lies in the patient.
 
-Shapes: C channels; D, H, W the file's size, d, h, w that of the grid.
+Shapes: C channels; D, H, W the file's size, d, h, w that of the grid; H', W' the padded plane.
 """
 
 from __future__ import annotations
@@ -14,8 +14,19 @@ import numpy as np
 
 from data.files import DataError, Float32, Float64, natural_key
 from data.mri.dataset import DataSettings
-from data.mri.files import SUFFIXES, PatientFiles, read_patient
-from data.mri.volumes import fit_depth, index_change, normalise, resize_image, resize_mask
+from data.mri.files import SUFFIXES, Patient, PatientFiles, read_patient
+from data.mri.volumes import (
+    first_inside,
+    fit_depth,
+    fitted,
+    index_change,
+    is_signed,
+    keeps_negatives,
+    normalise,
+    pad_planes,
+    resize_image,
+    resize_mask,
+)
 from settings.mri import GROUPS, MASK, MODALITIES
 
 _DEEPEST = 3
@@ -32,6 +43,9 @@ class Scan:
         inside: slices of `image` that the file has; the others are padding.
         affine: [4, 4], from an index in image[:, inside] to mm (right, anterior, superior).
         cropped: slices of the file that `image` does not have.
+        negative: channels with values below 0.
+        clipped: those of them whose values below 0 became 0.
+        unlike: see `data.mri.convert.Conversion`.
     """
 
     names: tuple[str, ...]
@@ -39,6 +53,24 @@ class Scan:
     inside: slice
     affine: Float64
     cropped: int
+    negative: int
+    clipped: int
+    unlike: tuple[tuple[Path, bool], ...]
+
+    @property
+    def depth(self) -> int:
+        """Slices of the file."""
+        return self.inside.stop - self.inside.start + self.cropped
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """One volume [D, H, W] in [0, 1]; the rest is that of `Scan`."""
+
+    values: Float32
+    negative: bool = False
+    clipped: bool = False
+    unlike: tuple[tuple[Path, bool], ...] = ()
 
 
 def find_inputs(source: Path, group: str) -> list[tuple[Path, PatientFiles]]:
@@ -86,8 +118,14 @@ def find_inputs(source: Path, group: str) -> list[tuple[Path, PatientFiles]]:
     return [(at, PatientFiles(folder, folders[folder])) for at, folder in placed]
 
 
-def read_scans(files: PatientFiles, data: DataSettings, dims: int) -> list[Scan]:
+def read_scans(
+    files: PatientFiles, data: DataSettings, dims: int, signed: Sequence[str] | None = None
+) -> list[Scan]:
     """The scans of a patient as a training with these settings sees them, all their slices.
+
+    Args:
+        signed: what that training decided (`Prepared.signed`); None where it decided nothing. Each
+            image then does so for itself under data.below_zero=auto.
 
     Raises:
         DataError: a file is missing or unusable; which and why.
@@ -101,19 +139,12 @@ def read_scans(files: PatientFiles, data: DataSettings, dims: int) -> list[Scan]
     chosen = PatientFiles(files.folder, paths)
     images = [] if masks else names
     patient = read_patient(chosen, images, require_seg=masks, require_lesions=False)
-    volumes: dict[str, Float32] = {}
-    for name in names:
-        if masks:
-            if patient.mask is None:
-                raise DataError(f"{files.folder}: expected a mask, found none.")
-            volumes[name] = patient.mask.astype(np.float32)
-            continue
-        try:
-            volumes[name] = normalise(
-                patient.images[name], data.normalise, data.low_percentile, data.high_percentile
-            )
-        except ValueError as error:
-            raise DataError(f"{patient.files[name]}: {error}") from error
+    if not masks:
+        volumes = {name: _scaled(patient, name, data, signed) for name in names}
+    elif patient.mask is not None:
+        volumes = {MASK: _Scaled(patient.mask.astype(np.float32))}
+    else:
+        raise DataError(f"{files.folder}: expected a mask, found none.")
     together = [tuple(names)] if data.group == "dual" else [(name,) for name in names]
     return [
         _on_grid(part, [volumes[name] for name in part], patient.affine, data, dims)
@@ -121,19 +152,37 @@ def read_scans(files: PatientFiles, data: DataSettings, dims: int) -> list[Scan]
     ]
 
 
+def _scaled(
+    patient: Patient, name: str, data: DataSettings, signed: Sequence[str] | None
+) -> _Scaled:
+    values, path = patient.images[name], patient.files[name]
+    keeps = keeps_negatives(values, name, data.below_zero, signed)
+    low, high = data.low_percentile, data.high_percentile
+    try:
+        unit = normalise(values, data.normalise, low, high, signed=keeps)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+    negative = bool(values.min() < 0)
+    decided = data.below_zero == "auto" and negative
+    unlike = ((path, keeps),) if decided and is_signed(values) != keeps else ()
+    return _Scaled(unit, negative, negative and not keeps, unlike)
+
+
 def _on_grid(
     names: tuple[str, ...],
-    volumes: Sequence[Float32],
+    volumes: Sequence[_Scaled],
     affine: Float64,
     data: DataSettings,
     dims: int,
 ) -> Scan:
     space = data.space(dims)
     height, width = space[-2:]
-    depth, *plane = volumes[0].shape
+    depth, *plane = volumes[0].values.shape
     wanted = space[0] if dims == 3 else depth
+    sides = fitted(plane, (height, width), data.fit)
     channels = []
-    for volume in volumes:
+    for each in volumes:
+        volume = pad_planes(each.values, sides)
         if names == (MASK,):
             mask = resize_mask(volume > 0.5, height, width)
             channels.append(fit_depth(mask, wanted, "zero").astype(np.float32))
@@ -144,5 +193,14 @@ def _on_grid(
     surplus = depth - wanted
     before = max(-surplus, 0) // 2
     inside = slice(before, before + min(depth, wanted))
-    placed = affine @ index_change(max(surplus, 0) // 2, plane, (height, width))
-    return Scan(names, image, inside, placed, max(surplus, 0))
+    first = (max(surplus, 0) // 2, *first_inside(plane, sides))
+    return Scan(
+        names,
+        image,
+        inside,
+        affine @ index_change(first, sides, (height, width)),
+        max(surplus, 0),
+        sum(each.negative for each in volumes),
+        sum(each.clipped for each in volumes),
+        tuple(pair for each in volumes for pair in each.unlike),
+    )

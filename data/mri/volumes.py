@@ -1,7 +1,7 @@
 """From a patient's volumes to samples: intensities in [0, 1], the requested size, the slices worth
 keeping.
 
-Shapes: C channels; D, H, W the file's size, d, h, w that of the samples.
+Shapes: C channels; D, H, W the file's size, d, h, w that of the samples; H', W' the padded plane.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from settings.mri import GROUPS, MASK, MODALITIES
 
 BoolArray = NDArray[np.bool_]
 
+_SIGNED_SHARE = 0.25
+"""Of the 99th percentile: an image is signed where its 1st lies further below 0. Air in a CT is at
+-1000, the undershoot of a spline at a few hundredths of what is bright.
+"""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -29,11 +34,14 @@ class Rules:
     Attributes:
         space: (h, w) for slices, (d, h, w) for volumes.
         least_lesion: pixels or voxels below which a component is ignored.
+        signed: under below_zero=auto, the modalities whose values below 0 are kept.
     """
 
     group: str
     space: tuple[int, ...]
+    fit: str
     normalise: str
+    below_zero: str
     low_percentile: float
     high_percentile: float
     slice_sum: float
@@ -42,6 +50,12 @@ class Rules:
     require_seg: bool
     require_lesions: bool
     least_lesion: int
+    signed: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The modalities that are read, without the mask."""
+        return tuple(name for name in GROUPS[self.group] if name != MASK)
 
 
 @dataclass(frozen=True)
@@ -76,12 +90,14 @@ class CutCounts:
         left_out: samples that were not worth keeping.
         emptied: masks with lesions of which nearest resizing or cropping left nothing.
         negative: images with values below 0.
+        clipped: those of them whose values below 0 became 0.
         cropped, padded: slices by which the depth was cut or filled.
     """
 
     left_out: int = 0
     emptied: int = 0
     negative: int = 0
+    clipped: int = 0
     cropped: int = 0
     padded: int = 0
 
@@ -89,15 +105,19 @@ class CutCounts:
 def cut(patient: Patient, rules: Rules, counts: CutCounts) -> Iterator[Cut]:
     """The samples of a patient, modality after modality."""
     height, width = rules.space[-2:]
-    before = np.zeros(_shape(patient), np.bool_) if patient.mask is None else patient.mask
-    mask = resize_mask(before, height, width)
-    spacing = resized_spacing(patient.spacing, before.shape, (height, width))
-    affine = patient.affine @ index_change(0, before.shape[1:], (height, width))
+    before = np.zeros(grid_of(patient), np.bool_) if patient.mask is None else patient.mask
+    plane = before.shape[1:]
+    sides = fitted(plane, (height, width), rules.fit)
+    mask = resize_mask(pad_planes(before, sides), height, width)
+    spacing = resized_spacing(patient.spacing, (len(before), *sides), (height, width))
+    inside = first_inside(plane, sides)
+    affine = patient.affine @ index_change((0, *inside), sides, (height, width))
     for names in _samples_of(rules.group):
         image = None
         if names != (MASK,):
             channels = [scaled(patient, name, rules, counts) for name in names]
-            small = [resize_image(channel, height, width) for channel in channels]
+            padded = [pad_planes(channel, sides) for channel in channels]
+            small = [resize_image(channel, height, width) for channel in padded]
             image = np.stack(small, axis=1)
         number = (*MODALITIES, MASK).index(names[0])
         whole = _Stack(image, mask, before, number, spacing, affine)
@@ -119,11 +139,13 @@ class _Stack:
 
     def from_slice(self, first: int) -> Float64:
         """The affine of what begins with that slice."""
-        return self.affine @ index_change(first, (1, 1), (1, 1))
+        return self.affine @ index_change((first, 0, 0), (1, 1), (1, 1))
 
 
-def _shape(patient: Patient) -> tuple[int, ...]:
-    return next(iter(patient.images.values())).shape
+def grid_of(patient: Patient) -> tuple[int, ...]:
+    """D, H, W."""
+    images = iter(patient.images.values())
+    return next(images).shape if patient.mask is None else patient.mask.shape
 
 
 def _samples_of(group: str) -> Sequence[tuple[str, ...]]:
@@ -177,37 +199,104 @@ def _volume(stack: _Stack, rules: Rules, counts: CutCounts) -> Iterator[Cut]:
 def scaled(patient: Patient, name: str, rules: Rules, counts: CutCounts) -> Float32:
     """One modality in [0, 1]."""
     values = patient.images[name]
-    counts.negative += int(values.min() < 0)
+    keeps = keeps_negatives(values, name, rules.below_zero, rules.signed)
+    negative = bool(values.min() < 0)
+    counts.negative += negative
+    counts.clipped += negative and not keeps
+    low, high = rules.low_percentile, rules.high_percentile
     try:
-        return normalise(values, rules.normalise, rules.low_percentile, rules.high_percentile)
+        return normalise(values, rules.normalise, low, high, signed=keeps)
     except ValueError as error:
         raise DataError(f"{patient.files[name]}: {error}") from error
 
 
-def normalise(values: Float32, kind: str, low: float, high: float) -> Float32:
+def is_signed(values: Float32) -> bool:
+    """Whether an image by itself has values below 0 that are values, as CT has, and no undershoot
+    of an interpolation: its 1st percentile lies below minus a quarter of its 99th.
+    """
+    if values.min() >= 0:
+        return False
+    low, high = np.percentile(values, (1, 99))
+    return bool(low < -_SIGNED_SHARE * high)
+
+
+def keeps_negatives(
+    values: Float32, name: str, below_zero: str, signed: Sequence[str] | None
+) -> bool:
+    """Whether an image's values below 0 are values, or else become 0.
+
+    Args:
+        name: its modality.
+        below_zero: `keep` and `clip` say it of every image, `auto` by what the data set decided,
+            `each` by whether one voxel lies below 0, as it was before there was a choice.
+        signed: the modalities for which the data set decided to keep them; None where it has
+            decided nothing, and the image does so for itself.
+    """
+    if below_zero == "each":
+        return bool(values.min() < 0)
+    if below_zero != "auto":
+        return below_zero == "keep"
+    return is_signed(values) if signed is None else name in signed
+
+
+def normalise(values: Float32, kind: str, low: float, high: float, *, signed: bool) -> Float32:
     """A volume in [0, 1]: `percentile` maps those of the voxels above 0 to 0 and 1 and clips what
     lies outside, `min_max` maps the least and the greatest value.
 
     One bright voxel sets the scale of min_max (001-M20). Above 0 is the brain where the skull was
     stripped, since MRI has no negative values and stripping writes 0; where air was left in, its
-    noise only shifts both percentiles down a little. Values below 0 (CT, spline overshoot) move
-    the limit to the least of them, and are counted.
+    noise only shifts both percentiles down a little. Of a signed image (CT) those above its least
+    value count instead; in any other, values below 0 (an interpolation's) become 0 first.
 
     Raises:
         ValueError: all those voxels hold one value.
     """
+    given, values = values, values if signed else np.maximum(values, np.float32(0))
     if kind == "min_max":
         bottom, top = float(values.min()), float(values.max())
     else:
         brain = values[values > min(0.0, float(values.min()))]
         bottom, top = np.percentile(brain, (low, high)) if brain.size else (0.0, 0.0)
     if not top > bottom:
+        changed = not signed and given.min() < 0
+        why = "; those below 0 became 0 (data.below_zero)" if changed else ""
         raise ValueError(
             f"expected at least two values to scale to 0 and 1 (data.normalise={kind}), found "
-            f"{bottom:g} throughout."
+            f"{bottom:g} throughout{why}."
         )
     unit = (values - np.float32(bottom)) / np.float32(top - bottom)
     return np.clip(unit, 0.0, 1.0).astype(np.float32)
+
+
+def fitted(plane: Sequence[int], space: Sequence[int], fit: str) -> tuple[int, int]:
+    """H', W' of the plane that is resized to `space` (h, w): that of the file where it is
+    stretched, or else the smallest one of the shape h : w that holds [H, W], in pixels, so that
+    the ratio of the spacings stays.
+    """
+    height, width = plane
+    if fit == "stretch":
+        return height, width
+    scale = max(height / space[0], width / space[1])
+    return max(height, round(scale * space[0])), max(width, round(scale * space[1]))
+
+
+def first_inside(plane: Sequence[int], sides: Sequence[int]) -> tuple[int, int]:
+    """Where in the padded plane (H', W') that of the file begins: it lies in the middle, and what
+    does not divide by two goes to the end.
+    """
+    return (sides[0] - plane[0]) // 2, (sides[1] - plane[1]) // 2
+
+
+def pad_planes(volume: NDArray[Any], sides: Sequence[int]) -> NDArray[Any]:
+    """[D, H, W] -> [D, H', W'], with 0 around: the background of an image in 0 .. 1, and no lesion
+    of a mask.
+    """
+    plane = volume.shape[1:]
+    if plane == tuple(sides):
+        return volume
+    before = first_inside(plane, sides)
+    ends = [(b, new - old - b) for b, old, new in zip(before, plane, sides, strict=True)]
+    return np.pad(volume, [(0, 0), *ends])
 
 
 def resize_image(volume: Float32, height: int, width: int) -> Float32:
@@ -240,19 +329,20 @@ def resized_spacing(
     return d, h * shape[1] / space[0], w * shape[2] / space[1]
 
 
-def index_change(first: int, old: Sequence[int], new: Sequence[int]) -> Float64:
+def index_change(first: Sequence[int], old: Sequence[int], new: Sequence[int]) -> Float64:
     """[4, 4]: an index (d, h, w) of the grid -> that of the file. A pixel is where its middle is:
-    the outer borders of both images are the same.
+    the outer borders of the padded plane and of the grid are the same.
 
     Args:
-        first: slice of the file where the grid begins, below 0 where it is padded.
-        old, new: H, W of the file and h, w of the grid.
+        first: the slice of the file that is the grid's first one, below 0 where it is padded, and
+            the row and column of the padded plane where the file's begins.
+        old, new: H', W' of the padded plane and h, w of the grid.
     """
     change = np.eye(4)
-    change[0, 3] = first
-    for axis, (before, after) in enumerate(zip(old, new, strict=True), start=1):
-        ratio = before / after
-        change[axis, axis], change[axis, 3] = ratio, 0.5 * ratio - 0.5
+    change[0, 3] = first[0]
+    for axis in (1, 2):
+        ratio = old[axis - 1] / new[axis - 1]
+        change[axis, axis], change[axis, 3] = ratio, 0.5 * ratio - 0.5 - first[axis]
     return change
 
 

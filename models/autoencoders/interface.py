@@ -54,7 +54,11 @@ class Autoencoder(nn.Module, ABC):
     Attributes:
         settings: what it was built from.
         channels: C.
+        signed: the modalities in whose images values below 0 were kept, by decision of the data
+            that it was trained on (`data.mri`); None where they decided nothing.
     """
+
+    signed: Sequence[str] | None = None
 
     def __init__(self, settings: ModelSettings, channels: int) -> None:
         super().__init__()

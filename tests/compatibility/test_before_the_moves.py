@@ -20,8 +20,10 @@ from ray_jobs import evaluate, train
 from ray_jobs.analyze import load_reports, load_sweep
 from ray_jobs.sweeping.resume import stored_setup, what_changed
 from results.directory import read_sweep
+from settings.flat import flatten
 from settings.resolve import resolve
 from trainables.checkpoints.checkpoint import read_meta
+from trainables.compression.settings import CompressionSettings
 from trainables.hdr_patch.system import HdrPatchSettings
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -136,6 +138,17 @@ def test_settings_that_came_since_say_what_was_done(sweep):
         resolved = resolve(HdrPatchSettings, "hdr_patch", file=file, stored=stored)
         assert resolved.settings.data.split == split
         assert resolved.settings.model.motion_in_holes is stored
+
+
+def test_a_training_of_before_keeps_the_geometry_and_the_intensities_of_its_images():
+    stored = FIXTURES / "checkpoints/compression"
+    kept = {"data.fit": "stretch", "data.below_zero": "each"}
+    meta = read_meta(stored / "checkpoints/step-00000004")
+    assert kept.items() <= meta["settings"].items()
+    file = stored / "settings.json"
+    for is_stored, data in ((True, kept), (False, {"data.fit": "pad", "data.below_zero": "auto"})):
+        resolved = resolve(CompressionSettings, "compression", file=file, stored=is_stored)
+        assert data.items() <= flatten(resolved.settings).items()
 
 
 def test_a_name_that_was_is_read_as_the_one_that_is(sweep):

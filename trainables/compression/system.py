@@ -72,11 +72,14 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
         return prepare(settings.data, cache, settings.model.spatial_dims)
 
     def build(self, settings: CompressionSettings, prepared: Prepared | None) -> Built:
-        return _made(settings, channels_of(settings.data.group), load=True)
+        signed = prepared.signed if prepared else None
+        return _made(settings, channels_of(settings.data.group), signed, load=True)
 
     def rebuild(self, settings: CompressionSettings, meta: Mapping[str, Any]) -> Built:
-        """Builds without the weights to start from, for those of the checkpoint follow."""
-        return _made(settings, meta["channels"], load=False)
+        """Builds without the weights to start from, for those of the checkpoint follow. One of
+        before `signed` was trained under data.below_zero=each, which decides nothing.
+        """
+        return _made(settings, meta["channels"], meta.get("signed"), load=False)
 
     def loaders(self, settings: CompressionSettings, prepared: Prepared) -> Loaders:
         regions = settings.loss.l1.regional.enabled
@@ -169,10 +172,14 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
         return profile_step(self, settings, steps)
 
 
-def _made(settings: CompressionSettings, channels: int, load: bool) -> Built:
+def _made(
+    settings: CompressionSettings, channels: int, signed: Sequence[str] | None, *, load: bool
+) -> Built:
     autoencoder = build_autoencoder(settings.model, channels, load=load)
+    autoencoder.signed = signed
     critic = critic_modules(settings.discriminator, channels, settings.model.spatial_dims)
-    return Built(modules={"autoencoder": autoencoder, **critic}, meta={"channels": channels})
+    meta = {"channels": channels} | ({} if signed is None else {"signed": list(signed)})
+    return Built(modules={"autoencoder": autoencoder, **critic}, meta=meta)
 
 
 def compress(modules: Modules, batch: Tensors, settings: CompressionSettings) -> dict[str, Tensor]:

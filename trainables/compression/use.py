@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from data.files import DataError
+from data.mri.convert import below_zero_warnings, crop_warnings, decision_counts
 from data.mri.inputs import Scan, find_inputs, read_scans
 from data.mri.nifti_write import write_nifti
 from metrics.compression import dice, psnr
 from models.autoencoders.interface import Autoencoder
-from settings.mri import MASK
+from settings.mri import GROUPS, MASK
+from settings.warning import warn
 from trainables.api import Measures, Request
 from trainables.compression.encoding import codec_of
 from trainables.compression.settings import CompressionSettings
@@ -31,16 +33,29 @@ _PICTURED = 8
 
 @dataclass
 class Tally:
-    """The outcome of the inputs; `scores` are measures of each scan, by name."""
+    """The outcome of the inputs; `scores` are measures of each scan, by name, `cropped` and
+    `unlike` those of `data.mri.convert.Conversion`.
+    """
 
     counts: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(
-            ("patients", "left_out", "scans", "slices", "cropped_slices"), 0.0
+            (
+                *("patients", "left_out", "scans", "slices", "cropped_slices"),
+                *("negative_images", "clipped_images"),
+            ),
+            0.0,
         )
     )
+    cropped: list[tuple[str, int, int]] = field(default_factory=list)
+    unlike: list[tuple[Path, bool]] = field(default_factory=list)
     scores: dict[str, list[float]] = field(default_factory=dict)
     shown: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def warnings(self) -> Iterator[str]:
+        """The same as a training says of its data."""
+        yield from below_zero_warnings(self.counts, self.unlike)
+        yield from crop_warnings(self.cropped, "Cut the files into parts of as many slices.")
 
     def measures(self) -> Measures:
         means = {name: (sum(values), len(values)) for name, values in self.scores.items()}
@@ -52,27 +67,33 @@ def reconstruct(
 ) -> Measures:
     """Writes `<patient>/<modality>.nii.gz` for every scan that was given, in [0, 1] and on the
     grid of the model (masks 0 and 1), and a figure; returns counts and means over scans. A 2-D
-    model goes slice by slice.
+    model goes slice by slice. Values below 0 are treated as in the model's training.
 
     Raises:
         DataError: no patient is usable; otherwise the unusable ones are in `left_out.txt`.
     """
-    tally, target = Tally(), request.target
-    for place, files in find_inputs(request.given, settings.data.group):
+    tally, target, data = Tally(), request.target, settings.data
+    images = [name for name in GROUPS[data.group] if name != MASK]
+    tally.counts |= decision_counts(images, data.below_zero, model.signed)
+    for place, files in find_inputs(request.given, data.group):
         try:
-            scans = read_scans(files, settings.data, settings.model.spatial_dims)
+            scans = read_scans(files, data, settings.model.spatial_dims, model.signed)
         except DataError as error:
             tally.counts["left_out"] += 1
             tally.problems.append(str(error))
             continue
         tally.counts["patients"] += 1
         for scan in scans:
+            tally.cropped.append((f"{place}/{scan.names[0]}", scan.cropped, scan.depth))
+            tally.unlike += scan.unlike
             _one_scan(model, scan, target / place, tally)
     if not tally.counts["patients"]:
         raise DataError(tally.problems[0])
     if tally.problems:
         (target / LEFT_OUT).write_text("".join(f"{text}\n" for text in tally.problems))
     _write_figure(tally.shown, draw, target / FIGURE)
+    for text in tally.warnings():
+        warn(text)
     return tally.measures()
 
 
@@ -89,6 +110,8 @@ def _one_scan(model: Autoencoder, scan: Scan, folder: Path, tally: Tally) -> Non
     tally.counts["scans"] += 1
     tally.counts["slices"] += image.shape[1]
     tally.counts["cropped_slices"] += scan.cropped
+    tally.counts["negative_images"] += scan.negative
+    tally.counts["clipped_images"] += scan.clipped
     for name, score in {"psnr_db": psnr, **({"dice": dice} if masks else {})}.items():
         tally.scores.setdefault(name, []).append(float(score(output[None], image[None])))
     if len(tally.shown) < _PICTURED:

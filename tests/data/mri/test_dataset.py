@@ -180,12 +180,13 @@ def test_what_was_converted_is_found_again(folder, tmp_path):
     for unread in ({"volume_size": (16, 16, 16)}, {"lesion_voxels": 7}, {"validation_samples": 1}):
         assert prepare(settings(folder, **unread), tmp_path / "cache", 2).folder == first.folder
     folders = {first.folder}
-    for read in ({"image_size": 16}, {"group": "flair"}, {"high_percentile": 98.0}):
+    changes = {"image_size": 16, "group": "flair", "high_percentile": 98.0, "fit": "stretch"}
+    for read in ({name: value} for name, value in {**changes, "below_zero": "each"}.items()):
         folders.add(prepare(settings(folder, **read), tmp_path / "cache", 2).folder)
     folders.add(prepare(settings(folder), tmp_path / "cache", 3).folder)
     write_patient(folder / "train" / "p2", 99)
     folders.add(prepare(settings(folder), tmp_path / "cache", 2).folder)
-    assert len(folders) == 6
+    assert len(folders) == 8
     assert not list((tmp_path / "cache").glob(".*"))
 
 
@@ -287,12 +288,12 @@ def test_further_things_a_user_is_told(folder, tmp_path):
     path = folder / "train" / "p1" / "seg.nii.gz"
     save(path, 255 * np.asarray(nibabel.load(path).dataobj))
     values = np.asarray(nibabel.load(folder / "train" / "p1" / "bravo.nii.gz").dataobj)
-    save(folder / "train" / "p1" / "bravo.nii.gz", values - 1000)
+    save(folder / "train" / "p1" / "bravo.nii.gz", values - 10)
     prepared = prepare(settings(folder, image_size=8), tmp_path / "cache", 2)
     told = "\n".join(prepared.warnings)
     assert "1 patients have the name of one in another split (p2)" in told
     assert "the seg files of 1 patients hold other values" in told
-    assert "1 images have values below 0" in told
+    assert "1 images have values below 0 that became 0" in told
     assert prepared.counts["unrecognised_files"] == 1
     tiny = np.zeros((SIZE, SIZE, DEPTH), np.uint8)
     tiny[0, 0] = 1

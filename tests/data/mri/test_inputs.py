@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from data.files import DataError
 from data.mri.dataset import DataSettings
@@ -29,12 +31,15 @@ def millimetres(axis: int) -> np.ndarray:
     return np.tensordot(AFFINE[axis], index, 1).astype(np.float32)
 
 
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_the_new_affine_says_where_the_new_voxels_are(tmp_path, dims, axis):
+def test_the_new_affine_says_where_the_new_voxels_are(tmp_path, dims, axis, fit):
     values = millimetres(axis)
     files = PatientFiles(tmp_path, {"bravo": save(tmp_path / "bravo.nii.gz", values)})
-    data = DataSettings(normalise="min_max", image_size=8, volume_size=(8, 8, 8))
+    data = DataSettings(
+        normalise="min_max", below_zero="keep", fit=fit, image_size=8, volume_size=(8, 8, 8)
+    )
     (scan,) = read_scans(files, data, dims)
     assert scan.cropped == (2 if dims == 3 else 0)
     assert scan.image.shape == (1, 8 if dims == 3 else 10, 8, 8)
@@ -43,6 +48,38 @@ def test_the_new_affine_says_where_the_new_voxels_are(tmp_path, dims, axis):
     wanted = np.tensordot(scan.affine[axis], index, 1)
     inner = (slice(None), slice(2, -2), slice(2, -2))  # resizing mirrors nothing at the border
     assert np.allclose(image[inner], wanted[inner], atol=1e-3)
+
+
+@pytest.mark.parametrize("at", [(1, 1, 1), (9, 3, 7), (11, 11, 8), (12, 4, 5)])
+@pytest.mark.parametrize(
+    ("shape", "space"),
+    [
+        ((18, 13, 10), (10, 18, 18)),  # X, Y, Z; rows are padded by 2 and 3
+        ((13, 18, 10), (8, 18, 18)),  # columns are, and one slice is cropped at each end
+        ((14, 13, 10), (13, 26, 30)),  # each pixel becomes two, and a column is added
+    ],
+)
+def test_a_landmark_keeps_its_place_under_padding(tmp_path, shape, space, at):
+    """Its world coordinates in nibabel before and after, in an oblique scan."""
+    turned = Rotation.from_euler("xyz", (8, -5, 12), degrees=True).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turned @ np.diag([-0.9, 1.2, 3.0]), (50.0, -20.0, 7.0)
+    values = np.zeros(shape, np.float32)
+    values[at] = 1.0
+    path = tmp_path / "bravo.nii.gz"
+    write_nifti(path, values, affine, "of a test")
+    files = PatientFiles(tmp_path, {"bravo": path})
+    data = DataSettings(normalise="min_max", image_size=space[1], volume_size=space)
+    for dims in (2, 3) if space[1] == space[2] else (3,):
+        (scan,) = read_scans(files, data, dims)
+        image, placed = scan.image[0, scan.inside], scan.affine[:, [2, 1, 0, 3]]
+        write_nifti(tmp_path / "out.nii.gz", image.transpose(2, 1, 0), placed, "of a test")
+        after = nibabel.load(tmp_path / "out.nii.gz")
+        found = np.asarray(after.dataobj)
+        centre = [(found * index).sum() / found.sum() for index in np.indices(found.shape)]
+        now = nibabel.affines.apply_affine(after.affine, centre)
+        before = nibabel.affines.apply_affine(nibabel.load(path).affine, at)
+        np.testing.assert_allclose(now, before, atol=1e-4)
 
 
 def test_padding_is_known_and_is_not_in_the_affine(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import zoom
 
 from data.files import DataError
 from data.mri.files import Patient
@@ -18,17 +19,23 @@ from data.mri.volumes import (
     Rules,
     cut,
     fit_depth,
+    fitted,
+    is_signed,
+    keeps_negatives,
     normalise,
     resize_image,
     resize_mask,
     resized_spacing,
+    scaled,
 )
 from settings.mri import MODALITIES
 
 RULES = {
     "group": "bravo",
     "space": (8, 8),
+    "fit": "pad",
     "normalise": "min_max",
+    "below_zero": "auto",
     "low_percentile": 0.0,
     "high_percentile": 100.0,
     "slice_sum": 1.0,
@@ -65,7 +72,7 @@ volumes = st.builds(
 
 @given(values=volumes, kind=st.sampled_from(["percentile", "min_max"]))
 def test_normalised_values_lie_in_0_to_1_and_keep_their_order(values, kind):
-    found = normalise(values, kind, 1.0, 99.0)
+    found = normalise(values, kind, 1.0, 99.0, signed=True)
     assert found.dtype == np.float32
     assert found.min() == 0.0
     assert found.max() == 1.0
@@ -79,7 +86,9 @@ def test_percentiles_are_those_of_the_brain():
     values[:, 6:14, 6:14] = brain
     low, high = np.percentile(brain, (5, 90))
     wanted = np.clip((values - low) / (high - low), 0, 1)
-    np.testing.assert_allclose(normalise(values, "percentile", 5, 90), wanted, atol=1e-5)
+    for signed in (False, True):
+        found = normalise(values, "percentile", 5, 90, signed=signed)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_one_bright_voxel_moves_min_max_but_not_percentiles():
@@ -87,22 +96,157 @@ def test_one_bright_voxel_moves_min_max_but_not_percentiles():
     bright = values.copy()
     bright[0, 0, 0] = 10_000.0
     for kind, change in (("min_max", 0.4), ("percentile", 0.02)):
-        moved = normalise(bright, kind, 0.5, 99.0) - normalise(values, kind, 0.5, 99.0)
-        size = np.abs(moved[1:]).mean()
+        with_it, without = (
+            normalise(volume, kind, 0.5, 99.0, signed=False) for volume in (bright, values)
+        )
+        size = np.abs((with_it - without)[1:]).mean()
         assert size > change if kind == "min_max" else size < change
 
 
 def test_min_max_is_the_formula():
     values = 5.0 * noise((2, 3, 4)) - 2.0
     wanted = (values - values.min()) / (values.max() - values.min())
-    np.testing.assert_allclose(normalise(values, "min_max", 0, 100), wanted, atol=1e-6)
+    found = normalise(values, "min_max", 0, 100, signed=True)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    clipped = normalise(values, "min_max", 0, 100, signed=False)
+    np.testing.assert_allclose(clipped, values.clip(0) / values.max(), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["percentile", "min_max"])
 @pytest.mark.parametrize("level", [0.0, 7.0, -1024.0])
 def test_a_volume_of_one_value_is_refused(kind, level):
     with pytest.raises(ValueError, match=rf"at least two values .*normalise={kind}"):
-        normalise(np.full((2, 3, 3), level, np.float32), kind, 0.1, 99.9)
+        normalise(np.full((2, 3, 3), level, np.float32), kind, 0.1, 99.9, signed=True)
+
+
+def stripped_brain(shape: tuple[int, int, int] = (6, 20, 20)) -> np.ndarray:
+    """A block of grey 100 .. 110 on 0, in all slices but the outermost."""
+    values = np.zeros(shape, np.float32)
+    inner = tuple(slice(side // 4, side - side // 4) for side in shape)
+    values[inner] = 100.0 + 10.0 * noise(values[inner].shape)
+    return values
+
+
+def test_one_voxel_below_0_makes_no_background_a_brain():
+    """Before, the mean grey rose and the background was no longer 0."""
+    values = stripped_brain()
+    touched = values.copy()
+    touched[0, 0, 0] = -1.0
+    counts = CutCounts()
+    limits = {"normalise": "percentile", "low_percentile": 0.1, "high_percentile": 99.9}
+    found, wanted = (
+        scaled(make_patient({"bravo": volume}), "bravo", rules(**limits), counts)
+        for volume in (touched, values)
+    )
+    np.testing.assert_array_equal(found, wanted)
+    assert (counts.negative, counts.clipped) == (1, 1)
+    by_voxel = scaled(
+        make_patient({"bravo": touched}), "bravo", rules(below_zero="each", **limits), counts
+    )
+    brain = touched[touched > touched.min()]  # the rule of before, kept for what is stored
+    low, high = np.percentile(brain, (0.1, 99.9))
+    np.testing.assert_allclose(by_voxel, np.clip((touched - low) / (high - low), 0, 1), atol=1e-6)
+
+
+def test_what_a_spline_undershoots_is_background():
+    """scipy's cubic zoom has values below 0 beside the brain and in slices without any."""
+    values = zoom(stripped_brain((12, 24, 24)), (2, 1.5, 1.5), order=3).astype(np.float32)
+    assert values[0].min() < 0
+    assert not is_signed(values)
+    limits = {"normalise": "percentile", "low_percentile": 0.1, "high_percentile": 99.9}
+    whole = {**limits, "space": (36, 36)}
+    counts = CutCounts()
+    kept = list(cut(make_patient({"bravo": values}), rules(**whole), counts))
+    assert counts.clipped == 1
+    assert max(sample.image[:, :4].max() for sample in kept) < 0.002
+    bright = {k for k, plane in enumerate(values) if plane.max() > 50.0}
+    assert bright <= {sample.slice for sample in kept}
+    assert counts.left_out >= 4
+    before = list(cut(make_patient({"bravo": values}), rules(below_zero="each", **whole), counts))
+    assert len(before) == len(values), "every slice"
+    assert min(sample.image[:, :4].max() for sample in before) > 0.08, "grey"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [
+        (-1000.0, 300.0, True),  # CT
+        (-26.0, 100.0, True),
+        (-24.0, 100.0, False),
+        (0.0, 100.0, False),
+        (-1.0, 0.0, True),
+        (-1000.0, -100.0, True),
+    ],
+)
+def test_an_image_is_signed_by_its_percentiles(low, high, wanted):
+    """A hundredth of the voxels and two more lie at each end: these are the percentiles."""
+    values = np.full(1000, (low + high) / 2, np.float32)
+    values[:12], values[-12:] = low, high
+    np.testing.assert_allclose(np.percentile(values, (1, 99)), (low, high))
+    assert is_signed(values.reshape(10, 10, 10)) is wanted
+    rare = np.full(1000, 100.0, np.float32)
+    rare[0] = low
+    assert not is_signed(rare), "one voxel decides nothing"
+
+
+def test_who_decides_about_values_below_0():
+    ct, undershoot, mri = (np.array([[[low, 100.0]]], np.float32) for low in (-500.0, -1.0, 0.0))
+    wanted = {
+        ("keep", None): (True, True, True),
+        ("clip", None): (False, False, False),
+        ("each", None): (True, True, False),
+        ("auto", None): (True, False, False),
+        ("auto", ("flair",)): (False, False, False),
+        ("auto", ("bravo",)): (True, True, True),
+    }
+    for (below_zero, signed), each in wanted.items():
+        found = [keeps_negatives(v, "bravo", below_zero, signed) for v in (ct, undershoot, mri)]
+        assert found == list(each), (below_zero, signed)
+
+
+def test_an_image_that_clipping_empties_is_named_with_its_reason():
+    values = -noise((2, 8, 8)) - 1.0
+    with pytest.raises(ValueError, match=r"0 throughout; those below 0 became 0 .data.below_zero"):
+        normalise(values, "percentile", 0.1, 99.9, signed=False)
+
+
+sides = st.integers(1, 300)
+
+
+@given(plane=st.tuples(sides, sides), space=st.tuples(sides, sides))
+def test_the_padded_plane_is_the_smallest_of_the_samples_shape(plane, space):
+    assert fitted(plane, space, "stretch") == plane
+    found = fitted(plane, space, "pad")
+    assert found[0] >= plane[0]
+    assert found[1] >= plane[1]
+    assert found[0] == plane[0] or found[1] == plane[1]
+    scale = max(plane[0] / space[0], plane[1] / space[1])
+    assert all(abs(a - scale * b) <= 0.5 + 1e-9 for a, b in zip(found, space, strict=True))
+    if space[0] == space[1]:
+        assert found == (max(plane),) * 2
+
+
+@pytest.mark.parametrize("plane", [(20, 12), (12, 20), (20, 13), (20, 20)])
+def test_slices_are_padded_as_pillow_does_and_masks_with_nothing(plane):
+    image, mask = noise((3, *plane)), np.ones((3, *plane), bool)
+    image[0, 0, 0], image[0, 0, 1] = 0.0, 1.0  # min_max changes nothing
+    counts = CutCounts()
+    found = list(cut(make_patient({"bravo": image}, mask), rules(space=(10, 10)), counts))
+    around = [(20 - side) // 2 for side in plane]
+    for sample, values in zip(found, image, strict=True):
+        square = Image.new("F", (20, 20))
+        square.paste(Image.fromarray(values), (around[1], around[0]))
+        wanted = square.resize((10, 10), Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(sample.image[0], np.asarray(wanted), atol=1e-5)
+        assert sample.spacing == (2.0, 1.0), "mm per pixel: 1 and 0.5, twice as large"
+        rows, columns = (
+            (2 * np.arange(10) + 1 >= a) & (2 * np.arange(10) + 1 < a + side)
+            for a, side in zip(around, plane, strict=True)
+        )
+        np.testing.assert_array_equal(sample.mask, rows[:, None] & columns)
+    squeezed = next(cut(make_patient({"bravo": image}, mask), rules(fit="stretch"), counts))
+    assert squeezed.mask.all()
+    assert squeezed.spacing == (plane[0] / 8, 0.5 * plane[1] / 8)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (7, 9), (40, 50), (64, 20)])
@@ -190,7 +334,8 @@ def test_a_slice_of_dual_is_bright_enough_in_both_channels():
     assert [sample.slice for sample in found] == [1, 2]
     assert counts.left_out == 2
     assert {sample.modality for sample in found} == {MODALITIES.index("t1_pre")}
-    np.testing.assert_allclose(found[0].image[1], normalise(second, "min_max", 0, 100)[1])
+    wanted = normalise(second, "min_max", 0, 100, signed=False)
+    np.testing.assert_allclose(found[0].image[1], wanted[1])
 
 
 def test_the_modalities_of_a_pool_follow_each_other():
@@ -245,18 +390,19 @@ def test_volumes_are_resized_cropped_and_padded():
     assert counts.left_out == 1
 
 
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
 @pytest.mark.parametrize(("space", "axis"), [
     *(((8, 4), axis) for axis in range(3)),
     *(((depth, 8, 4), axis) for depth in (4, 5, 6, 9, 10) for axis in range(3)),
 ])
-def test_every_sample_knows_where_it_lies(space, axis):
+def test_every_sample_knows_where_it_lies(space, axis, fit):
     """Images whose values are places in mm, turned and sheared, against affine @ index."""
-    affine = np.array([[0.2, 1.0, -2.0, 5], [0, 3.0, 0.5, -8], [1.5, 0.1, 0, 40], [0, 0, 0, 1]])
+    affine = np.array([[0.2, 1.0, -2.0, 50], [0, 3.0, 0.5, 80], [1.5, 0.1, 0, 40], [0, 0, 0, 1]])
     shape = (6, 16, 12)
     index = np.stack([*np.indices(shape), np.ones(shape)])
     image = np.tensordot(affine[axis], index, 1).astype(np.float32)
     patient = Patient({}, {"bravo": image}, None, affine, (1.0, 1.0, 1.0), 0)
-    samples = list(cut(patient, rules(space=space, slice_sum=-1.0), CutCounts()))
+    samples = list(cut(patient, rules(space=space, slice_sum=-1.0, fit=fit), CutCounts()))
     assert len(samples) == (6 if len(space) == 2 else 1)
     for sample in samples:
         found = sample.image[0] if len(space) == 3 else sample.image
@@ -264,7 +410,8 @@ def test_every_sample_knows_where_it_lies(space, axis):
         assert stop - first == (1 if len(space) == 2 else min(space[0], 6))
         index = np.stack([*np.indices(found.shape), np.ones(found.shape)])
         wanted = np.tensordot(sample.affine[axis], index, 1)
-        inner = (slice(first, stop), slice(1, -1), slice(1, -1))  # resizing mirrors nothing there
+        # Where resizing sees neither a border nor the four rows that are padded at each end.
+        inner = (slice(first, stop), slice(2, -2) if fit == "pad" else slice(1, -1), slice(1, -1))
         own = found * (image.max() - image.min()) + image.min()
         assert np.allclose(own[inner], wanted[inner], atol=1e-4)
 
