@@ -38,8 +38,9 @@ class Vqvae(Autoencoder, GathersOverUpdate):
     With `start=kmeans` the first update puts the codes where its cells are, as SoundStream does
     (Zeghidour et al., arXiv 2107.03312); until then all uses are 0. With `revive=encoder` a code
     whose uses have fallen below a share of the mean begins anew at one of the update's cells
-    ("random restart" of Jukebox: Dhariwal et al., arXiv 2005.00341; SoundStream). It begins with that share of the uses, so one that finds no cell is drawn anew
-    after the next update. Cells are drawn by the seeds of their images.
+    ("random restart" of Jukebox: Dhariwal et al., arXiv 2005.00341; SoundStream). It begins with
+    that share of the uses, so one that finds no cell is drawn anew after the next update. Cells
+    are drawn by the seeds of their images.
 
     A cell that is not finite is nobody's use: it would stay in the averages for good.
     """

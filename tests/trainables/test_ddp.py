@@ -103,6 +103,7 @@ DRAWS = {
         "model.vqvae.start": "kmeans",
         "model.vqvae.revive": "encoder",
         "model.vqvae.revive_below": 0.9,
+        "model.vqvae.decay": 0.5,  # codes die within a step
     },
     "structured dcae": {
         "model.kind": "dcae",

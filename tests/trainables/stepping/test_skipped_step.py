@@ -98,7 +98,12 @@ CODEBOOK = {
     "model.vqvae.widths": (8,),
     "model.vqvae.codes": 16,
 }
-LIVELY = {"model.vqvae.start": "kmeans", "model.vqvae.revive": "encoder"}
+LIVELY = {
+    "model.vqvae.start": "kmeans",
+    "model.vqvae.revive": "encoder",
+    "model.vqvae.revive_below": 0.9,
+    "model.vqvae.decay": 0.5,
+}
 
 
 @pytest.mark.parametrize("own", [{}, LIVELY], ids=["plain", "start and revival"])
@@ -119,8 +124,10 @@ def test_a_codebook_stays_where_it_is_and_moves_with_the_next_good_step(
     assert training.updates[0].was_skipped
     after = training.modules["autoencoder"].state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
-    training.one_step(good)
-    peer.one_step(good)
+    peer.one_step([bad, bad])  # as many steps, and nothing good in the first
+    for _ in range(2):
+        training.one_step(good)
+        peer.one_step(good)
     found = training.modules["autoencoder"].codes
     assert not training.updates[0].was_skipped and not peer.updates[0].was_skipped
     assert torch.equal(found, peer.modules["autoencoder"].codes)
