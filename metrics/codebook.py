@@ -1,4 +1,5 @@
-"""How a VQ-VAE uses its codebook: the histogram of the codes over the whole validation set.
+"""How a VQ-VAE uses its codebook: the histogram of the codes over the whole validation set, and
+the sign that most of it is dead.
 
 Means of the measures of batches would depend on the batch size: a small batch cannot use a large
 codebook. So the counts of the codes are added up first.
@@ -10,15 +11,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from metrics.health import STOP_HELP, HealthSettings
+from metrics.health_signs import SIGNS, MeasuredSign
 from metrics.metric import Metric, Tensors
 from models.autoencoders.settings import ModelSettings
+from settings.schema import setting
 
 READS = ("model.vqvae.codes",)
+
+_SIGN = MeasuredSign(
+    "codebook_utilisation",
+    "val.codebook_utilisation",
+    "codes that validation uses, all others are dead (see model.vqvae.revive): share",
+    warns_below=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookHealthSettings(HealthSettings):
+    """Health thresholds where a model may have a codebook.
+
+    Below a half a codebook of half the size would hold every code that is used: of each index a
+    bit is for nothing.
+    """
+
+    measured: ClassVar[tuple[MeasuredSign, ...]] = (_SIGN,)
+
+    codebook_utilisation: float = setting(
+        0.5,
+        "warn below: share of the codes that validation uses at least once",
+        low=0.0,
+        high=1.0,
+    )
+    stop: tuple[str, ...] = setting((), STOP_HELP, choices=(*SIGNS, _SIGN.name))
+
+    def without_codebook(self) -> HealthSettings:
+        """The same for a model that has none."""
+        same = {one.name: getattr(self, one.name) for one in fields(HealthSettings)}
+        return HealthSettings(**{**same, "stop": tuple(x for x in self.stop if x in SIGNS)})
 
 
 class AutoencoderTree(Protocol):

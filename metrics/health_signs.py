@@ -19,21 +19,23 @@ SIGNS = (
 """The signs of every system."""
 
 _BELOW = ("gradient_norm_low", "weight_collapse")
-"""Signs that warn below their threshold; the others warn above it."""
+"""Those of them that warn below their threshold; the others warn above it."""
 
 
 @dataclass(frozen=True)
 class MeasuredSign:
-    """A sign that one system's validation measures; it warns above `health.<name>`.
+    """A sign that one system's validation measures, with the threshold `health.<name>`.
 
     Attributes:
         column: of the report.
         subject: what is said before the value.
+        warns_below: the threshold, rather than above it.
     """
 
     name: str
     column: str
     subject: str
+    warns_below: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Reading:
         name: the same with the phase's in front where it is not the first.
         subject: what is said before the value.
         least: a value below it is not beyond any threshold.
+        warns_below: the threshold, rather than above it.
     """
 
     sign: str
@@ -76,11 +79,12 @@ class Reading:
     value: float | None
     subject: str
     least: float = -math.inf
+    warns_below: bool = False
 
     def is_beyond(self, threshold: float) -> bool:
         if self.value is None or self.value < self.least:
             return False
-        return self.value < threshold if self.sign in _BELOW else self.value > threshold
+        return self.value < threshold if self.warns_below else self.value > threshold
 
 
 def readings(
@@ -99,10 +103,11 @@ def readings(
     for phase in phases:
         yield _term_share(report, phase, declared)
         for sign, value, subject in _signs(report, phase):
-            yield Reading(sign, phase.named(sign), value, subject)
-    for sign_of in measured:
-        value = number(report, sign_of.column)
-        yield Reading(sign_of.name, sign_of.name, value, sign_of.subject)
+            named = phase.named(sign)
+            yield Reading(sign, named, value, subject, warns_below=sign in _BELOW)
+    for own in measured:
+        value = number(report, own.column)
+        yield Reading(own.name, own.name, value, own.subject, warns_below=own.warns_below)
 
 
 def overfit_ratio(report: Columns, prefix: str, terms: Sequence[str]) -> float | None:

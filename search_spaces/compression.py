@@ -66,14 +66,26 @@ GAN = Space(
     fixed={**_ANCHOR, **_CRITIC},
 )
 
+_QUANTISED: Conditions = {"model.kind": ("vqvae",)}
+
+# How large a codebook is, and how much of it is used.
+_CODEBOOK: dict[str, Domain] = {
+    "model.vqvae.codes": Choice((128, 256, 512, 1024), when=_QUANTISED),
+    "model.vqvae.start": Choice(("normal", "kmeans"), when=_QUANTISED),
+    "model.vqvae.revive": Choice(("none", "encoder"), when=_QUANTISED),
+    "model.vqvae.revive_below": LogUniform(
+        0.01, 0.5, when={**_QUANTISED, "model.vqvae.revive": ("encoder",)}
+    ),
+}
+
 _KIND: dict[str, Domain] = {
     "model.kind": Choice(("vae", "vqvae", "dcae")),
     "model.vae.latent_channels": Integer(2, 8, when={"model.kind": ("vae",)}),
-    "model.vqvae.codes": Choice((128, 256, 512, 1024), when={"model.kind": ("vqvae",)}),
-    "model.vqvae.code_width": Integer(2, 8, when={"model.kind": ("vqvae",)}),
+    **_CODEBOOK,
+    "model.vqvae.code_width": Integer(2, 8, when=_QUANTISED),
     "model.dcae.latent_channels": Choice((8, 16, 32, 64), when={"model.kind": ("dcae",)}),
     "loss.kl.weight": LogUniform(1e-8, 1e-4, when={"model.kind": ("vae",)}),
-    "loss.vq.weight": LogUniform(0.1, 2.0, when={"model.kind": ("vqvae",)}),
+    "loss.vq.weight": LogUniform(0.1, 2.0, when=_QUANTISED),
 }
 
 # Which autoencoder, at its demo size.
@@ -113,9 +125,9 @@ MASKS = Space(
     name="masks",
     system="compression",
     domains={
-        "model.vqvae.codes": Choice((128, 256, 512, 1024), when={"model.kind": ("vqvae",)}),
+        **_CODEBOOK,
         "model.dcae.latent_channels": Choice((8, 16, 32, 64), when={"model.kind": ("dcae",)}),
-        "loss.vq.weight": LogUniform(0.1, 2.0, when={"model.kind": ("vqvae",)}),
+        "loss.vq.weight": LogUniform(0.1, 2.0, when=_QUANTISED),
         "loss.dice.weight": LogUniform(0.1, 10.0),
         "loss.boundary.weight": LogUniform(0.05, 5.0),
         "optimizer.lr": LogUniform(3e-4, 1e-2),

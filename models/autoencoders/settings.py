@@ -69,6 +69,24 @@ class VqvaeSettings(Settings):
     epsilon: float = setting(
         1e-5, "added to the uses of a code before the codes are divided by them", low=0.0, high=1.0
     )
+    start: str = setting(
+        "normal",
+        "where the codes begin: random numbers, or k-means of what the encoder makes in the first "
+        "update",
+        choices=("normal", "kmeans"),
+    )
+    revive: str = setting(
+        "none",
+        "what becomes of codes that are hardly used: nothing, or they begin anew at random cells "
+        "of the encoder's output",
+        choices=("none", "encoder"),
+    )
+    revive_below: float = setting(
+        0.25,
+        "revive=encoder: share of the mean uses of a code below which one begins anew",
+        low=0.0,
+        high=1.0,
+    )
 
     def check(self) -> None:
         if not self.widths:

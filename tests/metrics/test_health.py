@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metrics.codebook import CodebookHealthSettings
 from metrics.hdr_patch import METRICS, CapHealthSettings
 from metrics.health import HealthSettings, findings, health_columns, health_stop
 from metrics.health_signs import SIGNS, Watched, overfit_ratio, readings
@@ -236,6 +237,23 @@ def test_a_cap_out_of_reach_is_warned_of():
     assert columns["health.cap_saturation"] == 0.5
     assert columns["health.cap_saturation.warned"] == 0.0
     assert columns_of(SOUND, settings, [FIXED], {})[0]["health.cap_saturation"] is None
+
+
+def test_dead_codes_are_warned_of_below_the_threshold():
+    """The demo's VQ-VAE uses 29 of 512 codes at its end."""
+    settings = CodebookHealthSettings()
+    assert {sign.column for sign in settings.measured} == {"val.codebook_utilisation"}
+    report = {**SOUND, "val.codebook_utilisation": 29 / 512}
+    (found,) = warned(report, settings, [FIXED])
+    assert found.name == "codebook_utilisation"
+    assert found.text.endswith(": share 0.05664 (health.codebook_utilisation=0.5)")
+    assert names({**SOUND, "val.codebook_utilisation": 0.5}, settings) == []
+    assert names(report, CodebookHealthSettings(codebook_utilisation=0.05)) == []
+    ending = CodebookHealthSettings(stop=("codebook_utilisation",), stop_after=1)
+    (stop,) = stops([report], ending)
+    assert str(stop) == "health: codebook_utilisation 0.0566406 < 0.5 at step 10"
+    assert stops([{**SOUND, "val.codebook_utilisation": 0.9}], ending) == [None]
+    assert stops([SOUND], ending) == [None], "a report without the column"
 
 
 # Stopping

@@ -77,7 +77,7 @@ def test_what_only_one_kind_reads_is_searched_for_that_kind_alone(space):
         others = {*kinds} - {kind}
         own = {key: domain for key, domain in space.domains.items() if f"model.{kind}." in key}
         assert own
-        assert all(domain.when == {"model.kind": (kind,)} for domain in own.values())
+        assert all(domain.when["model.kind"] == (kind,) for domain in own.values())
         assert not any(f"model.{other}." in key for key in own for other in others)
     for term, kind in (("kl", "vae"), ("vq", "vqvae")):
         if kind in kinds:
@@ -93,10 +93,19 @@ def test_spaces_are_legal_for_the_system(space):
     assert bound == set(space.domains) - of_others
 
 
+@pytest.mark.parametrize("space", [FULL, KINDS, MASKS], ids=lambda space: space.name)
+def test_the_share_below_which_a_code_begins_anew_is_searched_where_one_does(space):
+    kind = {"model.kind": ("vqvae",)}
+    assert space.domains["model.vqvae.start"] == Choice(("normal", "kmeans"), when=kind)
+    assert space.domains["model.vqvae.revive"] == Choice(("none", "encoder"), when=kind)
+    revived = {**kind, "model.vqvae.revive": ("encoder",)}
+    assert space.domains["model.vqvae.revive_below"].when == revived
+
+
 def test_masks_have_a_second_kind():
     options = SweepOptions(system="compression", space="masks", overrides=("model.kind=dcae",))
     searched = set(new_setup(options).plan.space.domains)
-    kind = {"model.vqvae.codes", "loss.vq.weight"}
+    kind = {key for key in MASKS.domains if key.startswith("model.vqvae.")} | {"loss.vq.weight"}
     assert searched == set(MASKS.domains) - kind
     assert "model.dcae.latent_channels" in searched
 

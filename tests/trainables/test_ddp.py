@@ -98,6 +98,13 @@ def test_two_processes_compress_as_one_and_measure_the_test_split(ranks, tmp_pat
 DRAWS = {
     "vae": {},
     "vqvae": VQVAE,
+    "vqvae that revives": {
+        **VQVAE,
+        "model.vqvae.start": "kmeans",
+        "model.vqvae.revive": "encoder",
+        "model.vqvae.revive_below": 0.9,
+        "model.vqvae.decay": 0.5,  # codes die within a step
+    },
     "structured dcae": {
         "model.kind": "dcae",
         "model.dcae.widths": (16, 64),
@@ -113,7 +120,7 @@ DRAWS = {
 @pytest.mark.parametrize("own", DRAWS.values(), ids=DRAWS)
 def test_a_step_is_the_same_however_it_is_cut(ranks, tmp_path, own):
     """1 x 4, 2 ranks x 2, and 2 x 2 by one: four steps of autoencoders that draw, or whose codes
-    move, with the critic. fp32.
+    move and begin anew, with the critic. fp32.
     """
     short = {**GENTLE, **own, "train.steps": 4, "train.report_every": 4, "train.test": False}
     cuts = {"one": (1, 4, 1), "two": (2, 2, 1), "accumulated": (1, 2, 2)}

@@ -11,6 +11,7 @@ from data.mri.batch_augment import BatchAugmentSettings
 from data.mri.dataset import DataSettings
 from losses.adversarial import CriticSettings
 from losses.compression import LossSettings
+from metrics.codebook import CodebookHealthSettings
 from metrics.compression import MetricSettings
 from metrics.ms_ssim import check_sides
 from models.autoencoders.settings import PURE_WEIGHTS, ModelSettings
@@ -18,7 +19,6 @@ from models.discriminator import DiscriminatorSettings
 from models.efficientnet import SHORTEST_SIDE
 from trainables.adversarial import check_critic
 from trainables.api import (
-    HealthSettings,
     OptimizerSettings,
     Settings,
     SettingsError,
@@ -61,7 +61,7 @@ class CompressionSettings(SystemSettings):
     batch_augment: BatchAugmentSettings = field(default_factory=BatchAugmentSettings)
     metric: MetricSettings = field(default_factory=MetricSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
-    health: HealthSettings = field(default_factory=HealthSettings)
+    health: CodebookHealthSettings = field(default_factory=CodebookHealthSettings)
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(
             lr=2e-3, weight_decay=0.0, warmup=0.05, final=0.01

@@ -25,6 +25,7 @@ from trainables.api import (
     Composite,
     Finding,
     Generates,
+    HealthSettings,
     Loaders,
     Measures,
     Metric,
@@ -115,6 +116,10 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
         self, settings: CompressionSettings, prepared: Prepared | None
     ) -> Sequence[Metric]:
         return compression_metrics(settings)
+
+    def health(self, settings: CompressionSettings) -> HealthSettings:
+        node = settings.health
+        return node if settings.model.kind == "vqvae" else node.without_codebook()
 
     def unit_key(self, settings: CompressionSettings) -> str:
         """A folder has none: its own train/ and val/ say whose scans are which."""

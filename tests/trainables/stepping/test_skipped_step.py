@@ -13,8 +13,11 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
+from settings.flat import replace as changed
+from trainables.compression.system import Compression
 from trainables.loop import Training
 from trainables.run import LocalRun
+from trainables.stepping.inputs import batch_of as collated
 from trainables.stepping.interval import Interval
 from trainables.stepping.not_finite import NonFiniteError, spread_overflow
 from trainables.toy import ToyGan
@@ -84,6 +87,51 @@ def test_the_moving_average_stays_where_it_is_and_that_of_another_phase_moves(to
     assert model.interval.skipped == sum(first for first, _ in skipped)
     assert training.ema["model"].count == 8 - model.interval.skipped
     assert training.ema["critic"].count == 8 - critic.interval.skipped
+
+
+CODEBOOK = {
+    **Compression.small,
+    "discriminator.enabled": False,
+    "loss.adversarial.enabled": False,
+    "loss.perceptual.enabled": False,
+    "model.kind": "vqvae",
+    "model.vqvae.widths": (8,),
+    "model.vqvae.codes": 16,
+}
+LIVELY = {
+    "model.vqvae.start": "kmeans",
+    "model.vqvae.revive": "encoder",
+    "model.vqvae.revive_below": 0.9,
+    "model.vqvae.decay": 0.5,
+}
+
+
+@pytest.mark.parametrize("own", [{}, LIVELY], ids=["plain", "start and revival"])
+def test_a_codebook_stays_where_it_is_and_moves_with_the_next_good_step(
+    shared_cache, tmp_path, one_thread, own
+):
+    """One sample of the second micro-batch is NaN: nothing of the whole update is kept."""
+    system, tree = Compression(), changed(Compression.Settings(), {**CODEBOOK, **own})
+    prepared = system.prepare(tree, shared_cache)
+    started = (Training(system, tree, LocalRun(tmp_path / name), prepared) for name in "ab")
+    training, peer = (in_fp16(each, 1.0) for each in started)
+    peer.modules["autoencoder"].load_state_dict(training.modules["autoencoder"].state_dict())
+    good = [collated(training.loaders, "train", [(i, i), (i + 1, i + 1)]) for i in (2, 4)]
+    bad = {**good[1], "image": good[1]["image"].clone()}
+    bad["image"][0, 0, 0, 0] = math.nan
+    before = {key: x.clone() for key, x in training.modules["autoencoder"].state_dict().items()}
+    training.one_step([good[0], bad])
+    assert training.updates[0].was_skipped
+    after = training.modules["autoencoder"].state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    peer.one_step([bad, bad])  # as many steps, and nothing good in the first
+    for _ in range(2):
+        training.one_step(good)
+        peer.one_step(good)
+    found = training.modules["autoencoder"].codes
+    assert not training.updates[0].was_skipped and not peer.updates[0].was_skipped
+    assert torch.equal(found, peer.modules["autoencoder"].codes)
+    assert not torch.equal(found, before["network.quantizer.quantizer.embedding.weight"])
 
 
 def test_too_many_in_a_row_end_the_training(toys, tmp_path):
