@@ -26,7 +26,7 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from benchmarks.measuring.rows import Row, main, row
-from data.mri.diameters import REACH_SHARE, ROUND_FROM, feret_mm, longest_mm
+from data.diameters import REACH_SHARE, ROUND_FROM, feret_mm, longest_mm
 from data.mri.lesions import components, diameters_mm, feret_diameters_mm, size_classes
 from data.mri.shapes import draw_lesion
 
@@ -230,7 +230,8 @@ def _box(rng: np.random.Generator, step: Float, turned: bool) -> tuple[Mask, flo
     places = _grid(rng, 0.5 * diameter, step)
     if turned:
         places = places @ _turn(rng, dims)
-    return (np.abs(places) <= 0.5 * sides).all(axis=-1), diameter
+    mask: Mask = (np.abs(places) <= 0.5 * sides).all(axis=-1)
+    return mask, diameter
 
 
 def _three(rng: np.random.Generator, step: Float) -> tuple[Mask, float]:
@@ -248,7 +249,8 @@ def _three(rng: np.random.Generator, step: Float) -> tuple[Mask, float]:
 def _lesion(rng: np.random.Generator, step: Float) -> tuple[Mask, float]:
     diameter = _diameter_mm(rng)
     lesion = draw_lesion(rng, np.zeros(3), diameter)
-    return lesion.level(_grid(rng, 0.5 * diameter, step)) <= 1.0, diameter
+    mask: Mask = lesion.level(_grid(rng, 0.5 * diameter, step)) <= 1.0
+    return mask, diameter
 
 
 def _slice(rng: np.random.Generator, step: Float) -> tuple[Mask, float]:

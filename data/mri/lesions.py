@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.diameters import feret_mm, longest_mm
 from data.files import Float64
-from data.mri.diameters import feret_mm, longest_mm
 from settings.mri import SIZE_EDGES_MM
 
 LEAST_PIXELS = {2: 5, 3: 10}
@@ -88,7 +88,7 @@ def diameters_mm(labels: NDArray[Any], spacing: Sequence[float]) -> Float64:
     """The longest diameter [n] of every component of `labels` [*S], in mm, pixels being `spacing`
     wide: the size that classes and weights go by. Numbers that do not occur have 0.
 
-    `longest_mm` of data/mri/diameters.py, an estimate of the lesion's own diameter. The diagonal
+    `longest_mm` of data/diameters.py, an estimate of the lesion's own diameter. The diagonal
     of the bounding box is too long, and in-plane spacing on every axis ignores the distance of the
     slices (001-M23); between centres of pixels a lesion of one pixel has no size; between corners
     (`feret_diameters_mm`) a lesion is up to a pixel's diagonal too long.

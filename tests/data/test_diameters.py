@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 
-from data.mri.diameters import REACH_SHARE, ROUND_FROM, ball_mm, feret_mm, longest_mm
+from data.diameters import REACH_SHARE, ROUND_FROM, ball_mm, feret_mm, longest_mm
 from data.mri.lesions import diameters_mm, size_classes
 from data.mri.shapes import draw_lesion
 
