@@ -230,8 +230,7 @@ def _box(rng: np.random.Generator, step: Float, turned: bool) -> tuple[Mask, flo
     places = _grid(rng, 0.5 * diameter, step)
     if turned:
         places = places @ _turn(rng, dims)
-    mask: Mask = (np.abs(places) <= 0.5 * sides).all(axis=-1)
-    return mask, diameter
+    return np.abs(places / sides).max(axis=-1) <= 0.5, diameter
 
 
 def _three(rng: np.random.Generator, step: Float) -> tuple[Mask, float]:
