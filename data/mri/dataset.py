@@ -26,7 +26,7 @@ from settings.schema import Settings, SettingsError, setting
 
 SPLITS = ("train", "validation", "test")
 
-_FORMAT = 2
+_FORMAT = 3
 """Version of the converted files; part of their name, so that files of another version are never
 read.
 """

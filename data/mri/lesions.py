@@ -6,14 +6,14 @@ Shapes: *S the space, (H, W) or (D, H, W); n components.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.diameters import feret_mm, longest_mm
 from data.files import Float64
 from settings.mri import SIZE_EDGES_MM
 
@@ -27,9 +27,6 @@ MOST_LESIONS = 255
 """The most lesions of a mask, the largest ones: their numbers are bytes, and a mask with more is
 noise.
 """
-
-_FEW_POINTS = 128
-"""Up to this many points it is faster to measure all distances than to find the hull."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +85,29 @@ def _labelled(mask: NDArray[Any], least: int | None) -> tuple[NDArray[np.int32],
 
 
 def diameters_mm(labels: NDArray[Any], spacing: Sequence[float]) -> Float64:
-    """The longest diameter [n] of every component of `labels` [*S], in mm: the largest distance
-    between two corners of its pixels, each `spacing` wide. Numbers that do not occur have 0.
+    """The longest diameter [n] of every component of `labels` [*S], in mm, pixels being `spacing`
+    wide: the size that classes and weights go by. Numbers that do not occur have 0.
 
-    Exact for what the pixels cover, in 2-D and 3-D. The diagonal of the bounding box is too long,
-    and in-plane spacing on every axis ignores the distance of the slices (001-M23); between
-    centres of pixels a lesion of one pixel has no size.
+    `longest_mm` of data/diameters.py, an estimate of the lesion's own diameter. The diagonal
+    of the bounding box is too long, and in-plane spacing on every axis ignores the distance of the
+    slices (001-M23); between centres of pixels a lesion of one pixel has no size; between corners
+    (`feret_diameters_mm`) a lesion is up to a pixel's diagonal too long.
     """
+    return _measured(labels, spacing, longest_mm)
+
+
+def feret_diameters_mm(labels: NDArray[Any], spacing: Sequence[float]) -> Float64:
+    """The largest distance [n] between two corners of the pixels of every component, in mm: exact
+    for what the pixels cover. Sizes do not go by it.
+    """
+    return _measured(labels, spacing, feret_mm)
+
+
+def _measured(
+    labels: NDArray[Any],
+    spacing: Sequence[float],
+    measure: Callable[[NDArray[np.bool_], Float64], float],
+) -> Float64:
     from scipy import ndimage
 
     step = np.asarray(spacing, np.float64)
@@ -102,7 +115,7 @@ def diameters_mm(labels: NDArray[Any], spacing: Sequence[float]) -> Float64:
         raise ValueError(f"spacing is {labels.ndim} lengths in mm above 0, not {list(spacing)}")
     return np.array(
         [
-            0.0 if place is None else _longest_mm(labels[place] == number, step)
+            0.0 if place is None else measure(labels[place] == number, step)
             for number, place in enumerate(ndimage.find_objects(labels), 1)
         ],
         np.float64,
@@ -119,35 +132,3 @@ def region_map(labels: NDArray[Any], diameters: Float64) -> NDArray[np.uint8]:
 def size_classes(diameters: Float64) -> NDArray[np.uint8]:
     """1 tiny, 2 small, 3 medium, 4 large."""
     return (1 + np.searchsorted(SIZE_EDGES_MM, diameters, side="right")).astype(np.uint8)
-
-
-def _longest_mm(inside: NDArray[np.bool_], step: Float64) -> float:
-    from scipy.spatial import ConvexHull
-    from scipy.spatial.distance import pdist
-
-    points = _outer_corners(inside)
-    if len(points) > _FEW_POINTS:
-        # In whole numbers, before the spacing: the same hull, since stretching the axes keeps it.
-        points = points[ConvexHull(points).vertices]
-    return float(pdist(points * step).max())
-
-
-def _outer_corners(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The first and the last corner [P, dims] on every grid line along the last axis that touches
-    the component: all other corners lie between two of these, so the hull is theirs.
-    """
-    width = inside.shape[-1]
-    used = inside.any(axis=-1)
-    first = np.where(used, inside.argmax(axis=-1), width)
-    last = np.where(used, width - inside[..., ::-1].argmax(axis=-1), 0)
-    low = np.full([size + 1 for size in used.shape], width, np.int64)
-    high = np.zeros_like(low)
-    # A row of pixels lies between two grid lines in 2-D, and four in 3-D.
-    for shift in itertools.product((0, 1), repeat=used.ndim):
-        at = tuple(slice(s, s + size) for s, size in zip(shift, used.shape, strict=True))
-        np.minimum(low[at], first, out=low[at])
-        np.maximum(high[at], last, out=high[at])
-    lines = np.argwhere(high > 0)
-    at_lines = tuple(lines.T)
-    ends = [np.column_stack([lines, end[at_lines]]) for end in (low, high)]
-    return np.concatenate(ends)

@@ -17,6 +17,7 @@ from data.mri.lesions import (
     MOST_LESIONS,
     components,
     diameters_mm,
+    feret_diameters_mm,
     lesions_of,
     region_map,
     size_classes,
@@ -92,22 +93,22 @@ def test_what_is_smaller_than_the_default_is_ignored(dims, least):
 
 
 @given(mask=masks)
-def test_diameters_against_all_pairs_of_corners(mask):
+def test_feret_diameters_against_all_pairs_of_corners(mask):
     spacing = SPACINGS[mask.ndim]
     labels = components(mask, 1)
     wanted = [
         pdist(all_corners_mm(labels == number, spacing)).max()
         for number in range(1, labels.max() + 1)
     ]
-    np.testing.assert_allclose(diameters_mm(labels, spacing), wanted, rtol=1e-12)
+    np.testing.assert_allclose(feret_diameters_mm(labels, spacing), wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (3, 4), (60, 80), (1, 1, 1), (2, 3, 6), (20, 30, 40)])
-def test_boxes_are_exact(sides):
+def test_feret_diameters_of_boxes_are_exact(sides):
     spacing = SPACINGS[len(sides)]
     labels = components(box(tuple(side + 4 for side in sides), sides), 1)
     wanted = np.sqrt(sum((side * step) ** 2 for side, step in zip(sides, spacing, strict=True)))
-    assert diameters_mm(labels, spacing) == pytest.approx([wanted], rel=1e-12)
+    assert feret_diameters_mm(labels, spacing) == pytest.approx([wanted], rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_boxes_are_exact(sides):
     ],
 )
 @pytest.mark.parametrize("turn", [0.0, 0.4])
-def test_ellipsoids_within_the_diagonal_of_a_pixel(axes, spacing, turn):
+def test_feret_diameters_of_ellipsoids_within_the_diagonal_of_a_pixel(axes, spacing, turn):
     """The corners of pixels whose centre lies inside go beyond the surface by half a diagonal at
     each end, and lie no more than that inside of it.
     """
@@ -132,17 +133,17 @@ def test_ellipsoids_within_the_diagonal_of_a_pixel(axes, spacing, turn):
     frame[-2:, -2:] = [[c, -s], [s, c]]
     shape = np.diag(spacing) @ frame @ np.diag(axes)
     exact = 2 * np.linalg.svd(shape, compute_uv=False)[0]
-    assert abs(diameters_mm(labels, spacing)[0] - exact) < np.linalg.norm(spacing)
+    assert abs(feret_diameters_mm(labels, spacing)[0] - exact) < np.linalg.norm(spacing)
 
 
-def test_a_large_ball_by_its_hull_equals_its_outermost_pixels():
+def test_the_feret_diameter_of_a_large_ball_by_its_hull_equals_its_outermost_pixels():
     inside = ellipsoid((11.5, 11.5, 11.5))
     spacing = (1.5, 1.0, 0.7)
     edge = inside & ~(
         np.roll(inside, 1, 2) & np.roll(inside, -1, 2)
     )  # the ends of all lines: no inner corner is farther
     wanted = pdist(all_corners_mm(edge, spacing)).max()
-    assert diameters_mm(inside.astype(int), spacing) == pytest.approx([wanted], rel=1e-12)
+    assert feret_diameters_mm(inside.astype(int), spacing) == pytest.approx([wanted], rel=1e-12)
 
 
 @given(mask=masks)
@@ -150,22 +151,32 @@ def test_feret_of_skimage_lies_up_to_a_diagonal_below(mask):
     """Its contour runs through the middles of the edges of pixels."""
     spacing = SPACINGS[mask.ndim]
     labels = components(mask, 4)
-    ours = diameters_mm(labels, spacing)
+    ours = feret_diameters_mm(labels, spacing)
     regions = measure.regionprops(labels, spacing=spacing)
     for mine, region in zip(ours, regions, strict=True):
         gap = mine - region.feret_diameter_max
         assert -1e-6 <= gap <= np.linalg.norm(spacing)
 
 
+@pytest.mark.parametrize("measure_mm", [diameters_mm, feret_diameters_mm])
 @given(mask=masks, factor=st.floats(0.1, 10.0))
-def test_diameters_do_not_depend_on_direction_and_scale_with_spacing(mask, factor):
+def test_diameters_do_not_depend_on_direction_and_scale_with_spacing(measure_mm, mask, factor):
     spacing = SPACINGS[mask.ndim]
     labels = components(mask, 3)
-    found = diameters_mm(labels, spacing)
-    np.testing.assert_allclose(diameters_mm(labels[::-1], spacing), found)
-    np.testing.assert_allclose(diameters_mm(labels.T, spacing[::-1]), found)
+    found = measure_mm(labels, spacing)
+    np.testing.assert_allclose(measure_mm(labels[::-1], spacing), found)
+    np.testing.assert_allclose(measure_mm(labels.T, spacing[::-1]), found)
     scaled = tuple(factor * step for step in spacing)
-    np.testing.assert_allclose(diameters_mm(labels, scaled), factor * found)
+    np.testing.assert_allclose(measure_mm(labels, scaled), factor * found)
+
+
+def test_numbers_that_do_not_occur_have_no_diameter():
+    labels = np.zeros((9, 9), int)
+    labels[2:4, 3:7] = 3
+    for measure_mm in (diameters_mm, feret_diameters_mm):
+        found = measure_mm(labels, (1.0, 1.0))
+        assert found[:2].tolist() == [0.0, 0.0]
+        assert found[2] > 3.0
 
 
 def test_the_size_classes_begin_at_their_edges():
@@ -176,12 +187,14 @@ def test_the_size_classes_begin_at_their_edges():
 
 def test_every_pixel_has_the_class_of_its_lesion():
     mask = np.zeros((60, 60), bool)
-    mask[0:6, 0:8] = True  # its diagonal is exactly 10 mm
+    mask[0:6, 0:12] = True
     mask[20:25, 0:8] = True
     mask[40:58, 10:40] = True
     mask[0, 30] = True
     found = lesions_of(mask, (1.0, 1.0))
-    assert found.diameters_mm == pytest.approx([10.0, np.hypot(5, 8), np.hypot(18, 30)])
+    np.testing.assert_array_equal(found.diameters_mm, diameters_mm(components(mask), (1.0, 1.0)))
+    boxes = [np.hypot(6, 12), np.hypot(5, 8), np.hypot(18, 30)]
+    assert found.diameters_mm == pytest.approx(boxes, abs=0.75)
     assert [int(found.region[place]) for place in ((0, 0), (20, 0), (40, 10), (0, 30))] == [
         2, 1, 4, 0,
     ]
