@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data.mri.batch_augment import BatchAugment
 from data.mri.dataset import Prepared, open_split, prepare, units_of
-from losses.adversarial import idle_critic
+from losses.adversarial import idle_critic, refuse_late_critic
 from losses.compression import terms
 from metrics.compression import compression_metrics
 from metrics.perceptual import missing
@@ -132,6 +132,7 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
         return side_by_side(batch["image"], prediction["reconstruction"])
 
     def preflight(self, settings: CompressionSettings, prepared: Prepared) -> Sequence[Finding]:
+        refuse_late_critic(settings)
         idle = [Finding(text) for text in idle_critic(settings)]
         return [*idle, *(Finding(text, hopeless=True) for text in missing(settings))]
 
