@@ -161,8 +161,9 @@ def _monai_network(name: str, network: str, device: str) -> nn.Module:
     # No package; no network, or a file that cannot be read; a torchvision made for another torch;
     # whatever the code raises that torch.hub fetches.
     except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
         raise FeatureWeightsError(
-            f"metric.{name}.enabled=true: {network} cannot be loaded ({error}). It needs "
+            f"metric.{name}.enabled=true: {network} cannot be loaded ({why}). It needs "
             "`pip install weighbridge[perceptual]` and at first use a connection, or its weights "
             f"in {torch.hub.get_dir()}. Or switch it off: metric.{name}.enabled=false."
         ) from error

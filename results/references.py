@@ -165,9 +165,12 @@ class Look:
     @property
     def spent(self) -> dict[str, float]:
         """The columns of the winner, over its trainings where there are several."""
-        names = [name for name in self.winner[0] if name.startswith("val.")]
-        values = {name: [it.get(name) for it in self.winner] for name in names}
-        return {name: float(np.mean(of)) for name, of in values.items() if None not in of}
+        found: dict[str, float] = {}
+        for name in (name for name in self.winner[0] if name.startswith("val.")):
+            values = [float(it[name]) for it in self.winner if it.get(name) is not None]
+            if len(values) == len(self.winner):
+                found[name] = sum(values) / len(values)
+        return found
 
     def over_document(self, sweep: Sweep) -> Gain | None:
         """By how much it is better than the documented point; None where that cannot be said."""
