@@ -7,6 +7,7 @@ mean over the patches of a sample.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,15 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import counts
+from losses.schedules import first_position
 from losses.terms import Tensors, Term, TermSettings
 from models.discriminator import OBJECTIVES, DiscriminatorSettings
-from settings.schema import Settings
+from settings.schema import Settings, SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
 class CriticSettings(Settings):
-    """The critic's own loss. A critic begins where the schedule of its term does; it should not
-    begin after `loss.adversarial`, which would then follow an untrained critic.
+    """The critic's own loss. A critic begins where the schedule of its term does, which must not
+    be after `loss.adversarial` does: see `refuse_late_critic`.
     """
 
     patch: TermSettings = field(default_factory=TermSettings)
@@ -43,6 +45,15 @@ class AdversarialNode(Protocol):
 class AdversarialTree(CriticTree, Protocol):
     @property
     def loss(self) -> AdversarialNode: ...
+
+
+class CriticNode(Protocol):
+    @property
+    def critic(self) -> CriticSettings: ...
+
+
+class GameTree(AdversarialTree, CriticNode, Protocol):
+    """Of a system that trains a network against a critic."""
 
 
 def generator_sum(fake_logits: Tensor, objective: str) -> Tensor:
@@ -124,6 +135,29 @@ def idle_critic(settings: AdversarialTree) -> list[str]:
             "loss.adversarial.enabled=true with a weight, or discriminator.enabled=false."
         ]
     return []
+
+
+def refuse_late_critic(settings: GameTree) -> None:
+    """Refuses a critic that begins to learn after its judgement is followed.
+
+    Raises:
+        SettingsError: with both positions. For the preflight: what was trained so is read as ever.
+    """
+    adversarial, patch = settings.loss.adversarial, settings.critic.patch
+    if not (settings.discriminator.enabled and adversarial.is_on):
+        return
+    heard = first_position(adversarial.schedule)
+    learns = first_position(patch.schedule) if patch.is_on else math.inf
+    if learns <= heard:
+        return
+    when = f"from {learns:g} of train.steps on" if learns < math.inf else "at no step"
+    raise SettingsError(
+        f"the critic learns {when} (critic.patch), and the network follows it from {heard:g} on "
+        f"(loss.adversarial): until then it would follow an untrained critic. Let critic.patch "
+        f"begin no later than {heard:g} (critic.patch.schedule.*; kind=constant begins at 0), or "
+        "loss.adversarial later (loss.adversarial.schedule.*)"
+        + (f": kind=warmup with start={learns:g}." if learns < math.inf else ".")
+    )
 
 
 def critic_terms(samples: str) -> dict[str, Term]:

@@ -77,6 +77,24 @@ def schedule_factor(settings: ScheduleSettings, step: int, steps: int) -> float:
     return first + (last - first) * progress
 
 
+def first_position(settings: ScheduleSettings) -> float:
+    """The position up to which the factor is 0; 0 where it begins above, infinity where it is
+    never above.
+    """
+    if settings.kind == "constant":
+        return 0.0
+    if settings.kind == "warmup":
+        return settings.start
+    if settings.kind == "stages":
+        above = [index for index, factor in enumerate(settings.factors) if factor > 0.0]
+        if not above:
+            return math.inf
+        return settings.positions[above[0] - 1] if above[0] else 0.0
+    if settings.first > 0.0:
+        return 0.0
+    return settings.start if settings.last > 0.0 else math.inf
+
+
 def last_change_position(settings: ScheduleSettings) -> float:
     """The position from which the factor keeps its final value; 0 where it never changes."""
     if settings.kind == "constant":

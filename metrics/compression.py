@@ -29,13 +29,12 @@ from metrics.image import over_images, psnr_db
 from metrics.metric import Metric, Mode, Tensors, mean
 from metrics.ms_ssim import ms_ssim, ms_ssim_of_slices
 from metrics.perceptual import (
-    NETWORKS,
     LpipsSettings,
     MedicalNetSettings,
     RadImageNetSettings,
     efficientnet_distance,
-    enabled,
     extra_distance,
+    networks,
 )
 from metrics.rate import READS as RATE_READS
 from metrics.rate import rate_metrics
@@ -280,16 +279,15 @@ def _distances(settings: CompressionTree) -> Iterator[Metric]:
     if node.efficientnet and model.spatial_dims == 2 and not model.seg_mode:
         name, text = "efficientnet_distance", "distance of EfficientNet-Lite0's features"
         yield _image_metric(name, "min", efficientnet_distance, text, every[0])
-    for name in enabled(settings):
+    for name, network in networks(settings).items():
+        score = functools.partial(extra_distance, name, network)
         if name == "lpips":
-            score = functools.partial(extra_distance, name, node.lpips.network)
             for part in every:
                 yield _image_metric(
                     name, "min", score, "LPIPS", part, reads=("metric.lpips.network",)
                 )
             continue
-        score = functools.partial(extra_distance, name, NETWORKS[name])
-        text = f"distance of the features of {NETWORKS[name]}"
+        text = f"distance of the features of {network}"
         yield _image_metric(f"{name}_distance", "min", score, text, every[0])
 
 

@@ -6,7 +6,7 @@ cancels (E. Miller, "Adding Error Bars to Evals", 2024, sections 2.2 and 4).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -90,3 +90,13 @@ def _by_unit(trainings: Sequence[Sequence[float]]) -> list[float]:
 
 def _error(values: Sequence[float]) -> float:
     return stdev(values) / math.sqrt(len(values))
+
+
+def is_dearer(
+    costs: Sequence[str], columns: Mapping[str, float | None], other: Mapping[str, float | None]
+) -> bool:
+    """Whether something spends more of one of its costs than what it is compared with, so that
+    neither is better; never where one of the two has no value of it.
+    """
+    pairs = [(columns.get(name), other.get(name)) for name in costs]
+    return any(here is not None and there is not None and here > there for here, there in pairs)

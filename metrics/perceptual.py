@@ -2,7 +2,7 @@
 
 `efficientnet_distance` works offline (models/perceptual.py) and is named for its network: it is
 not LPIPS, and the values do not compare. LPIPS, RadImageNet and MedicalNet come through MONAI,
-are off by default and download weights at first use.
+are off by default and download weights at first use, which is the check before a training.
 
 Shapes: B images, C channels, *S the space; images [B, C, *S] in [0, 1]; results [B], float64. The
 distance of several channels is the mean of their own.
@@ -11,7 +11,6 @@ distance of several channels is the mean of their own.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import warnings
 from dataclasses import dataclass
 from typing import Protocol
@@ -98,21 +97,27 @@ def enabled(settings: DistanceTree) -> tuple[str, ...]:
     return names
 
 
-def missing(settings: DistanceTree) -> tuple[str, ...]:
-    """What prevents the enabled distances on this machine, in words, for a check before training.
+def networks(settings: DistanceTree) -> dict[str, str]:
+    """The enabled distances, each with MONAI's name of its network."""
+    known = {**NETWORKS, "lpips": settings.metric.lpips.network}
+    return {name: known[name] for name in enabled(settings)}
 
-    Whether weights can be downloaded shows at first use only.
+
+def refuse_missing(settings: DistanceTree) -> None:
+    """Loads the network of every enabled distance, and so fetches its weights where they are not
+    on this machine: for a check before a training, whose first validation would need them.
+
+    Raises:
+        SettingsError: a package or the weights cannot be had, with the way out.
     """
-    if "lpips" not in enabled(settings):
-        return ()
-    packages = [name for name in ("lpips", "torchvision") if not importlib.util.find_spec(name)]
-    if not packages:
-        return ()
-    return (
-        f"metric.lpips.enabled=true needs {' and '.join(packages)}, which is not installed: "
-        "`pip install weighbridge[perceptual]` with a torchvision made for this torch, or "
-        "metric.lpips.enabled=false (efficientnet_distance needs no download).",
-    )
+    problems = []
+    for name, network in networks(settings).items():
+        try:
+            _monai_network(name, network, "cpu")
+        except FeatureWeightsError as error:
+            problems.append(str(error))
+    if problems:
+        raise SettingsError(" ".join(problems))
 
 
 def by_channel(image: Tensor) -> Tensor:
@@ -153,10 +158,12 @@ def _monai_network(name: str, network: str, device: str) -> nn.Module:
             # MONAI advises MedicalNet by channel; every channel comes as an image of its own.
             warnings.filterwarnings("ignore", message="MedicalNet networks support channel-wise")
             loss = PerceptualLoss(dims, network_type=network, is_fake_3d=False)
-    # No package; no network, or a file that cannot be read; a torchvision made for another torch.
-    except (ImportError, OSError, RuntimeError) as error:
+    # No package; no network, or a file that cannot be read; a torchvision made for another torch;
+    # whatever the code raises that torch.hub fetches.
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
         raise FeatureWeightsError(
-            f"metric.{name}.enabled=true: {network} cannot be loaded ({error}). It needs "
+            f"metric.{name}.enabled=true: {network} cannot be loaded ({why}). It needs "
             "`pip install weighbridge[perceptual]` and at first use a connection, or its weights "
             f"in {torch.hub.get_dir()}. Or switch it off: metric.{name}.enabled=false."
         ) from error

@@ -7,8 +7,9 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ray_jobs.verb import OK, cache_directory, finish, parser, run_verb, tell_data
 from settings.systems import current_name
@@ -102,7 +103,39 @@ def _evaluate(arguments: Namespace) -> int:
     for key, value in columns.items():
         others = [reference.get(key) for reference in references.values()]
         print(_line(key, [_text(number) for number in (value, *others)], headers))
+    if references:
+        from ray_jobs.training.run import objective_of
+
+        print(beside(columns, references, *objective_of(system, settings)))
     return OK
+
+
+def beside(
+    columns: Mapping[str, float | None],
+    references: Mapping[str, Mapping[str, Any]],
+    objective: str,
+    mode: str,
+) -> str:
+    """Which references are ahead of the checkpoint by the system's first measure, the best first,
+    among those that spend no more than it.
+    """
+    from metrics.paired import is_dearer
+
+    own, sign = columns.get(objective), 1.0 if mode == "min" else -1.0
+    if own is None:
+        return f"the checkpoint has no value of {objective}"
+    ahead: dict[str, float] = {}
+    for name, measured in references.items():
+        value, costs = measured.get(objective), measured["costs"]
+        if value is None or sign * value >= sign * own:
+            continue
+        if not is_dearer([cost for cost in costs if cost != objective], measured, columns):
+            ahead[name] = float(value)
+    if not ahead:
+        return f"no reference that costs no more is ahead of the checkpoint in {objective}"
+    best_first = sorted(ahead, key=lambda name: sign * ahead[name])
+    named = ", ".join(f"{name} ({ahead[name]:.6g})" for name in best_first)
+    return f"ahead of the checkpoint in {objective}, at no more cost: {named}"
 
 
 def _line(key: str, values: Sequence[str], headers: Sequence[str]) -> str:

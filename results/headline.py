@@ -14,6 +14,7 @@ from results.ranking import documented, judged, leader, score
 from results.references import (
     Gain,
     Look,
+    affordable,
     gains_without_error,
     last_test,
     objective_of,
@@ -68,19 +69,27 @@ def _beside(
     frame: pd.DataFrame, sweep: Sweep, text: str, look: Look | None, is_untested: bool
 ) -> tuple[str, str]:
     """The text with what the references say of the winner, before it or after it."""
-    best, references = leader(frame, sweep), read_references(sweep)
-    if best is None or not math.isfinite(best["value"]) or not references:
+    best, every = leader(frame, sweep), read_references(sweep)
+    if best is None or not math.isfinite(best["value"]) or not every:
         return "", text
     who = f"Trial {best['trial']}"
-    gains = gains_without_error(score(best), sweep) if look is None else look.gains(sweep)
+    last = {str(name).removeprefix("last/"): value for name, value in best.items()}
+    references = affordable(sweep, every, last if look is None else look.spent)
+    dearer = len(every) - len(references)
+    if look is None:
+        gains = gains_without_error(score(best), sweep, references)
+    else:
+        gains = look.gains(sweep)
     if gains:
-        said, beats = _against_references(gains, who, len(references))
+        said, beats = _against_references(gains, who, len(references), dearer)
         if look is not None:
             said += _caveat(look, gains, is_untested)
         return (text, said) if beats else (said, text)
-    name, value = next((n, objective_of(sweep, it)) for n, it in references.items())
+    named = ((name, objective_of(sweep, it)) for name, it in references.items())
+    name, value = next(named, ("", math.nan))
     if not math.isfinite(value):
-        return text, f"No reference has a value of {sweep.objective.metric}."
+        no_more = " and costs no more" if dearer else ""
+        return text, f"No reference has a value of {sweep.objective.metric}{no_more}."
     gain = (value - score(best)) * (1 if sweep.objective.mode == "min" else -1)
     side = "better" if gain > 0 else "worse"
     than = f"{side} than the best reference, {name} ({number(value)}), by {number(abs(gain))}"
@@ -91,13 +100,18 @@ def _beside(
     return (text, said) if gain > 0 else (said, text)
 
 
-def _against_references(gains: Mapping[str, Gain], who: str, count: int) -> tuple[str, bool]:
+def _against_references(
+    gains: Mapping[str, Gain], who: str, count: int, dearer: int
+) -> tuple[str, bool]:
     """A sentence on how the winner stands beside the references, and whether it beats them all.
 
     Args:
-        count: of all references, those without the objective included.
+        count: of the references that spend no more, those without the objective included.
+        dearer: how many spend more, and are not compared.
     """
-    silent = f" ({count - len(gains)} more have no such value)" if len(gains) < count else ""
+    others = [f"{count - len(gains)} more have no such value"] if len(gains) < count else []
+    others += [f"{dearer} more cost more than it, and are not compared"] if dearer else []
+    silent = f" ({'; '.join(others)})" if others else ""
     open_ones = [name for name, gain in gains.items() if not gain.beats]
     if not open_ones:
         name, gain = next(iter(gains.items()))

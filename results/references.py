@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from metrics.combined import combined_columns
-from metrics.paired import FEWEST, Paired, crossed
+from metrics.paired import FEWEST, Paired, crossed, is_dearer
 from results.directory import Sweep, read_sweep
 from results.ranking import documented
 from settings.paths import SweepPaths
@@ -153,25 +153,53 @@ class Look:
     document: str
 
     def gains(self, sweep: Sweep) -> dict[str, Gain]:
-        """By how much the winner is better than each reference that has the first objective."""
+        """By how much the winner is better than each reference that has the first objective and
+        spends no more.
+        """
         found = {
             name: _gain(sweep, self.winner, [reference])
-            for name, reference in self.references.items()
+            for name, reference in affordable(sweep, self.references, self.spent).items()
         }
         return {name: gain for name, gain in found.items() if gain is not None}
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """The columns of the winner, over its trainings where there are several."""
+        found: dict[str, float] = {}
+        for name in (name for name in self.winner[0] if name.startswith("val.")):
+            values = [float(it[name]) for it in self.winner if it.get(name) is not None]
+            if len(values) == len(self.winner):
+                found[name] = sum(values) / len(values)
+        return found
 
     def over_document(self, sweep: Sweep) -> Gain | None:
         """By how much it is better than the documented point; None where that cannot be said."""
         return _gain(sweep, self.winner, self.documented)
 
 
-def gains_without_error(value: float, sweep: Sweep) -> dict[str, Gain]:
+def affordable(
+    sweep: Sweep, references: Mapping[str, Measured], spent: Mapping[str, float]
+) -> dict[str, Measured]:
+    """The references that can be compared with a winner: those that spend no more of their
+    `costs` than it has spent. What is the first objective itself is no cost.
+    """
+
+    def is_one(measured: Measured) -> bool:
+        costs = [cost for cost in measured.get("costs", ()) if cost != sweep.objective.metric]
+        return not is_dearer(costs, measured, spent)
+
+    return {name: it for name, it in references.items() if is_one(it)}
+
+
+def gains_without_error(
+    value: float, sweep: Sweep, references: Mapping[str, Measured]
+) -> dict[str, Gain]:
     """By how much a value of the first objective is better than each reference, where there are
     too few units for an error, so that nothing need be measured by unit; nothing elsewhere.
     """
     sign = 1.0 if sweep.objective.mode == "min" else -1.0
     found = {}
-    for name, measured in read_references(sweep).items():
+    for name, measured in references.items():
         gain, units = sign * (objective_of(sweep, measured) - value), len(measured["unit"])
         if math.isfinite(gain) and units < FEWEST:
             found[name] = Gain(Paired(gain, None, units), gain)

@@ -25,9 +25,12 @@ class Reference:
             A metric that it names is not taken from the prediction.
         examine: by the name of an examination, what takes the place of its `run`; an examination
             that is left out is not measured.
+        costs: names of metrics, less being better, at which distortion is bought (a rate). A
+            network that spends less of one is shown beside this, and neither is called better.
     """
 
     predict: Callable[[Tensors], Tensors]
     about: str
     measure: Callable[[Tensors], Mapping[str, tuple[Tensor, Tensor]]] = lambda batch: {}
     examine: Mapping[str, Examine] = field(default_factory=dict)
+    costs: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from losses.adversarial import (
     critic_terms,
     generator_sum,
     idle_critic,
+    refuse_late_critic,
 )
 from losses.balancers.settings import BalancerSettings, make_balancer
 from losses.composite import Composite
@@ -159,6 +160,37 @@ def test_a_critic_without_a_listener_is_found(changes, says):
     found = idle_critic(tree(**changes))
     assert len(found) == (says is not None)
     assert all(says in text for text in found)
+
+
+LATE = {"critic__patch__schedule__kind": "step", "critic__patch__schedule__start": 0.5}
+RAMP = {"loss__adversarial__schedule__kind": "warmup"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, None),
+        (LATE, "the critic learns from 0.5 of train.steps on (critic.patch), and the network"),
+        ({**LATE, **RAMP}, "follows it from 0 on (loss.adversarial)"),
+        ({**LATE, **RAMP, "loss__adversarial__schedule__start": 0.4}, "begin no later than 0.4"),
+        ({**LATE, **RAMP, "loss__adversarial__schedule__start": 0.4}, "warmup with start=0.5"),
+        ({**LATE, **RAMP, "loss__adversarial__schedule__start": 0.5}, None),
+        ({**RAMP, "loss__adversarial__schedule__start": 0.4}, None),
+        ({"critic__patch__enabled": False}, "the critic learns at no step"),
+        ({"critic__patch__weight": 0.0}, "the critic learns at no step"),
+        ({**LATE, "discriminator__enabled": False}, None),
+        ({**LATE, "loss__adversarial__enabled": False}, None),
+        ({**LATE, "loss__adversarial__weight": 0.0}, None),
+    ],
+)
+def test_a_critic_that_begins_after_it_is_followed_is_refused(changes, says):
+    settings = tree(**{"discriminator__enabled": True, **changes})
+    if says is None:
+        refuse_late_critic(settings)
+        return
+    with pytest.raises(SettingsError) as error:
+        refuse_late_critic(settings)
+    assert says in str(error.value)
 
 
 def test_an_unknown_objective_is_refused():

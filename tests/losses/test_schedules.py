@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 from hypothesis import assume, given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from losses.schedules import (
     KINDS,
     ScheduleSettings,
+    first_position,
     last_change_position,
     last_change_step,
     schedule_factor,
@@ -191,3 +193,33 @@ def test_last_change_is_exact_where_a_product_is_rounded():
     assert 0.07 * 100 > 7.0  # as floating point has it
     assert last_change_step(schedule, 100) == 7
     assert [schedule_factor(schedule, step, 100) for step in (6, 7)] == [0.0, 1.0]
+
+
+STARTS = [
+    ({"kind": "constant", "start": 0.4}, 0.0),
+    ({"kind": "step", "start": 0.3}, 0.3),
+    ({"kind": "step", "start": 0.3, "first": 0.1, "last": 0.0}, 0.0),
+    ({"kind": "step", "start": 0.3, "last": 0.0}, math.inf),
+    ({"kind": "warmup", "start": 0.2, "end": 0.6, "first": 5.0}, 0.2),
+    ({"kind": "linear", "start": 0.2, "end": 0.5, "last": 4.0}, 0.2),
+    ({"kind": "linear", "start": 0.2, "end": 0.5, "first": 4.0, "last": 0.0}, 0.0),
+    ({"kind": "cosine", "start": 0.1}, 0.1),
+    ({"kind": "stages", "positions": (0.2, 0.4, 1.0), "factors": (0.0, 0.0, 3.0)}, 0.4),
+    ({"kind": "stages", "positions": (0.2, 0.4), "factors": (1.0, 0.0)}, 0.0),
+    ({"kind": "stages", "positions": (0.2, 0.4), "factors": (0.0, 0.0)}, math.inf),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected"), STARTS)
+def test_first_position_by_hand(fields, expected):
+    assert first_position(ScheduleSettings(**fields)) == expected
+
+
+@given(schedules(), st.integers(1, 300))
+def test_nothing_is_above_zero_before_the_first_position(schedule, steps):
+    begins = first_position(schedule)
+    factors = [schedule_factor(schedule, step, steps) for step in range(steps + 1)]
+    early = [factor for step, factor in enumerate(factors) if step / steps < begins]
+    assert not any(early) or begins == 0.0
+    if begins == math.inf:
+        assert not any(factors)

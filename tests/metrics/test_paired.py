@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metrics.paired import FEWEST, crossed, nested
+from metrics.paired import FEWEST, crossed, is_dearer, nested
 
 
 def test_one_seed_a_unit_is_a_paired_t_test():
@@ -67,3 +67,12 @@ def test_what_shows_is_two_errors_and_nothing_tells_without_a_spread():
     assert found.shows == 2 * found.error and found.tells
     assert not nested([[0.0]] * 5).tells and nested([[0.1]] * 5).tells
     assert str(found) == "+2.5 ± 0.65 (4 units)"
+
+
+def test_what_spends_more_of_any_cost_is_dearer():
+    other = {"rate": 0.5, "time": 2.0, "lost": None}
+    assert is_dearer(["rate"], {"rate": 0.51}, other)
+    assert is_dearer(["rate", "time"], {"rate": 0.1, "time": 2.5}, other)
+    assert not is_dearer(["rate"], {"rate": 0.5, "time": 9.0}, other)
+    assert not is_dearer(["rate", "lost", "none"], {"rate": None, "lost": 1.0}, other)
+    assert not is_dearer([], {"rate": 9.0}, other)

@@ -19,11 +19,16 @@ from metrics.perceptual import (
     efficientnet_distance,
     enabled,
     extra_distance,
-    missing,
+    networks,
+    refuse_missing,
 )
 from models.autoencoders.settings import ModelSettings
 from models.efficientnet import FeatureWeightsError
+from ray_jobs.engine.preflight import Preflight
+from settings.flat import replace
 from settings.schema import Settings, SettingsError
+from trainables.compression.system import Compression
+from trainables.configured import Configured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +66,7 @@ def test_several_channels_are_images_of_their_own():
 
 def test_by_default_nothing_is_downloaded():
     assert enabled(tree()) == enabled(tree(3)) == ()
-    assert missing(tree()) == ()
+    refuse_missing(tree())
 
 
 @pytest.mark.parametrize(
@@ -77,30 +82,62 @@ def test_a_network_that_cannot_see_the_images_is_refused(dims, own, word):
         enabled(tree(dims, **own))
 
 
-def test_a_missing_package_is_named_before_the_training_and_in_it(monkeypatch):
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """Nothing listens on port 9 of this machine, no weights lie in an empty folder, and the
+    packages that bring their own are not installed.
+    """
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
     for package in ("lpips", "torchvision"):
         monkeypatch.setitem(sys.modules, package, None)  # what Python takes for not installed
-    (text,) = missing(tree(lpips=LPIPS))
-    assert "lpips" in text and "pip install weighbridge[perceptual]" in text
+    folder = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path))
+    perceptual._monai_network.cache_clear()
+    yield tmp_path
+    torch.hub.set_dir(folder)
+
+
+def test_a_missing_package_is_named_before_the_training_and_in_it(offline):
+    with pytest.raises(SettingsError, match=r"metric.lpips.enabled=true: alex cannot be loaded"):
+        refuse_missing(tree(lpips=LPIPS))
     with pytest.raises(FeatureWeightsError, match=r"metric.lpips.enabled.*cannot be loaded"):
         extra_distance("lpips", "alex", images(1, 1, 32, 32), images(1, 1, 32, 32))
 
 
 @pytest.mark.parametrize(("name", "shape"), [("radimagenet", (32, 32)), ("medicalnet", (16,) * 3)])
-def test_without_a_connection_the_error_names_the_way_out(name, shape, monkeypatch, tmp_path):
-    """Nothing listens on port 9 of this machine, and no weights lie in an empty folder."""
-    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    for variable in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-    folder = torch.hub.get_dir()
-    torch.hub.set_dir(str(tmp_path))
-    try:
-        with pytest.raises(FeatureWeightsError, match=rf"metric.{name}.enabled=false") as caught:
-            extra_distance(name, NETWORKS[name], images(1, 1, *shape), images(1, 1, *shape))
-    finally:
-        torch.hub.set_dir(folder)
-    assert str(tmp_path) in str(caught.value)
+def test_without_a_connection_the_error_names_the_way_out(name, shape, offline):
+    """Before a training, and in one whose check was made elsewhere."""
+    with pytest.raises(FeatureWeightsError, match=rf"metric.{name}.enabled=false") as caught:
+        extra_distance(name, NETWORKS[name], images(1, 1, *shape), images(1, 1, *shape))
+    assert str(offline) in str(caught.value)
+    switched_on = {"radimagenet": RadImageNetSettings, "medicalnet": MedicalNetSettings}[name]
+    settings = tree(len(shape), **{name: switched_on(enabled=True)})
+    with pytest.raises(SettingsError, match=rf"metric.{name}.enabled=false") as refused:
+        refuse_missing(settings)
+    assert str(refused.value) == str(caught.value)
+
+
+def test_everything_that_is_missing_is_said_at_once(offline):
+    settings = tree(lpips=LPIPS, radimagenet=RadImageNetSettings(enabled=True))
+    assert networks(settings) == {"lpips": "alex", "radimagenet": NETWORKS["radimagenet"]}
+    with pytest.raises(SettingsError, match=r"metric\.lpips.*metric\.radimagenet"):
+        refuse_missing(settings)
+
+
+def test_a_training_and_a_sweep_are_refused_before_they_begin(offline):
+    """By the check that both make; the sweep's asks once for draws that differ in nothing of
+    that.
+    """
+    settings = replace(Compression.Settings(), {"metric.lpips.enabled": True})
+    with pytest.raises(SettingsError, match=r"metric\.lpips\.enabled=false"):
+        Compression().preflight(settings, None)
+    check = Preflight(Configured(Compression(), settings), None)
+    for rate in (1e-3, 1e-2):
+        with pytest.raises(SettingsError, match=r"metric\.lpips\.enabled=false"):
+            check({"optimizer.lr": rate})
 
 
 class SquaredDifference(nn.Module):

@@ -216,6 +216,46 @@ def test_references_without_the_objective_are_counted(beside):
     assert said(beside).endswith("No reference has a value of val.mse.")
 
 
+def costing(values, rate):
+    return measured(values, costs=["val.rate"], **{"val.rate": rate})
+
+
+def test_a_reference_that_costs_more_is_not_compared(beside):
+    """A codec at a higher rate than the winner's is no better for being closer."""
+    dear, cheap = costing([0.01] * 5, 0.6), costing(MEAN, 0.4)
+    write(beside, "references.json", {"dear": dear, "cheap": cheap})
+    trials = {"1": measured(WINNER, configuration=1, step=20, **{"val.rate": 0.5})}
+    write(beside, "by_unit.json", trials)
+    expected = f"It beats the only reference, cheap, by {paired(WINNER, MEAN)} (1 more cost more"
+    assert expected in said(beside)
+    trials["1"]["val.rate"] = 0.6
+    write(beside, "by_unit.json", trials)
+    assert said(beside).startswith(
+        f"Trial 1 is not shown to beat every reference by two standard errors: dear "
+        f"{paired(WINNER, [0.01] * 5)}; positive is better."
+    )
+    trials["1"]["val.rate"] = 0.3
+    write(beside, "by_unit.json", trials)
+    assert "No reference has a value of val.mse and costs no more." in said(beside)
+    assert "vs_reference/dear" in load_sweep(beside.path)
+
+
+def test_what_the_winner_has_spent_is_that_of_its_last_report_before_it_is_measured(sweep):
+    sweep.several(0, 0.2, 7.0)
+    sweep.event("finished")
+    for spent, ahead in ((6.9, True), (7.1, False)):
+        costs = measured([0.1] * 3, costs=["val.snr_db"], **{"val.snr_db": spent})
+        write(sweep, "references.json", {"codec": costs})
+        assert ("beats no reference: codec -0.1" in said(sweep)) == ahead
+
+
+def test_the_objective_itself_is_no_cost(beside):
+    own = measured(MEAN, costs=["val.mse"])
+    write(beside, "references.json", {"mean": own})
+    by_unit(beside)
+    assert f"It beats the only reference, mean, by {paired(WINNER, MEAN)}." in said(beside)
+
+
 def test_an_objective_of_terms_has_its_references(beside):
     """A term, and what is made of terms: columns that no metric declares."""
     node = {"kind": "log_ratio", "of": {"val.loss.squared": 2.0}}

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from data.mri.batch_augment import BatchAugment
 from data.mri.dataset import Prepared, open_split, prepare, units_of
-from losses.adversarial import idle_critic
+from losses.adversarial import idle_critic, refuse_late_critic
 from losses.compression import terms
 from metrics.compression import compression_metrics
-from metrics.perceptual import missing
+from metrics.perceptual import refuse_missing
 from models.autoencoders.build import build_autoencoder
 from settings.flat import replace
 from settings.mri import channels_of
@@ -141,8 +141,9 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
         return side_by_side(batch["image"], prediction["reconstruction"])
 
     def preflight(self, settings: CompressionSettings, prepared: Prepared) -> Sequence[Finding]:
-        idle = [Finding(text) for text in idle_critic(settings)]
-        return [*idle, *(Finding(text, hopeless=True) for text in missing(settings))]
+        refuse_late_critic(settings)
+        refuse_missing(settings)
+        return [Finding(text) for text in idle_critic(settings)]
 
     def generate(
         self, settings: CompressionSettings, modules: Modules, request: Request

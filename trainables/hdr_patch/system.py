@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from data.hdr.dataset import Prepared, open_split, prepare
 from data.hdr.settings import DataSettings
 from data.hdr.splits import unit_key
-from losses.adversarial import CriticSettings
+from losses.adversarial import CriticSettings, refuse_late_critic
 from losses.hdr_patch import LossSettings, idle_terms, refused_keys, terms
 from losses.hdr_patch_terms import mu_images
 from metrics.hdr_patch import CapHealthSettings, MetricSettings, hdr_metrics
@@ -215,6 +215,7 @@ class HdrPatch(SystemBase[HdrPatchSettings, Prepared]):
         """Terms that cannot work, and the share of hole targets that the cap cannot reach
         (004-M1).
         """
+        refuse_late_critic(settings)
         findings = [Finding(text) for text in idle_terms(settings)]
         reach = _reach(settings, prepared)
         return findings if reach is None else [*findings, reach]

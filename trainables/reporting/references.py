@@ -33,10 +33,10 @@ UNTRAINED = "untrained"
 """The platform's own reference: the network of the settings at step 0."""
 
 Measured = dict[str, Any]
-"""{"about": what it is, "val.<metric>": value, ..., "unit": [names], "units": {"val.<metric>":
-[value of each unit]}}; None where nothing was counted, the value is not finite, or the metric
-reads what the reference does not predict; the columns of examinations are of no unit. Units are
-in the order of their first samples.
+"""{"about": what it is, "costs": [the columns of `Reference.costs`], "val.<metric>": value, ...,
+"unit": [names], "units": {"val.<metric>": [value of each unit]}}; None where nothing was counted,
+the value is not finite, or the metric reads what the reference does not predict; the columns of
+examinations are of no unit. Units are in the order of their first samples.
 """
 
 
@@ -216,7 +216,8 @@ def _measure(
                 totals.setdefault(unit, []).append(sums)
     by_unit = [_added(parts) for parts in totals.values()]
     whole = _added(by_unit)
-    columns: Measured = {"about": reference.about, "unit": list(totals)}
+    costs = [f"val.{name}" for name in reference.costs]
+    columns: Measured = {"about": reference.about, "costs": costs, "unit": list(totals)}
     columns |= {f"val.{m.name}": _value(m, whole) for m in metrics}
     columns["units"] = {f"val.{m.name}": [_value(m, sums) for sums in by_unit] for m in metrics}
     return columns

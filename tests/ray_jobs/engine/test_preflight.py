@@ -13,9 +13,11 @@ from ray_jobs.engine.preflight import Preflight
 from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.planning import new_setup
 from search.simulator import simulate
+from settings.flat import replace
 from settings.schema import SettingsError
 from trainables.configured import Configured
 from trainables.parts import Finding
+from trainables.system import load_system
 from trainables.toy import Toy
 
 
@@ -67,6 +69,28 @@ def test_a_draw_that_was_refused_is_refused_again(careful, check):
         with pytest.raises(SettingsError, match=r"dropout 0\.75 drops too much"):
             check({"model.dropout": 0.75, "optimizer.lr": rate})
     assert careful.asked == 1
+
+
+@pytest.mark.parametrize("name", ["hdr_patch", "compression"])
+def test_a_draw_whose_critic_begins_late_is_refused_and_the_others_are_not(name, tmp_path):
+    """Of a space over both starts, in which a draw may have them in the wrong order."""
+    fixed = {
+        "discriminator.enabled": True,
+        "loss.adversarial.enabled": True,
+        "loss.adversarial.schedule.kind": "step",
+        "critic.patch.schedule.kind": "step",
+    }
+    system = load_system(name)
+    configured = Configured(system, replace(system.Settings(), {**system.small, **fixed}))
+    is_asked = name == "hdr_patch"  # the other's check looks at no data
+    prepared = system.prepare(configured.settings, tmp_path) if is_asked else None
+    check = Preflight(configured, prepared)
+    heard, learns = "loss.adversarial.schedule.start", "critic.patch.schedule.start"
+    for _ in range(2):
+        assert check({heard: 0.3, learns: 0.2}) == []
+        with pytest.raises(SettingsError, match=r"learns from 0\.3 .* from 0\.2 on"):
+            check({heard: 0.2, learns: 0.3})
+        assert check({heard: 0.2, learns: 0.3, "loss.adversarial.enabled": False})
 
 
 def test_a_value_that_breaks_a_rule_is_refused_whatever_is_known_of_the_others(careful, check):

@@ -18,6 +18,7 @@ SYSTEM = Compression()
 # Name -> latent, millions of parameters of the autoencoder, terms with their weights. The latents
 # are those of the document's tables.
 VAE = {"l1": 1.0, "perceptual": 0.001, "kl": 1e-6, "adversarial": 0.01}
+VAE_ALONE = {"l1": 1.0, "perceptual": 0.001, "kl": 1e-6}
 VQVAE = {"l1": 1.0, "perceptual": 0.002, "vq": 0.25, "adversarial": 0.005}
 DCAE = {"l1": 1.0, "perceptual": 0.1}
 MASKS = {"bce": 1.0, "dice": 1.0, "boundary": 0.5}
@@ -25,10 +26,12 @@ DOCUMENTED = {
     "paper_vae": ((3, 32, 32), 53.8, VAE),
     "paper_vae_4x": ((3, 64, 64), 13.3, VAE),
     "paper_vae_3d": ((3, 20, 32, 32), 9.7, VAE),
+    "paper_vae_3d_128": ((3, 20, 16, 16), 9.7, VAE_ALONE),
     "bf16_weights": ((3, 32, 32), 53.8, VAE),
     "paper_vqvae": ((3, 32, 32), 6.9, VQVAE),
     "paper_vqvae_4x": ((3, 64, 64), 5.6, VQVAE),
     "paper_vqvae_3d": ((3, 20, 32, 32), 21.5, VQVAE),
+    "paper_vqvae_3d_128": ((3, 20, 16, 16), 21.5, VQVAE),
     "seg_vqvae": ((3, 32, 32), 6.9, {**MASKS, "vq": 0.25}),
     "dcae_3d": ((32, 40, 8, 8), 208.5, DCAE),
     "dcae_f32": ((32, 8, 8), 323.3, DCAE),
@@ -126,3 +129,22 @@ def test_the_other_presets_have_the_demos_size(preset):
     for kind in ("vae", "vqvae", "dcae"):
         assert getattr(settings.model, kind) == getattr(defaults.model, kind)
     assert dims == (3 if preset.startswith("demo_3d") else 2)
+
+
+@pytest.mark.parametrize(
+    ("smaller", "whole"),
+    [("paper_vae_3d_128", "paper_vae_3d"), ("paper_vqvae_3d_128", "paper_vqvae_3d")],
+)
+def test_experiments_7_and_8_differ_from_the_larger_ones_in_what_the_document_says(smaller, whole):
+    """160 x 128 x 128 with checkpoints; experiment 7 without a critic (`disable_gan`)."""
+    flat, other = flatten(read(smaller)), flatten(read(whole))
+    differing = {key for key in flat if flat[key] != other[key]}
+    gan = {key for key in differing if key.startswith(("discriminator.", "critic_optimizer."))}
+    assert differing - gan == {"data.volume_size"} | (
+        {"loss.adversarial.enabled"} if smaller == "paper_vae_3d_128" else set()
+    )
+    assert flat["data.volume_size"] == (160, 128, 128)
+    assert flat["model.checkpointing"] and flat["data.group"] == "multi_modality"
+    has_critic = smaller == "paper_vqvae_3d_128"
+    assert flat["discriminator.enabled"] is flat["loss.adversarial.enabled"] is has_critic
+    assert bool(gan) is not has_critic

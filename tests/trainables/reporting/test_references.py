@@ -59,7 +59,7 @@ def test_every_system_has_some_and_the_network_at_step_0(small, measured):
     units = list(dict.fromkeys(system.loaders(settings, prepared).units[split]))
     for name, columns in found.items():
         assert columns["about"] and columns["unit"] == units
-        others = {"about", "unit", "units"} | examined(system, settings, prepared)
+        others = {"about", "costs", "unit", "units"} | examined(system, settings, prepared)
         assert columns["units"].keys() == columns.keys() - others
         for column, values in columns["units"].items():
             assert len(values) == len(units), f"{name} {column}"
