@@ -26,7 +26,7 @@ from settings.schema import Settings, SettingsError, setting
 
 SPLITS = ("train", "validation", "test")
 
-_FORMAT = 3
+FORMAT = 3
 """Version of the converted files; part of their name, so that files of another version are never
 read.
 """
@@ -196,7 +196,7 @@ def prepare(settings: DataSettings, cache: Path, dims: int) -> Prepared:
         raise ValueError(f"samples have 2 or 3 dimensions, not {dims}")
     unread = {*_OPEN_ONLY, *_OTHER_DIMS[dims]}
     states = _states(settings) if settings.source == "folder" else []
-    key = _FORMAT, dims, shaping(settings, unread), states
+    key = FORMAT, dims, shaping(settings, unread), states
 
     def make(scratch: Path) -> dict[str, Any]:
         return _convert(settings, dims, scratch, cache)
@@ -265,7 +265,7 @@ def _convert(settings: DataSettings, dims: int, folder: Path, cache: Path) -> di
     source = str(root) if from_folder else "the embedded patients"
     conversion.refuse(source, settings.max_bad_share)
     return {
-        "format": _FORMAT,
+        "format": FORMAT,
         "counts": conversion.counts,
         "patients": conversion.patients,
         "warnings": list(conversion.warnings(from_folder)),
@@ -299,7 +299,7 @@ def _phantom(settings: DataSettings, cache: Path, dims: int) -> Path:
     def make(scratch: Path) -> None:
         write_patients(scratch, patients, size, slices, settings.seed)
 
-    key = _FORMAT, patients, size, slices, settings.seed
+    key = FORMAT, patients, size, slices, settings.seed
     return cached_by(cache, "mri-phantom", key, make)[0]
 
 

@@ -12,7 +12,7 @@ import pytest
 from data.cache import cache_key, file_states, shaping
 from data.files import DataError
 from data.mri.convert import crop_warnings
-from data.mri.dataset import SPLITS, DataSettings, open_split, prepare
+from data.mri.dataset import FORMAT, SPLITS, DataSettings, open_split, prepare
 from data.mri.files import find_patients
 from settings.mri import MODALITIES
 
@@ -153,7 +153,7 @@ def test_converted_data_of_before_is_not_taken_for_that_of_now(root, tmp_path):
     folders = {}
     for left_out in ((), ("fit", "below_zero")):
         key = {name: value for name, value in values.items() if name not in left_out}
-        folders[left_out] = f"mri-{cache_key(1, 2, key, states)}"
+        folders[left_out] = f"mri-{cache_key(FORMAT, 2, key, states)}"
     found = Path(prepare(given, tmp_path / "cache", 2).folder).name
     assert found == folders[()] != folders["fit", "below_zero"]
 
