@@ -2,7 +2,7 @@
 balancer against fixed weights; and `train.term_gradients`, which looks once an interval.
 
 Gradients are compared at the last layer (`Phase.shared`), as GradNorm's paper does;
-`..._all_parameters` compares them at every parameter.
+`..._all_parameters` compares them at every parameter, as `field_vae` does, which names no layer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from benchmarks.measuring.rows import Row, main, row
 from benchmarks.measuring.steps import loop_steps
 from data.hdr.dataset import Prepared
 from losses.balancers.settings import KINDS, BalancerSettings
+from trainables.compression.system import Compression
+from trainables.conditioner.field_vae import FieldVae
 from trainables.conditioner.system import Conditioner
 from trainables.hdr_patch.system import HdrPatch, HdrPatchSettings
 from trainables.parts import Phase
@@ -65,6 +67,8 @@ def _reports(folder: Path) -> Iterator[Row]:
         "hdr_patch": HdrPatch(),
         "hdr_patch_all_parameters": EveryParameter(),
         "conditioner": Conditioner(),
+        "compression": Compression(),
+        "field_vae": FieldVae(),
     }
     for name, system in systems.items():
         blocks = {}

@@ -20,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.claiming.arms import Arms, described, faults, names, read_arms
+from benchmarks.claiming.figures import FINDINGS, faults_of
 from benchmarks.claiming.knobs import idle_knobs
 from benchmarks.claiming.overfit import STEPS, overfits
 from benchmarks.claiming.running import Place, measured_references, places, run
@@ -38,11 +39,13 @@ from settings.option import positive, whole
 from settings.schema import SettingsError
 
 REFUSED = 1
-"""Exit status where an arm breaks a rule, or the comparison cannot be made."""
+"""Exit status where an arm or a figure breaks a rule, or the comparison cannot be made."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Checks the arms, trains what is missing, prints the table as Markdown; the exit status."""
+    """Checks arms and figures, trains what is missing, prints the table as Markdown; the exit
+    status.
+    """
     arguments = _parser().parse_intermixed_args(argv)
     try:
         return _claims(arguments)
@@ -65,7 +68,10 @@ def _parser() -> argparse.ArgumentParser:
         "--check",
         action="store_true",
         help="say what differs between each arm and its control, and start nothing; without NAME "
-        "of all arms",
+        "of all arms, and whether the figures of the findings are those of their tables",
+    )
+    parser.add_argument(
+        "--findings", type=Path, default=FINDINGS, metavar="DIR", help="the pages to check"
     )
     parser.add_argument(
         "--no-overfit",
@@ -93,6 +99,8 @@ def _claims(arguments: argparse.Namespace) -> int:
     for arms in read:
         print("\n".join(described(arms)), file=sys.stdout if arguments.check else sys.stderr)
         wrong += faults(arms)
+    if arguments.check and not arguments.arms:
+        wrong += faults_of(arguments.findings)
     if wrong:
         raise SettingsError("\nerror: ".join(wrong))
     if not arguments.check:

@@ -3,15 +3,19 @@
 In a finding every figure of a run is followed by its place, `0.2149 <!-- conditioner:decoded:
 val.decoded_field_error -->`: table, arm, column, and where the figure is not the arm's value
 `difference`, `share` (of the control's value, in per cent) or `shows`. A whole table stands below
-`<!-- the table conditioner -->`, as the command prints it. Figures of other sources are listed:
-`<!-- from the document: 15 %; 1.2 GB -->`, `<!-- from python -m benchmarks.term_overhead: 0.80 s
--->`.
+`<!-- the table conditioner -->`, as the command prints it. Figures of other sources are listed in
+the section that has them: `<!-- from the document: 15 %; 1.2 GB -->`, `<!-- from python -m
+benchmarks.term_overhead: 0.80 s -->`, and `<!-- from by hand: 1.77 -->` below a paragraph or table
+that says so itself.
+
+What counts as a figure: a number with ±, per cent or a unit, and one with a decimal point and two
+digits or more that are not leading zeros (1.77, 0.043; not 0.5, 300 or 0.01).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.claiming.table import TABLES, Cell, markdown, read_csv
@@ -26,6 +30,9 @@ EARLIER = (
 
 UNITS = ("%", "dB", "bpp", "mm", "ms", "s", "min", "h", "MB", "GB", "KiB", "MiB", "GiB")
 
+_BY_HAND = "by hand"
+_COMMANDS = "python -m ", "python -c "
+
 _NUMBER = r"[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d+)?"
 _FIGURE = re.compile(
     rf"(?<![\w.,:/-])(?P<value>{_NUMBER})(?:\s*±\s*(?P<error>{_NUMBER}))?"
@@ -33,6 +40,8 @@ _FIGURE = re.compile(
 )
 _WHOLE_TABLE = re.compile(r"<!--\s*the table (\S+)\s*-->\n+")
 _LISTED = re.compile(r"<!--\s*from (.*?):\s+(.*?)\s*-->", re.DOTALL)
+_HEADING = re.compile(r"^#", re.MULTILINE)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 
 _PARTS: Mapping[str, Callable[[Cell], tuple[float | None, float | None]]] = {
@@ -52,9 +61,26 @@ def tables_of(finding: Path, folder: Path = TABLES) -> list[Path]:
     return [path for path in sorted(folder.glob("*.csv")) if f"{path.stem}_".startswith(own)]
 
 
+def faults_of(findings: Path = FINDINGS) -> list[str]:
+    """What is wrong with the figures of the pages of a folder, whose tables are in `tables`: a
+    page has a table, and then right figures alone, or says that it has none.
+    """
+    faults = []
+    for page in sorted(findings.glob("*.md")):
+        is_earlier = EARLIER in page.read_text(encoding="utf-8")
+        if not tables_of(page, findings / TABLES.name):
+            told = f"{page.name}: a finding has a table (`claims --store {page.stem}`), or says"
+            faults += [] if is_earlier else [f"{told} at its top: {EARLIER}"]
+            continue
+        if is_earlier:
+            faults.append(f"{page.name}: it has a table, and says that it has none: {EARLIER}")
+        faults += wrong_figures(page, findings / TABLES.name)
+    return faults
+
+
 def wrong_figures(finding: Path, folder: Path = TABLES) -> list[str]:
-    """A line for each figure of a finding that its table contradicts, and for each that has an
-    error, a per cent or a unit, and neither a place nor a source: rule, value and way out.
+    """A line for each figure of a finding that its table contradicts, and for each that has
+    neither a place nor a source: page, line, figure, rule and way out.
     """
     text = finding.read_text(encoding="utf-8")
     tables = {path.stem: read_csv(path) for path in tables_of(finding, folder)}
@@ -74,9 +100,9 @@ def wrong_figures(finding: Path, folder: Path = TABLES) -> list[str]:
         if fault:
             faults.append((text.count("\n", 0, start) + 1, fault))
         text = text[:start] + _blank(text[start : start + whole]) + text[start + whole :]
-    listed: set[str] = set()
-    look(_LISTED, lambda match: _source(match, listed))
-    look(_FIGURE, lambda match: _judged(match, tables, listed))
+    listed: dict[int, set[str]] = {}  # by section
+    look(_LISTED, lambda match: _source(match, listed.setdefault(_section_of(match), set())))
+    look(_FIGURE, lambda match: _judged(match, tables, listed.get(_section_of(match), ())))
     return [f"{finding.name}:{line}: {fault}" for line, fault in sorted(faults)]
 
 
@@ -108,25 +134,47 @@ def _whole_tables(
             )
 
 
+def _section_of(match: re.Match[str]) -> int:
+    """How many headings stand above."""
+    return len(_HEADING.findall(match.string, 0, match.start()))
+
+
+def _says_by_hand(match: re.Match[str]) -> bool:
+    """Whether the paragraph or table above a comment, or the one that it stands in, does."""
+    above = _COMMENT.sub("", match.string[: match.start()]).rstrip()
+    return _BY_HAND in _plain(re.split(r"\n\s*\n", above)[-1])
+
+
 def _source(match: re.Match[str], listed: set[str]) -> str:
     source, figures = match[1], match[2]
     listed.update(_plain(figure) for figure in figures.split(";"))
-    if source == "the document" or source.startswith("python -m "):
+    if source == "the document" or source.startswith(_COMMANDS):
+        return ""
+    if source != _BY_HAND:
+        return (
+            "a listed figure is from `the document`, from a command (`python -m ...`), or `by "
+            f"hand`, not from {source!r}. Name where it can be looked up."
+        )
+    if _says_by_hand(match):
         return ""
     return (
-        f"a listed figure is from `the document` or from a command (`python -m ...`), not from "
-        f"{source!r}. Name where it can be looked up."
+        f"{_plain(figures)}: what is listed as by hand stands below a paragraph that says so, and "
+        "this does not. Say it there, or name a command."
     )
 
 
-def _judged(match: re.Match[str], tables: Mapping[str, Sequence[Cell]], listed: set[str]) -> str:
-    figure = _plain(re.sub(r"<!--.*?-->", "", match[0], flags=re.DOTALL))
+def _judged(
+    match: re.Match[str], tables: Mapping[str, Sequence[Cell]], listed: Collection[str]
+) -> str:
+    figure = _plain(_COMMENT.sub("", match[0]))
     if match["place"] is None:
-        if not (match["error"] or match["unit"]) or figure in listed:
+        is_result = match["error"] or match["unit"] or _reads_as_result(match["value"])
+        if figure in listed or not is_result:
             return ""
         return (
             f"{figure}: a figure of a run has its place right after it, and this one has none. "
-            "Write `<!-- table:arm:column -->` behind it, or list it with its source."
+            "Write `<!-- table:arm:column -->` behind it, or list it in this section with its "
+            "source."
         )
     place = re.sub(r"\s+", "", match["place"])
     names = place.split(":")
@@ -152,6 +200,14 @@ def _judged(match: re.Match[str], tables: Mapping[str, Sequence[Cell]], listed: 
                 f"{shown} for {told}. Quote the table."
             )
     return ""
+
+
+def _reads_as_result(value: str) -> bool:
+    """Whether a number without a unit reads as a result: it has a decimal point, and two digits
+    that are not leading zeros.
+    """
+    mantissa = value.lstrip("+-−").partition("e")[0]
+    return "." in mantissa and len(re.sub(r"[.,]", "", mantissa).lstrip("0")) >= 2
 
 
 def _agrees(told: str, known: float | None, is_relative: bool) -> bool:

@@ -24,12 +24,14 @@ def choose_crops(
     possible).
 
     Of the crops on the grid with at least `min_hole_share` holes, the half with the most holes is
-    kept, at most `most`; all of them where `most` is None. `hole` is [1, H, W]. Ties go to the
-    first in reading order.
+    kept, at most `most`. `hole` is [1, H, W]. Ties go to the first in reading order. Where `most`
+    is None all of them are kept, and the grid is one that covers the frame, whatever `stride` is.
     """
     height, width = hole.shape[-2:]
-    rows = np.arange(0, height - side + 1, stride)
-    columns = np.arange(0, width - side + 1, stride)
+    rows, columns = (
+        _covering(length, side) if most is None else np.arange(0, length - side + 1, stride)
+        for length in (height, width)
+    )
     total = np.zeros((height + 1, width + 1), np.int64)
     total[1:, 1:] = hole[0].astype(np.int64).cumsum(0).cumsum(1)
     low, high = np.ix_(rows, columns), np.ix_(rows + side, columns + side)
@@ -43,6 +45,13 @@ def choose_crops(
     keep = min(math.ceil(len(able) / 2), most)
     best = able[np.argsort(-share[able], kind="stable")[:keep]]
     return corners[np.sort(best)], len(corners)
+
+
+def _covering(length: int, side: int) -> NDArray[np.int64]:
+    """Where crops begin that lie side by side along an axis; the last one ends with the axis, and
+    shares with the one before what is left over.
+    """
+    return np.unique(np.append(np.arange(0, length - side + 1, side), length - side))
 
 
 def cut_crops(

@@ -30,6 +30,11 @@ read.
 _IN_TIME = 1
 """The version of an embedded sequence that is cut in time: its files are as they were."""
 
+_WHOLE = 3
+"""The version of frames that are measured whole (data.split=all): crops lie side by side up to
+the frame's edges.
+"""
+
 _OPEN_ONLY = ("validation_crops", "flips")
 """Settings that are applied on reading and do not change the converted files."""
 
@@ -92,7 +97,7 @@ def prepare(settings: DataSettings, cache: Path, workers: int | None = None) -> 
     arranged = arrange(settings)
     ids = {split: [entry.id for entry in found] for split, found in arranged.splits.items()}
     is_old = settings.source == "embedded" and settings.split == "time"
-    version = _IN_TIME if is_old else _FORMAT
+    version = _IN_TIME if is_old else _WHOLE if settings.split == "all" else _FORMAT
 
     def make(scratch: Path) -> dict[str, Any]:
         made = dataclasses.asdict(convert(settings, arranged.splits, scratch, workers))

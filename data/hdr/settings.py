@@ -25,7 +25,7 @@ class DataSettings(Settings):
     split: str = setting(
         "shots",
         "shots: each shot (of a folder: each sequence) is in one split; time: runs of frames; "
-        "all: every frame of data.root and every crop with holes is for validation",
+        "all: every frame of data.root is for validation, in crops with holes that cover it",
         choices=("shots", "time", "all"),
     )
     fold: int = setting(
@@ -36,7 +36,9 @@ class DataSettings(Settings):
     width: int = setting(128, "of an embedded frame", unit="pixels", low=32, high=8192)
     seed: int = setting(0, "of the embedded sequence", low=0)
     crop: int = setting(64, "side of a crop, a multiple of 16", unit="pixels", low=32, high=4096)
-    stride: int = setting(32, "step between crops", unit="pixels", low=1, high=4096)
+    stride: int = setting(
+        32, "step between crops; under split=all that is crop", unit="pixels", low=1, high=4096
+    )
     min_hole_share: float = setting(0.005, "smallest share of holes in a crop", low=0.0, high=1.0)
     max_crops_per_frame: int = setting(
         16, "most crops of a frame; of its crops the half with most holes is kept", low=1

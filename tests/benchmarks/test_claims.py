@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from benchmarks.claiming.arms import names
+from benchmarks.claiming.figures import FINDINGS
 from benchmarks.claims import main
 
 
@@ -14,6 +17,15 @@ def test_check_goes_over_all_arms(capsys):
     for name in names():
         assert f"{name}: " in said
     assert "  decoded, against baseline\n    loss.decoded.weight: 1.0 -> 10.0 (with" in said
+
+
+def test_check_names_page_line_and_figure_of_what_no_table_has(tmp_path, capsys):
+    pages = shutil.copytree(FINDINGS, tmp_path / "findings")
+    text = (pages / "hdr_patch.md").read_text()
+    (pages / "hdr_patch.md").write_text(text.replace("| 1.762 | 1.990 |", "| 0.762 | 3.990 |"))
+    line = text[: text.index("| 1.762 |")].count("\n") + 1
+    assert main(["--check", "--findings", str(pages)]) == 1
+    assert f"error: hdr_patch.md:{line}: 3.990: a figure of a run" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -98,6 +98,23 @@ def test_a_folder_with_motion_has_pairs(folder):
     assert pair.after["hole"].sum() <= frames[9].hole.sum()
 
 
+def test_frames_of_two_sequences_are_no_pair(tmp_path):
+    """Frame 2 begins the second sequence, and its number follows that of frame 1 in the first."""
+    for name, seed in {"a": 1, "b": 2}.items():
+        write_sequence(tmp_path / name, 2, 64, 96, seed, ".npy")
+    for path in sorted((tmp_path / "b").glob("*/*.npy")):
+        start, number = path.stem.rsplit("-", 1)
+        path.rename(path.with_name(f"{start}-{int(number) + 2}.moved"))
+    for path in (tmp_path / "b").glob("*/*.moved"):
+        path.rename(path.with_suffix(".npy"))
+    found = pairs(of_folder(tmp_path, split="all"), "validation", 4, 64)
+    targets = [list(sequence(2, 64, 96, seed)) for seed in (1, 2)]
+    assert len(found) == 2
+    for pair, (first, second) in zip(found, targets, strict=True):
+        for frame, true in ((pair.before, first), (pair.after, second)):
+            assert np.isin(frame["target"], true.target).all()
+
+
 @pytest.mark.parametrize("missing", ["motion/motion-9.exr", "whole motion", "frame 8"])
 def test_without_motion_or_a_frame_between_there_is_none(folder, missing):
     if missing == "frame 8":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 
 from data.files import DataError
 from data.hdr.dataset import Prepared, open_split, prepare
-from data.hdr.scenes import write_sequence
+from data.hdr.files import write_frame
+from data.hdr.scenes import sequence, write_sequence
 from data.hdr.settings import DataSettings
 from data.hdr.splits import SPLITS, arrange, split_sizes, unit_key
 from settings.flat import replace
@@ -57,6 +60,16 @@ def test_shares_are_rounded_and_training_and_validation_get_one(count, validatio
     assert sum(sizes) == count
     assert sizes[0] >= 1
     assert sizes[1:] == (max(1, round(validation * count)), round(test * count))
+
+
+def test_the_demo_has_48_scenes_to_train_on_8_for_validation_and_8_for_a_test():
+    found = units(DataSettings())
+    assert {split: len(scenes) for split, scenes in found.items()} == {
+        "train": 48,
+        "validation": 8,
+        "test": 8,
+    }
+    assert len(set().union(*found.values())) == 64
 
 
 def test_ten_shots_are_cut_as_thirty_frames_in_time():
@@ -177,10 +190,37 @@ def test_all_measures_every_crop_with_holes(tmp_path, sequences):
         in_folder(sequences, split="all", min_hole_share=0.0), tmp_path / "cache"
     )
     every = open_split(grid, "validation")
-    assert len(every) == 8 * 3 * 5
+    assert len(every) == 8 * 2 * 3
     with_holes = sum(bool(every[i]["hole"].mean() >= 0.005) for i in range(len(every)))
     assert crops_of(prepared, "validation") == with_holes > 8
     assert set(every.units) == set("abcd")
+
+
+def test_all_measures_every_pixel_and_those_of_the_last_row_and_column_twice(tmp_path):
+    """A frame of 100 x 150 in crops of 64: on a grid of 32 rows from 96 and columns from 128 on
+    are in none, and a hole there has no error.
+    """
+    (frame,) = sequence(1, 100, 150, 0)
+    hole = np.zeros((1, 100, 150), np.float32)
+    hole[:, 96:], hole[:, :, 128:] = 1.0, 1.0
+    target = np.arange(3 * 100 * 150, dtype=np.float32).reshape(3, 100, 150)  # tells pixels apart
+    changed = dataclasses.replace(frame, hole=hole, target=target, warped=target * (1.0 - hole))
+    write_frame(tmp_path / "data", 0, changed, ".npy")
+    settings = DataSettings(source="folder", root=str(tmp_path / "data"), split="all")
+    crops = open_split(prepare(settings, tmp_path / "cache"), "validation")
+    samples = [crops[i] for i in range(len(crops))]
+    held_out = [each["target"][each["hole"].expand(3, -1, -1) > 0] for each in samples]
+    np.testing.assert_array_equal(
+        np.unique(torch.cat(held_out)), target[np.broadcast_to(hole > 0, target.shape)]
+    )
+    whole = prepare(replace(settings, {"min_hole_share": 0.0}), tmp_path / "cache")
+    every = open_split(whole, "validation")
+    seen = np.concatenate([every[i]["target"].numpy().ravel() for i in range(len(every))])
+    values, times = np.unique(seen, return_counts=True)
+    np.testing.assert_array_equal(values, target.ravel())
+    rows = np.where((np.arange(100) >= 36) & (np.arange(100) < 64), 2, 1)
+    columns = np.where((np.arange(150) >= 86) & (np.arange(150) < 128), 2, 1)
+    np.testing.assert_array_equal(times.reshape(3, 100, 150)[0], np.outer(rows, columns))
 
 
 def test_all_needs_no_second_folder_and_any_fold(tmp_path, sequences):

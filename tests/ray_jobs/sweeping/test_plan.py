@@ -11,9 +11,15 @@ import torch
 from ray_jobs.engine.cluster import Demand, workers_on
 from ray_jobs.sweep import main
 from ray_jobs.sweeping.options import SweepOptions, given, sweep_parser
+from ray_jobs.sweeping.planning import new_setup
 from results.store import SweepError
+from search.jobs import next_job
+from search.log import SweepState
 from search.objectives import Constraint, Objective
 from settings.schema import SettingsError
+from trainables.loop import Training
+from trainables.run import LocalRun
+from trainables.stepping.batches import Share, train_loader
 
 TOY = "trainables.toy:Toy"
 LENGTH = ("train.steps=54", "train.report_every=2")
@@ -240,3 +246,64 @@ def test_an_earlier_sweep_and_a_storage_are_taken_from_the_line(make, tmp_path):
     assert make(f"--storage sqlite:///{tmp_path}/x.db").options.storage.startswith("sqlite:")
     with pytest.raises(SettingsError, match="sqlite:///FILE"):
         make("--storage redis://host")
+
+
+GROUPED = """
+from dataclasses import dataclass, field
+
+from trainables.api import Built, OptimizerSettings, RateSettings, setting
+from trainables.toy import Toy, ToySettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates(RateSettings):
+    slope: float = setting(1.0, "of the slope", low=0.0, high=100.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(OptimizerSettings):
+    rate: Rates = field(default_factory=Rates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ToySettings):
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+class Grouped(Toy):
+    name = "grouped_toy:Grouped"
+    Settings = Settings
+
+    def build(self, settings, prepared):
+        modules = super().build(settings, prepared).modules
+        return Built(modules, groups={"slope": ("model.*weight",)})
+"""
+
+
+def test_the_rate_of_a_group_is_searched_and_reaches_its_parameters(tmp_path, monkeypatch, capsys):
+    (tmp_path / "grouped_toy.py").write_text(GROUPED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    space = tmp_path / "rates.yaml"
+    space.write_text("optimizer.rate.slope: {log_uniform: [3, 9]}\n")
+    system = "grouped_toy:Grouped"
+    line = [system, *LENGTH, "--space", str(space), "--trials", "2", "--plan"]
+    assert main([*line, "--dir", str(tmp_path / "sweep")]) == 0
+    assert "optimizer.rate.slope" in capsys.readouterr().out
+    overrides = (*LENGTH, "optimizer.schedule=constant", "optimizer.lr=0.01")
+    setup = new_setup(SweepOptions(system=system, space=str(space), overrides=overrides))
+    job = next_job(setup.plan, SweepState())
+    (drawn,) = job.sampled.values()
+    assert 3.0 <= drawn <= 9.0
+    configured = setup.configured.under(job.sampled)
+    started = Training(configured.system, configured.settings, LocalRun(tmp_path / "run"), None)
+    batches = iter(train_loader(started.loaders, Share(8, 1), 0, 0, 1))
+    started.one_step([next(batches)])
+    model = started.modules["model"]
+    rates = {
+        name: group["lr"]
+        for group in started.updates[0].optimizer.param_groups
+        for name, parameter in model.named_parameters()
+        if any(parameter is each for each in group["params"])
+    }
+    started.close()
+    assert rates == {"linear.weight": pytest.approx(0.01 * drawn), "linear.bias": 0.01}

@@ -67,6 +67,18 @@ def test_one_interval_is_always_made_and_an_end_is_an_end(tmp_path):
     assert train(tmp_path, "--resume", "--no-ray", *NO_TIME) == 0
 
 
+def test_an_end_by_time_has_a_checkpoint_that_neither_the_settings_nor_the_best_report_ask_for(
+    tmp_path,
+):
+    worse = ("optimizer.lr=10", "optimizer.kind=sgd", "train.checkpoint_every=1000")
+    assert train(tmp_path, TOY, "train.steps=8", *worse, *SETTINGS, *NO_TIME) == 130
+    assert train(tmp_path, "--resume", "--no-ray", *NO_TIME) == 130
+    first, second = rows(tmp_path)
+    assert second["step"] == 4 and second["val.mse"] > first["val.mse"]
+    newest = checkpoint.load(checkpoint.available(tmp_path / "checkpoints")[-1], TOY)
+    assert newest.meta["report"]["step"] == 4
+
+
 def test_a_stretch_of_a_timeline_is_not_begun_without_time(tmp_path, capsys):
     file = tmp_path / "timed.yaml"
     file.write_text(

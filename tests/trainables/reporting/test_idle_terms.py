@@ -16,6 +16,7 @@ from metrics.health_signs import MeasuredSign
 from settings.flat import replace
 from trainables.loop import fit
 from trainables.reporting.measure import evaluate_checkpoint
+from trainables.reporting.watch import Watch
 from trainables.run import LocalRun
 from trainables.toy import ToyGan
 
@@ -63,6 +64,23 @@ def test_a_term_that_is_off_is_not_asked_and_nothing_else_changes(tmp_path, monk
 def test_what_a_decision_reads_is_measured(tmp_path, run):
     found = report_of(tmp_path, run=run)
     assert found[IDLE] > 0.0
+
+
+def test_what_patience_waits_for_is_measured_though_nobody_names_an_objective(tmp_path):
+    """That is the first metric with a direction."""
+    system, settings = ToyGan(), ToyGan.Settings()
+    phases, metrics = system.phases(settings, None), system.metrics(settings, None)
+    judged = dataclasses.replace(metrics[0], name="loss.absolute")
+    for named, given, column in (
+        (None, metrics, "val.mse"),
+        (None, (judged, *metrics), IDLE),
+        ((IDLE, "min"), metrics, IDLE),
+    ):
+        watch = Watch(settings, phases, given, named, None, pytest.fail)
+        assert watch.read == {column}
+    off = replace(settings, {"loss.absolute.enabled": False})
+    composite = system.phases(off, None)[0].composite
+    assert composite.idle({"val.mse"}) == {"absolute"} and not composite.idle({IDLE})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

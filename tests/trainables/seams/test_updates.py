@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -95,18 +96,38 @@ def test_two_ranks_update_as_one(ranks, tmp_path):
     """The first gradient of SAM is reduced before the step aside, noise is equal on both, and so
     is what a plateau hears.
     """
+    cuts = {1: {"train.batch_size": 8}, 2: {"train.batch_size": 2, "train.accumulate": 2}}
     one, two = (
         ranks.trained(
             tmp_path / str(world),
             world,
             f"{TOY}:Grouped",
-            {**ALL, "train.batch_size": 8 // world, "optimizer.eps": 1e-4},
+            {**ALL, **cut, "optimizer.eps": 1e-4},
         )
-        for world in (1, 2)
+        for world, cut in cuts.items()
     )
     for key, value in one[1].items():
         torch.testing.assert_close(two[1][key], value, rtol=1e-4, atol=1e-5)
     assert two[0][0]["train.lr"] == two[0][1]["train.lr"] == one[0][0]["train.lr"]
+
+
+@pytest.mark.slow
+def test_on_two_ranks_the_second_pass_has_the_masks_and_statistics_of_the_first(ranks, tmp_path):
+    """Dropout and running statistics are those of a rank, which one process does not have: with a
+    radius of next to nothing the second gradient is the first, rank by rank and cut by cut.
+    """
+    settings = {"train.batch_size": 2, "train.accumulate": 2, "model.dropout": 0.5}
+    plain, near = (
+        ranks.trained(
+            tmp_path / str(radius),
+            2,
+            f"{TOY}:Normed",
+            {**settings, "optimizer.sam.radius": radius, "optimizer.eps": 1e-4},
+        )[1]
+        for radius in (0.0, 1e-12)
+    )
+    for key, value in plain.items():
+        torch.testing.assert_close(near[key], value, rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_is_replayed_in_the_second_pass(toys, tmp_path):
@@ -214,16 +235,19 @@ COLUMNS = {
 }
 
 
-def by_hand(started, batch):
-    """The gradients of weight times mean of each term, with respect to all parameters."""
+def by_hand(started, batch, shared=None):
+    """The gradients of weight times mean of each term, with respect to these parameters, or to
+    all.
+    """
     net = started.modules["model"]
+    shared = list(net.parameters()) if shared is None else shared
     error = net(batch["x"]) - batch["y"]
     terms = {"squared": error.square().mean(), "absolute": 0.5 * error.abs().mean()}
     return {
         name: torch.cat(
             [
                 g.flatten().double()
-                for g in torch.autograd.grad(value, list(net.parameters()), retain_graph=True)
+                for g in torch.autograd.grad(value, shared, retain_graph=True)
             ]
         ).numpy()
         for name, value in terms.items()
@@ -246,6 +270,32 @@ def test_they_are_those_of_the_step_before_the_report(toys, tmp_path, balancer):
         for name, vector in expected.items():
             norm = float(np.linalg.norm(vector))
             assert found[f"train.loss.{name}.grad_norm"] == pytest.approx(norm, rel=1e-5)
+    a, b = expected.values()
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    assert found["train.loss.squared.grad_cosine.absolute"] == pytest.approx(cosine, abs=1e-5)
+
+
+class Headed(Grouped):
+    """Its terms are compared at the last layer."""
+
+    def phases(self, settings, prepared):
+        (phase,) = super().phases(settings, prepared)
+        return [replace(phase, shared=lambda modules: list(modules["model"].head.parameters()))]
+
+
+def test_they_are_taken_at_the_layer_that_the_system_shares_among_its_terms(toys, tmp_path):
+    settings = {"train.term_gradients": True, "train.report_every": 1, "train.steps": 1}
+    started = training(tmp_path, toys, Headed(), **settings)
+    (batch,) = batches_of(started, 1)
+    head = list(started.modules["model"].head.parameters())
+    expected, everywhere = by_hand(started, batch, head), by_hand(started, batch)
+    started.one_step([batch])
+    found = started.updates[0].interval.report(1)
+    started.close()
+    for name, vector in expected.items():
+        norm = float(np.linalg.norm(vector))
+        assert norm < 0.99 * float(np.linalg.norm(everywhere[name])), "the first layer has a part"
+        assert found[f"train.loss.{name}.grad_norm"] == pytest.approx(norm, rel=1e-5)
     a, b = expected.values()
     cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
     assert found["train.loss.squared.grad_cosine.absolute"] == pytest.approx(cosine, abs=1e-5)

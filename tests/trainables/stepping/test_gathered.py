@@ -48,11 +48,15 @@ class Counted(ToyGan):
         return [model, replace(critic, ignores_updates=self.ignores_updates)]
 
 
+@pytest.mark.parametrize("radius", [0.0, 0.1])
 @pytest.mark.parametrize("ignores_updates", [False, True])
-def test_it_gathers_in_the_forwards_of_its_own_phase_alone(toys, tmp_path, ignores_updates):
+def test_it_gathers_once_in_the_forwards_of_its_own_phase_alone(
+    toys, tmp_path, ignores_updates, radius
+):
+    """The second pass of SAM has the samples of the first."""
     system = Counted()
     system.ignores_updates = ignores_updates
-    cut = {"train__batch_size": 4, "train__accumulate": 2}
+    cut = {"train__batch_size": 4, "train__accumulate": 2, "optimizer__sam__radius": radius}
     toys.train(system, tmp_path, stop=4, **cut)
     tensors = toys.train(system, tmp_path, resume=True, **cut).tensors
     assert tensors["module.model.seen"].tolist() == [12 * 8, 12]
