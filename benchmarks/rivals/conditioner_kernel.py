@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from ray_jobs.verb import cache_directory
 from settings.flat import replace
 from trainables.api import Reference
 from trainables.conditioner.references import predictor_of, training_pairs
-from trainables.conditioner.system import Conditioner
+from trainables.conditioner.system import Conditioner, ConditionerSettings, Prepared
 from trainables.reporting.references import measure_references
 
 DRAWS = (4, 5, 6, 7)
@@ -56,7 +55,9 @@ def kernel_ridge(features: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor
 class WithKernel(Conditioner):
     """The system with one reference more."""
 
-    def references(self, settings: Any, prepared: Any) -> Mapping[str, Reference]:
+    def references(
+        self, settings: ConditionerSettings, prepared: Prepared
+    ) -> Mapping[str, Reference]:
         fitted = kernel_ridge(*training_pairs(self.loaders(settings, prepared)))
         decoder = self.build(settings, prepared).modules["decoder"]
         kernel = Reference(predictor_of(fitted, decoder), "kernel ridge regression")
