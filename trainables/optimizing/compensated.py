@@ -115,10 +115,10 @@ class Compensated(torch.optim.Optimizer):
             state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
             state["exp_avg"] = torch.zeros_like(exact)
             state["exp_avg_sq"] = torch.zeros_like(exact)
-        moments = [state["exp_avg"]], [state["exp_avg_sq"]]
+        first, second, steps = ([state[key]] for key in ("exp_avg", "exp_avg_sq", "step"))
         own = {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "amsgrad": False}
         rule = adamw if self.kind == "adamw" else adam
-        rule([exact], [gradient], *moments, [], [state["step"]], **own, **numbers)
+        rule([exact], [gradient], first, second, [], steps, **own, **numbers)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from the state of another, in the precision of its own: torch would round all of

@@ -132,8 +132,8 @@ def test_two_ranks_update_as_one(ranks, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_keep_the_same_weights_in_bf16(ranks, tmp_path):
-    """And those of one rank, but for the order of a sum in bf16."""
+def test_two_ranks_update_weights_in_bf16_as_one(ranks, tmp_path):
+    """But for gradients that are rounded in parts."""
     one, two = (
         ranks.trained(
             tmp_path / str(world),
