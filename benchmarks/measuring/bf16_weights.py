@@ -41,7 +41,7 @@ COLUMNS = ("bytes", *(f"{what}@{steps}" for steps in STEPS for what in ("l1", "m
 
 
 def measure() -> Iterator[Row]:
-    """The sides take turns, draw by draw. `l1_difference` is paired."""
+    """The sides take turns, draw by draw."""
     import torch
 
     torch.set_num_threads(1)
@@ -59,9 +59,7 @@ def rows_of(found: Mapping[str, Sequence[Found]]) -> Iterator[Row]:
     for side, trainings in found.items():
         for column in COLUMNS:
             name, is_error = f"bf16_weights/{side}/{column}", column.startswith("l1")
-            ours, base = (
-                [each[column] for each in which] for which in (trainings, found[BASE])
-            )
+            ours, base = ([each[column] for each in which] for which in (trainings, found[BASE]))
             peer = None if side == BASE else statistics.mean(base)
             yield row(
                 name,
