@@ -8,7 +8,11 @@ arithmetic in bf16 it takes copies in fp32, so there nothing is measured of bf16
 
 What autograd keeps is counted instead, and the same on every device: `for_backward` is the most
 that is kept for a backward pass, in bytes a pixel more; `documented_size` is all of it with
-parameters, gradients, Adam's moments and the moving average, at the preset's image and batch size.
+parameters, gradients, the optimizer's state and the moving average, at the preset's image and
+batch size.
+
+What parameters in bf16 cost in quality stands beside it (`benchmarks.measuring.bf16_weights`,
+which runs by itself as well).
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.measuring import bf16_weights
 from benchmarks.measuring.rows import Row, main, row
 from settings.files import preset_file
 
@@ -60,8 +65,10 @@ COMPARED: Mapping[str, tuple[str, str]] = {
 }
 """Side -> the one that it is compared with, and what the source document says of its memory."""
 
-PARTS = 4
-"""Numbers for each parameter: itself, its gradient and Adam's two moments."""
+BYTES: Mapping[str, int] = {"no": 16, "bf16": 14, "fp16": 8}
+"""`model.pure_weights` -> what a parameter takes with its gradient and what the optimizer keeps of
+it: Adam's two moments, and of bf16 the bits that rounding leaves off.
+"""
 
 
 class Held:
@@ -128,6 +135,7 @@ def measure() -> Iterator[Row]:
     yield row("compression_memory/spread", spread, "", "", None)
     for network in PRESETS:
         yield from counted(network)
+    yield from bf16_weights.measure()
 
 
 def counted(network: str) -> Iterator[Row]:
@@ -196,15 +204,15 @@ def profiled(values: dict[str, Any]) -> Step:
 
 def held(values: dict[str, Any]) -> Step:
     """`backward_bytes`, what is kept for a backward pass at most, and `fixed_bytes`: parameters,
-    gradients, Adam's moments and the moving average, which is in fp32.
+    gradients, what the optimizer keeps and the moving average, which is in fp32.
     """
     from torch.autograd.graph import saved_tensors_hooks
 
     counts = Held()
     with saved_tensors_hooks(counts.pack, counts.unpack):
         step = profiled(values)
-    size = 2 if values.get("model.pure_weights", "no") != "no" else 4
-    fixed = PARTS * (size * step["parameters"] + 4 * step["critic_parameters"])
+    size = BYTES[values.get("model.pure_weights", "no")]
+    fixed = size * step["parameters"] + BYTES["no"] * step["critic_parameters"]
     if values.get("train.ema_decay", 0.0) > 0.0:
         fixed += 4 * (step["parameters"] + step["critic_parameters"])
     return {"backward_bytes": counts.peak_bytes, "fixed_bytes": fixed}

@@ -198,7 +198,8 @@ class ModelSettings(Settings):
     )
     pure_weights: str = setting(
         "no",
-        "keep the parameters themselves in this precision; codebooks stay in fp32",
+        "keep the parameters themselves in this precision; codebooks stay in fp32, and so do the "
+        "optimizer's moments with bf16",
         choices=tuple(PURE_WEIGHTS),
     )
     pretrained: str = setting(

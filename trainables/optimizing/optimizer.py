@@ -12,6 +12,7 @@ from torch import nn
 from losses.schedules import ScheduleSettings
 from settings.match import matches
 from settings.schema import Settings, SettingsError, setting
+from trainables.optimizing.compensated import Compensated
 from trainables.optimizing.gradient_noise import NoiseSettings
 from trainables.optimizing.sharpness import SharpnessSettings
 
@@ -88,8 +89,8 @@ class OptimizerSettings(Settings):
 def check_eps(settings: OptimizerSettings, key: str, dtype: torch.dtype) -> None:
     """Refuses an `eps` that parameters of this precision round to 0.
 
-    torch keeps the moments in the precision of the parameters. In fp16 the second moment of every
-    gradient below 5e-3 is 0, and with an `eps` of 0 the update divides by 0.
+    torch keeps the moments of fp16 in fp16: the second moment of every gradient below 5e-3 is 0,
+    and with an `eps` of 0 the update divides by 0. Those of bf16 are in fp32 (`Compensated`).
 
     Args:
         key: of the optimizer's node.
@@ -177,7 +178,12 @@ def _group_of(name: str, groups: Mapping[str, Sequence[str]]) -> str:
 
 
 def make_optimizer(settings: OptimizerSettings, groups: list[dict]) -> torch.optim.Optimizer:
-    """torch's own optimizer for the settings."""
+    """torch's own optimizer for the settings; over parameters in bf16 its rules without their
+    rounding (`Compensated`).
+    """
+    if any(p.dtype == torch.bfloat16 for group in groups for p in group["params"]):
+        betas = settings.beta1, settings.beta2
+        return Compensated(groups, settings.kind, settings.lr, betas, settings.eps)
     if settings.kind == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.beta1)
     rule = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam

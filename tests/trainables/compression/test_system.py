@@ -214,19 +214,23 @@ def test_the_third_phase_moves_the_decoders_head_and_the_critic_alone(begin, dim
     assert moved["discriminator"] == set(before["discriminator"])
 
 
-@pytest.mark.parametrize("kind", ["vqvae", pytest.param("dcae", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kind", "weights"),
+    [("vqvae", "no"), pytest.param("dcae", "no", marks=pytest.mark.slow), ("vae", "bf16")],
+)
 def test_a_resumed_training_with_two_optimizers_is_the_whole_one(
-    shared_cache, tmp_path, one_thread, kind
+    shared_cache, tmp_path, one_thread, kind, weights
 ):
-    """With what the tiny VAE of the contract has not: a codebook, or a structured latent, under a
-    moving average.
+    """With what the tiny VAE of the contract has not: a codebook, a structured latent, or
+    parameters in bf16 beside a critic in fp32, under a moving average.
     """
     structured = {
         "model.dcae.widths": (16, 32, 64),
         "model.dcae.latent_channels": 64,
         "model.dcae.structured.enabled": True,
     }
-    settings = replace(tree(kind, train__ema_decay=0.5), GAN)
+    settings = tree(kind, train__ema_decay=0.5, model__pure_weights=weights)
+    settings = replace(settings, GAN)
     settings = replace(settings, structured if kind == "dcae" else {})
     prepared, reports = SYSTEM.prepare(settings, shared_cache), {}
     for folder, stop, resume in (("whole", None, False), ("part", 2, False), ("part", None, True)):

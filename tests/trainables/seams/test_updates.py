@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from settings.schema import SettingsError
+from trainables.checkpoints import checkpoint
 from trainables.loop import Training
 from trainables.run import LocalRun
 from trainables.stepping.batches import Share, train_loader
@@ -23,7 +24,7 @@ TOY = str(Path(__file__).with_name("update_toy.py"))
 spec = importlib.util.spec_from_file_location("update_toy", TOY)
 module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-Grouped, Normed = module.Grouped, module.Normed
+Grouped, Normed, Short = module.Grouped, module.Normed, module.Short
 
 SAM = {"optimizer.sam.radius": 0.2}
 ASAM = {"optimizer.sam.radius": 1.0, "optimizer.sam.adaptive": True}
@@ -81,6 +82,27 @@ def test_a_resume_in_the_middle_is_exact(toys, tmp_path, case, precision):
         assert any(differs), "the setting has moved nothing"
 
 
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+@pytest.mark.parametrize("case", ["sam", "rates", "all"])
+def test_a_resume_with_weights_in_bf16_is_exact(toys, tmp_path, case, kind):
+    """What rounding leaves off goes on too: without it the first update after the resume is
+    another one.
+    """
+    changes = named({**CASES[case], "optimizer.kind": kind, "optimizer.lr": 1e-3})
+    changes |= {"train__steps": 16, "train__report_every": 4}
+    whole = toys.train(Short(), tmp_path / "whole", **changes)
+    toys.train(Short(), tmp_path / "part", stop=8, **changes)
+    rest = toys.train(Short(), tmp_path / "part", resume=True, **changes)
+    assert whole.tensors["module.model.head.weight"].dtype == torch.bfloat16
+    assert all(torch.equal(rest.tensors[key], value) for key, value in whole.tensors.items())
+    one, other = (
+        checkpoint.load(checkpoint.available(tmp_path / name / "checkpoints")[-1], Short.name)
+        for name in ("whole", "part")
+    )
+    (mine,), (theirs,) = one.state["optimizers"], other.state["optimizers"]
+    torch.testing.assert_close(mine["state"], theirs["state"], rtol=0.0, atol=0.0)
+
+
 @pytest.mark.parametrize("case", ["sam", "asam", "noise", "all"])
 def test_accumulation_cuts_an_update_and_changes_nothing(toys, tmp_path, case):
     settings = {**CASES[case], "optimizer.eps": 1e-4}
@@ -128,6 +150,22 @@ def test_on_two_ranks_the_second_pass_has_the_masks_and_statistics_of_the_first(
     )
     for key, value in plain.items():
         torch.testing.assert_close(near[key], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_ranks_update_weights_in_bf16_as_one(ranks, tmp_path):
+    """But for gradients that are rounded in parts."""
+    one, two = (
+        ranks.trained(
+            tmp_path / str(world),
+            world,
+            f"{TOY}:Short",
+            {**NOISE, "train.batch_size": 8 // world, "optimizer.eps": 1e-4},
+        )
+        for world in (1, 2)
+    )
+    for key, value in one[1].items():
+        torch.testing.assert_close(two[1][key], value, rtol=0.03, atol=0.03)
 
 
 def test_dropout_is_replayed_in_the_second_pass(toys, tmp_path):

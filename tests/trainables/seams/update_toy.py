@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from trainables.api import Built, OptimizerSettings, RateSettings, setting
@@ -59,3 +60,18 @@ class Normed(Grouped):
 
     name = "tests:Normed"
     normed = True
+
+
+class ShortNet(Net):
+    def forward(self, x):
+        return super().forward(x.to(self.first.weight.dtype)).float()
+
+
+class Short(Grouped):
+    """The same as `Grouped`, with weights in bf16."""
+
+    name = "tests:Short"
+
+    def build(self, settings, prepared):
+        net = ShortNet(settings.model.dropout, self.normed).to(torch.bfloat16)
+        return Built(modules={"model": net}, groups={"head": self.patterns})
