@@ -4,7 +4,6 @@ in 2-D and 3-D; the critic works on what the autoencoder has just made; what Ten
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import default_collate
@@ -14,7 +13,7 @@ from models.autoencoders.settings import PURE_WEIGHTS
 from settings.flat import replace
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
-from trainables.compression.system import Compression, side_by_side
+from trainables.compression.system import Compression
 from trainables.compression.tags import figure_tags, tags
 from trainables.contract.examined import SHORT
 from trainables.loop import Training, fit
@@ -386,16 +385,3 @@ def test_tensorboard_shows_the_documents_tags_and_the_worst_batch(
     assert len(found["Validation/worst_batch"]) == 2  # one a report
     folders = {path.name for path in (tmp_path / "figures").iterdir() if path.is_dir()}
     assert folders == {*figure_tags(settings), "val.samples"}
-
-
-def test_the_figure_has_image_reconstruction_and_difference():
-    generator = np.random.default_rng(0)
-    true, made = torch.tensor(generator.uniform(-0.1, 1.1, (2, 9, 2, 5, 4, 6)))
-    drawn = side_by_side(true, made)
-    assert drawn.shape == (3, 3 * 4, 8 * 6)
-    expected = np.clip(true[1, 1, 2].numpy(), 0.0, 1.0)  # the fourth image, its middle slice
-    other = np.clip(made[1, 1, 2].numpy(), 0.0, 1.0)
-    cell = drawn[0, :, 3 * 6 : 4 * 6].numpy()
-    np.testing.assert_allclose(cell[:4], expected, atol=1e-6)
-    np.testing.assert_allclose(cell[4:8], other, atol=1e-6)
-    np.testing.assert_allclose(cell[8:], np.minimum(4 * np.abs(expected - other), 1), atol=1e-5)

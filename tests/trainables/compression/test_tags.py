@@ -7,12 +7,14 @@ from __future__ import annotations
 import itertools
 import string
 
+import numpy as np
 import pytest
+import torch
 
 from settings.flat import replace
 from settings.mri import GROUPS
 from trainables.compression.settings import CompressionSettings, LoggingSettings
-from trainables.compression.system import Compression
+from trainables.compression.system import Compression, side_by_side
 from trainables.compression.tags import FIGURES, TABLE, figure_tags, tags
 
 SIZES = ("tiny", "small", "medium", "large")
@@ -227,3 +229,16 @@ def test_the_rows_name_nothing_but_modalities():
             fields = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
             assert fields <= {"m"}, row
     assert set(MODALITIES) <= set(GROUPS)
+
+
+def test_the_figure_has_image_reconstruction_and_difference():
+    generator = np.random.default_rng(0)
+    true, made = torch.tensor(generator.uniform(-0.1, 1.1, (2, 9, 2, 5, 4, 6)))
+    drawn = side_by_side(true, made)
+    assert drawn.shape == (3, 3 * 4, 8 * 6)
+    expected = np.clip(true[1, 1, 2].numpy(), 0.0, 1.0)  # the fourth image, its middle slice
+    other = np.clip(made[1, 1, 2].numpy(), 0.0, 1.0)
+    cell = drawn[0, :, 3 * 6 : 4 * 6].numpy()
+    np.testing.assert_allclose(cell[:4], expected, atol=1e-6)
+    np.testing.assert_allclose(cell[4:8], other, atol=1e-6)
+    np.testing.assert_allclose(cell[8:], np.minimum(4 * np.abs(expected - other), 1), atol=1e-5)
