@@ -12,13 +12,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measuring.commands import ROOT
 from benchmarks.measuring.rows import Row, main, row
 
-ARMS = ("multi_scale", "perceptual", "consistency", "spectral", "all_softmax", "all_gradnorm")
+ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "multi_scale": ("multi_scale", {}),
+    "perceptual": ("perceptual", {}),
+    "consistency": ("consistency", {}),
+    "spectral": ("spectral", {}),
+    "all_softmax": ("all_fixed", {"loss.balancer.kind": "softmax"}),
+    "all_gradnorm": ("all_fixed", {"loss.balancer.kind": "gradnorm"}),
+}
+"""Row -> the arm of docs/findings/conditioner.md, and what is changed in it."""
+
 SIZES = {
     "model.filters": (32, 64, 128, 256),
     "data.image_size": 128,
@@ -62,8 +72,11 @@ def _one_arm(arm: str) -> None:
     from trainables.system import load_system
 
     torch.set_num_threads(1)
-    path = ROOT / "benchmarks/arms/conditioner" / f"{arm}.yaml"
-    own = {} if arm == "baseline" else read_settings_file(path, arm=True).values
+    own: dict[str, Any] = {}
+    if arm != "baseline":
+        name, changes = ARMS[arm]
+        path = ROOT / "benchmarks/arms/conditioner" / f"{name}.yaml"
+        own = {**read_settings_file(path, arm=True).values, **changes}
     with tempfile.TemporaryDirectory() as folder:
         run = loop_steps(load_system("conditioner"), {**own, **SIZES}, Path(folder), STEPS)
         seconds = run()
