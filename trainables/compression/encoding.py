@@ -19,8 +19,9 @@ from data.mri.lesions import lesions_of
 from models.autoencoders.interface import Autoencoder
 from models.autoencoders.slicewise import Slicewise
 from settings.flat import flatten, replace
-from settings.mri import GROUPS
+from settings.mri import GROUPS, MASK
 from settings.schema import SettingsError, own_leaves
+from settings.warning import warn
 from trainables.compression.settings import CompressionSettings
 
 VOLUME_KEY = "data.volume_size"
@@ -133,6 +134,29 @@ def _lost(prepared: Prepared, is_given: bool) -> Iterator[str]:
         )
 
 
+def unlike_its_training(
+    model: Autoencoder, prepared: Prepared, data: DataSettings
+) -> Iterator[str]:
+    """A warning where the training images of these data decided otherwise about values below 0
+    than those of the checkpoint did.
+    """
+    if model.signed is None or prepared.signed is None:
+        return
+    names = [name for name in GROUPS[data.group] if name != MASK]
+    for kept, word in ((True, "kept"), (False, "set to 0")):
+        unlike = [
+            name
+            for name in names
+            if (name in model.signed) == kept and (name in prepared.signed) != kept
+        ]
+        if unlike:
+            yield (
+                f"values below 0 of {', '.join(unlike)} were {word} in the training of this "
+                "checkpoint, and are not here, by decision of the training images of each. Set "
+                f"data.below_zero={'keep' if kept else 'clip'} to treat them as the training did."
+            )
+
+
 def encode_data(
     settings: CompressionSettings,
     model: Autoencoder,
@@ -154,6 +178,8 @@ def encode_data(
             f"data.group={settings.data.group} has {prepared.channels}. Choose a group as in its "
             "training."
         )
+    for text in unlike_its_training(model, prepared, settings.data):
+        warn(text)
     moments, samples = Moments(), dict.fromkeys(splits, 0)
     codec = codec_of(model, len(prepared.space))
     size = settings.train.validation_batch_size if codec is model else 1

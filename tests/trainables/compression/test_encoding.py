@@ -134,6 +134,25 @@ def test_data_of_other_channels_is_refused(root, tmp_path):
         encode_data(dual, built.modules["autoencoder"], prepared, ["train"], {}, None)
 
 
+@pytest.mark.parametrize(("learnt", "said"), [
+    (["flair"], "values below 0 of flair were kept in the training of this checkpoint"),
+    ([], ""),
+    (None, ""),
+])
+def test_another_decision_about_values_below_0_is_said(root, capsys, tmp_path, learnt, said):
+    """The scans of noise have none, so their own decision is that nothing is signed."""
+    settings, built = made(root, data__group="flair")
+    prepared = SYSTEM.prepare(settings, tmp_path / "cache")
+    assert list(prepared.signed) == []
+    model = built.modules["autoencoder"]
+    model.signed = learnt
+    encode_data(settings, model, prepared, ["validation"], {}, None)
+    told = capsys.readouterr().err
+    assert (said in told) if said else not told
+    if said:
+        assert "data.below_zero=keep" in told
+
+
 def test_volumes_are_as_deep_as_the_deepest_patient(unequal, tmp_path):
     settings, built = made(unequal)
     settings, prepared = prepare_volumes(settings, tmp_path / "cache")
