@@ -361,13 +361,13 @@ def perceptual(prediction: Tensors, batch: Tensors, settings: HdrTree) -> Tensor
     gradient from this term.
     """
     predicted, target = (image.clamp(0.0, 1.0) for image in mu_images(prediction, batch, settings))
-    own = settings.loss.perceptual
-    network = frozen_features(own.backbone, predicted.device)
+    node = settings.loss.perceptual
+    network = frozen_features(node.backbone, predicted.device)
     with torch.no_grad():
         goals = network(target)
     total = torch.zeros((), device=predicted.device)
-    weights = own.layer_weights or (1.0,) * len(goals)
+    weights = node.layer_weights or (1.0,) * len(goals)
     for features, goal, weight in zip(network(predicted), goals, weights, strict=True):
-        cost = F.smooth_l1_loss(features.float(), goal.float(), reduction="none", beta=own.beta)
+        cost = F.smooth_l1_loss(features.float(), goal.float(), reduction="none", beta=node.beta)
         total = total + weight * cost.flatten(1).mean(1).sum()
-    return total if own.layer_weights else total / len(goals)
+    return total if node.layer_weights else total / len(goals)

@@ -5,6 +5,7 @@ system for its members. A docstring, or the example lines of a help text, may na
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,3 +124,18 @@ def test_what_may_be_said_passes(tmp_path, place, code):
     path.parent.mkdir(parents=True)
     path.write_text(f"{code}\n")
     assert not violations(tmp_path)
+
+
+VAGUE = re.compile(r"^\s*(found|own|kept) = ", re.MULTILINE)
+"""Names that say nothing of what they hold."""
+
+
+def test_locals_are_named_by_what_they_hold():
+    folders = (ROOT / folder for folder in ("losses", "metrics", "trainables"))
+    files = (file for folder in folders for file in folder.rglob("*.py"))
+    vague = [
+        f"{file.relative_to(ROOT)}: {match[0].strip()}"
+        for file in files
+        for match in VAGUE.finditer(file.read_text(encoding="utf-8"))
+    ]
+    assert len(vague) <= 5, f"a noun of the domain says more: {vague}"

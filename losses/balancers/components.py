@@ -73,11 +73,11 @@ def components(groups: Mapping[str, Sequence[str]], weights: Mapping[str, float]
 
 def summed(components: Components, losses: Mapping[str, float]) -> dict[str, float]:
     """The loss of each component of which some term was there."""
-    found = {
+    losses_of = {
         name: [weight * losses[term] for term, weight in within.items() if term in losses]
         for name, within in components.items()
     }
-    return {name: sum(values) for name, values in found.items() if values}
+    return {name: sum(values) for name, values in losses_of.items() if values}
 
 
 class Componentwise:

@@ -100,20 +100,20 @@ def stored(
 
 
 def _store(folder: Path, name: str, tensors: Mapping[str, Tensor], external: External) -> None:
-    found = fingerprint(tensors)
-    if found != external.fingerprint:
+    computed = fingerprint(tensors)
+    if computed != external.fingerprint:
         raise SettingsError(
-            f"external module {name} has the weights {_short(found)}, and {external.file} is "
+            f"external module {name} has the weights {_short(computed)}, and {external.file} is "
             f"declared to hold {_short(external.fingerprint)}. Let `build` load them from the "
             "file as they are, in the same precision, and let nothing change them."
         )
     storages = [tensor.untyped_storage() for tensor in tensors.values()]
     if sum({s.data_ptr(): s.nbytes() for s in storages}.values()) <= POINTER_ABOVE_BYTES:
-        with atomic_file(folder / f"{found}{SUFFIX}", on_disk=True) as scratch:
+        with atomic_file(folder / f"{computed}{SUFFIX}", on_disk=True) as scratch:
             write_tensors(scratch, tensors)
     else:
-        content = {"module": name, "file": str(external.file.absolute()), "fingerprint": found}
-        with atomic_file(folder / f"{found}.json", on_disk=True) as scratch:
+        content = {"module": name, "file": str(external.file.absolute()), "fingerprint": computed}
+        with atomic_file(folder / f"{computed}.json", on_disk=True) as scratch:
             scratch.write_text(json.dumps(content) + "\n")
     force_to_disk(folder)
 
@@ -159,10 +159,10 @@ def _find(
         except (OSError, ValueError, SafetensorError) as error:
             others.append(f"{path} cannot be read ({error})")
             continue
-        found = fingerprint(tensors)
-        if found == wanted:
+        computed = fingerprint(tensors)
+        if computed == wanted:
             return External(path, wanted), tensors
-        others.append(f"{path} holds others, {_short(found)}")
+        others.append(f"{path} holds others, {_short(computed)}")
     raise ExternalError(
         f"{checkpoint} needs the weights {_short(wanted)} of its frozen module {name}, which lie "
         f"beside a training or sweep once, and cannot be had: {'; '.join(others)}. Bring them "
@@ -189,8 +189,8 @@ def _moved(named: str, wanted: str) -> list[Path]:
     path = Path(named).expanduser()
     if not path.is_dir():
         return [path]
-    own = path / f"{wanted}{SUFFIX}"
-    return [own, *(other for other in sorted(path.glob(f"*{SUFFIX}")) if other != own)]
+    beside = path / f"{wanted}{SUFFIX}"
+    return [beside, *(other for other in sorted(path.glob(f"*{SUFFIX}")) if other != beside)]
 
 
 def _short(fingerprint: str) -> str:

@@ -82,7 +82,7 @@ def initial_weights(
             f"{' '.join(str(error).split())[:300]}. Take its `model.*` settings (they are in its "
             "meta.json), or begin without it."
         ) from error
-    found = {
+    counts = {
         "checkpoint": str(path),
         "system": name,
         "taken": len(pairs),
@@ -91,12 +91,13 @@ def initial_weights(
         ),
         "missing": _not_filled(ours, pairs.values()),
     }
-    if found["left"] or found["missing"]:
+    if counts["left"] or counts["missing"]:
         warn(
-            f"train.init_from: of {path} {found['taken']} tensors are taken; "
-            f"{_named(found['left'])} left there, and {_named(found['missing'])} begin anew here."
+            f"train.init_from: of {path} {counts['taken']} tensors are taken; "
+            f"{_named(counts['left'])} left there, and "
+            f"{_named(counts['missing'])} begin anew here."
         )
-    return found
+    return counts
 
 
 def _tensors(built: Built) -> dict[str, Tensor]:

@@ -36,8 +36,8 @@ def trim(folder: Path, beside: Collection[int] | None, rule: str) -> int:
     for left_over in folder.glob(f"{_LEAVING}*"):
         shutil.rmtree(left_over)
     paths = checkpoint.available(folder)
-    kept = _kept(paths, beside)
-    gone = [path for path in paths if checkpoint.step_of(path) not in kept]
+    staying = _kept(paths, beside)
+    gone = [path for path in paths if checkpoint.step_of(path) not in staying]
     if not gone:
         return 0
     _note(folder, [checkpoint.step_of(path) for path in gone], rule)

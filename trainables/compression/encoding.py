@@ -108,8 +108,8 @@ def _deepest(data: DataSettings) -> int:
         patients, _ = find_patients(Path(data.root).expanduser())
         first = GROUPS[data.group][0]  # all files of a patient lie on one grid
         everyone = [patient for split in patients.values() for patient in split]
-        found = [read_depth(p.files[first]) for p in everyone if first in p.files]
-        depths = [depth for depth in found if depth is not None]
+        read = [read_depth(p.files[first]) for p in everyone if first in p.files]
+        depths = [depth for depth in read if depth is not None]
     leaf = own_leaves(DataSettings)["volume_size"]
     return int(np.clip(max(depths, default=0), leaf.low, leaf.high))
 
@@ -236,9 +236,9 @@ def encoded(
     table = samples.table
     for start in range(0, samples.count, size):
         rows = range(start, min(start + size, samples.count))
-        found = [samples.read(row) for row in rows]
-        images = torch.stack([sample["image"] for sample in found]).to(device)
-        masks = np.stack([sample["mask"][0].numpy() > 0.5 for sample in found])
+        batch = [samples.read(row) for row in rows]
+        images = torch.stack([sample["image"] for sample in batch]).to(device)
+        masks = np.stack([sample["mask"][0].numpy() > 0.5 for sample in batch])
         columns = {name: table[name][rows.start : rows.stop] for name in _TABLE}
         sizes = [
             lesions_of(mask, spacing.tolist(), prepared.least_lesion).diameters_mm

@@ -53,7 +53,7 @@ def references(
     fitted = _fit(settings, loaders, room)
     space = fitted.mean.shape[1:]
     numbers = math.prod(settings.model.latent_shape(space))
-    found = {
+    references = {
         "mean": Reference(_mean(fitted.mean), "the mean of the training images"),
         "downsampled": Reference(
             lambda batch: downsampled(batch["image"], settings),
@@ -63,18 +63,18 @@ def references(
     }
     if fitted.images is not None:
         whole = _whole(fitted.images, fitted.mean, numbers)
-        kept = len(whole.axes)
-        few = "" if kept == numbers else f"; the latent has {numbers} numbers"
-        about = f"the first {kept} principal components of {len(fitted.images)} training images"
-        found["principal_components"] = _reference(whole, settings, f"{about}{few}")
+        count = len(whole.axes)
+        few = "" if count == numbers else f"; the latent has {numbers} numbers"
+        about = f"the first {count} principal components of {len(fitted.images)} training images"
+        references["principal_components"] = _reference(whole, settings, f"{about}{few}")
     cells = _cells(fitted.cells, settings)
     factors = " x ".join(map(str, settings.model.factors))
     about = (
         f"the first {len(cells.axes)} principal components of each {factors} pixels of training "
         "images: a linear network with this latent"
     )
-    found["cell_components"] = _reference(cells, settings, about)
-    return {**found, **codec_references(settings, fitted.mean.shape[0], tuple(space))}
+    references["cell_components"] = _reference(cells, settings, about)
+    return {**references, **codec_references(settings, fitted.mean.shape[0], tuple(space))}
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,10 @@ def principal_axes(rows: Tensor, middle: Tensor, numbers: int) -> Tensor:
     square = centred @ centred.T if is_wide else centred.T @ centred
     variances, vectors = torch.linalg.eigh(square)
     largest = float(variances[-1].clamp_min(torch.finfo(torch.float64).tiny))
-    kept = min(numbers, int((variances > 1e-10 * largest).sum()))
-    chosen = vectors.flip(1)[:, :kept]
+    count = min(numbers, int((variances > 1e-10 * largest).sum()))
+    chosen = vectors.flip(1)[:, :count]
     if is_wide:
-        scale = variances.flip(0)[:kept].sqrt()
+        scale = variances.flip(0)[:count].sqrt()
         chosen = centred.T @ chosen / scale
     return chosen.T.float().contiguous()
 

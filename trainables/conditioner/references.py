@@ -73,10 +73,10 @@ def field_references(loaders: Loaders, numbers: int) -> dict[str, Reference]:
         middle, basis = mean.to(flat), axes.to(flat)
         return {"field": ((flat - middle) @ basis.T @ basis + middle).view(-1, *shape)}
 
-    kept = f"the first {len(axes)} principal components of the training fields"
+    about = f"the first {len(axes)} principal components of the training fields"
     return {
         "mean": Reference(mean_field, "the mean of the training fields"),
-        "principal_components": Reference(project, kept),
+        "principal_components": Reference(project, about),
     }
 
 

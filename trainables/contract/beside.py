@@ -65,8 +65,8 @@ def keeps_its_test_apart(examined: Examined) -> Iterator[Fault]:
         "training": (train[(index, seed)] for index in _some(train) for seed in range(_SEEDS)),
     }
     for split, samples in others.items():
-        found = (_bytes(sample, keys) for sample in samples)
-        twice = next((seen[sample] for sample in found if sample in seen), None)
+        contents = (_bytes(sample, keys) for sample in samples)
+        twice = next((seen[sample] for sample in contents if sample in seen), None)
         if twice is not None:
             yield Fault(
                 "Loaders.test",
@@ -94,13 +94,13 @@ def measures_its_references(examined: Examined) -> Iterator[Fault]:
     for split in ("validation", "test"):
         if getattr(examined.loaders, split) is None:
             continue
-        own = measure_references(system, settings, prepared, split)
-        del own[UNTRAINED]
-        if own and all(measured[first] is None for measured in own.values()):
+        references = measure_references(system, settings, prepared, split)
+        del references[UNTRAINED]
+        if references and all(measured[first] is None for measured in references.values()):
             yield Fault(
                 "member references",
                 f"one of them has the first metric, {first}",
-                f"{', '.join(own)} have no value of it on {split}",
+                f"{', '.join(references)} have no value of it on {split}",
                 "Let `predict` return the tensors that the metric reads",
             )
 

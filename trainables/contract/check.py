@@ -79,9 +79,9 @@ def check(examined: Examined, said: Callable[[str], None] = lambda line: None) -
 def _raised(rule: Rule, error: Exception) -> Fault:
     frames = traceback.extract_tb(error.__traceback__)
     ours = Path(__file__).parent
-    own = [frame for frame in frames if "site-packages" not in Path(frame.filename).parts]
-    theirs = [frame for frame in own if Path(frame.filename).parent != ours]
-    last = (theirs or own or frames)[-1]
+    outside = [frame for frame in frames if "site-packages" not in Path(frame.filename).parts]
+    theirs = [frame for frame in outside if Path(frame.filename).parent != ours]
+    last = (theirs or outside or frames)[-1]
     where = f"{Path(last.filename).name}:{last.lineno}"
     text = " ".join(str(error).split())[:300]
     way_out = "Mend what raises, or give settings under which it does not (key=value)"

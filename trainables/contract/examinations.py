@@ -31,8 +31,8 @@ def examines_case_by_case(examined: Examined) -> Iterator[Fault]:
     """
     take = _taker(examined)
     for examination in examined.system.examinations(examined.settings, examined.prepared):
-        found = list(_cut(examination, take, examined.settings))
-        yield from found or _read(examined, examination, take)
+        faults = list(_cut(examination, take, examined.settings))
+        yield from faults or _read(examined, examination, take)
 
 
 def _taker(examined: Examined) -> Take:

@@ -65,11 +65,11 @@ def _of_network(exam: Exam) -> dict[str, tuple[Tensor, Tensor]]:
 
 def _flicker(predict: Predict, exam: Exam) -> dict[str, tuple[Tensor, Tensor]]:
     data, epsilon = exam.settings.data, exam.settings.metric.epsilon
-    found = pairs(data, exam.split, PAIRS, SIDE_IN_CROPS * data.crop)
+    frames = pairs(data, exam.split, PAIRS, SIDE_IN_CROPS * data.crop)
     sums, count = (torch.zeros((), dtype=torch.float64, device=exam.device) for _ in range(2))
     for case in exam.cases:
-        if case < len(found):
-            more = _of_pair(predict, found[case], epsilon, exam.device)
+        if case < len(frames):
+            more = _of_pair(predict, frames[case], epsilon, exam.device)
             sums, count = sums + more[0], count + more[1]
     return {"flicker": (sums, count)}
 

@@ -105,20 +105,20 @@ class Compensated(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         numbers = {"lr": group["lr"], "weight_decay": group["weight_decay"], "maximize": False}
         if self.kind == "sgd":
-            kept = [state.get("momentum_buffer")]
-            own = {"momentum": beta1, "dampening": 0.0, "nesterov": False}
-            sgd([exact], [gradient], kept, **own, **numbers)
-            if kept[0] is not None:
-                state["momentum_buffer"] = kept[0]
+            momenta = [state.get("momentum_buffer")]
+            options = {"momentum": beta1, "dampening": 0.0, "nesterov": False}
+            sgd([exact], [gradient], momenta, **options, **numbers)
+            if momenta[0] is not None:
+                state["momentum_buffer"] = momenta[0]
             return
         if "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
             state["exp_avg"] = torch.zeros_like(exact)
             state["exp_avg_sq"] = torch.zeros_like(exact)
         first, second, steps = ([state[key]] for key in ("exp_avg", "exp_avg_sq", "step"))
-        own = {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "amsgrad": False}
+        options = {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "amsgrad": False}
         rule = adamw if self.kind == "adamw" else adam
-        rule([exact], [gradient], first, second, [], steps, **own, **numbers)
+        rule([exact], [gradient], first, second, [], steps, **options, **numbers)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from the state of another, in the precision of its own: torch would round all of

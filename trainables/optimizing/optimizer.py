@@ -148,11 +148,11 @@ def parameter_groups(
             f"optimizer's settings, and {', '.join(wrong)} has none. Add a field to it."
         )
     if idle := sorted(factors.keys() - used):
-        found = {name: list(groups.get(name, ())) for name in idle}
+        patterns = {name: list(groups.get(name, ())) for name in idle}
         raise SettingsError(
             "every factor in `rate` of an optimizer's settings has a group of parameters "
             f"(Built.groups), and those of {', '.join(idle)} are none that it updates (patterns "
-            f"{found}). A pattern is of <module>.<parameter>, such as model.head.*"
+            f"{patterns}). A pattern is of <module>.<parameter>, such as model.head.*"
         )
     return [
         {

@@ -64,9 +64,9 @@ class Examiner(Generic[Tree, PreparedT]):
         self.system, self.settings, self.run = system, settings, run
         self.loaders, self.accelerator, self.phase = loaders, accelerator, phase
         self.is_due, self.idle = False, frozenset[str]()
-        own = {f"val.{column.name}" for column in self.columns}
-        made = {each.column for each in run.derived if own.intersection(each.of)}
-        self._all = frozenset(own | made)
+        declared = {f"val.{column.name}" for column in self.columns}
+        made = {each.column for each in run.derived if declared.intersection(each.of)}
+        self._all = frozenset(declared | made)
         self._decides = not self._all.isdisjoint(run.read)
 
     def look(
@@ -98,8 +98,8 @@ class Examiner(Generic[Tree, PreparedT]):
         self.is_due, self.idle = True, frozenset()
         if not self.examinations:
             return {}
-        found = self._examine(modules)
-        return {**found, **self.run.derive({**report, **found})}
+        columns = self._examine(modules)
+        return {**columns, **self.run.derive({**report, **columns})}
 
     def _examine(self, modules: Mapping[str, nn.Module]) -> dict[str, float | str | None]:
         began, loaders = time.perf_counter(), self.loaders
@@ -232,8 +232,8 @@ def _reduced(
         broadcast_object_list(sizes)
     lengths = sizes[0] or []
     zeros = torch.zeros(sum(lengths), dtype=torch.float64, device=accelerator.device)
-    own = torch.cat([sums[name].to(zeros.device) for name in names]) if sums else zeros
-    whole = accelerator.reduce(own, reduction="sum")
+    ours = torch.cat([sums[name].to(zeros.device) for name in names]) if sums else zeros
+    whole = accelerator.reduce(ours, reduction="sum")
     return dict(zip(names, torch.split(whole.cpu(), lengths), strict=True))
 
 
@@ -243,9 +243,9 @@ def _undisturbed(exam: Exam) -> Iterator[None]:
     examination's own leaves in the parameters is dropped, for the next step would add it to its
     gradient; those that it has frozen learn again.
     """
-    found = {id(p): p for module in exam.modules.values() for p in module.parameters()}
-    before = [(p, p.grad, p.requires_grad) for p in found.values()]
-    for parameter in found.values():
+    parameters = {id(p): p for module in exam.modules.values() for p in module.parameters()}
+    before = [(p, p.grad, p.requires_grad) for p in parameters.values()]
+    for parameter in parameters.values():
         parameter.grad = None
     try:
         with torch.no_grad(), fixed_draws(exam.device):

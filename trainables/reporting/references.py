@@ -264,13 +264,13 @@ def _sums(
     settings: Tree,
 ) -> dict[str, Tensor]:
     """Sums with their count by metric, without those that read what is not predicted."""
-    found = {
+    measures = {
         name: joined(pair, f"the reference ({reference.about}), metric {name},").cpu()
         for name, pair in reference.measure(batch).items()
     }
     measured: dict[Any, Tensor | None] = {}  # columns may share one measure
     for metric in metrics:
-        if metric.name in found:
+        if metric.name in measures:
             continue
         if metric.measure not in measured:
             prediction.lacks = False
@@ -282,8 +282,8 @@ def _sums(
                 measured[metric.measure] = None
         vector = measured[metric.measure]
         if vector is not None:
-            found[metric.name] = vector
-    return found
+            measures[metric.name] = vector
+    return measures
 
 
 def _added(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

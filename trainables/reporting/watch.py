@@ -188,12 +188,12 @@ def _balanced(composite: Composite) -> dict[str, float]:
     balancer = composite.balancer
     if isinstance(balancer, FixedWeights) or balancer.equalises:
         return {}
-    kept = getattr(balancer, "keeps_weight_of", ())
+    weighted = getattr(balancer, "keeps_weight_of", ())
     steady: dict[str, float] = {}
     for name in composite.terms:
         term: TermSettings = getattr(composite.settings, name)
         if term.is_on and term.schedule.kind == "constant":
-            steady[name] = term.weight if name in kept else 1.0
+            steady[name] = term.weight if name in weighted else 1.0
     groups: Components = getattr(balancer, "components", {name: {name: 1.0} for name in steady})
     within = ([(n, w * steady[n]) for n, w in of.items() if n in steady] for of in groups.values())
     return dict(of[0] for of in within if of)

@@ -110,11 +110,11 @@ class Balancing:
         """
         if self.components is None:
             return None
-        found = {
+        shares = {
             name: {term: w / weights[term] for term, w in within.items() if term in terms}
             for name, within in self.components.items()
         }
-        return {name: within for name, within in found.items() if within}
+        return {name: within for name, within in shares.items() if within}
 
 
 def shared_by_terms(
