@@ -151,9 +151,9 @@ def unlike_its_training(
         ]
         if unlike:
             yield (
-                f"values below 0 of {', '.join(unlike)} were {word} in the training of this "
-                "checkpoint, and are not here, by decision of the training images of each. Set "
-                f"data.below_zero={'keep' if kept else 'clip'} to treat them as the training did."
+                f"values below 0 of {', '.join(unlike)} are {word} by the rule of this "
+                "checkpoint's training, and are not here, by decision of the training images of "
+                f"each. Set data.below_zero={'keep' if kept else 'clip'} to go by its rule."
             )
 
 

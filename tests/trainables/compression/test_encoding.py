@@ -135,7 +135,7 @@ def test_data_of_other_channels_is_refused(root, tmp_path):
 
 
 @pytest.mark.parametrize(("learnt", "said"), [
-    (["flair"], "values below 0 of flair were kept in the training of this checkpoint"),
+    (["flair"], "values below 0 of flair are kept by the rule of this checkpoint's training"),
     ([], ""),
     (None, ""),
 ])
