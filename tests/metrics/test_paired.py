@@ -39,6 +39,7 @@ def test_the_nested_error_covers_the_spread_of_units_not_of_seeds():
     assert math.sqrt(np.mean(errors)) == pytest.approx(np.std(means), rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [(4, 1), (4, 3), (2, 6)])
 def test_the_crossed_error_covers_units_and_the_seeds_of_both_sides(draws):
     """A side with one training has no seed noise here: nobody could know of it."""

@@ -156,6 +156,7 @@ def test_the_process_of_an_earlier_version_is_looked_up_on_its_host(stale):
     assert lock.take_lock(stale, refuses_to_wait).stale
 
 
+@pytest.mark.slow
 def test_the_slower_of_two_takeovers_leaves_the_fresh_lock(stale, monkeypatch):
     """Both find the stale lock; the other one finishes between our look and our rename."""
     rename = lock.Path.rename

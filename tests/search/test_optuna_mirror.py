@@ -316,6 +316,7 @@ def test_a_database_that_cannot_be_opened_is_said_without_its_password(sweep, tm
     assert "secret" not in said[0]
 
 
+@pytest.mark.slow
 def test_a_study_of_another_sweep_is_left_alone(sweep, tmp_path):
     said, place = [], place_of("sqlite", tmp_path, "mirror")
     opened(place, sweep.plan, "sweep", sweep.log, identity="one")

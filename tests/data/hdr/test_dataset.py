@@ -152,6 +152,7 @@ def test_loader_workers_and_pickles_read_the_same_crops(prepared):
     assert len(pickle.dumps(dataset)) < 10_000, "the crops must not travel"
 
 
+@pytest.mark.slow
 def test_the_cache_is_used_again_and_keyed(tmp_path):
     first = prepare(SMALL, tmp_path)
     file = Path(first.folder) / "train.npy"

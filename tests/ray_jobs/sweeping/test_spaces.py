@@ -70,6 +70,7 @@ def test_every_key_is_the_point_s_or_the_sweep_s():
     assert idle == set()
 
 
+@pytest.mark.slow
 def test_a_point_is_trained_by_its_recipe(setup_of, tmp_path):
     """The trial that it is handed out as gives the weights of a training under the same values,
     the moving average among them.

@@ -149,6 +149,7 @@ def test_given_latents_need_no_vae_and_come_back_in_their_own_units(tmp_path, ca
         assert report[f"val.{name}_mse"] == pytest.approx((scaled**2).mean(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_scalers_see_the_training_samples_alone(conditioner, tmp_path):
     """000-M17: a range that is fitted on all samples tells the training of the validation."""
     _, values = write_images(tmp_path / "images")

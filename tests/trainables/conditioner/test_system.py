@@ -207,6 +207,7 @@ def test_the_other_view_is_predicted_in_eval_mode(conditioner):
         assert not torch.allclose(prediction[f"paired_{kind}"], prediction[kind], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_teacher_may_be_the_moving_average(conditioner, tmp_path):
     changes = {**EMA, "train.ema_decay": 0.9, **AUGMENTED}
     settings = conditioner.settings(changes)

@@ -151,6 +151,7 @@ def test_sequences_keep_their_folders(run, tmp_path, frames, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_what_the_network_is_fed_is_asked_for(tmp_path, frames, capsys):
     run = trained(tmp_path, motion="true")
     assert fill(run, tmp_path) == 0

@@ -264,6 +264,7 @@ def test_a_sign_of_the_second_phase_bears_its_name(toys, tmp_path):
     assert reason.endswith(" < 1e-12 at step 8")
 
 
+@pytest.mark.slow
 def test_a_cap_that_cannot_fill_the_holes_ends_the_training(tmp_path):
     """004-M1: over zero-filled holes a cap of 6 reaches a radiance of 4e-4."""
     system, small = (
