@@ -31,7 +31,7 @@ settings.register_profile(
     max_examples=30,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("fast", settings.get_profile("tests"), max_examples=10)
+settings.register_profile("fast", settings.get_profile("tests"), max_examples=5)
 settings.register_profile("explore", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile("tests")
 
