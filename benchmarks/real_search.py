@@ -1,7 +1,7 @@
 """Searches of equal cost on real trainings, judged on the test split: the default search, TPE and
 random search without early stopping, the documented point, and the best reference.
 
-    python -m benchmarks.real_search --json [--systems conditioner] [--draws 4,5,6,7]
+    python -m benchmarks.real_search --json [--systems conditioner] [--draws 4,5,6,7] [--store]
 
 A unit is a draw of the data (`data.seed`): each arm searches on it, by its validation, and its
 winner is measured once on the test split of that draw. Sweeps stay below `--dir` and are not run
@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.claiming.table import TABLES, Cell, cells, write_csv
 from benchmarks.measuring.commands import ROOT
 from benchmarks.measuring.rows import Row, row, show
-from metrics.paired import nested
 from results.directory import read_history, read_sweep
 from results.frame import load_sweep
 from results.references import last_test, objective_of
@@ -40,6 +40,14 @@ ARMS: Mapping[str, Sequence[str]] = {
     "default": ("--budget", str(BUDGET)),
     "tpe": ("--scheduler", "none", "--trials", str(BUDGET)),
     "random": ("--scheduler", "none", "--sampler", "random", "--trials", str(BUDGET)),
+}
+
+CONTROLS = {
+    "random": "",
+    "tpe": "random",
+    "default": "random",
+    "document": "default",
+    "best_reference": "default",
 }
 
 
@@ -92,38 +100,39 @@ def outcome(directory: Path) -> Outcome:
     return Outcome(winner, document, objective_of(swept, next(iter(look.references.values()))))
 
 
-def rows_of(system: str, outcomes: Mapping[str, Sequence[Outcome]]) -> Iterator[Row]:
-    """Each arm's winner beside the document, the best reference and random search, and the paired
-    gain over each, over the draws: its mean and its standard error.
+def table(metric: str, outcomes: Mapping[str, Mapping[int, Outcome]]) -> list[Cell]:
+    """The winner of each arm against random search's, and against the default's winner the
+    documented point and the best reference, over the draws.
     """
-    random = [each.winner for each in outcomes["random"]]
-    for arm, found in outcomes.items():
-        rivals = {
-            "document": [each.document for each in found],
-            "reference": [each.reference for each in found],
-            "random": random,
-        }
-        for rival, theirs in rivals.items():
-            if rival == arm:
-                continue
-            ours = [each.winner for each in found]
-            name = f"real_search/{system}/{arm}/over_{rival}"
-            yield row(name, _mean(ours), "", rival, _mean(theirs))
-            gain = nested([[b - a] for a, b in zip(ours, theirs, strict=True)])
-            yield Row(f"{name}/gain", gain.mean, "", "its standard error", gain.error, None)
+    column = "test." + metric.removeprefix("val.")
+    found: dict[str, Mapping[tuple[int, int], float]] = {
+        arm: {(draw, 0): it.winner for draw, it in of_arm.items()}
+        for arm, of_arm in outcomes.items()
+    }
+    default = outcomes["default"]
+    found["document"] = {(draw, 0): it.document for draw, it in default.items()}
+    found["best_reference"] = {(draw, 0): it.reference for draw, it in default.items()}
+    return cells({column: found}, CONTROLS)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def rows_of(system: str, rows: Sequence[Cell]) -> Iterator[Row]:
+    """Each arm beside its control, then by how much it is larger, with its standard error."""
+    values = {cell.arm: cell.value for cell in rows}
+    for cell in rows:
+        name = f"real_search/{system}/{cell.arm}"
+        yield row(name, cell.value, "", cell.control, values.get(cell.control))
+        if cell.paired is not None:
+            error = cell.paired.error
+            yield Row(f"{name}/difference", cell.paired.mean, "", "standard error", error, None)
 
 
-def measure(systems: Sequence[str], draws: Sequence[int], folder: Path) -> Iterator[Row]:
-    for system in systems:
-        outcomes: dict[str, list[Outcome]] = {arm: [] for arm in ARMS}
-        for draw in draws:
-            for arm, found in outcomes.items():
-                found.append(outcome(sweep(system, arm, draw, folder)))
-        yield from rows_of(system, outcomes)
+def measure(system: str, draws: Sequence[int], folder: Path) -> list[Cell]:
+    outcomes: dict[str, dict[int, Outcome]] = {arm: {} for arm in ARMS}
+    for draw in draws:
+        for arm, found in outcomes.items():
+            found[draw] = outcome(sweep(system, arm, draw, folder))
+    metric = read_sweep(folder / f"{system}-default-{draws[0]}").objective.metric
+    return table(metric, outcomes)
 
 
 def main() -> None:
@@ -131,12 +140,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--systems", default=",".join(SYSTEMS), metavar="NAME,...")
     parser.add_argument("--draws", default=",".join(map(str, DRAWS)), metavar="N,...")
+    parser.add_argument("--store", action="store_true", help=f"to {TABLES}/search_SYSTEM.csv")
     parser.add_argument("--dir", type=Path, default=ROOT / "sweeps" / "real_search")
     given = parser.parse_args()
     given.dir.mkdir(parents=True, exist_ok=True)
     draws = [int(draw) for draw in given.draws.split(",")]
-    for found in measure(given.systems.split(","), draws, given.dir.resolve()):
-        show(found, given.json)
+    for system in given.systems.split(","):
+        found = measure(system, draws, given.dir.resolve())
+        if given.store:
+            write_csv(TABLES / f"search_{system}.csv", found)
+        for each in rows_of(system, found):
+            show(each, given.json)
 
 
 if __name__ == "__main__":

@@ -295,8 +295,8 @@ def spectral(prediction: Tensors, batch: Tensors, settings: ConditionerTree) -> 
 
     stable_rank: sigma_max^2 / |A|_F^2, the inverse of the stable rank, between 1 / min(C, H W)
     and 1: small where a map uses many directions.
-    energy: the source's sum of all squared singular values of the map of a batch, [B, C H W], which
-    is the sum of its squares (000-M5); one value per *batch*, which grows with it.
+    energy: the source's sum of all squared singular values of the map of a batch, [B, C H W],
+    which is the sum of its squares (000-M5); one value per *batch*, which grows with it.
     """
     names = sorted(name for name in prediction if name.startswith("feature_"))
     if not names:

@@ -15,10 +15,10 @@ class LatentProjections(nn.Module):
 
     Drawn from the seed, kept as buffers: no optimizer can be given them (000-M4: networks that are
     trained on their own distance become constant, which costs nothing). Biases are
-    U(-1, 1) / sqrt(inputs). With `start` "he" weights are N(0, 2 / inputs), which keeps the size of
-    the signal (He et al. 2015); with "torch" U(-1, 1) / sqrt(inputs), a sixth of that variance, as
-    in the source, whose biases dominate: independent latents then differ by 0.01 in cosine, and by
-    0.3 with "he", of 1 (tests/losses/test_conditioner.py).
+    U(-1, 1) / sqrt(inputs). With `start` "he" weights are N(0, 2 / inputs), which keeps the size
+    of the signal (He et al. 2015); with "torch" U(-1, 1) / sqrt(inputs), a sixth of that variance,
+    as in the source, whose biases dominate: independent latents then differ by 0.01 in cosine, and
+    by 0.3 with "he", of 1 (tests/losses/test_conditioner.py).
 
     Args:
         size: of the latent, the last axis.

@@ -5,14 +5,15 @@ import statistics
 
 import pytest
 
-from benchmarks.real_search import ARMS, Outcome, outcome, rows_of, sweep
+from benchmarks.real_search import ARMS, Outcome, outcome, rows_of, sweep, table
 
 FOUND = {
-    "default": [Outcome(1.0, 2.0, 3.0), Outcome(2.0, 4.0, 3.0), Outcome(1.0, 2.0, 3.0)],
-    "tpe": [Outcome(1.0, 2.0, 3.0), Outcome(2.0, 4.0, 3.0), Outcome(1.0, 2.0, 3.0)],
-    "random": [Outcome(2.0, 2.0, 3.0), Outcome(2.0, 4.0, 3.0), Outcome(3.0, 2.0, 3.0)],
+    "default": [Outcome(1.0, 2.0, 3.0), Outcome(2.0, 4.0, 3.0), Outcome(1.0, 2.0, 5.0)],
+    "tpe": [Outcome(1.5, 2.0, 3.0), Outcome(2.0, 4.0, 3.0), Outcome(1.0, 2.0, 5.0)],
+    "random": [Outcome(2.0, 2.0, 3.0), Outcome(2.0, 4.0, 3.0), Outcome(3.0, 2.0, 5.0)],
 }
 FOUND = {arm: [*outcomes, Outcome(4.0, 4.0, 8.0)] for arm, outcomes in FOUND.items()}
+"""Of four draws."""
 
 
 @pytest.fixture
@@ -37,14 +38,24 @@ def test_a_sweep_without_a_look_at_its_test_says_how_to_get_one(directory):
         outcome(directory)
 
 
-def test_gains_are_paired_over_the_draws():
-    rows = {row.name: row for row in rows_of("toy", FOUND)}
-    document = rows["real_search/toy/default/over_document"]
-    assert (document.value, document.peer_value) == (2.0, 3.0)
-    assert document.ratio == pytest.approx(1.5)
-    gain = rows["real_search/toy/default/over_random/gain"]
-    differences = [1.0, 0.0, 2.0, 0.0]
-    assert gain.value == pytest.approx(statistics.fmean(differences))
-    assert gain.peer_value == pytest.approx(statistics.stdev(differences) / 2)
-    # Random search is no rival of itself.
-    assert len(rows) == 2 * (3 * len(ARMS) - 1)
+def test_differences_are_paired_over_the_draws():
+    outcomes = {arm: dict(enumerate(found, start=4)) for arm, found in FOUND.items()}
+    found = {cell.arm: cell for cell in table("val.error", outcomes)}
+    assert {cell.column for cell in found.values()} == {"test.error"}
+    assert set(found) == {*ARMS, "document", "best_reference"}
+    over = {
+        "default": [-1.0, 0.0, -2.0, 0.0],
+        "tpe": [-0.5, 0.0, -2.0, 0.0],
+        "document": [1.0, 2.0, 1.0, 0.0],
+        "best_reference": [2.0, 1.0, 4.0, 4.0],
+    }
+    for arm, differences in over.items():
+        paired = found[arm].paired
+        assert paired.mean == pytest.approx(statistics.fmean(differences))
+        assert paired.error == pytest.approx(statistics.stdev(differences) / 2)
+    rows = {row.name: row for row in rows_of("toy", list(found.values()))}
+    beside = rows["real_search/toy/default"]
+    assert (beside.value, beside.peer, beside.peer_value) == (2.0, "random", 2.75)
+    assert beside.ratio == pytest.approx(2.75 / 2.0)
+    assert rows["real_search/toy/document/difference"].value == pytest.approx(1.0)
+    assert rows["real_search/toy/random"].peer_value is None
