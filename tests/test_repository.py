@@ -39,10 +39,10 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "data.mri": {"data"},
     "models": LOWEST,
     "models.autoencoders": {"models"},
+    "models.diffusion": {"models"},
     "models.fields": {"models"},
     "models.hdr": {"models"},
-    # feature networks and encodings
-    "losses": LOWEST | {"models", "losses.balancers"},
+    "losses": LOWEST | {"models", "losses.balancers"},  # feature networks and encodings
     "losses.balancers": {"losses"},
     "metrics": LOWEST | {"models"},
     "search_spaces": LOWEST,
