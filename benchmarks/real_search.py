@@ -24,7 +24,7 @@ from results.directory import read_history, read_sweep
 from results.frame import load_sweep
 from results.references import last_test, objective_of
 
-BUDGET = 20
+BUDGET = 12
 """Trainings of full length that each search costs, documented points included."""
 
 DRAWS = (4, 5, 6, 7)
