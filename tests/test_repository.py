@@ -39,6 +39,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "data.mri": {"data"},
     "models": LOWEST,
     "models.autoencoders": {"models"},
+    "models.diffusion": {"models"},
+    "models.diffusion.strategies": {"models"},
     "models.fields": {"models"},
     "models.hdr": {"models"},
     # feature networks and encodings
