@@ -38,11 +38,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "data.hdr": {"data"},
     "data.mri": {"data"},
     "models": LOWEST,
-    "models.autoencoders": {"models"},
-    "models.diffusion": {"models"},
-    "models.diffusion.strategies": {"models"},
-    "models.fields": {"models"},
-    "models.hdr": {"models"},
+    **{f"models.{wing}": {"models"} for wing in ("autoencoders", "fields", "hdr")},
+    **{f"models.{wing}": {"models"} for wing in ("diffusion", "diffusion.strategies")},
     # feature networks and encodings
     "losses": LOWEST | {"models", "losses.balancers"},
     "losses.balancers": {"losses"},
