@@ -126,6 +126,7 @@ def test_what_is_declared(settings):
     assert ("ms_ssim_3d" in by_name) == (model.spatial_dims == 3)
     assert ("efficientnet_distance" in by_name) == (model.spatial_dims == 2 and not masks)
     assert ("boundary_sharpness" in by_name) == (not masks)
+    assert ("psnr_scaled_db" in by_name) == (not masks)
     own = {name.removeprefix("psnr_db_") for name in names if name.startswith("psnr_db_")}
     expected = {"dual": {"t1_pre", "t1_gd"}, "multi_modality": set(MODALITIES)}
     assert own == expected.get(settings.data.group, set())
@@ -197,6 +198,26 @@ def test_a_modality_is_measured_on_its_own_images(group):
             found = measured(settings, f"{metric}_{name}", prediction, batch)
             expected = measured(tree(), metric, alone, there)
             assert found == pytest.approx(expected, rel=1e-6), (metric, name)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_psnr_of_the_best_factor_of_each_image_against_least_squares(dims):
+    settings = tree(dims=dims)
+    prediction, batch = make_case(settings)
+    right = measured(settings, "psnr_scaled_db", prediction, batch)
+    assert right > measured(settings, "psnr_db", prediction, batch)
+    expected = []
+    for own, true in zip(prediction["reconstruction"], batch["image"], strict=True):
+        column, image = (x.double().numpy().ravel() for x in (own, true))
+        factor = np.linalg.lstsq(column[:, None], image, rcond=None)[0]
+        expected.append(peak_signal_noise_ratio(image, factor * column, data_range=1.0))
+    assert right == pytest.approx(np.mean(expected))
+    factors = torch.tensor([0.5, 3.0, 1.0, 2.7, 0.1, 1.5]).reshape(-1, *[1] * (dims + 1))
+    wrong = {**prediction, "reconstruction": factors * prediction["reconstruction"]}
+    assert measured(settings, "psnr_scaled_db", wrong, batch) == pytest.approx(right, rel=1e-6)
+    nothing = {**prediction, "reconstruction": torch.zeros_like(batch["image"])}
+    found = [measured(settings, name, nothing, batch) for name in ("psnr_scaled_db", "psnr_db")]
+    assert found[0] == found[1]
 
 
 def test_a_modality_without_an_image_has_no_value():
