@@ -44,7 +44,7 @@ class Demo:
 DEMOS: Mapping[str, Demo] = {
     "hdr_patch": Demo("prefill", "val.hole_log_rmse"),
     "conditioner": Demo("baseline", "val.decoded_field_error"),
-    "compression": Demo("document", "val.psnr_quantised_db", "dB", higher_is_better=True),
+    "compression": Demo("lapped", "val.psnr_quantised_db", "dB", higher_is_better=True),
 }
 
 Values = dict[str, dict[str, float]]
