@@ -26,7 +26,7 @@ _PERCEPTUAL: dict[str, Domain] = {
     "loss.perceptual.weight": LogUniform(1e-4, 1.0, when={"loss.perceptual.enabled": (True,)}),
 }
 
-# PSNR is made of squares; the absolute error alone moves it little. A few tens weigh as much.
+# PSNR is made of squares. At a weight of about ten they are as large as the absolute error.
 _SQUARES: dict[str, Domain] = {
     "loss.mse.enabled": Choice(_ON_OFF),
     "loss.mse.weight": LogUniform(1.0, 100.0, when={"loss.mse.enabled": (True,)}),
