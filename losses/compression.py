@@ -17,6 +17,7 @@ _SAMPLES, _VALUES = counts.samples_of("image"), counts.values_of("image")
 
 TERMS: dict[str, Term] = {
     "l1": Term(compression_terms.l1, compression_terms.l1_count, reads=("loss.l1.regional.*",)),
+    "mse": Term(compression_terms.mse, _VALUES, constant_count=True),
     "perceptual": Term(
         compression_terms.perceptual,
         _SAMPLES,
@@ -33,7 +34,7 @@ TERMS: dict[str, Term] = {
 lesions have no weight of their own, which `terms` knows.
 """
 
-_OF_IMAGES, _OF_MASKS = ("l1", "perceptual"), ("bce", "dice", "boundary")
+_OF_IMAGES, _OF_MASKS = ("l1", "mse", "perceptual"), ("bce", "dice", "boundary")
 _OF_KIND = {"vae": ("kl",), "vqvae": ("vq",), "dcae": ()}
 
 

@@ -63,10 +63,11 @@ class LossSettings(Settings):
     """A node for every term; `losses.compression.terms` says which of them a model has.
 
     The weights are those that the source document gives its VAE, for means over each term's own
-    count; what it gives the VQ-VAE and the DC-AE is in the presets.
+    count; what it gives the VQ-VAE and the DC-AE is in the presets. `mse` is ours.
     """
 
     l1: L1Settings = field(default_factory=L1Settings)
+    mse: TermSettings = field(default_factory=lambda: TermSettings(weight=10.0, enabled=False))
     perceptual: PerceptualSettings = field(
         default_factory=lambda: PerceptualSettings(weight=0.001)
     )
@@ -128,6 +129,11 @@ def region_weights(batch: Tensors, settings: CompressionTree) -> Tensor:
     table = [1.0, *(getattr(weights, name) for name in SIZE_NAMES)]
     region = batch["region"]
     return torch.tensor(table, dtype=torch.float32, device=region.device)[region.long()]
+
+
+def mse(prediction: Tensors, batch: Tensors, settings: CompressionTree) -> Tensor:
+    """Sum of (reconstruction - image)^2: what PSNR is made of."""
+    return (prediction["reconstruction"].float() - batch["image"].float()).square().sum()
 
 
 def perceptual(prediction: Tensors, batch: Tensors, settings: CompressionTree) -> Tensor:

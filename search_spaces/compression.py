@@ -26,6 +26,12 @@ _PERCEPTUAL: dict[str, Domain] = {
     "loss.perceptual.weight": LogUniform(1e-4, 1.0, when={"loss.perceptual.enabled": (True,)}),
 }
 
+# PSNR is made of squares. At a weight of about ten they are as large as the absolute error.
+_SQUARES: dict[str, Domain] = {
+    "loss.mse.enabled": Choice(_ON_OFF),
+    "loss.mse.weight": LogUniform(1.0, 100.0, when={"loss.mse.enabled": (True,)}),
+}
+
 # Every trial has a critic that learns from the first step on, so that all report the same columns
 # and no term follows an untrained critic for long; the switch says whether the autoencoder is
 # trained against it. The source's is, from the first step on.
@@ -40,16 +46,19 @@ _GAN: dict[str, Domain] = {
 }
 _CRITIC: Mapping[str, Value] = {"discriminator.enabled": True}
 
-# What the source fixes by hand for its VAE: how much of each term, and how fast.
+# What the source fixes by hand for its VAE: how much of each term, and how fast; and whether there
+# is a linear map beside its network.
 WEIGHTS = Space(
     name="weights",
     system="compression",
     domains={
+        "model.vae.shortcut": Choice(("none", "lapped")),
         "loss.kl.weight": LogUniform(1e-8, 1e-4),
+        **_SQUARES,
         **_PERCEPTUAL,
         "optimizer.lr": LogUniform(3e-4, 1e-2),
     },
-    points=("document_vae",),
+    points=("document_vae", "lapped"),
     fixed=_ANCHOR,
 )
 

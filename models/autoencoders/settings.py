@@ -41,6 +41,13 @@ class VaeSettings(Settings):
         high=8,
     )
     norm_groups: int = setting(4, "groups of GroupNorm; divides every width", low=1, high=128)
+    shortcut: str = setting(
+        "none",
+        "what is added to the mean of the latent and to the reconstruction: nothing, or a linear "
+        "map of each cell and those around it, which begins as the cosine transform of the cell "
+        "and is trained with the network",
+        choices=("none", "lapped"),
+    )
 
     def check(self) -> None:
         _need_levels("model.vae.widths", self.widths)

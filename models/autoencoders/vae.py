@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from models.autoencoders.interface import Autoencoder
+from models.autoencoders.lapped_shortcut import LappedShortcut
 from models.autoencoders.settings import ModelSettings
 from models.draws import draw_normal
+
+_LOG_VARIANCE = -6.0
+"""Of the latent where a shortcut begins: noise of a twentieth of what the shortcut puts there."""
 
 
 class Vae(Autoencoder):
     """The latent is a Gaussian at each cell: a sample of it is decoded in training, drawn by the
     seed of the image, its mean otherwise.
+
+    With a shortcut the network begins as nothing: mean and reconstruction are the shortcut's.
     """
 
     def __init__(self, settings: ModelSettings, channels: int) -> None:
@@ -36,6 +43,19 @@ class Vae(Autoencoder):
             use_checkpoint=settings.checkpointing,
             use_flash_attention=True,  # without it every pair of cells is held in memory
         ).to(self.dtype)
+        self.shortcut: LappedShortcut | None = None
+        if shape.shortcut == "lapped":
+            lapped = LappedShortcut(channels, shape.latent_channels, settings.factors)
+            self.shortcut = lapped.to(self.dtype)
+            self._begin_as_nothing()
+
+    @torch.no_grad()
+    def _begin_as_nothing(self) -> None:
+        mean, spread = self.network.quant_conv_mu.conv, self.network.quant_conv_log_sigma.conv
+        for layer in (mean, spread, self.network.decoder.blocks[-1].conv):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        spread.bias.fill_(_LOG_VARIANCE)
 
     def forward(self, image: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
         """Adds `mean` and `deviation` [B, c, *s]."""
@@ -55,12 +75,19 @@ class Vae(Autoencoder):
         return self._gaussian(image)[0]
 
     def decode(self, latent: Tensor) -> Tensor:
-        return self.network.decode(latent.to(self.dtype)).float()
+        latent = latent.to(self.dtype)
+        image: Tensor = self.network.decode(latent)
+        if self.shortcut is not None:
+            image = image + self.shortcut.decode(latent)
+        return image.float()
 
     def last_layer(self) -> list[nn.Parameter]:
         return [self.network.decoder.blocks[-1].conv.weight]
 
     def _gaussian(self, image: Tensor) -> tuple[Tensor, Tensor]:
         self.check_image(image)
-        mean, deviation = self.network.encode(image.to(self.dtype))
+        image = image.to(self.dtype)
+        mean, deviation = self.network.encode(image)
+        if self.shortcut is not None:
+            mean = mean + self.shortcut.encode(image)
         return mean.float(), deviation.float()

@@ -37,6 +37,32 @@ def test_the_gain_is_over_the_best_reference_in_pairs(demo, best, gain):
     assert rows["demos/x/g/test/mean"].value == pytest.approx(11.5)
 
 
+def test_what_stands_apart_is_shown_and_not_gained_over():
+    demo = Demo("any", "val.psnr_db", "dB", higher_is_better=True, apart="webp_")
+    draws = draws_of(trained=[5.0, 7.0], mean=[2.0, 2.0], webp_half=[9.0, 9.0])
+    rows = {found.name: found for found in rows_of("x", demo, "g", draws)}
+    assert rows["demos/x/g/validation/webp_half"].peer_value == pytest.approx(9.0)
+    assert rows["demos/x/g/validation/gain"].value == pytest.approx(4.0)
+    assert rows["demos/x/g/test/gain_share"].peer == "mean"
+
+
+@pytest.mark.slow
+def test_the_demo_of_compression_is_ahead_of_all_but_the_codec(
+    tmp_path, monkeypatch, shared_cache
+):
+    """A fifth of its steps. The mean image has no rounded latent, and so no value."""
+    monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(shared_cache))
+    changes = {"train.steps": 40, "train.report_every": 40, "metric.ms_ssim": False}
+    values = measured("compression", DEMOS["compression"], 0, tmp_path, changes)
+    linear = {"downsampled", "principal_components", "cell_components"}
+    for split in ("validation", "test"):
+        found = values[split]
+        codecs = {who for who in found if who.startswith("webp_")}
+        assert set(found) == {"trained", "untrained", *linear, *codecs}
+        assert all(found["trained"] > found[who] + 0.1 for who in {"untrained", *linear}), found
+        assert found["trained"] < max(found[who] for who in codecs)
+
+
 @pytest.mark.slow
 def test_a_demo_is_trained_and_measured_with_its_references(tmp_path, monkeypatch):
     monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path / "cache"))

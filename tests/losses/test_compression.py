@@ -108,6 +108,13 @@ def test_regions_are_asked_for_where_they_are_missing(case):
             part(prediction, batch, settings)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_squares_are_the_mean_of_all_values(case, dims):
+    found = case(dims, channels=2)
+    error = found[2]["reconstruction"].double().numpy() - found[1]["image"].double().numpy()
+    assert mean_of("mse", found) == pytest.approx(np.mean(error**2), rel=1e-5)
+
+
 def test_perceptual_of_images(case):
     found = case(2, channels=2)
     features = frozen_features("efficientnet_lite0", torch.device("cpu"))
@@ -259,9 +266,9 @@ def test_boundary(case, dims):
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({"model__kind": "vae"}, ["l1", "perceptual", "kl"]),
-        ({"model__kind": "vqvae"}, ["l1", "perceptual", "vq"]),
-        ({"model__kind": "dcae"}, ["l1", "perceptual"]),
+        ({"model__kind": "vae"}, ["l1", "mse", "perceptual", "kl"]),
+        ({"model__kind": "vqvae"}, ["l1", "mse", "perceptual", "vq"]),
+        ({"model__kind": "dcae"}, ["l1", "mse", "perceptual"]),
         ({"model__kind": "dcae", "model__seg_mode": True}, ["bce", "dice", "boundary"]),
         ({"model__kind": "vqvae", "model__seg_mode": True}, ["bce", "dice", "boundary", "vq"]),
     ],
@@ -283,7 +290,7 @@ def test_the_defaults_are_the_documented_weights(compression):
         discriminator__enabled=True, loss__adversarial__enabled=True, model__kind="vae"
     )
     weights = Composite(terms(settings), settings.loss).weights(0, 10)
-    assert weights == {"l1": 1.0, "perceptual": 0.001, "kl": 1e-6, "adversarial": 0.01}
+    assert weights == {"l1": 1.0, "mse": 0, "perceptual": 0.001, "kl": 1e-6, "adversarial": 0.01}
     masks = compression.settings(model__kind="dcae", model__seg_mode=True)
     weights = Composite(terms(masks), masks.loss).weights(0, 10)
     assert weights == {"bce": 1.0, "dice": 1.0, "boundary": 0.5}

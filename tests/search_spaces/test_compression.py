@@ -113,7 +113,7 @@ def test_masks_have_a_second_kind():
 @pytest.mark.parametrize(
     ("name", "inside"),
     [
-        ("weights", {"document_vae"}),
+        ("weights", {"document_vae", "lapped"}),
         ("gan", {"document"}),
         ("kinds", {"document_vae", "document_vqvae", "document_dcae"}),
         ("augment", {"document_vae", "document_regional"}),
@@ -177,4 +177,4 @@ def test_the_command_line_is_above_the_metrics_of_the_space():
 
 def test_the_default_space_is_small():
     assert next(iter(SPACES.values())) is WEIGHTS
-    assert len(WEIGHTS.domains) <= 6
+    assert len(WEIGHTS.domains) <= 7
