@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.files import DataError, natural_key
+from settings.words import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,12 +34,15 @@ class ImageRules:
         fit: of a picture that is not square: `refuse`, `stretch`, or `pad` with black.
         invert: black becomes white first, for pictures with a light background.
         binarize_at: grey values above become 255, the others 0, after resizing; 0 keeps them.
+        trained: whether these are the rules of a training that is over: its network is applied to
+            images that have no targets, and only the images can change.
     """
 
     side: int
     fit: str = "refuse"
     invert: bool = False
     binarize_at: int = 0
+    trained: bool = False
 
 
 @dataclass
@@ -86,9 +90,14 @@ def write_images(images: Sequence[Path], rules: ImageRules, path: Path) -> Image
             bad.append(str(error))
     if bad:
         named = "".join(f"\n  {text}" for text in bad[:NAMED_FILES])
+        way_out = (
+            "mend them, or take them out of the folder"
+            if rules.trained
+            else "each belongs to a target: mend them, or leave out both"
+        )
         raise DataError(
-            f"{images[0].parent}: {len(bad)} of {len(images)} images are unusable, and each "
-            f"belongs to a target: mend them, or leave out both. The first:{named}"
+            f"{images[0].parent}: {len(bad)} of {counted(len(images), 'image')} cannot be used; "
+            f"{way_out}. The first:{named}"
         )
     stored.flush()
     return counts
@@ -152,7 +161,10 @@ def _squared(
         return ImageOps.pad(grey, (side, side), color=0)
     if rules.fit == "stretch":
         return grey  # by the resizing that follows
-    raise DataError(
-        f"{path}: expected a square image, found {width}x{height} pixels. Say what to do with it: "
-        "data.fit=pad or data.fit=stretch."
+    way_out = (
+        "The network was trained on square images alone (data.fit=refuse): pad or crop it to a "
+        "square."
+        if rules.trained
+        else "Say what to do with it: data.fit=pad or data.fit=stretch."
     )
+    raise DataError(f"{path}: expected a square image, found {width}x{height} pixels. {way_out}")

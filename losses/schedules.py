@@ -10,14 +10,27 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from settings.schema import Settings, SettingsError, setting
+from settings.flat import flatten
+from settings.schema import Settings, SettingsError, child_nodes, setting
+from settings.show import value_text
 
 KINDS = ("constant", "linear", "cosine", "warmup", "stages", "step")
 
 FINAL_VALUE = ("kind", "last", "factors")
 """The settings of a schedule that its final value depends on."""
+
+_READ_BY = {
+    "start": ("step", "warmup", "linear", "cosine"),
+    "end": ("warmup", "linear", "cosine"),
+    "first": ("step", "linear", "cosine"),
+    "last": ("step", "linear", "cosine"),
+    "positions": ("stages",),
+    "factors": ("stages",),
+}
+"""The kinds that read each other setting of a schedule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +88,38 @@ def schedule_factor(settings: ScheduleSettings, step: int, steps: int) -> float:
     if settings.kind == "cosine":
         progress = (1.0 - math.cos(math.pi * progress)) / 2.0
     return first + (last - first) * progress
+
+
+def unread(tree: Settings, searched: Collection[str] = ()) -> list[str]:
+    """Settings of schedules that are not at their default and that the schedule's kind does not
+    read, in words.
+
+    Args:
+        searched: keys; a schedule whose kind is among them is left out.
+    """
+    values, usual = flatten(tree), flatten(type(tree)())
+    said = []
+    for node in _schedule_nodes(type(tree)):
+        kind = str(values[f"{node}.kind"])
+        if f"{node}.kind" in searched:
+            continue
+        for name, kinds in _READ_BY.items():
+            key = f"{node}.{name}"
+            if kind not in kinds and values[key] != usual[key]:
+                others = " or ".join(kinds)
+                said.append(
+                    f"{key}={value_text(values[key])} changes nothing, for {node}.kind={kind} "
+                    f"does not read it. Leave it out, or set the kind to {others}."
+                )
+    return said
+
+
+def _schedule_nodes(node: type[Settings], prefix: str = "") -> Iterator[str]:
+    for name, child in child_nodes(node).items():
+        if issubclass(child, ScheduleSettings):
+            yield f"{prefix}{name}"
+        else:
+            yield from _schedule_nodes(child, f"{prefix}{name}.")
 
 
 def first_position(settings: ScheduleSettings) -> float:

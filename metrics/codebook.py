@@ -25,11 +25,20 @@ from settings.schema import setting
 
 READS = ("model.vqvae.codes",)
 
-_SIGN = MeasuredSign(
-    "codebook_utilisation",
-    "val.codebook_utilisation",
-    "codes that validation uses, all others are dead (see model.vqvae.revive): share",
-    warns_below=True,
+
+def _sign(way_out: str) -> MeasuredSign:
+    return MeasuredSign(
+        "codebook_utilisation",
+        "val.codebook_utilisation",
+        f"codes that validation uses, all others are dead ({way_out}): share",
+        warns_below=True,
+    )
+
+
+_SIGN = _sign("see model.vqvae.revive")
+_REVIVED_SIGN = _sign(
+    "model.vqvae.revive is on: the first restarts take some tens of updates; if it stays so, "
+    "raise model.vqvae.revive_below, or take fewer model.vqvae.codes"
 )
 
 
@@ -51,10 +60,21 @@ class CodebookHealthSettings(HealthSettings):
     )
     stop: tuple[str, ...] = setting((), STOP_HELP, choices=(*SIGNS, _SIGN.name))
 
-    def without_codebook(self) -> HealthSettings:
-        """The same for a model that has none."""
-        same = {one.name: getattr(self, one.name) for one in fields(HealthSettings)}
-        return HealthSettings(**{**same, "stop": tuple(x for x in self.stop if x in SIGNS)})
+    def of_model(self, model: ModelSettings) -> HealthSettings:
+        """The same for this model: without the sign where it has no codebook, and with another way
+        out where its codes are revived already.
+        """
+        if model.kind != "vqvae":
+            plain = {one.name: getattr(self, one.name) for one in fields(HealthSettings)}
+            return HealthSettings(**{**plain, "stop": tuple(x for x in self.stop if x in SIGNS)})
+        if model.vqvae.revive == "none":
+            return self
+        same = {one.name: getattr(self, one.name) for one in fields(self)}
+        return _RevivedHealthSettings(**same)
+
+
+class _RevivedHealthSettings(CodebookHealthSettings):
+    measured = (_REVIVED_SIGN,)
 
 
 class AutoencoderTree(Protocol):

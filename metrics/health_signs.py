@@ -133,16 +133,20 @@ def number(report: Columns, column: str) -> float | None:
 
 
 def _term_share(report: Columns, phase: Watched, declared: Mapping[str, float]) -> Reading:
-    """The largest share. A term has taken over where its share has risen by half of what it lacked
-    to 1: that a term is nearly all of the sum may be meant (`DeclaredShares`).
+    """The largest share. A term is told of where its share has risen by half of what it lacked to
+    1: that a term is nearly all of the sum may be meant (`DeclaredShares`). It has taken over
+    where it was not most of the sum before.
     """
     term, share = _largest_share(report, phase)
     column = f"{phase.prefix}.{term}"
     before = declared.get(column, 0.0)
-    subject = (
-        f"{column} took over: with the weights that the system declares its share began at "
-        f"{before:.4g}, now it is"
+    what = (
+        "took over: with the weights that the system declares its"
+        if before <= 0.5
+        else "was most of the sum with the weights that the system declares, and is more of it "
+        "now: its"
     )
+    subject = f"{column} {what} share began at {before:.4g}, now it is"
     least = before + (1.0 - before) / 2.0
     return Reading("term_share", phase.named("term_share"), share, subject, least)
 

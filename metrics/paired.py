@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from settings.words import counted
+
 FEWEST = 4
 """Units below which there is no standard error: one from n units is itself uncertain by
 1 / sqrt(2 (n - 1)), half of it at three.
@@ -45,8 +47,7 @@ class Paired:
 
     def __str__(self) -> str:
         if self.error is None:
-            plural = "" if self.units == 1 else "s"
-            return f"{self.mean:+.3g} (no error: {self.units} unit{plural})"
+            return f"{self.mean:+.3g} (no error: {counted(self.units, 'unit')})"
         return f"{self.mean:+.3g} ± {self.error:.2g} ({self.units} units)"
 
 

@@ -38,6 +38,7 @@ def make_parser() -> ArgumentParser:
 def _check(arguments: Namespace) -> int:
     from settings.flat import flatten
     from settings.resolve import resolve
+    from settings.words import worded
     from trainables.contract.check import RULES, check
     from trainables.contract.examined import Examined, short_of
     from trainables.system import load_system
@@ -62,7 +63,7 @@ def _check(arguments: Namespace) -> int:
     for fault in faults:
         print(f"fault: {fault}")
     if not arguments.quiet:
-        print(f"{system.name}: {len(faults) or 'no'} fault{'s' * (len(faults) != 1)}")
+        print(f"{system.name}: {len(faults) or 'no'} {worded(len(faults), 'fault')}")
         print(f"{len(RULES)} rules; those of terms are asked of every term")
     return FAULTY if faults else OK
 

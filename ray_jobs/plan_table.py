@@ -19,6 +19,7 @@ from search.forecast import Forecast, forecast
 from search.options import ALL
 from search.plan import Plan
 from settings.paths import SweepPaths
+from settings.words import counted
 
 _WIDE = 8
 """Columns that fit a line of 80 characters; a table with more of them is transposed."""
@@ -88,7 +89,8 @@ def _lines(setup: SweepSetup) -> list[str]:
     if plan.budget is not None:
         lines.append(f"budget     {plan.budget:g} trainings of {plan.steps} steps")
     if plan.repeats:
-        lines.append(f"repeats    the best {plan.repeat_top} again, {plan.repeats} seeds each")
+        seeds = counted(plan.repeats, "seed")
+        lines.append(f"repeats    the best {plan.repeat_top} again, {seeds} each")
     if plan.points_left_out:
         lines.append(f"           no room for the points {', '.join(plan.points_left_out)}")
     rungs = ", ".join(map(str, plan.rungs)) or "none"
@@ -106,7 +108,7 @@ def _limits(plan: Plan) -> str:
     ends = [f"{row} in a row"] if row else []
     ends += [f"more than {most:.4g} of {FEWEST_ENDED} or more trials"] if most < 1.0 else []
     limits = f"{' or '.join(ends)} end the sweep" if ends else "no number of them ends the sweep"
-    again = f"{tries} time{'s' if tries > 1 else ''} more" if tries else "only once"
+    again = f"{counted(tries, 'time')} more" if tries else "only once"
     return f"{limits}; a trial that fails is tried {again}"
 
 
@@ -131,7 +133,7 @@ def _print_forecast(
     console.print(table)
     cost = (
         f"cost       {expected.steps} steps, {expected.trainings:.1f} trainings of full length, "
-        f"{expected.complete} trials to the end"
+        f"{counted(expected.complete, 'trial')} to the end"
     )
     if seconds is not None:
         gpus = demand.workers * demand.gpus
@@ -152,7 +154,7 @@ def _print_so_far(console: Console, directory: Path, full: int) -> None:
     done = sum(trial.step for trial in trials)
     console.print(
         f"so far     {done} of these steps, {done / full:.1f} trainings of full length, "
-        f"{len(trials)} trials begun"
+        f"{counted(len(trials), 'trial')} begun"
     )
 
 

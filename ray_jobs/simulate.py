@@ -16,6 +16,7 @@ from search.options import SCHEDULERS, SearchOptions
 from search.plan import POPULATIONS
 from settings.option import options_of, positive, positive_number
 from settings.paths import SweepPaths
+from settings.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,13 +174,13 @@ def _check_replayable(sweep: Sweep, schedulers: Sequence[str]) -> None:
 
 def _preamble(sweep: Sweep, workload: Workload, workers: int, orders: int) -> str:
     lines = [
-        f"{len(workload.curves)} trials of {sweep.path}, {workload.steps} steps each, "
+        f"{counted(len(workload.curves), 'trial')} of {sweep.path}, {workload.steps} steps each, "
         f"{workers} at once; mean and standard error over {orders} orders of the trials"
     ]
     if workload.left_out:
         lines.append(
-            f"{workload.left_out} trials are left out: they were stopped, failed or wait at a "
-            "rung, and nobody knows how they would have gone on. The rest is better than new "
+            f"left out: {counted(workload.left_out, 'trial')} (stopped, failed or waiting at a "
+            "rung), for nobody knows what would have followed. What is left is better than new "
             "trials would be."
         )
     if len(sweep.objectives) > 1:

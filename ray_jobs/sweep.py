@@ -29,6 +29,7 @@ from ray_jobs.verb import (
 )
 from settings.command import command
 from settings.paths import SweepPaths
+from settings.words import counted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -221,7 +222,8 @@ def _execute(setup: Any, directory: Path, arguments: Namespace) -> int:
     failed, ran = execute.failures(driver.state)
     if failed:
         print(
-            f"{failed} of {ran} trials failed; the reasons are in {directory}/trials/*/error.txt"
+            f"{failed} of {counted(ran, 'trial')} failed; the reasons are in "
+            f"{directory}/trials/*/error.txt"
         )
         return ALL_FAILED if failed == ran else SOME_FAILED
     return OK

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.training import run, stages
+from ray_jobs.training.begun import check_begun, check_length, nothing_to_resume
 from ray_jobs.verb import (
     ALL_FAILED,
     OK,
@@ -27,7 +28,6 @@ from ray_jobs.verb import (
 from settings.command import command
 from settings.option import number_from_0, positive, positive_number
 from settings.paths import SweepPaths, TrainingPaths
-from settings.warning import warn
 
 if TYPE_CHECKING:
     from trainables.run import Budget
@@ -165,6 +165,8 @@ def _train_once(
         _show(resolved)
         return OK
     directory = _directory(arguments)
+    if arguments.resume:
+        check_length(resolved.settings, directory)
     ready = run.made_ready(system, resolved, arguments.force)
     report = run.train(_place(arguments), ready, directory, arguments.resume, budget)
     run.print_report(report)
@@ -186,6 +188,7 @@ def _train_chain(
     """Trains a chain; all its stages that have not ended are checked before the first begins."""
     from settings.files import write_settings
     from settings.flat import flatten
+    from trainables.checkpoints.checkpoint import at_stage
     from trainables.system import load_system
 
     system = load_system(chain.system)
@@ -200,6 +203,8 @@ def _train_chain(
         print(*stages.lines(chain, trees), sep="\n")
         return OK
     directory = _directory(arguments)
+    for stage, tree in zip(chain.waiting, trees, strict=True):
+        check_length(tree, at_stage(directory, stage.number))
     ready, shapes = [], []
     for line, resolved in zip(stages.lines(chain, trees), plan, strict=True):
         print(line, flush=True)
@@ -284,7 +289,7 @@ def _directory(arguments: Namespace) -> Path:
     if arguments.workers > 1 and arguments.no_ray:
         raise SettingsError("--workers needs ray: leave out --no-ray, or start one process.")
     directory = Path(arguments.dir).resolve()
-    _check_directory(directory, arguments.resume)
+    check_begun(directory, arguments.resume)
     return directory
 
 
@@ -317,7 +322,7 @@ def _given(arguments: Namespace, chain: stages.Chain | None) -> tuple[str, dict[
         directory = Path(arguments.dir or ".")
         stored = TrainingPaths(directory).settings
         if not stored.exists():
-            raise _nothing_to_resume(directory)
+            raise nothing_to_resume(directory)
         file, name = str(stored), _resumed_system(directory, name, chain)
     if not name:
         example = f"{command('train')} hdr_patch --dir runs/first"
@@ -366,34 +371,6 @@ def _trial_settings(arguments: Namespace) -> tuple[str, str]:
             "and then --settings FILE"
         )
     return str(path), sweep.system
-
-
-def _check_directory(directory: Path, resume: bool) -> None:
-    from settings.schema import SettingsError
-    from trainables.checkpoints import checkpoint
-
-    paths, chained = TrainingPaths(directory), (directory / stages.FILE).exists()
-    started = chained or paths.checkpoints.exists() or paths.reports.exists()
-    if not resume and (started or any(directory.glob(f"{checkpoint.STAGE}*"))):
-        raise SettingsError(
-            f"{directory} holds a training already. Go on with --resume, or name another "
-            "directory."
-        )
-    if resume and not started:
-        raise _nothing_to_resume(directory)
-    if resume and not chained and not checkpoint.available(paths.checkpoints):
-        why = checkpoint.why_removed(paths.checkpoints)
-        why = f"{why}\nThis" if why else f"{directory} holds no checkpoint yet: this"
-        warn(f"{why} starts from step 0")
-
-
-def _nothing_to_resume(directory: Path) -> Exception:
-    from settings.schema import SettingsError
-
-    return SettingsError(
-        f"{directory} holds no training to resume. Leave out --resume to begin one, or name its "
-        "directory by --dir."
-    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import textwrap
 import threading
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,11 @@ OK, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 2, 3, 1, 130
 (or a stage of a training); 1 all of them (or the one training), or so many that the sweep was
 ended, or an error of our own; 130 stopped by Ctrl-C, SIGTERM, SIGHUP or its --time-budget,
 resumable."""
+
+COLUMNS = 99
+"""Of a line of counts."""
+
+_DATA, _NO_BREAK = "data: ", "\u00a0"
 
 _LEAVING_SECONDS = 10.0
 """For Ray to end its processes; it takes about two."""
@@ -109,6 +115,7 @@ def refuse_without(system: Any, member: str, otherwise: str) -> None:
 
 def run_verb(main: Callable[[Any], int], arguments: Any) -> int:
     """Runs a verb; an error a user can mend is one message on standard error and status 2."""
+    from data.files import DataError
     from results.lock import LockHeldError
     from results.store import SweepError
     from settings.schema import SettingsError
@@ -130,7 +137,8 @@ def run_verb(main: Callable[[Any], int], arguments: Any) -> int:
         ) as error:
             if arguments.debug:
                 raise
-            own = isinstance(error, (SettingsError, CheckpointError, LockHeldError, SweepError))
+            kinds = (SettingsError, CheckpointError, LockHeldError, SweepError, DataError)
+            own = isinstance(error, kinds)
             name = "" if own else f"{type(error).__name__}: "
             print_error(f"{name}{error}")
             return USAGE
@@ -234,14 +242,39 @@ def _end_processes(started: Sequence[Any]) -> None:
 
 
 def tell_data(loaders: Any, stream: TextIO | None = None) -> None:
-    """Tells what became of the data: its counts in one line on `stream` (stdout), and a warning
-    for whatever was left out or repaired. Nothing is left out without a count.
+    """Tells what became of the data: its counts on `stream` (stdout), and a warning for whatever
+    was left out or repaired. Nothing is left out without a count.
     """
-    shown = ", ".join(f"{name} {value:g}" for name, value in loaders.notes.items())
-    if shown:
-        print(f"data: {shown}", file=stream, flush=True)
+    for line in data_lines(loaders.notes):
+        print(line, file=stream, flush=True)
     for text in loaders.warnings:
         warn(text)
+
+
+def data_lines(notes: Mapping[str, float]) -> list[str]:
+    """Counts in lines of at most `COLUMNS`: first those of the whole, then those of each split,
+    `train: samples 242` for `samples.train`.
+    """
+    groups: dict[str, list[str]] = {"": []}
+    for name, value in notes.items():
+        own, _, split = name.rpartition(".")
+        is_split = bool(own) and split in ("train", "validation", "test")
+        shown = f"{own if is_split else name} {value:g}"
+        groups.setdefault(split if is_split else "", []).append(shown)
+    lines: list[str] = []
+    for split, counts in groups.items():
+        begin = " " * len(_DATA) if lines else _DATA
+        wrapped = textwrap.TextWrapper(
+            width=COLUMNS,
+            initial_indent=begin + (f"{split}: " if split else ""),
+            subsequent_indent=" " * (len(_DATA) + (2 if split else 0)),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        # A name and its count stay together.
+        text = ", ".join(count.replace(" ", _NO_BREAK) for count in counts)
+        lines += [line.replace(_NO_BREAK, " ") for line in wrapped.wrap(text)]
+    return lines
 
 
 def check_directory(path: Path) -> None:

@@ -21,6 +21,7 @@ from results.references import (
     read_references,
     validation_look,
 )
+from settings.words import counted, worded
 
 _NAMED = 3
 """References that are named with their figures."""
@@ -197,7 +198,7 @@ def _ties(best: pd.Series, frame: pd.DataFrame) -> str:
     tied = frame.loc[(rank == best["repeats/rank"]).fillna(False), "trial"].tolist()
     others = [str(trial) for trial in tied if trial != best["trial"]]
     count = int(best["repeats/n"])
-    draws = f" Mean ± standard error of {count} fresh seed{'s' if count > 1 else ''}"
+    draws = f" Mean ± standard error of {counted(count, 'fresh seed')}"
     repeated = int((frame["repeats/n"] > 0).sum())
     if repeated == 1:
         return f"{draws}; no other configuration was repeated."
@@ -228,7 +229,7 @@ def _front(frame: pd.DataFrame, sweep: Sweep, volumes: Hypervolumes) -> str:
     if front.empty:
         return "No trial is complete and feasible yet, so there is no front."
     size = len(front)
-    text = f"{size} trial{' makes' if size == 1 else 's make'} the front."
+    text = f"{counted(size, 'trial makes', 'trials make')} the front."
     if volumes.reference:
         last = volumes.course["hypervolume"].iloc[-1]
         text += f" Hypervolume {number(last)} up to {reference_text(volumes.reference)}."
@@ -254,6 +255,6 @@ def _dominating(front: pd.DataFrame, frame: pd.DataFrame, sweep: Sweep) -> str:
         better &= (gain if objective.mode == "min" else -gain) >= 0
     count = int(better.sum())
     return (
-        f" {count} of the front {'is' if count == 1 else 'are'} at least as good as the "
+        f" {count} of the front {worded(count, 'is', 'are')} at least as good as the "
         f"documented point {document['point']} in every objective."
     )

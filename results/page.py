@@ -22,6 +22,7 @@ from results.ranking import documented, leader
 from results.references import column_of, read_references
 from settings.atomic_file import atomic_file
 from settings.paths import SweepPaths
+from settings.words import counted
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -57,7 +58,10 @@ def render(
 ) -> str:
     """The page's HTML. It works for a sweep that runs or crashed, and for one trial or none."""
     shown = len(frame) if len(frame) <= figures.MAX_CURVES else figures.MAX_CURVES
-    curves = f"{shown} of {len(frame)} trials, the best ones and every documented point (dashed)."
+    curves = (
+        f"{shown} of {counted(len(frame), 'trial')}, the best ones and every documented point "
+        "(dashed)."
+    )
     terms = "The winner is solid, the documented point dashed."
     plots, volumes = _Plots(), hypervolumes(sweep, history, frame)
     body = [

@@ -12,6 +12,7 @@ from search.optuna.distributions import share_between
 from search.plan import Plan
 from search_spaces.domains import Choice, Domain, same_value
 from search_spaces.space import Space
+from settings.words import counted
 
 RARE = 0.05
 """Probability below which a part of the space is no chance."""
@@ -41,7 +42,7 @@ def too_many_failed(plan: Plan, state: SweepState) -> str:
     if _is_too_large(plan, state.count(FAILED) - len(before), sound):  # some may try again
         failed = sum(number not in before for number in failed_for_good(plan, state))
         if _is_too_large(plan, failed, sound):
-            return f"{failed} of {failed + sound} trials failed"
+            return f"{failed} of {counted(failed + sound, 'trial')} failed"
     return ""
 
 

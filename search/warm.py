@@ -13,6 +13,7 @@ from search_spaces.space import Space
 from settings.flat import nearest_names
 from settings.match import matches
 from settings.schema import SettingsError, Value, listed, tupled
+from settings.words import counted
 
 COMPARABLE = ("data.*", "metric.*", "train.steps")
 """Keys that decide what a value means: data, the metrics' own settings, the length of a
@@ -132,10 +133,10 @@ def warm_from(
             continue
         rows.append(Warm(active, trial.values, f"{earlier.name} trial {trial.number}"))
     notes += [
-        f"{earlier.name}: {n} of {len(earlier.trials)} trials left out: {why}"
+        f"{earlier.name}: {n} of {counted(len(earlier.trials), 'trial')} left out: {why}"
         for why, n in refused.items()
     ]
-    return tuple(rows), [*notes, f"{earlier.name}: {len(rows)} trials taken over"]
+    return tuple(rows), [*notes, f"{earlier.name}: {counted(len(rows), 'trial')} taken over"]
 
 
 def _check_comparable(

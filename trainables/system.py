@@ -14,6 +14,7 @@ from torch import Tensor
 from losses.terms import Tensors
 from metrics.health import HealthSettings
 from metrics.metric import Metric
+from settings.flat import nearest_names
 from settings.rooms import hidden_by_ours
 from settings.schema import Settings, SettingsError
 from settings.systems import SYSTEMS, current_name
@@ -267,15 +268,17 @@ def load_system(name: str) -> System:
     "module:attribute".
 
     Raises:
-        SettingsError: the name is unknown (the known ones are listed), there is no such module or
-            attribute (the message says where a package of ours hides it), or the system calls
-            itself otherwise.
+        SettingsError: the name is unknown (the nearest and all known ones are listed), there is no
+            such module or attribute (the message says where a package of ours hides it), or the
+            system calls itself otherwise.
     """
     name = current_name(name)
     if name not in SYSTEMS and ":" not in name:
+        nearest = nearest_names(name, SYSTEMS, alike=0.5)  # of few words one is always near
+        guess = f"Nearest: {', '.join(nearest)}. " if nearest else ""
         raise SettingsError(
-            f"there is no system {name!r}. Systems: {', '.join(sorted(SYSTEMS))}, or your own as "
-            "module:attribute."
+            f"there is no system {name!r}. {guess}Systems: {', '.join(sorted(SYSTEMS))}, or your "
+            "own as module:attribute."
         )
     module, _, attribute = SYSTEMS.get(name, name).partition(":")
     try:

@@ -18,6 +18,7 @@ from benchmarks.measuring.commands import ROOT
 from metrics.paired import ERRORS, FEWEST, Paired, nested
 from settings.atomic_file import atomic_file
 from settings.schema import SettingsError
+from settings.words import counted
 
 TABLES = ROOT / "docs/findings/tables"
 
@@ -274,10 +275,9 @@ def chance(rows: Sequence[Cell]) -> str:
     errors = [pair for pair in pairs if pair.error is not None]
     if not errors:
         units = max((pair.units for pair in pairs), default=0)
-        plural = "" if units == 1 else "s"
         return (
-            f"Differences: {len(pairs)}, none with an error: {units} unit{plural}, and it takes "
-            f"{FEWEST}. What the seeds spread by says nothing of other units."
+            f"Differences: {len(pairs)}, none with an error: {counted(units, 'unit')}, and it "
+            f"takes {FEWEST}. What the seeds spread by says nothing of other units."
         )
     expected = sum(_marked_by_chance(pair.units) for pair in errors)
     marked = sum(pair.tells for pair in errors)

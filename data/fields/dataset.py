@@ -26,6 +26,7 @@ from data.files import DataError
 from data.image_folder import ImageCounts, ImageRules, find_images, write_images
 from data.split import random_split, take_test
 from settings.schema import Settings, SettingsError, setting
+from settings.words import counted, worded
 
 _FORMAT = 2
 """Version of the converted files; part of their name, so that files of another version are never
@@ -278,20 +279,27 @@ def _split(settings: DataSettings, count: int, folder: Path, more: int = 0) -> d
 
 
 def _warnings(settings: DataSettings, counts: ImageCounts, count: int) -> list[str]:
+    def of_all(some: int, *verbs: str) -> str:
+        return f"{some} of {counted(count, 'image')} {worded(some, *verbs)}"
+
     warnings = []
     if counts.light_border > count / 2 and not settings.invert:
         warnings.append(
-            f"{counts.light_border} of {count} images have a light border, but augmentation fills "
+            f"{of_all(counts.light_border, 'has', 'have')} a light border, but augmentation fills "
             "in black: data.invert=true makes the background black."
         )
     if counts.blank:
         clear = counts.with_transparency
         warnings.append(
-            f"{counts.blank} of {count} images show one grey value throughout"
-            + (f"; {clear} have transparent parts, which are drawn black." if clear else ".")
+            f"{of_all(counts.blank, 'shows', 'show')} one grey value throughout"
+            + (
+                f"; {counted(clear, 'has', 'have')} transparent parts, which are drawn black."
+                if clear
+                else "."
+            )
         )
     if counts.not_square:
         warnings.append(
-            f"{counts.not_square} of {count} images are not square: data.fit={settings.fit}."
+            f"{of_all(counts.not_square, 'is', 'are')} not square: data.fit={settings.fit}."
         )
     return warnings

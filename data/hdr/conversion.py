@@ -21,6 +21,7 @@ from data.hdr.scenes import FRAMES_PER_SHOT, shot
 from data.hdr.settings import DataSettings
 from data.hdr.splits import SPLITS, Entry, place
 from data.parallel import each
+from settings.words import counted
 
 OPTIONAL = tuple(part for part in CHANNELS if part not in REQUIRED)
 
@@ -262,7 +263,8 @@ def _refuse_bad(
         if counts.crops[split] == 0:
             raise DataError(
                 f"{place(settings)}: expected crops for {split}, found none in "
-                f"{len(splits[split])} frames: {counts.left_out_crops[split]} crops have "
+                f"{counted(len(splits[split]), 'frame')}: "
+                f"{counted(counts.left_out_crops[split], 'crop has', 'crops have')} "
                 f"fewer than {settings.min_hole_share:.2%} holes. Lower data.min_hole_share or "
                 f"data.crop.{named}"
             )

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from data.files import DataError, Float32, Float64
 from data.hdr.files import Frame, read_image, sequences_of, write_frame
+from settings.words import counted
 
 PACKAGE = "blender-data"
 RADII = (8.0, 3.0, 1.8, 1.2)
@@ -294,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for index, path in enumerate(maps):
             root, seed = options.out / path.stem, (options.seed, index)
             render_map(path, root, options.size, options.frames, seed)
-            print(f"{root}: {options.frames} frame pairs", flush=True)
+            print(f"{root}: {counted(options.frames, 'frame pair')}", flush=True)
         shares = "data.validation_share=0.25 data.test_share=0.25 data.fold=0"
         print(f"to train on them: data.source=folder data.root={options.out} {shares}")
     except DataError as error:

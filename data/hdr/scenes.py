@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from data.files import Float32, Float64
 from data.hdr.files import Frame, write_frame
+from settings.words import counted
 
 LOWEST, HIGHEST = 1e-4, 1e3
 """The range of radiance, in the unit in which a white wall by daylight is about 1."""
@@ -242,7 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     size = (options.height, options.width)
     write_sequence(options.out, options.frames, *size, options.seed, options.suffix)
-    print(f"{options.out}: {options.frames} frame pairs of {options.height}x{options.width}")
+    pairs = counted(options.frames, "frame pair")
+    print(f"{options.out}: {pairs} of {options.height}x{options.width}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from data.mri.lesions import Lesions, lesions_of, size_classes
 from data.mri.store import SplitWriter
 from data.mri.volumes import Cut, CutCounts, Rules, cut, fitted, grid_of, is_signed
 from settings.mri import MASK, SIZE_NAMES, channels_of
+from settings.words import counted, worded
 
 _NAMED_PATIENTS = 5  # how many unusable patients a warning or an error names
 
@@ -32,11 +33,16 @@ _TOTALS = (
 )
 
 _WARNINGS = {
-    "without_seg": "{} patients have no seg file: they count as without lesions.",
-    "segs_with_other_values": "the seg files of {} patients hold other values than 0 and 1: "
-    "lesion is what lies above 0.5.",
+    "without_seg": (
+        "patient has no seg file: it counts as without lesions.",
+        "patients have no seg file: they count as without lesions.",
+    ),
+    "segs_with_other_values": (
+        "seg file holds other values than 0 and 1: lesion is what lies above 0.5.",
+        "seg files hold other values than 0 and 1: lesion is what lies above 0.5.",
+    ),
 }
-"""The warning for a count above 0."""
+"""The warning for a count of 1, and for one above."""
 
 
 class Conversion:
@@ -156,7 +162,7 @@ class Conversion:
                 )
                 raise DataError(
                     f"{place}: expected samples for {split}, found none in "
-                    f"{self.counts[f'patients.{split}']} patients; "
+                    f"{counted(self.counts[f'patients.{split}'], 'patient')}; "
                     f"{self.counts[f'left_out.{split}']} were left out. {way_out}{named}"
                 )
 
@@ -168,16 +174,19 @@ class Conversion:
         if bad:
             left = len(bad) - _NAMED_PATIENTS
             named = "; ".join(bad[:_NAMED_PATIENTS]) + (f"; and {left} more" if left > 0 else "")
-            yield f"left out {len(bad)} unusable patients: {named}"
+            yield f"left out {counted(len(bad), 'unusable patient')}: {named}"
         often = Counter(name for names in self.patients.values() for name in names)
         twice = [name for name, times in often.items() if times > 1 and from_folder]
         if twice:
             yield (
-                f"{len(twice)} patients have the name of one in another split "
+                f"{counted(len(twice), 'patient has', 'patients have')} the name of one in "
+                "another split "
                 f"({', '.join(twice[:_NAMED_PATIENTS])}): if they are the same people, "
                 "validation measures what was learnt by heart."
             )
-        yield from (text.format(counts[name]) for name, text in _WARNINGS.items() if counts[name])
+        for name, texts in _WARNINGS.items():
+            if counts[name]:
+                yield counted(counts[name], *texts)
         yield from below_zero_warnings(counts, self.unlike)
         yield from crop_warnings(
             self.cropped, "Give data.volume_size a greater depth, or cut the files."
@@ -186,7 +195,7 @@ class Conversion:
             emptied, filled = counts[f"emptied_masks.{split}"], counts[f"with_lesions.{split}"]
             if emptied > filled:
                 yield (
-                    f"{split}: {emptied} masks lost all lesions when they were made smaller, "
+                    f"{split}: {counted(emptied, 'mask')} lost all lesions when made smaller, "
                     f"{filled} kept some: raise data.image_size or data.volume_size."
                 )
         if counts["with_lesions.train"] and not counts["with_lesions.validation"]:
@@ -232,30 +241,32 @@ def below_zero_warnings(
     Args:
         unlike: see `Conversion`.
     """
+    images = "image has", "images have"
     clipped = int(counts["clipped_images"])
     kept = int(counts["negative_images"]) - clipped
     if clipped:
         yield (
-            f"{clipped} images have values below 0 that became 0, as those of MRI that was "
+            f"{counted(clipped, *images)} values below 0 that became 0, as those of MRI that was "
             "interpolated must (data.below_zero)."
         )
     if kept:
         yield (
-            f"{kept} images have values below 0 that were kept, as those of CT must: the least "
-            "value of an image counts as background (data.below_zero)."
+            f"{counted(kept, *images)} values below 0 that were kept, as those of CT must: the "
+            "least value of an image counts as background (data.below_zero)."
         )
     for was_kept, text in _UNLIKE.items():
         files = [path for path, kept in unlike if kept == was_kept]
         if files:
             named = ", ".join(map(str, files[:_NAMED_PATIENTS]))
-            yield f"{len(files)} of them {text}: {named}{' ...' * (len(files) > _NAMED_PATIENTS)}"
+            more = " ..." * (len(files) > _NAMED_PATIENTS)
+            yield f"{len(files)} of them {worded(len(files), 'is', 'are')} {text}: {named}{more}"
 
 
 _UNLIKE = {
-    False: "are signed by themselves (the 1st percentile below minus a quarter of the 99th), most "
-    "training images of their modality are not, and what they have below 0 is lost",
-    True: "are not signed by themselves (the 1st percentile below minus a quarter of the 99th), "
-    "most training images of their modality are, and their background may not be 0",
+    False: "signed by the rule for one image (the 1st percentile below minus a quarter of the "
+    "99th), most training images of the modality are not, and what lies below 0 is lost",
+    True: "not signed by the rule for one image (the 1st percentile below minus a quarter of the "
+    "99th), most training images of the modality are, and the background may not be 0",
 }
 """What is said of images that look otherwise than they are treated, by whether values below 0 are
 kept.
@@ -269,8 +280,10 @@ def crop_warnings(volumes: Sequence[tuple[str, int, int]], way_out: str) -> Iter
         lost, whole = sum(lost for _, lost, _ in short), sum(n for *_, n in short)
         name, most, depth = max(short, key=lambda volume: volume[1] / volume[2])
         yield (
-            f"{len(short)} of {len(volumes)} volumes have more slices than data.volume_size and "
-            f"lose more than {_SILENT_CROP_SHARE:.0%} of them at their ends: {lost} of {whole} "
+            f"{len(short)} of {counted(len(volumes), 'volume')} "
+            f"{worded(len(short), 'has', 'have')} more slices than data.volume_size and "
+            f"{worded(len(short), 'loses', 'lose')} more than {_SILENT_CROP_SHARE:.0%} of them at "
+            f"the ends: {lost} of {whole} "
             f"({lost / whole:.1%}); {name} loses {most} of {depth}. {way_out}"
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from losses.schedules import unread
 from ray_jobs.sweeping.choices import check_options, choose
 from ray_jobs.sweeping.document import make_document
 from ray_jobs.sweeping.goals import make_goal
@@ -116,6 +117,7 @@ def new_setup(options: SweepOptions, command: Sequence[str] = ()) -> SweepSetup:
     plan = plan_of(chosen, configured, space, points, goal, warm, latest)
     if plan.scheduler in POPULATIONS:
         check_changeable(space.domains, configured, plan.scheduler)
+    notes += unread(configured.settings, searched)
     notes += [*_notes_on_scheduler(plan), *_notes_on_rungs(plan, latest), *of_points, *of_warm]
     document = make_document(chosen, configured, resolved.origins, plan, derived, command, notes)
     return SweepSetup(configured=configured, options=chosen, plan=plan, document=document)

@@ -159,8 +159,13 @@ def objective_of(system: System, settings: SystemSettings) -> tuple[str, str]:
 
 
 def _preflight(system: Any, settings: Sequence[Any], prepared: Any, force: bool) -> None:
+    from losses.schedules import unread
     from settings.schema import SettingsError
 
+    of_each = [unread(tree) for tree in settings]
+    for text in of_each[0]:
+        if all(text in texts for texts in of_each):  # of a timeline: throughout
+            warn(text)
     every = [finding for tree in settings for finding in system.preflight(tree, prepared)]
     findings = list(dict.fromkeys(every))
     hopeless = [finding.text for finding in findings if finding.hopeless]

@@ -18,6 +18,7 @@ from settings.atomic_file import atomic_file
 from settings.paths import STAGES as FILE
 from settings.schema import SettingsError, Value
 from settings.systems import current_name
+from settings.words import counted
 
 FORMAT = 1
 _BETWEEN_VALUES = re.compile(r",(?![^\[]*\])")
@@ -220,7 +221,8 @@ def lines(chain: Chain, trees: Sequence[Any]) -> list[str]:
     said = []
     for stage, tree in zip(chain.waiting, trees, strict=True):
         head = f"stage {stage.number} of {len(chain.stages)}"
-        said.append(f"{head}: {stage.line}  ({tree.train.steps} steps, {_plateau(tree.train)})")
+        length = counted(tree.train.steps, "step")
+        said.append(f"{head}: {stage.line}  ({length}, {_plateau(tree.train)})")
     return said
 
 
@@ -233,7 +235,7 @@ def _plateau(train: Any) -> str:
             f"too few for train.patience={train.patience}: they have a validation every "
             f"{train.report_every}"
         )
-    return f"or {train.patience} validations without a better objective"
+    return f"or {counted(train.patience, 'validation')} without a better objective"
 
 
 def why(stage: Stage) -> str:

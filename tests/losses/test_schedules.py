@@ -16,8 +16,13 @@ from losses.schedules import (
     last_change_position,
     last_change_step,
     schedule_factor,
+    unread,
 )
+from settings.flat import replace
 from settings.schema import SettingsError
+from settings.show import value_text
+from trainables.conditioner.field_vae import FieldVaeSettings
+from trainables.toy import ToySettings
 
 UNIT = st.floats(0.0, 1.0)
 FACTOR = st.floats(0.0, 10.0)
@@ -193,6 +198,39 @@ def test_last_change_is_exact_where_a_product_is_rounded():
     assert 0.07 * 100 > 7.0  # as floating point has it
     assert last_change_step(schedule, 100) == 7
     assert [schedule_factor(schedule, step, 100) for step in (6, 7)] == [0.0, 1.0]
+
+
+UNREAD = {
+    "start": 0.3, "end": 0.6, "first": 0.25, "last": 3.0,
+    "positions": (0.1, 0.9), "factors": (0.2, 0.8),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_changes_no_factor_is_told_and_nothing_else(kind, name):
+    """Against the factors themselves."""
+    base = {"step": {"start": 0.2}, "stages": {"positions": (0.25, 0.5), "factors": (0.5, 2.0)}}
+    with_name = {**base.get(kind, {}), "kind": kind, name: UNREAD[name]}
+    one, other = (
+        [schedule_factor(ScheduleSettings(**fields), step, 20) for step in range(21)]
+        for fields in ({**base.get(kind, {}), "kind": kind}, with_name)
+    )
+    node = "loss.squared.schedule"
+    changes = {f"{node}.{field}": value for field, value in with_name.items()}
+    told = unread(replace(ToySettings(), changes))
+    assert len(told) == (one == other)
+    for text in told:
+        assert text.startswith(f"{node}.{name}={value_text(UNREAD[name])} changes nothing, for ")
+        assert f"{node}.kind={kind} does not read it. Leave it out, or set the kind to " in text
+
+
+def test_a_kind_that_is_searched_and_the_defaults_of_a_tree_are_not_told():
+    idle = replace(ToySettings(), {"loss.squared.schedule.start": 0.5})
+    assert unread(idle) and not unread(idle, {"loss.squared.schedule.kind"})
+    late = FieldVaeSettings()
+    assert late.loss.kl.schedule.start == 0.3, "as its linear kind reads it"
+    assert not unread(replace(late, {"loss.kl.schedule.kind": "constant"}))
 
 
 STARTS = [

@@ -77,6 +77,19 @@ def test_a_term_that_takes_over_is_named():
     assert names(report, HealthSettings(term_share=0.95)) == []
 
 
+@pytest.mark.parametrize(("declared", "took_over"), [(0.0, True), (0.5, True), (0.51, False)])
+def test_what_was_most_of_the_sum_before_has_not_taken_over(declared, took_over):
+    report = make_report({"main": 0.9996, "hier": 0.0004}, {"main": 1.0, "hier": 1.0})
+    for before in (declared, max(declared, 0.998)):
+        (found,) = warned(report, HealthSettings(), [FIXED], {"loss.main": before})
+        is_new = took_over and before == declared
+        said = "took over: " if is_new else "was most of the sum with the weights that the system "
+        assert found.text.startswith(f"step 10: loss.main {said}")
+        assert found.text.endswith(
+            f" its share began at {before:.4g}, now it is 0.9996 (health.term_share=0.9)"
+        )
+
+
 @pytest.mark.parametrize(
     ("declared", "share", "is_told"),
     [

@@ -198,7 +198,7 @@ class TestOnARunningCluster:
             "data.fail_at=3", "data.samples=160", "train.report_every=2",
         )
         assert ran.status == 1, ran.text
-        assert "1 of 1 trials failed" in ran.out
+        assert "1 of 1 trial failed" in ran.out
         segments = [(e["trial"], e["segment"]) for e in kit.events(directory, "handed_out")]
         assert segments == [(0, 0), (0, 1)]
         reasons = set(load_sweep(directory)["stop_reason"])

@@ -190,7 +190,7 @@ def test_what_the_simulation_would_not_read_is_refused(swept, capsys):
 def test_what_was_stopped_is_left_out_in_words(swept, capsys):
     assert main([str(swept("asha")), "--orders", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "trials are left out: they were stopped, failed or wait at a rung" in printed
+    assert "trials (stopped, failed or waiting at a rung), for nobody knows" in printed
 
 
 def test_who_ended_early_without_an_objective_does_so_again(swept):

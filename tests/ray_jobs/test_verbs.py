@@ -12,7 +12,7 @@ import pytest
 from ray_jobs import analyze, evaluate, sweep, train
 from ray_jobs.sweeping.options import SweepOptions
 from ray_jobs.sweeping.planning import new_setup
-from ray_jobs.verb import cache_directory
+from ray_jobs.verb import cache_directory, data_lines
 from settings.schema import SettingsError
 from settings.systems import SYSTEMS
 
@@ -50,6 +50,17 @@ def test_a_resumed_training_keeps_its_own_settings_under_an_override(trained):
     assert settings["train.steps"] == 8
     rows = [json.loads(line) for line in (trained / "reports.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
+
+
+def test_a_resume_to_fewer_steps_than_were_done_is_refused_and_changes_nothing(trained, capsys):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    resume = ["--no-ray", "--resume", "--dir", str(trained)]
+    assert train.main(["train.steps=3", *resume]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: train.steps must be at least the 4 steps that {trained} has ")
+    assert "done, not 3: " in said and "train anew in another directory." in said
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+    assert train.main(["train.steps=4", *resume]) == 0
 
 
 def test_a_resume_takes_no_other_base(trained, capsys):
@@ -121,6 +132,37 @@ def test_what_became_of_the_data_is_said_by_train_and_evaluate(tmp_path, monkeyp
     assert said.err.splitlines() == [counts, warning]
 
 
+def test_a_setting_that_the_kind_of_a_schedule_does_not_read_is_told(tmp_path, capsys):
+    idle, kind = "loss.squared.schedule.start=0.5", "loss.squared.schedule.kind=step"
+    for name, given in (("idle", [idle]), ("read", [idle, kind])):
+        assert train.main([TOY, *SHORT, *given, "--dir", str(tmp_path / name)]) == 0
+        told = [line for line in capsys.readouterr().err.splitlines() if "changes nothing" in line]
+        assert told == ([] if name == "read" else [
+            f"warning: {idle} changes nothing, for loss.squared.schedule.kind=constant does not "
+            "read it. Leave it out, or set the kind to step or warmup or linear or cosine."
+        ])
+
+
+def test_counts_are_wrapped_and_none_is_lost():
+    """Of many names, of which some end with a split."""
+    notes = {f"a_long_name_of_something_{n}": 10.0**n for n in range(12)}
+    notes |= {"vae.error": 0.25, "train": 3.0, "samples.validation": 7.0}
+    notes |= {f"{name}.train": float(n) for n, name in enumerate(notes)}
+    lines = data_lines(notes)
+    assert max(map(len, lines)) <= 99
+    assert lines[0].startswith("data: a_long_name_of_something_0 1, a_long_name_of_something_1 ")
+    split, found = "", {}
+    for line in lines:
+        text = line.removeprefix("data: ").strip()
+        for each in ("train", "validation"):
+            if text.startswith(f"{each}: "):
+                split, text = f".{each}", text.removeprefix(f"{each}: ")
+        for pair in filter(None, text.split(",")):
+            name, value = pair.split()
+            found[f"{name}{split}"] = float(value)
+    assert found == notes and not data_lines({})
+
+
 def test_a_trial_of_a_sweep_without_trials_is_refused(tmp_path, capsys):
     document = {"format": 1, "system": TOY, "settings": {}}
     objective = {"metric": "val.mse", "mode": "min"}
@@ -130,6 +172,13 @@ def test_a_trial_of_a_sweep_without_trials_is_refused(tmp_path, capsys):
     assert "--trial is best or any: none has started, not '3'" in capsys.readouterr().err
     assert train.main(given) == 2
     assert "is complete, so there is no best one" in capsys.readouterr().err
+
+
+def test_evaluate_of_a_test_split_that_is_not_there_names_the_way_out(trained, capsys):
+    assert evaluate.main([str(trained), "--test"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the data of {TOY} has no test split under these settings. ")
+    assert "Leave out --test to measure the validation, or name data that has one" in said
 
 
 def test_evaluate_refuses_what_was_trained_and_other_systems(trained, capsys):

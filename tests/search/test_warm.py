@@ -56,7 +56,7 @@ def test_rows_that_fit_are_taken_over_as_they_are():
     rows, notes = rows_of(earlier(trial(3, on=True, weight=2.0, width=12)))
     active = {"loss.a.enabled": True, "loss.a.weight": 2.0, "model.width": 12}
     assert rows == (Warm(active, {90: {"val.error": 0.5}}, "old trial 3"),)
-    assert notes == ["old: 1 trials taken over"]
+    assert notes == ["old: 1 trial taken over"]
 
 
 def test_inactive_keys_are_no_part_of_a_row():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 from rich.console import Console
 
@@ -50,6 +51,45 @@ def test_a_narrow_terminal_never_cuts_keys_and_values(toy):
     for key in leaves(toy):
         assert key in stream.getvalue()
     assert "0.00012345678" in stream.getvalue()
+
+
+def printed(toy, resolved, width, monkeypatch):
+    """What a terminal of so many columns shows."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    print_settings(resolved, toy, stream)
+    return re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+
+
+def test_a_terminal_gets_lines_of_its_width_and_words_that_are_whole(toy, monkeypatch):
+    resolved = resolve(toy, "toy", overrides=["seed=7"])
+    for width in (60, 80, 100, 200):
+        lines = printed(toy, resolved, width, monkeypatch)
+        assert max(map(len, lines)) <= width
+        words = {word.strip("(;)") for line in lines for word in line.split()}
+        for leaf in leaves(toy).values():
+            assert words >= set(leaf.help.split()), "none is cut in two"
+    wide, thin = (printed(toy, resolved, width, monkeypatch) for width in (200, 80))
+    assert wide[0].split() == list(COLUMNS) and len(wide) == len(leaves(toy)) + 1
+    assert "seed=7" in thin and thin[thin.index("seed=7") + 1].strip() == (
+        "master seed (any; override)"
+    )
+
+
+def test_a_key_with_a_long_range_makes_no_other_line_longer(toy):
+    resolved = resolve(toy, "toy", overrides=["root=" + "x" * 200])
+    lines = plain(resolved, toy).splitlines()
+    assert [line for line in lines if len(line) > 150] == [next(x for x in lines if "xxx" in x)]
+    plainly = plain(resolve(toy, "toy", overrides=["root=x"]), toy).splitlines()
+    assert [line for line in lines if "xxx" not in line] == [
+        line for line in plainly if not line.startswith("root ")
+    ]
 
 
 def test_text_that_looks_like_markup_is_printed_as_it_is(toy):

@@ -209,8 +209,12 @@ def toys():
 RANK = Path(__file__).with_name("ddp_rank.py")
 RANK_LIMIT_SECONDS = 240
 FORKS = multiprocessing.get_context("forkserver")
-"""Ranks are forked from a process that has the libraries: importing them takes seconds."""
-FORKS.set_forkserver_preload(["trainables.loop", "trainables.compression.system", "monai.losses"])
+"""Ranks are forked from a process that has the libraries: importing them takes seconds. DDP
+imports torch._dynamo.
+"""
+FORKS.set_forkserver_preload(
+    ["trainables.loop", "trainables.compression.system", "monai.losses", "torch._dynamo"]
+)
 
 
 def free_port():

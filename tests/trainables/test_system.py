@@ -48,7 +48,9 @@ def test_a_system_that_calls_itself_otherwise_is_refused(module, attribute, own)
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("hdr_path", "there is no system 'hdr_path'. Systems: compression, conditioner"),
+        ("hdr_path", "no system 'hdr_path'. Nearest: hdr_patch. Systems: compression, condition"),
+        ("compresion", "no system 'compresion'. Nearest: compression. Systems: "),
+        ("far", "there is no system 'far'. Systems: compression, conditioner"),
         ("nowhere:Mine", "cannot be loaded"),
         ("trainables.toy:Tory", "cannot be loaded"),
     ],

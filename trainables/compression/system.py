@@ -118,8 +118,7 @@ class Compression(SystemBase[CompressionSettings, Prepared]):
         return compression_metrics(settings)
 
     def health(self, settings: CompressionSettings) -> HealthSettings:
-        node = settings.health
-        return node if settings.model.kind == "vqvae" else node.without_codebook()
+        return settings.health.of_model(settings.model)
 
     def unit_key(self, settings: CompressionSettings) -> str:
         """A folder has none: its own train/ and val/ say whose scans are which."""

@@ -282,7 +282,8 @@ class Conditioner(SystemBase[ConditionerSettings, Prepared]):
         """
         data, target = settings.data, request.target
         images, other_files = find_images(request.given)
-        rules = ImageRules(data.image_size, data.fit, data.invert, data.binarize_at)
+        kept = (data.image_size, data.fit, data.invert, data.binarize_at)
+        rules = ImageRules(*kept, trained=True)
         write_images(images, rules, target / "images.npy")
         (target / "names.txt").write_text("".join(f"{path.name}\n" for path in images))
         pixels = np.load(target / "images.npy", mmap_mode="r", allow_pickle=False)

@@ -25,6 +25,7 @@ from models.hdr.head import HeadSettings, LogDomainHead, largest_cap, needed_cap
 from models.hdr.head import prepare as prepare_head
 from models.hdr.network import HdrPatchModel, ModelSettings
 from models.hdr.prefill import PREFILLS
+from settings.words import counted, worded
 from trainables.adversarial import check_critic, critic_modules, phases_with_critic
 from trainables.api import (
     Built,
@@ -237,16 +238,17 @@ def _check_parts(settings: HdrPatchSettings, prepared: Prepared) -> None:
         if part not in prepared.parts:
             raise SettingsError(
                 f"model.use_{part}=true feeds the {part} of a frame, and of the "
-                f"{prepared.counts.frames} frames in {settings.data.root} none has one "
+                f"{counted(prepared.counts.frames, 'frame')} in {settings.data.root} none has one "
                 f"({part}/{part}-<id>). Set model.use_{part}=false, or add the files."
             )
 
 
 def _masked(settings: HdrPatchSettings, prepared: Prepared) -> list[str]:
     """What is fed of some frames only, in words."""
-    notes = prepared.notes
+    without = {part: int(prepared.notes[f"frames_without_{part}"]) for part in prepared.lacking}
     return [
-        f"{notes[f'frames_without_{part}']:g} of {prepared.counts.frames} frames have no {part}: "
+        f"{without[part]} of {counted(prepared.counts.frames, 'frame')} "
+        f"{worded(without[part], 'has', 'have')} no {part}: "
         f"model.use_{part}=true feeds zeros there, and a channel that says so"
         for part in settings.model.fed
         if part in prepared.lacking

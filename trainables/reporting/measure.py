@@ -102,7 +102,11 @@ def loaders_of(
     """
     loaders = system.loaders(settings, prepared)
     if getattr(loaders, split) is None:
-        raise SettingsError(f"the data of {system.name} has no {split} split.")
+        raise SettingsError(
+            f"the data of {system.name} has no {split} split under these settings. Leave out "
+            f"--{split} to measure the validation, or name data that has one, of samples that the "
+            "training has not seen (data.*=...)."
+        )
     return loaders
 
 

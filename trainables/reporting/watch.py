@@ -18,6 +18,7 @@ from metrics.health_signs import Watched, number, overfit_ratio, readings
 from metrics.metric import Column, Metric
 from settings.schema import SettingsError, listed
 from settings.stop_reasons import PATIENCE, STOP_REASON, HealthStop
+from settings.words import counted
 from trainables.optimizing.optimizer import OptimizerSettings
 from trainables.parts import Phase
 from trainables.reporting.declared_shares import DeclaredShares
@@ -118,7 +119,7 @@ class Watch:
             if self.best is None
             else f"was best with {self.best:.6g} at step {self.best_step}"
         )
-        return f"{PATIENCE}{column} {best}, {self.waited} validations ago"
+        return f"{PATIENCE}{column} {best}, {counted(self.waited, 'validation')} ago"
 
     def _overfitted(self, report: Report) -> HealthStop | None:
         """The documents' rule, which ends a training at once, whatever `health.*` says."""

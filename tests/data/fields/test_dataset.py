@@ -223,7 +223,7 @@ def test_light_and_blank_images_are_mentioned(tmp_path):
     settings = folder_settings(images, tmp_path / "f.npy")
     light, blank = prepare_arrays(settings, tmp_path / "cache").warnings
     assert "4 of 4 images have a light border" in light
-    assert "1 of 4 images show one grey value" in blank
+    assert "1 of 4 images shows one grey value" in blank
     inverted = prepare_arrays(replace(settings, {"invert": True}), tmp_path / "cache")
     assert len(inverted.warnings) == 1
 

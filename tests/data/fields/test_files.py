@@ -142,7 +142,7 @@ def test_all_bad_images_are_counted_and_the_first_named(tmp_path):
     with pytest.raises(DataError) as caught:
         write_images(images, ImageRules(8), tmp_path / "out.npy")
     message = str(caught.value)
-    assert "3 of 4 images are unusable" in message
+    assert "3 of 4 images cannot be used; each belongs to a target" in message
     assert all(
         f"{name}: expected a PNG or JPEG" in message for name in ("2.png", "3.png", "4.jpg")
     )

@@ -100,7 +100,7 @@ def test_one_ct_among_mri_is_treated_as_they_are_and_named(root, tmp_path, odd):
     assert (found.counts["negative_images"], found.counts["clipped_images"]) == (2, 2)
     clipped, unlike = found.warnings
     assert clipped.startswith("2 images have values below 0 that became 0")
-    assert unlike.startswith("1 of them are signed by themselves")
+    assert unlike.startswith("1 of them is signed by the rule for one image")
     assert str(root / odd / "bravo.nii.gz") in unlike
 
     def background(prepared):
@@ -121,7 +121,7 @@ def test_one_mri_among_ct_is_treated_as_they_are_and_named(root, tmp_path):
     assert found.signed == ["bravo"]
     kept, unlike = found.warnings
     assert kept.startswith("6 images have values below 0 that were kept")
-    assert unlike.startswith("1 of them are not signed by themselves")
+    assert unlike.startswith("1 of them is not signed by the rule for one image")
     assert str(root / "train/p3/bravo.nii.gz") in unlike
 
 

@@ -249,7 +249,7 @@ def test_unusable_patients_are_counted_named_and_in_the_end_refused(folder, tmp_
     assert prepared.counts["bad_patients"] == 1
     assert list(prepared.patients["train"]) == ["p2", "p10"]
     (warning,) = prepared.warnings
-    assert "left out 1 unusable patients" in warning
+    assert "left out 1 unusable patient: " in warning
     assert str(folder / "train" / "p1" / "bravo.nii.gz") in warning
 
 
@@ -268,7 +268,7 @@ def test_patients_without_a_mask(folder, tmp_path):
     assert prepared.counts["without_seg"] == 1
     assert not any(sample["mask"].any() for sample in samples(prepared, "validation"))
     assert [text.split(":")[0] for text in prepared.warnings] == [
-        "1 patients have no seg file", "no validation sample has a lesion",
+        "1 patient has no seg file", "no validation sample has a lesion",
     ]
     for needs in ({"require_seg": True}, {"require_lesions": True}, {"group": "seg"}):
         with pytest.raises(DataError, match=r"expected seg.nii.gz"):
@@ -276,7 +276,7 @@ def test_patients_without_a_mask(folder, tmp_path):
     save(folder / "val" / "v1" / "seg.nii.gz", np.zeros((SIZE, SIZE, DEPTH), np.uint8))
     with pytest.raises(DataError, match="an empty mask"):
         prepare(settings(folder, require_lesions=True), tmp_path / "cache", 2)
-    with pytest.raises(DataError, match=r"found none in 1 patients; 6 were left out. Keep masks"):
+    with pytest.raises(DataError, match=r"found none in 1 patient; 6 were left out. Keep masks"):
         prepare(settings(folder, group="seg"), tmp_path / "cache", 2)
     kept = prepare(settings(folder, group="seg", empty_masks=True), tmp_path / "cache", 2)
     assert kept.counts["samples.validation"] == DEPTH
@@ -291,9 +291,9 @@ def test_further_things_a_user_is_told(folder, tmp_path):
     save(folder / "train" / "p1" / "bravo.nii.gz", values - 10)
     prepared = prepare(settings(folder, image_size=8), tmp_path / "cache", 2)
     told = "\n".join(prepared.warnings)
-    assert "1 patients have the name of one in another split (p2)" in told
-    assert "the seg files of 1 patients hold other values" in told
-    assert "1 images have values below 0 that became 0" in told
+    assert "1 patient has the name of one in another split (p2)" in told
+    assert "1 seg file holds other values than 0 and 1" in told
+    assert "1 image has values below 0 that became 0" in told
     assert prepared.counts["unrecognised_files"] == 1
     tiny = np.zeros((SIZE, SIZE, DEPTH), np.uint8)
     tiny[0, 0] = 1

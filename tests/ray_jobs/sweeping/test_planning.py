@@ -53,6 +53,15 @@ def test_what_a_space_fixes_keeps_its_type_and_says_who_fixed_it(setup_of):
     assert space_from_json(stored["space"]).fixed[POSITIONS] == (0.25, 0.5)
 
 
+def test_a_setting_that_the_kind_of_a_schedule_does_not_read_is_noted(setup_of):
+    """But not where trials draw the kind."""
+    idle, kind = "loss.absolute.schedule.start=0.5", "loss.absolute.schedule.kind"
+    (note,) = [note for note in setup_of(LR, idle).notes if "changes nothing" in note]
+    assert note.startswith(f"{idle} changes nothing, for {kind}=constant does not read it.")
+    drawn = setup_of(f"{LR}{kind}: {{choice: [constant, step]}}\n", idle)
+    assert not [note for note in drawn.notes if "changes nothing" in note]
+
+
 @pytest.mark.parametrize(
     ("fixed", "says"),
     [

@@ -177,6 +177,14 @@ class TestResume:
         ]
         assert found[2]["step"] == 14
 
+    def test_fewer_steps_than_a_stage_has_done_are_refused(self, copied, capsys):
+        names = ("settings.json", "stages.json", "stage-3/settings.json")
+        before = [(copied / name).read_bytes() for name in names]
+        done = record(copied)[-1]["step"]
+        said = refused(capsys, "--resume", "--no-ray", "--dir", copied, f"train.steps={done - 1}")
+        assert said.startswith(f"train.steps must be at least the {done} steps that {copied}/")
+        assert [(copied / name).read_bytes() for name in names] == before
+
     def test_what_differs_between_the_stages_may_be_given_anew(self, copied):
         self.disturb(copied, 0)
         assert self.resume(copied, "optimizer.lr=0.02") == 0

@@ -102,6 +102,17 @@ def test_dead_codes_are_told_of_once_and_end_a_training_that_asks_for_it(train, 
     assert stop.value < stop.threshold == 0.5
 
 
+def test_where_codes_are_revived_already_the_way_out_is_another(train, capsys):
+    train("plain", model__vqvae__codes=512)
+    assert "(see model.vqvae.revive): share" in capsys.readouterr().err
+    reports, _ = train("revived", model__vqvae__codes=512, model__vqvae__revive="encoder")
+    (said,) = [row for row in capsys.readouterr().err.splitlines() if "dead" in row]
+    assert "see model.vqvae.revive" not in said
+    assert "raise model.vqvae.revive_below, or take fewer model.vqvae.codes): share" in said
+    assert said.endswith("(health.codebook_utilisation=0.5)")
+    assert reports[-1][f"{SIGN}.warned"] == 1.0
+
+
 def test_a_model_without_a_codebook_has_no_such_sign():
     tree = replace(SYSTEM.Settings(), {"health.stop": ("codebook_utilisation", "term_share")})
     other = replace(tree, {"model.kind": "vqvae", "health.overfit_ratio": 3.0})
@@ -109,6 +120,8 @@ def test_a_model_without_a_codebook_has_no_such_sign():
     assert [sign.name for sign in own.measured] == ["codebook_utilisation"]
     assert not none.measured and none.stop == ("term_share",) and none.overfit_ratio == 3.0
     assert own is other.health
+    revived = replace(other, {"model.vqvae.revive": "encoder"})
+    assert SYSTEM.health(revived).overfit_ratio == 3.0 and SYSTEM.health(revived).stop == own.stop
     with pytest.raises(SettingsError, match=r"health\.stop"):
         replace(tree, {"health.stop": ("cap_saturation",)})
     assert set(SIGNS) < {"codebook_utilisation", *SIGNS}

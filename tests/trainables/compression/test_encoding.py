@@ -20,15 +20,6 @@ from trainables.compression.system import Compression
 
 SHAPE = (16, 16, 6)
 AFFINE = np.array([[-1.5, 0, 0, 40], [0, 1.25, 0, -30], [0, 0, 3.0, 7], [0, 0, 0, 1.0]])
-SMALL = {
-    "model.vae.widths": (8, 8),
-    "model.vqvae.widths": (8,),
-    "model.vqvae.codes": 16,
-    "data.image_size": 16,
-    "data.volume_size": (8, 16, 16),
-    "data.source": "folder",
-    "train.validation_batch_size": 4,
-}
 SYSTEM = Compression()
 
 
@@ -60,19 +51,9 @@ def unequal(tmp_path_factory) -> Path:
     return folder
 
 
-def made(root, **changes):
-    named = {key.replace("__", "."): value for key, value in changes.items()}
-    settings = replace(SYSTEM.Settings(), {**SMALL, "data.root": str(root), **named})
-    torch.manual_seed(0)
-    built = SYSTEM.build(settings, None)
-    for module in built.modules.values():
-        module.eval()
-    return settings, built
-
-
 @pytest.mark.parametrize("kind", ["vae", "vqvae"])
-def test_latents_of_whole_splits_with_their_own_scale(root, tmp_path, kind):
-    settings, built = made(root, model__kind=kind, data__group="multi_modality")
+def test_latents_of_whole_splits_with_their_own_scale(autoencoder, root, tmp_path, kind):
+    settings, built = autoencoder(root, model__kind=kind, data__group="multi_modality")
     prepared = SYSTEM.prepare(settings, tmp_path / "cache")
     model = built.modules["autoencoder"]
     path = tmp_path / "a.arrow"
@@ -99,11 +80,11 @@ def test_latents_of_whole_splits_with_their_own_scale(root, tmp_path, kind):
     assert measured["scale_factor"] == facts["scale_factor"]
 
 
-def test_volumes_of_a_2d_model_are_its_slices_in_order(root, tmp_path):
+def test_volumes_of_a_2d_model_are_its_slices_in_order(autoencoder, root, tmp_path):
     """Also the slices that a training leaves out. Six of a patient's six, with a copy of the
     outermost at each end.
     """
-    settings, built = made(root, data__slice_sum=1e9)
+    settings, built = autoencoder(root, data__slice_sum=1e9)
     model, path = built.modules["autoencoder"], tmp_path / "a.arrow"
     settings, prepared = prepare_volumes(settings, tmp_path / "cache")
     facts = encode_data(settings, model, prepared, ["train", "validation"], {"step": 1}, path)
@@ -126,8 +107,8 @@ def test_volumes_of_a_2d_model_are_its_slices_in_order(root, tmp_path):
     )
 
 
-def test_data_of_other_channels_is_refused(root, tmp_path):
-    settings, built = made(root)
+def test_data_of_other_channels_is_refused(autoencoder, root, tmp_path):
+    settings, built = autoencoder(root)
     dual = replace(settings, {"data.group": "dual"})
     prepared = SYSTEM.prepare(dual, tmp_path / "cache")
     with pytest.raises(SettingsError, match=r"takes images of 1 channels, and data\.group=dual"):
@@ -139,9 +120,11 @@ def test_data_of_other_channels_is_refused(root, tmp_path):
     ([], ""),
     (None, ""),
 ])
-def test_another_decision_about_values_below_0_is_said(root, capsys, tmp_path, learnt, said):
+def test_another_decision_about_values_below_0_is_said(
+    autoencoder, root, capsys, tmp_path, learnt, said
+):
     """The scans of noise have none, so their own decision is that nothing is signed."""
-    settings, built = made(root, data__group="flair")
+    settings, built = autoencoder(root, data__group="flair")
     prepared = SYSTEM.prepare(settings, tmp_path / "cache")
     assert list(prepared.signed) == []
     model = built.modules["autoencoder"]
@@ -153,8 +136,8 @@ def test_another_decision_about_values_below_0_is_said(root, capsys, tmp_path, l
         assert "data.below_zero=keep" in told
 
 
-def test_volumes_are_as_deep_as_the_deepest_patient(unequal, tmp_path):
-    settings, built = made(unequal)
+def test_volumes_are_as_deep_as_the_deepest_patient(autoencoder, unequal, tmp_path):
+    settings, built = autoencoder(unequal)
     settings, prepared = prepare_volumes(settings, tmp_path / "cache")
     assert settings.data.volume_size == prepared.space == (30, 16, 16)
     assert prepared.counts["cropped_slices"] == 0
@@ -167,8 +150,8 @@ def test_volumes_are_as_deep_as_the_deepest_patient(unequal, tmp_path):
     assert found.inside.tolist() == [[9, 21], [0, 30], [10, 19]]
 
 
-def test_a_depth_that_is_given_decides_and_what_it_crops_is_said(unequal, tmp_path):
-    settings, _ = made(unequal, data__volume_size=(16, 64, 64))
+def test_a_depth_that_is_given_decides_and_what_it_crops_is_said(autoencoder, unequal, tmp_path):
+    settings, _ = autoencoder(unequal, data__volume_size=(16, 64, 64))
     settings, prepared = prepare_volumes(settings, tmp_path / "cache", ["data.volume_size"])
     assert settings.data.volume_size == (16, 16, 16)
     assert prepared.counts["cropped_slices"] == 14
@@ -178,19 +161,21 @@ def test_a_depth_that_is_given_decides_and_what_it_crops_is_said(unequal, tmp_pa
 
 
 @pytest.mark.parametrize(("depth", "is_said"), [(30, False), (29, False), (28, True)])
-def test_a_few_cropped_slices_are_counted_without_a_warning(unequal, tmp_path, depth, is_said):
+def test_a_few_cropped_slices_are_counted_without_a_warning(
+    autoencoder, unequal, tmp_path, depth, is_said
+):
     """One of 51 is below 2 %, two are above."""
-    settings, _ = made(unequal, data__volume_size=(depth, 16, 16))
+    settings, _ = autoencoder(unequal, data__volume_size=(depth, 16, 16))
     _, prepared = prepare_volumes(settings, tmp_path / "cache", ["data.volume_size"])
     assert prepared.counts["cropped_slices"] == 30 - depth
     assert any("without a latent" in text for text in prepared.warnings) == is_said
 
 
 @pytest.mark.slow
-def test_embedded_patients_are_those_of_the_training(tmp_path):
+def test_embedded_patients_are_those_of_the_training(autoencoder, tmp_path):
     changes = {"data.source": "embedded", "data.root": "", "data.slices": 11,
                "data.patients": (1, 1, 1), "data.volume_size": (8, 16, 16)}
-    settings = replace(made(tmp_path)[0], changes)
+    settings = replace(autoencoder(tmp_path)[0], changes)
     volumes, prepared = prepare_volumes(settings, tmp_path / "cache")
     assert volumes.data.volume_size == (11, 16, 16)
     SYSTEM.prepare(settings, tmp_path / "cache")
@@ -205,9 +190,9 @@ def places(affine, shape):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_file_has_what_is_known_of_the_images(root, tmp_path, dims):
+def test_the_file_has_what_is_known_of_the_images(autoencoder, root, tmp_path, dims):
     """Against the seg file by nibabel: the masks and where they lie; lesions of those masks."""
-    settings, built = made(root, data__slice_sum=0.0, data__lesion_pixels=2)
+    settings, built = autoencoder(root, data__slice_sum=0.0, data__lesion_pixels=2)
     prepared = SYSTEM.prepare(settings, tmp_path / "cache")
     if dims == 3:
         settings, prepared = prepare_volumes(settings, tmp_path / "cache")

@@ -25,15 +25,6 @@ from trainables.compression.use import FIGURE, LEFT_OUT
 from trainables.request import Request
 
 SHAPE = (16, 16, 6)
-SMALL = {
-    "model.vae.widths": (8, 8),
-    "model.vqvae.widths": (8,),
-    "model.vqvae.codes": 16,
-    "data.image_size": 16,
-    "data.volume_size": (8, 16, 16),
-    "data.source": "folder",
-    "train.validation_batch_size": 4,
-}
 SYSTEM = Compression()
 
 
@@ -51,16 +42,6 @@ def root(tmp_path_factory) -> Path:
     return folder
 
 
-def made(root, **changes):
-    named = {key.replace("__", "."): value for key, value in changes.items()}
-    settings = replace(SYSTEM.Settings(), {**SMALL, "data.root": str(root), **named})
-    torch.manual_seed(0)
-    built = SYSTEM.build(settings, None)
-    for module in built.modules.values():
-        module.eval()
-    return settings, built
-
-
 def generate(settings, built, source, target):
     target.mkdir()
     measures = SYSTEM.generate(settings, built.modules, Request(target=target, source=source))
@@ -74,8 +55,8 @@ def read(path):
     return np.asarray(image.dataobj).transpose(2, 1, 0)[:, ::-1, ::-1]
 
 
-def test_files_hold_what_the_model_makes_of_the_samples(root, tmp_path):
-    settings, built = made(root, data__slice_sum=0.0)
+def test_files_hold_what_the_model_makes_of_the_samples(autoencoder, root, tmp_path):
+    settings, built = autoencoder(root, data__slice_sum=0.0)
     found = generate(settings, built, root, tmp_path / "out")
     assert (found["patients"], found["scans"], found["slices"]) == (3, 3, 18)
     prepared = SYSTEM.prepare(settings, tmp_path / "cache")
@@ -91,8 +72,8 @@ def test_files_hold_what_the_model_makes_of_the_samples(root, tmp_path):
     assert Image.open(tmp_path / "alone" / FIGURE).size == (16, 48)
 
 
-def test_volumes_go_through_whole_and_come_back_without_padding(root, tmp_path):
-    settings, built = made(root, model__spatial_dims=3, model__kind="vqvae")
+def test_volumes_go_through_whole_and_come_back_without_padding(autoencoder, root, tmp_path):
+    settings, built = autoencoder(root, model__spatial_dims=3, model__kind="vqvae")
     found = generate(settings, built, root / "val" / "3", tmp_path / "out")
     assert (found["scans"], found["slices"], found["cropped_slices"]) == (1, 6, 0)
     image = nibabel.load(tmp_path / "out" / "3" / "bravo.nii.gz")
@@ -111,12 +92,12 @@ def scan(path: Path, low: int, depth: int = 6) -> Path:
 
 @pytest.mark.parametrize(("trained_on", "kept"), [(-1000, True), (0, False)])
 def test_values_below_0_are_treated_as_in_the_training_and_it_is_said(
-    tmp_path, capsys, trained_on, kept
+    autoencoder, tmp_path, capsys, trained_on, kept
 ):
     """What the model sees of a CT, after a training on CT and after one on MRI."""
     for place in ("train/1", "train/2", "val/3"):
         scan(tmp_path / "data" / place / "bravo.nii.gz", trained_on)
-    settings, _ = made(tmp_path / "data")
+    settings, _ = autoencoder(tmp_path / "data")
     prepared = SYSTEM.prepare(settings, tmp_path / "cache")
     assert prepared.notes["signed.bravo"] == float(kept)
     stored = json.loads(json.dumps(dict(SYSTEM.build(settings, prepared).meta)))
@@ -131,10 +112,10 @@ def test_values_below_0_are_treated_as_in_the_training_and_it_is_said(
     told = capsys.readouterr().err.splitlines()
     assert len(told) == (1 if kept else 2)
     if kept:
-        assert told[0].startswith("warning: 1 images have values below 0 that were kept")
+        assert told[0].startswith("warning: 1 image has values below 0 that were kept")
     else:
-        assert told[0].startswith("warning: 1 images have values below 0 that became 0")
-        assert told[1].startswith("warning: 1 of them are signed by themselves")
+        assert told[0].startswith("warning: 1 image has values below 0 that became 0")
+        assert told[1].startswith("warning: 1 of them is signed by the rule for one image")
         assert str(ct) in told[1]
     values = np.asarray(nibabel.load(ct).dataobj, np.float64)
     limits = (values[values > values.min()], values[values > 0])[not kept]
@@ -147,10 +128,10 @@ def test_values_below_0_are_treated_as_in_the_training_and_it_is_said(
     np.testing.assert_allclose(own, wanted.numpy(), atol=1e-4)
 
 
-def test_a_checkpoint_of_before_goes_by_each_image_and_stretches(tmp_path, root):
+def test_a_checkpoint_of_before_goes_by_each_image_and_stretches(autoencoder, tmp_path, root):
     """As it was trained; its meta says nothing of a decision."""
     before = as_stored("compression", {"data.image_size": 16})
-    settings = replace(SYSTEM.Settings(), {**SMALL, **before, "data.root": str(root)})
+    settings = autoencoder(root, **before)[0]
     assert (settings.data.below_zero, settings.data.fit) == ("each", "stretch")
     model = SYSTEM.rebuild(settings, {"channels": 1}).modules["autoencoder"]
     assert model.signed is None
@@ -167,24 +148,24 @@ def test_a_checkpoint_of_before_goes_by_each_image_and_stretches(tmp_path, root)
     assert (found.negative, found.clipped, found.unlike) == (1, 0, ())
 
 
-def test_a_deep_volume_is_cropped_and_it_is_said(root, tmp_path, capsys):
-    settings, built = made(root, model__spatial_dims=3, model__kind="vqvae")
+def test_a_deep_volume_is_cropped_and_it_is_said(autoencoder, root, tmp_path, capsys):
+    settings, built = autoencoder(root, model__spatial_dims=3, model__kind="vqvae")
     capsys.readouterr()
     path = scan(tmp_path / "deep" / "bravo.nii.gz", 0, depth=11)
     found = generate(settings, built, path, tmp_path / "out")
     assert (found["slices"], found["cropped_slices"]) == (8, 3)
     (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("warning: 1 of 1 volumes have more slices than data.volume_size")
+    assert told.startswith("warning: 1 of 1 volume has more slices than data.volume_size")
     assert "3 of 11 (27.3%); deep/bravo loses 3 of 11. Cut the files" in told
 
 
-def test_channels_and_masks_each_have_a_file(root, tmp_path):
-    settings, built = made(root, data__group="dual")
+def test_channels_and_masks_each_have_a_file(autoencoder, root, tmp_path):
+    settings, built = autoencoder(root, data__group="dual")
     generate(settings, built, root / "val", tmp_path / "dual")
     names = sorted(path.name for path in (tmp_path / "dual" / "3").iterdir())
     assert names == ["t1_gd.nii.gz", "t1_pre.nii.gz"]
     seg = {"data__group": "seg", "model__seg_mode": True, "model__kind": "vqvae"}
-    settings, built = made(root, **seg)
+    settings, built = autoencoder(root, **seg)
     found = generate(settings, built, root / "val", tmp_path / "seg")
     assert 0.0 <= found["dice"] <= 1.0
     made_mask = nibabel.load(tmp_path / "seg" / "3" / "seg.nii.gz")
@@ -192,13 +173,13 @@ def test_channels_and_masks_each_have_a_file(root, tmp_path):
     assert set(np.unique(np.asarray(made_mask.dataobj))) <= {0, 1}
 
 
-def test_unusable_patients_are_counted_and_named(root, tmp_path):
+def test_unusable_patients_are_counted_and_named(autoencoder, root, tmp_path):
     source = tmp_path / "in"
     (source / "good").mkdir(parents=True)
     (source / "good" / "bravo.nii.gz").write_bytes(
         (root / "val" / "3" / "bravo.nii.gz").read_bytes()
     )
-    settings, built = made(root)
+    settings, built = autoencoder(root)
     (source / "bad").mkdir()
     (source / "bad" / "bravo.nii.gz").write_bytes(b"no gzip")
     found = generate(settings, built, source, tmp_path / "out")
@@ -209,8 +190,8 @@ def test_unusable_patients_are_counted_and_named(root, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_rebuilt_network_is_the_same_and_looks_nothing_up(root):
-    settings, built = made(root, model__kind="dcae")
+def test_a_rebuilt_network_is_the_same_and_looks_nothing_up(autoencoder, root):
+    settings, built = autoencoder(root, model__kind="dcae")
     named = replace(settings, {"model.pretrained": "/no/such/folder"})
     again = SYSTEM.rebuild(named, built.meta)
     again.modules["autoencoder"].load_state_dict(built.modules["autoencoder"].state_dict())

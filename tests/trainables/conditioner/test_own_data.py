@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 from data.fields.outlines import samples
@@ -102,6 +102,26 @@ def test_fields_are_predicted_without_the_training_data(fields, tmp_path, capsys
     error = np.linalg.norm((found - values).reshape(COUNT, -1), axis=1)
     relative = error / np.linalg.norm(values.reshape(COUNT, -1), axis=1)
     assert report["val.decoded_field_error"] == pytest.approx(relative[rows].mean(), rel=1e-5)
+
+
+def test_an_image_that_is_not_square_is_refused_with_a_way_out_that_generate_takes(
+    fields, tmp_path, capsys
+):
+    folder, out = fields[0], tmp_path / "out"
+    shutil.copytree(folder / "mine", tmp_path / "in")
+    with Image.open(tmp_path / "in" / "img7.png") as image:
+        image.crop((0, 0, SIDE, SIDE // 2)).save(tmp_path / "in" / "img7.png")
+    told = ["--checkpoint", folder / "run", "--input", tmp_path / "in", "--output", out]
+    assert generate.main([*map(str, told)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path / 'in'}: 1 of 24 images cannot be used; mend them, ")
+    assert "img7.png: expected a square image, found 16x8 pixels." in said
+    assert "(data.fit=refuse): pad or crop it to a square." in said
+    assert "target" not in said and "data.fit=pad" not in said
+    with Image.open(tmp_path / "in" / "img7.png") as image:
+        ImageOps.pad(image, (SIDE, SIDE)).save(tmp_path / "in" / "img7.png")
+    shutil.rmtree(out)
+    assert generate.main([*map(str, told)]) == 0
 
 
 def test_the_written_field_is_that_of_the_written_latents(fields, tmp_path):

@@ -94,7 +94,7 @@ def trained(request, tmp_path, shared_cache, capsys, one_thread):
         tree = replace(system.Settings(), {**short, **changes})
         report = fit(system, tree, LocalRun(tmp_path / name), prepared)
         said = capsys.readouterr().err.splitlines()
-        return report, [line for line in said if "took over" in line]
+        return report, [line for line in said if "its share began at" in line]
 
     return train
 
@@ -112,5 +112,7 @@ def test_a_term_of_a_hundred_times_its_weight_is_told_and_the_declared_ones_are_
     largest = max(shares, key=shares.get)
     weight = f"{largest.removeprefix('train.')}.weight"
     planted, (line,) = trained("planted", **{weight: 100.0 * plain[f"{largest}.weight"]})
-    assert line.startswith(f"warning: step 2: {largest.removeprefix('train.')} took over: ")
+    assert line.startswith(f"warning: step 2: {largest.removeprefix('train.')} ")
+    began = float(line.split("its share began at ")[1].split(",")[0])
+    assert ("took over" in line) == (began <= 0.5) != ("was most of the sum" in line)
     assert planted["health.term_share.warned"] == 1.0
