@@ -43,8 +43,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "models.diffusion.strategies": {"models"},
     "models.fields": {"models"},
     "models.hdr": {"models"},
-    # feature networks and encodings
-    "losses": LOWEST | {"models", "losses.balancers"},
+    "losses": LOWEST | {"models", "losses.balancers"},  # feature networks and encodings
     "losses.balancers": {"losses"},
     "metrics": LOWEST | {"models"},
     "search_spaces": LOWEST,

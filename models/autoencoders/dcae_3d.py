@@ -17,23 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from models.autoencoders.settings import DcaeSettings
+from models.space_to_depth import pixel_shuffle, pixel_unshuffle
 
 Factors = tuple[int, int, int]
 
 NORM_EPS = 1e-5
-
-
-def pixel_unshuffle(x: Tensor, factors: Factors) -> Tensor:
-    """[B, C, D d, H h, W w] -> [B, C d h w, D, H, W], as torch's of that name in 2-D."""
-    for axis, factor in zip((4, 3, 2), reversed(factors), strict=True):
-        x = x.unflatten(axis, (-1, factor))  # the last axis first: those before keep their places
-    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
-
-
-def pixel_shuffle(x: Tensor, factors: Factors) -> Tensor:
-    """[B, C d h w, D, H, W] -> [B, C, D d, H h, W w]: the inverse of `pixel_unshuffle`."""
-    x = x.unflatten(1, (-1, *factors)).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
 def average_groups(x: Tensor, channels: int) -> Tensor:

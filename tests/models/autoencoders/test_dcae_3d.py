@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.autoencoders.build import build_autoencoder
-from models.autoencoders.dcae_3d import (
-    ChannelNorm,
-    Down,
-    Up,
-    networks,
-    pixel_shuffle,
-    pixel_unshuffle,
-)
+from models.autoencoders.dcae_3d import ChannelNorm, Down, Up, networks
 from models.autoencoders.settings import DcaeSettings, ModelSettings
+from models.space_to_depth import pixel_shuffle, pixel_unshuffle
 
 DOCUMENTED = DcaeSettings(
     latent_channels=32,

@@ -1,0 +1,269 @@
+"""The spaces that images are diffused in: pixels, pixels moved into channels, Haar wavelets.
+
+A space rearranges an image without loss and standardises the channels of the result (001-M13: a
+loss over times compares noise with data of variance 1, so it needs them standardised).
+
+Shapes: images [B, C, *S], `*S` (H, W) or (D, H, W); in the space [B, c, *s].
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.space_to_depth import pixel_shuffle, pixel_unshuffle
+from settings.schema import Settings, setting
+
+KINDS = ("pixel", "space_to_depth", "wavelet")
+
+STATISTICS = ("voxels", "sample_means")
+
+FACTOR = 2
+"""Pixels along each axis in a cell of space_to_depth and wavelet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceSettings(Settings):
+    """Where the diffusion takes place."""
+
+    kind: str = setting(
+        "pixel",
+        "images as they are; blocks of 2 x 2 (x 2) pixels as channels; or the subbands of one "
+        "level of Haar wavelets",
+        choices=KINDS,
+    )
+    statistics: str = setting(
+        "voxels",
+        "what a channel is divided by: the deviation of its values over all voxels, or that of "
+        "the means of the samples, the document's form (001-M19)",
+        choices=STATISTICS,
+    )
+
+
+class Space(nn.Module, ABC):
+    """z = (rearranged(x) - shift) / scale, and back.
+
+    Attributes:
+        dimensions: of `*S`.
+        shift, scale: float32 [c], 0 and 1 until `standardise`; buffers, so that they are stored
+            with what is trained in the space.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, dimensions: int, channels: int) -> None:
+        """Args: channels: C of the images."""
+        super().__init__()
+        self.dimensions = dimensions
+        count = self.channels_of(channels)
+        self.register_buffer("shift", torch.zeros(count))
+        self.register_buffer("scale", torch.ones(count))
+
+    @abstractmethod
+    def channels_of(self, channels: int) -> int:
+        """c of images with C channels."""
+
+    @abstractmethod
+    def size_of(self, size: Sequence[int]) -> tuple[int, ...]:
+        """`*s` of images of size `*S`.
+
+        Raises:
+            ValueError: a side is not a whole number of cells.
+        """
+
+    @abstractmethod
+    def rearranged(self, image: Tensor) -> Tensor:
+        """[B, C, *S] -> [B, c, *s], for any C: conditions as well."""
+
+    @abstractmethod
+    def restored(self, values: Tensor) -> Tensor:
+        """The inverse of `rearranged`."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        """[B, C, *S] -> [B, c, *s], standardised."""
+        shape = (-1, *[1] * self.dimensions)
+        return (self.rearranged(image) - self.shift.view(shape)) / self.scale.view(shape)
+
+    def decode(self, values: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        shape = (-1, *[1] * self.dimensions)
+        return self.restored(values * self.scale.view(shape) + self.shift.view(shape))
+
+    @torch.no_grad()
+    def standardise(self, shift: Tensor, scale: Tensor) -> None:
+        """Sets shift and scale [c], the moments of the training split (`ChannelMoments`).
+
+        Raises:
+            ValueError: one is not finite, or a scale is not above 0.
+        """
+        for name, value in (("shift", shift), ("scale", scale)):
+            if value.shape != self.shift.shape or not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"the {name} of a space has {len(self.shift)} finite numbers, one for each of "
+                    f"its channels, not {value.tolist()}."
+                )
+        if not bool((scale > 0.0).all()):
+            raise ValueError(
+                "a channel whose values are all equal cannot be standardised: the scales are "
+                f"{scale.tolist()}, and all must be above 0. Leave out the channel, or use "
+                "space.kind=pixel or space.statistics=voxels."
+            )
+        self.shift.copy_(shift)
+        self.scale.copy_(scale)
+
+    def moments(
+        self, images: Iterable[Tensor], statistics: str = "voxels"
+    ) -> tuple[Tensor, Tensor]:
+        """Shift and scale float64 [c] of batches of images in this space, before any are set."""
+        moments = ChannelMoments()
+        for image in images:
+            moments.add(self.rearranged(image))
+        by_voxels = statistics == "voxels"
+        return moments.mean, moments.deviation if by_voxels else moments.deviation_of_means
+
+
+class PixelSpace(Space):
+    """Images as they are."""
+
+    def channels_of(self, channels: int) -> int:
+        return channels
+
+    def size_of(self, size: Sequence[int]) -> tuple[int, ...]:
+        return tuple(size)
+
+    def rearranged(self, image: Tensor) -> Tensor:
+        return image
+
+    def restored(self, values: Tensor) -> Tensor:
+        return values
+
+
+class SpaceToDepth(Space):
+    """Blocks of 2 x 2 pixels, or 2 x 2 x 2 voxels, as channels; those of an image's channel lie
+    together, in row-major order.
+    """
+
+    def channels_of(self, channels: int) -> int:
+        return channels * FACTOR**self.dimensions
+
+    def size_of(self, size: Sequence[int]) -> tuple[int, ...]:
+        if len(size) != self.dimensions or any(side < 1 or side % FACTOR for side in size):
+            raise ValueError(
+                f"this space takes images with {self.dimensions} sides that are multiples of "
+                f"{FACTOR}, not {tuple(size)}. Change the size of the images, or use "
+                "space.kind=pixel."
+            )
+        return tuple(side // FACTOR for side in size)
+
+    def rearranged(self, image: Tensor) -> Tensor:
+        self.size_of(image.shape[2:])
+        return pixel_unshuffle(image, (FACTOR,) * self.dimensions)
+
+    def restored(self, values: Tensor) -> Tensor:
+        return pixel_shuffle(values, (FACTOR,) * self.dimensions)
+
+
+class HaarWavelet(SpaceToDepth):
+    """One level of the orthonormal Haar transform: along each axis neighbours a, b become
+    (a + b) / sqrt(2) and (a - b) / sqrt(2). The 4 or 8 subbands of an image's channel lie
+    together, low frequencies first, the last axis fastest: LLL, LLH, LHL, ..., HHH.
+
+    White noise stays white noise of the same variance; a scale by subband changes that.
+    """
+
+    signs: Tensor
+
+    def __init__(self, dimensions: int, channels: int) -> None:
+        super().__init__(dimensions, channels)
+        signs = torch.ones(1, 1)
+        for _ in range(dimensions):
+            signs = torch.kron(signs, torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+        self.register_buffer("signs", signs, persistent=False)
+
+    def rearranged(self, image: Tensor) -> Tensor:
+        return self._by_subbands(super().rearranged(image))
+
+    def restored(self, values: Tensor) -> Tensor:
+        return super().restored(self._by_subbands(values))
+
+    def _by_subbands(self, values: Tensor) -> Tensor:
+        """The orthonormal matrix, which is symmetric and so its own inverse, over the pixels of
+        each block.
+        """
+        count = len(self.signs)
+        blocks = values.unflatten(1, (-1, count))
+        sums = torch.einsum("ij,bcj...->bci...", self.signs.to(values.dtype), blocks)
+        return (sums / math.sqrt(count)).flatten(1, 2)
+
+
+SPACES: dict[str, type[Space]] = {
+    "pixel": PixelSpace,
+    "space_to_depth": SpaceToDepth,
+    "wavelet": HaarWavelet,
+}
+"""Every kind by name."""
+
+
+def build_space(settings: SpaceSettings, dimensions: int, channels: int) -> Space:
+    """The space of images with C channels."""
+    return SPACES[settings.kind](dimensions, channels)
+
+
+class ChannelMoments:
+    """Mean and deviation of every channel over the voxels of all samples, batch by batch in
+    float64 (Chan, Golub and LeVeque, COMPSTAT 1982).
+
+    Beside it the deviation over the *means* of samples, which the document takes for that of the
+    voxels (001-M19): with N voxels of independent values it is sqrt(N) times too small.
+
+    Attributes:
+        mean: float64 [c].
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.mean = self._squares = self._squares_of_means = torch.zeros(0, dtype=torch.float64)
+
+    def add(self, values: Tensor) -> None:
+        """[B, c, *s]; every batch has samples of one size."""
+        by_voxel = values.detach().double().flatten(2)
+        batch, channels, voxels = by_voxel.shape
+        if not self.samples:
+            self._voxels = voxels
+            self.mean = by_voxel.new_zeros(channels)
+            self._squares = self.mean.clone()
+            self._squares_of_means = self.mean.clone()
+        if voxels != self._voxels:
+            raise ValueError(
+                f"the moments are those of samples of one size, {self._voxels} voxels, not "
+                f"{voxels}."
+            )
+        means = by_voxel.mean(dim=2)
+        mean = means.mean(dim=0)
+        both = self.samples + batch
+        shared = (mean - self.mean).square() * (self.samples * batch / both)
+        self._squares += (by_voxel - mean[:, None]).square().sum(dim=(0, 2)) + voxels * shared
+        self._squares_of_means += (means - mean).square().sum(dim=0) + shared
+        self.mean = self.mean + (mean - self.mean) * (batch / both)
+        self.samples = both
+
+    @property
+    def deviation(self) -> Tensor:
+        """Float64 [c], over all voxels of all samples."""
+        return (self._squares / (self._count() * self._voxels)).sqrt()
+
+    @property
+    def deviation_of_means(self) -> Tensor:
+        """Float64 [c], over the means of the samples."""
+        return (self._squares_of_means / self._count()).sqrt()
+
+    def _count(self) -> int:
+        if not self.samples:
+            raise ValueError("there are no moments of no samples: add a batch first.")
+        return self.samples

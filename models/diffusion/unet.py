@@ -1,0 +1,73 @@
+"""MONAI's UNet of latent diffusion behind our interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor
+
+from models.diffusion.interface import DiffusionNetwork, conditioned, sinusoids
+from models.diffusion.settings import ModelSettings
+
+
+class Unet(DiffusionNetwork, DiffusionModelUNet):
+    """The library's layers, with a forward of ours in which an embedding joins that of the time.
+    E is four times the first width; the time embedding e enters every residual block.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        size: tuple[int, ...],
+        in_channels: int,
+        out_channels: int,
+        context_channels: int = 0,
+    ) -> None:
+        if context_channels:
+            raise ValueError("a UNet takes a condition image as channels of its input alone.")
+        shape = settings.unet
+        levels = len(shape.widths)
+        # without flash attention every pair of cells is held in memory, and heads of the default
+        # width of 8 are slow
+        super().__init__(
+            spatial_dims=settings.spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            num_res_blocks=shape.res_blocks,
+            channels=shape.widths,
+            attention_levels=[level >= levels - shape.attention for level in range(levels)],
+            norm_num_groups=shape.norm_groups,
+            num_head_channels=shape.head_width,
+            use_flash_attention=True,
+        )
+        self.dimensions, self.size = settings.spatial_dims, None
+        self.divisors = settings.divisors
+        self.embedding_width = 4 * shape.widths[0]
+        self.context_channels = 0
+        self.checkpointing = settings.checkpointing
+
+    def forward(  # type: ignore[override]  # the library's has other arguments
+        self,
+        x: Tensor,
+        time: Tensor,
+        embedding: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        self.check_input(x, time, embedding, context)
+        convolution: Any = self.conv_in
+        dtype = convolution.conv.weight.dtype
+        features = sinusoids(time, self.block_out_channels[0]).to(dtype)
+        e = conditioned(self.time_embed(features), embedding)
+        h = convolution(x.to(dtype))
+        skips = [h]
+        for block in self.down_blocks:
+            h, outputs = self.run(block, h, e)
+            skips += outputs
+        h = self.run(self.middle_block, h, e)
+        up_blocks: Any = self.up_blocks
+        for block in up_blocks:
+            count = len(block.resnets)
+            h = self.run(block, h, skips[-count:], e)
+            del skips[-count:]
+        return self.out(h).to(x.dtype)
