@@ -38,12 +38,10 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "data.hdr": {"data"},
     "data.mri": {"data"},
     "models": LOWEST,
-    "models.autoencoders": {"models"},
-    "models.diffusion": {"models"},
-    "models.diffusion.strategies": {"models"},
-    "models.fields": {"models"},
-    "models.hdr": {"models"},
-    "losses": LOWEST | {"models", "losses.balancers"},  # feature networks and encodings
+    **{f"models.{wing}": {"models"} for wing in ("autoencoders", "fields", "hdr")},
+    **{f"models.{wing}": {"models"} for wing in ("diffusion", "diffusion.strategies")},
+    # feature networks and encodings
+    "losses": LOWEST | {"models", "losses.balancers"},
     "losses.balancers": {"losses"},
     "metrics": LOWEST | {"models"},
     "search_spaces": LOWEST,

@@ -63,8 +63,7 @@ class Ddpm(Strategy):
         """dx/dt = dphi/dt (alpha noise - sigma x_0)."""
         _, slope = self._angle(t)
         at = self.coefficients(t)
-        noise = self.noise_estimate(x, prediction, t)
-        clean = self.clean_estimate(x, prediction, t)
+        noise, clean = at.noise(x, prediction), at.clean(x, prediction)
         return mixed((slope * at.alpha, noise), (-slope * at.sigma, clean))
 
     def time_of(self, log_snr: Tensor) -> Tensor:

@@ -41,6 +41,23 @@ class Coefficients:
         """Of the two equations; zero nowhere in (0, 1)."""
         return self.alpha * self.b - self.sigma * self.a
 
+    def at(self, index: int) -> Coefficients:
+        """Those of one t, [1], for every sample of a batch."""
+        alpha, sigma, a, b = (
+            part[index : index + 1] for part in (self.alpha, self.sigma, self.a, self.b)
+        )
+        return Coefficients(alpha, sigma, a, b)
+
+    def clean(self, x: Tensor, prediction: Tensor) -> Tensor:
+        """x_0 by the two equations."""
+        over = self.determinant
+        return mixed((self.b / over, x), (-self.sigma / over, prediction))
+
+    def noise(self, x: Tensor, prediction: Tensor) -> Tensor:
+        """The noise by the two equations."""
+        over = self.determinant
+        return mixed((self.alpha / over, prediction), (-self.a / over, x))
+
 
 class Strategy(ABC):
     """What a kind defines, and what follows from its coefficients.
@@ -116,13 +133,11 @@ class Strategy(ABC):
 
     def clean_estimate(self, x: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """x_0 as the prediction has it (001-M14: of ddpm by alpha-bar, not x minus prediction)."""
-        at = self.coefficients(t)
-        return mixed((at.b / at.determinant, x), (-at.sigma / at.determinant, prediction))
+        return self.coefficients(t).clean(x, prediction)
 
     def noise_estimate(self, x: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """The noise as the prediction has it."""
-        at = self.coefficients(t)
-        return mixed((at.alpha / at.determinant, prediction), (-at.a / at.determinant, x))
+        return self.coefficients(t).noise(x, prediction)
 
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha^2 / sigma^2), float64 [B]: falls from infinity at t = 0."""

@@ -98,24 +98,23 @@ def sample_path(
     both = guided_prediction(counted[0], counted[1] if unconditional else None, settings.guidance)
     clip = _Clip(_range_of(strategy, settings, clean_range))
     draws = _Draws(seeds, shape)
-    times = strategy.sampling_times(settings).to(seeds.device)
-    x = (draws.take("noise") if noise is None else noise).double()
+    times = strategy.sampling_times(settings)
 
-    def state(t: Tensor, x: Tensor) -> State:
-        return State(float(t), x.float(), sum(c.samples for c in counted), clip.moved.clone())
+    def state(t: float, x: Tensor) -> State:
+        return State(t, x.float(), sum(c.samples for c in counted), clip.moved)
 
-    yield state(times[0], x)
-    t = times[0]
+    x, t = (draws.take("noise") if noise is None else noise).double(), float(times[0])
+    yield state(t, x)
     for leg in _legs(times, settings.restart):
-        if leg[0] > t:
-            places = t.expand(len(x)), leg[0].expand(len(x))
-            x = strategy.renoised(x, draws.take("restart"), *places)
-            yield state(leg[0], x)
+        if (later := float(leg[0])) > t:
+            here, there = (x.new_full((len(x),), place) for place in (t, later))
+            x = strategy.renoised(x, draws.take("restart"), here, there)
+            yield state(later, x)
         if strategy.kind == "ddpm":
             steps = _denoised(strategy, both, x, leg, settings, clip, draws)
         else:
             steps = _flown(strategy, both, x, leg, settings)
-        for t, x in steps:
+        for t, x in zip(leg[1:].tolist(), steps, strict=True):
             yield state(t, x)
 
 
@@ -152,14 +151,14 @@ def denoising_step(
 
 def _flown(
     strategy: Strategy, predict: Predict, x: Tensor, times: Tensor, settings: SamplingSettings
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(t, x) after each step along the flow."""
+) -> Iterator[Tensor]:
+    """x after each step along the flow."""
     velocity, chosen = velocity_of(strategy, predict), settings.rflow
     if chosen.solver == LIBRARY:
         path = library_trajectory(velocity, x, times, chosen.torchdiffeq)
-        return itertools.islice(path, 1, None)
-    path = trajectory(velocity, x, times, chosen.solver)
-    return ((t[0], x) for t, x in itertools.islice(path, 1, None))
+    else:
+        path = trajectory(velocity, x, times, chosen.solver)
+    return (x for _, x in itertools.islice(path, 1, None))
 
 
 def _denoised(
@@ -170,23 +169,21 @@ def _denoised(
     settings: SamplingSettings,
     clip: _Clip,
     draws: _Draws,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(t, x) after each step of denoising."""
+) -> Iterator[Tensor]:
+    """x after each step of denoising. Times stay on the host, which need not wait for a GPU."""
     eta = 1.0 if settings.ddpm.solver == "ancestral" else settings.ddpm.eta
-    for t, following in itertools.pairwise(times):
-        place = t.expand(len(x))
-        here, there = (strategy.coefficients(s.expand(len(x))) for s in (t, following))
-        prediction = predict(x, place)
-        clean = strategy.clean_estimate(x, prediction, place)
+    places = times.to(x.device, non_blocking=True)
+    coefficients = strategy.coefficients(places)
+    for index, following in enumerate(times[1:].tolist()):
+        here, there = coefficients.at(index), coefficients.at(index + 1)
+        prediction = predict(x, places[index].expand(len(x)))
+        clean, noise = here.clean(x, prediction), here.noise(x, prediction)
         if clip.bounds:
             clean = clip(clean)
             noise = mixed((1.0 / here.sigma, x), (-here.alpha / here.sigma, clean))
-        else:
-            noise = strategy.noise_estimate(x, prediction, place)
-        draws_none = eta == 0.0 or bool(following == 0.0)
-        fresh = None if draws_none else draws.take("step")
+        fresh = draws.take("step") if eta > 0.0 and following > 0.0 else None
         x = denoising_step(here, there, clean, noise, eta, fresh)
-        yield following, x
+        yield x
 
 
 def _legs(times: Tensor, restart: RestartSettings) -> list[Tensor]:
@@ -198,7 +195,7 @@ def _legs(times: Tensor, restart: RestartSettings) -> list[Tensor]:
             f"sampling.restart.high is at most the first t, {float(times[0]):.4g}, not "
             f"{restart.high:g}. Lower it."
         )
-    again = time_grid(restart.steps, restart.high, restart.low).to(times.device)
+    again = time_grid(restart.steps, restart.high, restart.low)
     to_low = torch.cat([times[times > restart.low], again[-1:]])
     to_end = torch.cat([again, times[times < restart.low]])
     return [to_low, *[again] * (restart.rounds - 1), to_end]
