@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from metrics.diffusion import LEVELS, TIME_BINS
 from models.diffusion.conditions import ModeEmbedding, SizeBinEmbedding, SizeBinMaps
 from models.diffusion.interface import combined
+from models.diffusion.spaces import Space
 from models.diffusion.strategies.build import make_strategy
 from models.diffusion.strategies.interface import Strategy, mixed
 from models.diffusion.strategies.settings import StrategySettings
@@ -67,7 +68,7 @@ class Conditions(nn.Module):
         return combined(embeddings), maps
 
 
-def noised(space: Any, batch: Tensors, settings: DiffusionSettings) -> dict[str, Tensor]:
+def noised(space: Space, batch: Tensors, settings: DiffusionSettings) -> dict[str, Tensor]:
     """A batch as the network is to see it: `clean`, `noisy`, `t`; what it is to predict, `target`,
     and the `weight` of its error. Noise and times are those of the samples' seeds.
     """
@@ -86,7 +87,8 @@ def noised(space: Any, batch: Tensors, settings: DiffusionSettings) -> dict[str,
 
 def noise_only(modules: Modules, batch: Tensors, settings: DiffusionSettings) -> dict[str, Tensor]:
     """`noised` with the network's prediction, without the image that it amounts to."""
-    given = noised(modules["space"], batch, settings)
+    space: Any = modules["space"]
+    given = noised(space, batch, settings)
     output = predict(modules, given["noisy"], given["t"], batch, settings)
     return {**given, "prediction": output}
 
@@ -101,7 +103,7 @@ def denoise(modules: Modules, batch: Tensors, settings: DiffusionSettings) -> di
 
 
 def with_estimate(
-    space: Any, batch: Tensors, settings: DiffusionSettings, estimate: Estimate
+    space: Space, batch: Tensors, settings: DiffusionSettings, estimate: Estimate
 ) -> dict[str, Tensor]:
     """What `denoise` gives for a clean estimate that no network makes.
 

@@ -5,13 +5,15 @@ change, and counts of lesions by size go along where they are a condition.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.files import Float64
 from data.mri.lesions import lesions_of
 from metrics.diffusion import LEVELS, TIME_BINS
 
@@ -24,12 +26,20 @@ LEVEL, BIN = "level", "bin"
 Sample = dict[str, Tensor]
 
 
+class Fixed(Protocol):
+    """Samples that are read by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
 class Pairs(Dataset[Sample]):
     """`pairs[index]`: image `index // PAIRS` with one of its levels. The noise is drawn from the
     index, so that every trial and every report sees the same.
     """
 
-    def __init__(self, images: Any) -> None:
+    def __init__(self, images: Fixed) -> None:
         self.images = images
 
     def __len__(self) -> int:
@@ -50,21 +60,23 @@ class WithCounts(Dataset[Sample]):
     they are counted after augmentation, for they are those of the image that is shown.
     """
 
-    def __init__(self, samples: Any, edges_mm: Sequence[float], least: int) -> None:
+    def __init__(self, samples: Dataset[Sample], edges_mm: Sequence[float], least: int) -> None:
         """Args: least: pixels of the smallest component that is a lesion."""
         self.samples, self.edges_mm, self.least = samples, tuple(edges_mm), least
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.samples)  # type: ignore[arg-type]  # map-style
 
-    def __getitem__(self, at: Any) -> Sample:
+    def __getitem__(self, at: int | tuple[int, int]) -> Sample:
         sample = self.samples[at]
         mask, spacing = sample["mask"][0].numpy(), sample["spacing"].tolist()
         diameters = lesions_of(mask, spacing, self.least).diameters_mm
         return {**sample, "counts": torch.from_numpy(size_counts(diameters, self.edges_mm))}
 
 
-def size_counts(diameters_mm: Any, edges_mm: Sequence[float]) -> Any:
+def size_counts(
+    diameters_mm: Float64 | Sequence[float], edges_mm: Sequence[float]
+) -> NDArray[np.int64]:
     """How many diameters lie in each bin, int64 [K]; one below the first edge is in none."""
     places = np.searchsorted(edges_mm, diameters_mm, side="right")
     return np.bincount(places, minlength=len(edges_mm) + 1)[1:].astype(np.int64)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.mri.dataset import open_split, units_of
+from data.mri.store import MriSamples
 from losses.diffusion import terms
 from metrics.diffusion import diffusion_metrics
 from models.diffusion.build import build_network
@@ -92,15 +93,21 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
 
     def loaders(self, settings: DiffusionSettings, prepared: Prepared) -> Loaders:
         data, regions = prepared.data, settings.loss.regional.is_on
-        train: Any = open_split(data, "train", settings.augment, regions=regions)
-        fixed = {split: open_split(data, split) for split in ("validation", "test")}
+        train = open_split(data, "train", settings.augment, regions=regions)
+        fixed = {
+            "validation": open_split(data, "validation"),
+            "test": open_split(data, "test"),
+        }
         units = {
             split: [unit for unit in units_of(data, split, samples) for _ in range(PAIRS)]
             for split, samples in fixed.items()
         }
-        pairs = {split: Pairs(_counted(settings, s, data)) for split, s in fixed.items()}
+        pairs: dict[str, Any] = {
+            split: Pairs(_counted(settings, samples, data.least_lesion))
+            for split, samples in fixed.items()
+        }
         return Loaders(
-            _counted(settings, train, data),
+            _counted(settings, train, data.least_lesion),
             pairs["validation"],
             notes=data.notes,
             warnings=data.warnings,
@@ -175,10 +182,9 @@ def _has_conditions(settings: DiffusionSettings) -> bool:
     return settings.condition.mode.enabled or settings.condition.sizes.enabled
 
 
-def _counted(settings: DiffusionSettings, samples: Any, data: Any) -> Dataset[dict[str, Tensor]]:
+def _counted(
+    settings: DiffusionSettings, samples: MriSamples, least: int
+) -> Dataset[dict[str, Tensor]]:
     """The samples, with their counts of lesions where these are a condition."""
     sizes = settings.condition.sizes
-    wrapped: Dataset[dict[str, Tensor]] = samples
-    if sizes.enabled:
-        wrapped = WithCounts(samples, sizes.edges_mm, data.least_lesion)
-    return wrapped
+    return WithCounts(samples, sizes.edges_mm, least) if sizes.enabled else samples

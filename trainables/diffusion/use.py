@@ -120,7 +120,7 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
     _check_conditions(settings, request)
     space: Any = modules["space"]
     device = space.shift.device
-    asked = _asked(settings, space, request)
+    asked = _asked(settings, space.affine, request)
     counts = dict.fromkeys(("samples", "clipped_values", "values"), 0.0)
     for indices, seeds in request.batches(len(asked)):
         conditions = [asked[index // request.count] for index in indices]
@@ -164,10 +164,12 @@ def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
         )
 
 
-def _asked(settings: DiffusionSettings, space: Any, request: Request) -> list[_Asked]:
+def _asked(
+    settings: DiffusionSettings, grid: Sequence[Sequence[float]] | None, request: Request
+) -> list[_Asked]:
     """The conditions: every slice with a lesion, or every volume, of the masks that are given."""
     if request.source is None:
-        affine = np.eye(4) if space.affine is None else np.array(space.affine, np.float64)
+        affine = np.eye(4) if grid is None else np.array(grid, np.float64)
         return [_Asked(None, affine)]
     dims = settings.model.spatial_dims
     data = replace(settings.data, {"group": MASK})
