@@ -109,15 +109,15 @@ def test_checkpointing_changes_neither_the_prediction_nor_a_gradient(
 
 
 @every_sort
-@pytest.mark.parametrize("rate", [0.01])
-def test_a_batch_is_learnt_in_some_steps(make, kind, dims, rate):
+def test_a_batch_is_learnt_in_some_steps(make, kind, dims):
+    """Pixel by pixel: what knows the mean alone keeps all of the loss."""
     network = make(kind, dims, condition=1).train()
     generator = torch.Generator().manual_seed(2)
     sides = (8, 16, 8)[:dims]
     x = torch.randn(2, 2, *sides, generator=generator)
-    target = x[:, :1] * 0.5 + 1.0
+    target = -x[:, :1]
     time = torch.tensor([0.2, 0.9])
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     losses = []
     for _ in range(20):
         loss = (network(x, time) - target).square().mean()

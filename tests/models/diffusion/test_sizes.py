@@ -51,11 +51,14 @@ def test_unet_from_two_channels_to_one():
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [("S", 32.5), ("B", 129.5), ("L", 456.8), ("XL", 673.6)]
+    ("size", "expected", "ours"),
+    [("S", 32.5, 32.6), ("B", 129.5, 129.7), ("L", 456.8, 457.1), ("XL", 673.6, 674.0)],
 )
-def test_dit(size, expected):
+def test_dit(size, expected, ours):
+    """Ours has positions that are trained, and the norms of queries and keys."""
     network = counted("dit", LATENT, 4, **{"dit.size": size, "dit.patch_size": 2})
     assert millions(network) == pytest.approx(expected, rel=0.005)
+    assert millions(network) == pytest.approx(ours, abs=0.05)
 
 
 def test_pixels_add_positions_to_dit():
@@ -92,19 +95,31 @@ def test_uvit_without_time_layers(size, expected):
     assert more - millions(network) == pytest.approx(2 * (width * width + width) / 1e6)
 
 
-@pytest.mark.parametrize(("kind", "dims", "largest"), [
-    ("unet", 2, 0.3), ("unet", 3, 0.8), ("dit", 2, 0.4), ("dit", 3, 0.5), ("hdit", 2, 0.9),
-    ("hdit", 3, 1.0), ("uvit", 2, 0.35), ("uvit", 3, 0.4),
-])  # fmt: skip
-def test_the_demo_is_small(kind, dims, largest):
-    network = counted(kind, (64, 64) if dims == 2 else (32, 32, 32), 1, condition=1)
-    assert 0.5 * largest < millions(network) < largest
+@pytest.mark.parametrize(
+    ("kind", "plane", "volume"),
+    [("unet", 0.29, 0.75), ("dit", 0.35, 0.37), ("hdit", 0.84, 0.90), ("uvit", 0.29, 0.31)],
+)
+def test_the_demo_is_small(kind, plane, volume):
+    for size, expected in (((64, 64), plane), ((32, 32, 32), volume)):
+        network = counted(kind, size, 1, condition=1)
+        assert millions(network) == pytest.approx(expected, abs=0.005)
+
+
+UNET_MILLIONS = {
+    "demo": 0.29,
+    "default": 18.50,
+    "default_4lvl": 50.97,
+    "default_3d": 184.37,
+    "default_3d_5lvl": 184.64,
+    "wdm_3d": 50.72,
+}
 
 
 @pytest.mark.parametrize("name", UNET_SIZES)
 def test_every_size_of_the_unet_runs_in_its_dimensions(name):
     dims = 3 if "3d" in name else 2
     network = counted("unet", (64,) * dims, 1, condition=1, unet=UNET_SIZES[name])
+    assert millions(network) == pytest.approx(UNET_MILLIONS[name], abs=0.005)
     with torch.device("meta"):
         x, time = torch.empty(1, 2, *(64,) * dims), torch.empty(1)
         assert network(x, time).shape == (1, 1, *(64,) * dims)

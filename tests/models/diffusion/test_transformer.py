@@ -131,6 +131,17 @@ def test_qk_norm_is_where_it_is_set(make, kind, qk_norm):
     assert (attentions[0].query.bias is None) == (kind == "uvit")
 
 
+def test_dit_has_the_gelu_of_its_paper_and_uvit_the_exact_one(make):
+    x = torch.linspace(-4.0, 4.0, 81, dtype=torch.float64)
+    by_tanh = 0.5 * x * (1.0 + (math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)).tanh())
+    exact = 0.5 * x * (1.0 + (x / math.sqrt(2.0)).erf())
+    for block, expected in ((make("dit", 2).blocks[0], by_tanh), (make("uvit", 2).middle, exact)):
+        widen, gelu, narrow = block.feed_forward
+        assert widen.out_features == narrow.in_features == 4 * widen.in_features
+        torch.testing.assert_close(gelu(x), expected, atol=1e-12, rtol=0.0)
+    assert (by_tanh - exact).abs().max() > 1e-4
+
+
 def test_drop_path_leaves_out_a_share_and_keeps_the_mean():
     torch.manual_seed(0)
     gate, branch = DropPath(0.25).train(), torch.ones(20_000, 2, 3)
@@ -139,6 +150,15 @@ def test_drop_path_leaves_out_a_share_and_keeps_the_mean():
     assert torch.equal(found, found[:, :1, :1].expand_as(found))
     assert float(found.mean()) == pytest.approx(1.0, abs=0.02)  # 5 standard errors
     assert torch.equal(gate.eval()(branch), branch)
+
+
+@pytest.mark.parametrize("crosses", [False, True])
+def test_drop_path_is_on_every_branch_of_a_block(shake, crosses):
+    block = shake(DitBlock(8, 2, qk_norm=True, drop_path=1.0, crosses=crosses)).train()
+    tokens, e, context = torch.randn(2, 3, 8), torch.randn(2, 8), torch.randn(2, 5, 8)
+    inputs = (tokens, e, context if crosses else None)
+    assert torch.equal(block(*inputs), tokens)
+    assert not torch.allclose(block.eval()(*inputs), tokens, atol=1e-3)
 
 
 def test_drop_path_grows_linearly():
