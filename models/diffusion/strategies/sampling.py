@@ -94,8 +94,10 @@ def sample_path(
             above the first step.
         SettingsError: a solver whose package is not installed.
     """
-    counted = _Counted(predict), _Counted(unconditional or predict)
-    both = guided_prediction(counted[0], counted[1] if unconditional else None, settings.guidance)
+    conditional = _Counted(predict)
+    without = None if unconditional is None else _Counted(unconditional)
+    counted = [conditional] if without is None else [conditional, without]
+    both = guided_prediction(conditional, without, settings.guidance)
     clip = _Clip(_range_of(strategy, settings, clean_range))
     draws = _Draws(seeds, shape)
     times = strategy.sampling_times(settings)
