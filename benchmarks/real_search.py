@@ -1,140 +1,156 @@
-"""The default search on real trainings against TPE at full length: what each has found once it has
-cost a third of its trainings, and all.
+"""Searches of equal cost on real trainings, judged on the test split: the default search, TPE and
+random search without early stopping, the documented point, and the best reference.
 
-    python -m benchmarks.real_search --json [--systems conditioner,hdr_patch] [--seeds 3]
+    python -m benchmarks.real_search --json [--systems conditioner] [--draws 4,5,6,7] [--store]
 
-What counts is the mean over three fresh seeds, the sweep's own repeats at its end: the best draw
-of a search is lucky, and the more so the more trainings came to their end. Sweeps and trainings
-stay below `--dir` and are not run again there.
+A unit is a draw of the data (`data.seed`): each arm searches on it, by its validation, and its
+winner is measured once on the test split of that draw. Sweeps stay below `--dir` and are not run
+again there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.claiming.table import TABLES, Cell, cells, write_csv
 from benchmarks.measuring.commands import ROOT
-from benchmarks.measuring.rows import Row, row, show, standard_error
+from benchmarks.measuring.rows import Row, row, show
 from results.directory import read_history, read_sweep
 from results.frame import load_sweep
-from results.store import read_events
-from search.log import SweepState
+from results.references import last_test, objective_of
 
-EARLY, BUDGET = 20, 60
-"""Trainings of full length that each arm has cost."""
+BUDGET = 12
+"""Trainings of full length that each search costs, documented points included."""
 
-FRESH_SEEDS = (1001, 1002, 1003)
+DRAWS = (4, 5, 6, 7)
+"""Of the data: those that chose no setting of a demo."""
 
 SYSTEMS: Mapping[str, Sequence[str]] = {
-    "conditioner": ("train.steps=150", "train.report_every=15"),
-    "hdr_patch": ("train.steps=117", "train.report_every=13"),
+    "conditioner": ("train.report_every=25",),
+    "hdr_patch": ("train.report_every=15",),
 }
-"""The demos, shortened, with reports often enough for rungs. `hdr_patch` at 90 steps is no test:
-nothing beats its documented point `prefill` there.
-"""
+"""The demos, at full length, with reports often enough for rungs."""
 
 ARMS: Mapping[str, Sequence[str]] = {
-    "full": ("--scheduler", "none", "--trials", str(BUDGET)),
     "default": ("--budget", str(BUDGET)),
+    "tpe": ("--scheduler", "none", "--trials", str(BUDGET)),
+    "random": ("--scheduler", "none", "--sampler", "random", "--trials", str(BUDGET)),
+}
+
+CONTROLS = {
+    "random": "",
+    "tpe": "random",
+    "default": "random",
+    "document": "default",
+    "best_reference": "default",
 }
 
 
-def sweep(system: str, arm: str, seed: int, folder: Path) -> Path:
+@dataclass(frozen=True)
+class Outcome:
+    """The first objective on the test split of one draw, smaller is better.
+
+    Attributes:
+        winner, document, reference: of the trial that the validation chose, of the documented
+            point, and of the best of what needs no training.
+    """
+
+    winner: float
+    document: float
+    reference: float
+
+
+def sweep(system: str, arm: str, draw: int, folder: Path) -> Path:
     """Runs a sweep, or goes on with it, or does nothing where it is finished."""
-    directory = folder / f"{system}-{arm}-{seed}"
+    directory = folder / f"{system}-{arm}-{draw}"
     line = [sys.executable, "-m", "ray_jobs.sweep"]
     if (directory / "sweep.json").exists():
         if read_history(read_sweep(directory)).state == "finished":
             return directory
         line += ["--resume", str(directory)]
     else:
-        line += [system, *SYSTEMS[system], *ARMS[arm], "--seed", str(seed)]
-        line += ["--repeats", "3", "--repeat-top", "1", "--dir", str(directory)]
+        line += [system, *SYSTEMS[system], f"data.seed={draw}", *ARMS[arm], "--test"]
+        line += ["--seed", str(draw), "--dir", str(directory)]
     with (folder / f"{directory.name}.txt").open("a") as said:
         subprocess.run(line, cwd=ROOT, check=True, stdout=said, stderr=said)
     return directory
 
 
-def incumbent(directory: Path, spent: float) -> int:
-    """The best complete trial that was asked for, once the search has cost that many trainings of
-    full length; repeats left out.
+def outcome(directory: Path) -> Outcome:
+    """What a finished sweep has found, by its look at the test split.
+
+    Raises:
+        ValueError: it has none, or the document's point was not measured.
     """
     swept = read_sweep(directory)
-    full, mode = swept.settings["train.steps"], swept.objective.mode
-    state, best = SweepState(), (math.inf, -1)
-    for event in read_events(directory / "log.jsonl"):
-        state.apply(event)
-        trial = state.trials.get(event.get("trial", -1))
-        if event["event"] != "ended" or trial is None or trial.repeat_of is not None:
-            continue
-        if sum(t.step for t in state.trials.values() if t.repeat_of is None) > spent * full:
-            break
-        if event["state"] == "complete" and trial.point is None:
-            value = trial.value if mode == "min" else -trial.value
-            best = min(best, (value, trial.number))
-    return best[1]
+    look = last_test(load_sweep(directory), swept)
+    if look is None or not look.references:
+        raise ValueError(
+            f"{directory} has no look at its test split. Run it with --test, or resume it so: "
+            f"python -m ray_jobs.sweep --resume {directory} --test"
+        )
+    winner = objective_of(swept, look.winner[0])
+    # A documented point that wins is measured once, as the winner.
+    document = objective_of(swept, look.documented[0]) if look.documented else winner
+    return Outcome(winner, document, objective_of(swept, next(iter(look.references.values()))))
 
 
-def again(directory: Path, trial: int) -> float:
-    """The mean of a trial's objective over trainings with fresh seeds; each is run once."""
-    column = read_sweep(directory).objective.metric
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as a trial with one CPU has
-    values = []
-    for seed in FRESH_SEEDS:
-        run = directory.parent / f"{directory.name}-trial-{trial}-seed-{seed}"
-        line = [sys.executable, "-m", "ray_jobs.train", "--no-ray", "--dir", str(run)]
-        if (run / "reports.jsonl").exists():
-            line += ["--resume"]
-        else:
-            line += ["--from-sweep", str(directory), "--trial", str(trial), f"train.seed={seed}"]
-        with (run.parent / f"{run.name}.txt").open("a") as said:
-            subprocess.run(line, cwd=ROOT, check=True, stdout=said, stderr=said, env=one_thread)
-        values.append(json.loads((run / "reports.jsonl").read_text().splitlines()[-1])[column])
-    return statistics.fmean(values)
+def table(metric: str, outcomes: Mapping[str, Mapping[int, Outcome]]) -> list[Cell]:
+    """The winner of each arm against random search's, and against the default's winner the
+    documented point and the best reference, over the draws.
+    """
+    column = "test." + metric.removeprefix("val.")
+    found: dict[str, Mapping[tuple[int, int], float]] = {
+        arm: {(draw, 0): it.winner for draw, it in of_arm.items()}
+        for arm, of_arm in outcomes.items()
+    }
+    default = outcomes["default"]
+    found["document"] = {(draw, 0): it.document for draw, it in default.items()}
+    found["best_reference"] = {(draw, 0): it.reference for draw, it in default.items()}
+    return cells({column: found}, CONTROLS)
 
 
-def confirmed(directory: Path) -> float:
-    """The winner's mean over its repeats."""
-    frame = load_sweep(directory)
-    asked = frame[(frame["point"] == "") & frame["repeats/mean"].notna()]
-    return float(asked["repeats/mean"].min())
+def rows_of(system: str, rows: Sequence[Cell]) -> Iterator[Row]:
+    """Each arm beside its control, then by how much it is larger, with its standard error."""
+    values = {cell.arm: cell.value for cell in rows}
+    for cell in rows:
+        name = f"real_search/{system}/{cell.arm}"
+        yield row(name, cell.value, "", cell.control, values.get(cell.control))
+        if cell.paired is not None:
+            error = cell.paired.error
+            yield Row(f"{name}/difference", cell.paired.mean, "", "standard error", error, None)
 
 
-def measure(systems: Sequence[str], seeds: int, folder: Path) -> Iterator[Row]:
-    peer = f"TPE, {BUDGET} trials of full length"
-    for system in systems:
-        found: dict[str, list[float]] = {}
-        for seed in range(seeds):
-            for arm in ARMS:
-                directory = sweep(system, arm, seed, folder)
-                early = again(directory, incumbent(directory, EARLY))
-                found.setdefault(f"{arm}_{EARLY}", []).append(early)
-                found.setdefault(f"{arm}_{BUDGET}", []).append(confirmed(directory))
-        for spent in (EARLY, BUDGET):
-            ours, theirs = found[f"default_{spent}"], found[f"full_{spent}"]
-            name = f"real_search/{system}/{spent}_trainings"
-            yield row(name, statistics.fmean(ours), "", peer, statistics.fmean(theirs))
-            if (error := standard_error(ours)) is not None:
-                yield Row(f"{name}/standard_error", error, "", peer, standard_error(theirs), None)
+def measure(system: str, draws: Sequence[int], folder: Path) -> list[Cell]:
+    outcomes: dict[str, dict[int, Outcome]] = {arm: {} for arm in ARMS}
+    for draw in draws:
+        for arm, found in outcomes.items():
+            found[draw] = outcome(sweep(system, arm, draw, folder))
+    metric = read_sweep(folder / f"{system}-default-{draws[0]}").objective.metric
+    return table(metric, outcomes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--systems", default=",".join(SYSTEMS), metavar="NAME,...")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N")
+    parser.add_argument("--draws", default=",".join(map(str, DRAWS)), metavar="N,...")
+    parser.add_argument("--store", action="store_true", help=f"to {TABLES}/search_SYSTEM.csv")
     parser.add_argument("--dir", type=Path, default=ROOT / "sweeps" / "real_search")
     given = parser.parse_args()
     given.dir.mkdir(parents=True, exist_ok=True)
-    for found in measure(given.systems.split(","), given.seeds, given.dir.resolve()):
-        show(found, given.json)
+    draws = [int(draw) for draw in given.draws.split(",")]
+    for system in given.systems.split(","):
+        found = measure(system, draws, given.dir.resolve())
+        if given.store:
+            write_csv(TABLES / f"search_{system}.csv", found)
+        for each in rows_of(system, found):
+            show(each, given.json)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def _of(kind: str) -> dict[str, Term]:
         f"{kind}_perceptual": Term(
             functools.partial(terms.perceptual, kind),
             functools.partial(terms.perceptual_count, kind),
-            reads=(f"{perceptual}.kind", f"{perceptual}.widths", f"{perceptual}.seed"),
+            reads=tuple(f"{perceptual}.{key}" for key in ("kind", "widths", "start", "seed")),
             constant_count=True,
         ),
     }
@@ -54,8 +54,8 @@ TERMS: dict[str, Term] = {
     "consistency": Term(terms.consistency, counts.marked("paired_valid")),
     "spectral": Term(
         terms.spectral,
-        counts.samples_of("main"),
-        reads=("loss.spectral.iterations",),
+        terms.spectral_count,
+        reads=("loss.spectral.kind", "loss.spectral.iterations"),
         constant_count=True,
     ),
 }

@@ -60,6 +60,12 @@ class PerceptualSettings(OffSettings):
     widths: tuple[int, ...] = setting(
         (16, 8), "hidden width of each random network of kind projection", low=1, high=1024
     )
+    start: str = setting(
+        "he",
+        "how their weights are drawn: N(0, 2 / inputs), or as torch draws a linear layer's, the "
+        "source's, whose cosine distances are some 30 times smaller",
+        choices=("he", "torch"),
+    )
     seed: int = setting(0, "the random networks are drawn from", low=0, high=2**31 - 1)
 
     def check(self) -> None:
@@ -72,8 +78,17 @@ class PerceptualSettings(OffSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralSettings(OffSettings):
+    kind: str = setting(
+        "stable_rank",
+        "of the feature maps: the inverse stable rank of each sample's, or the sum of their "
+        "squares over the batch, the source's",
+        choices=("stable_rank", "energy"),
+    )
     iterations: int = setting(
-        3, "power iterations for the largest singular value of a map", low=1, high=50
+        3,
+        "power iterations of kind stable_rank for the largest singular value of a map",
+        low=1,
+        high=50,
     )
 
 
@@ -196,7 +211,7 @@ def perceptual(
         return (1.0 - linear_cka(latent, target)).clamp_min(0.0).mean() * (len(latent) > 1)
     if term.kind == "cosine":
         return _unlike(latent, target).mean(dim=1).sum()
-    networks = projections(latent.shape[-1], term.widths, term.seed, latent.device)
+    networks = projections(latent.shape[-1], term.widths, term.seed, term.start, latent.device)
     pairs = zip(networks(latent), networks(target), strict=True)
     costs = torch.stack([_unlike(a, b).mean(dim=1) for a, b in pairs])
     return costs.mean(dim=0).sum()
@@ -246,10 +261,10 @@ def _gram_square(x: Tensor, y: Tensor) -> Tensor:
 
 @functools.cache
 def projections(
-    size: int, widths: tuple[int, ...], seed: int, device: torch.device
+    size: int, widths: tuple[int, ...], seed: int, start: str, device: torch.device
 ) -> LatentProjections:
     """The random networks, made once per process and device."""
-    return LatentProjections(size, widths, seed).to(device)
+    return LatentProjections(size, widths, seed, start).to(device)
 
 
 # Decoded field, consistency, spectra: sums over samples
@@ -276,18 +291,27 @@ def consistency(prediction: Tensors, batch: Tensors, settings: object) -> Tensor
 
 
 def spectral(prediction: Tensors, batch: Tensors, settings: ConditionerTree) -> Tensor:
-    """sigma_max^2 / |A|_F^2 of A = one sample's map as [C, H W], mean over the maps.
+    """Mean over the maps, A = one sample's map as [C, H W]; `spectral_count` goes with it.
 
-    The inverse of the stable rank, between 1 / min(C, H W) and 1: small where a map uses many
-    directions. The source's sum of all squared singular values is the Frobenius norm, over a batch
-    flattened so that samples depend on each other (000-M5).
+    stable_rank: sigma_max^2 / |A|_F^2, the inverse of the stable rank, between 1 / min(C, H W)
+    and 1: small where a map uses many directions.
+    energy: the source's sum of all squared singular values of the map of a batch, [B, C H W],
+    which is the sum of its squares (000-M5); one value per *batch*, which grows with it.
     """
     names = sorted(name for name in prediction if name.startswith("feature_"))
     if not names:
         entry(prediction, "feature_0", "spectral")
+    maps = [entry(prediction, name, "spectral").flatten(2) for name in names]
+    if settings.loss.spectral.kind == "energy":
+        return torch.stack([a.square().sum() for a in maps]).mean()
     iterations = settings.loss.spectral.iterations
-    shares = [top_share(entry(prediction, n, "spectral").flatten(2), iterations) for n in names]
-    return torch.stack(shares).mean(dim=0).sum()
+    return torch.stack([top_share(a, iterations) for a in maps]).mean(dim=0).sum()
+
+
+def spectral_count(batch: Tensors, settings: ConditionerTree) -> Tensor:
+    """Samples; for the energy 1."""
+    samples = counts.samples_of("main")(batch, settings)
+    return torch.ones_like(samples) if settings.loss.spectral.kind == "energy" else samples
 
 
 def top_share(a: Tensor, iterations: int) -> Tensor:

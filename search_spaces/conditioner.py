@@ -121,6 +121,8 @@ def _likeness(name: str) -> dict[str, Domain]:
     return {
         f"loss.{name}.kind": Choice(("projection", "cosine", "cka"), when=on),
         f"loss.{name}.widths": Choice(((16, 8), (32, 16, 8), (8, 4)), when=networks),
+        # The source's are those of torch.
+        f"loss.{name}.start": Choice(("he", "torch"), when=networks),
     }
 
 
@@ -148,6 +150,9 @@ _LOSS: dict[str, Domain] = {
     # validated.
     "train.ema_decay": Choice((0.99, 0.995, 0.999), when={"loss.consistency.teacher": ("ema",)}),
     **_term("spectral", 1e-6, 1e-2),
+    "loss.spectral.kind": Choice(
+        ("stable_rank", "energy"), when={"loss.spectral.enabled": (True,)}
+    ),
 }
 
 _AUGMENT: dict[str, Domain] = {

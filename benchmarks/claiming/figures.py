@@ -22,6 +22,9 @@ from benchmarks.claiming.table import TABLES, Cell, markdown, read_csv
 
 FINDINGS = TABLES.parent
 
+INDEX = "README.md"
+"""The page with a row for each claim."""
+
 EARLIER = (
     "The figures of this page precede the rules for arms (benchmarks/README.md): they have no "
     "units and no references, and their arms do not share seeds."
@@ -55,8 +58,10 @@ _PARTS: Mapping[str, Callable[[Cell], tuple[float | None, float | None]]] = {
 
 def tables_of(finding: Path, folder: Path = TABLES) -> list[Path]:
     """The stored tables of a finding: `conditioner.csv` and `conditioner_*.csv` are those of
-    conditioner.md.
+    conditioner.md, and all are those of README.md, which has a row for each claim.
     """
+    if finding.name == INDEX:
+        return sorted(folder.glob("*.csv"))
     own = f"{finding.stem}_"
     return [path for path in sorted(folder.glob("*.csv")) if f"{path.stem}_".startswith(own)]
 

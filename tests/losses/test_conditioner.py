@@ -126,14 +126,14 @@ def test_projections_are_fixed_and_cannot_be_trained():
     for a, b, c in zip(one(x), other(x), LatentProjections(32, (16, 8), 0)(x), strict=True):
         assert torch.equal(a, c)
         assert not torch.allclose(a, b)
-    assert projections(32, (16, 8), 0, torch.device("cpu")) is projections(
-        32, (16, 8), 0, torch.device("cpu")
-    )
+    cpu = torch.device("cpu")
+    assert projections(32, (16, 8), 0, "he", cpu) is projections(32, (16, 8), 0, "he", cpu)
+    assert projections(32, (16, 8), 0, "torch", cpu) is not projections(32, (16, 8), 0, "he", cpu)
 
 
 def test_random_networks_with_torchs_own_start_see_nearly_nothing():
     """Independent latents: 1 - cos is 1 by itself, 0.3 behind our networks, 0.01 behind the
-    source's.
+    source's, and as much behind ours that start as those do.
     """
     torch.manual_seed(0)
     found, target = 0.25 * torch.randn(2, 1000, 32)
@@ -141,11 +141,12 @@ def test_random_networks_with_torchs_own_start_see_nearly_nothing():
     def unlike(a, b):
         return float((1 - torch.cosine_similarity(a, b, dim=-1)).mean().detach())
 
-    ours, theirs = [], []
+    ours, started, theirs = [], [], []
     for seed in range(10):
-        networks = LatentProjections(32, (16, 8), seed)
-        pairs = zip(networks(found), networks(target), strict=True)
-        ours.append(np.mean([unlike(a, b) for a, b in pairs]))
+        for start, values in (("he", ours), ("torch", started)):
+            networks = LatentProjections(32, (16, 8), seed, start)
+            pairs = zip(networks(found), networks(target), strict=True)
+            values.append(np.mean([unlike(a, b) for a, b in pairs]))
         document = [
             nn.Sequential(
                 *(nn.Linear(32, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()),
@@ -157,6 +158,19 @@ def test_random_networks_with_torchs_own_start_see_nearly_nothing():
     assert unlike(found, target) == pytest.approx(1.0, abs=0.05)
     assert np.mean(ours) == pytest.approx(0.3, abs=0.07)
     assert np.mean(theirs) < 0.02
+    assert np.mean(started) == pytest.approx(np.mean(theirs), rel=0.25)
+
+
+def test_torchs_own_start_is_that_of_a_linear_layer():
+    """Weights and biases of each layer are spread as those of nn.Linear."""
+    network = LatentProjections(64, (256,), 0, "torch").networks[0]
+    torch.manual_seed(1)
+    for layer, (inputs, outputs) in enumerate([(64, 256), (256, 256), (256, 32)]):
+        linear = nn.Linear(inputs, outputs)
+        for kind in ("weight", "bias"):
+            found = network.get_buffer(f"{kind}{layer}").flatten().numpy()
+            expected = getattr(linear, kind).detach().flatten().numpy()
+            assert scipy.stats.ks_2samp(found, expected).pvalue > 0.01
 
 
 def numpy_cka(x, y):
@@ -248,6 +262,21 @@ def test_the_sources_spectral_penalty_is_the_energy():
     assert energy == pytest.approx((values**2).sum())
     share = float(top_share(torch.tensor(values)[None], 200))
     assert share == pytest.approx(np.linalg.norm(values, 2) ** 2 / energy, rel=1e-6)
+
+
+def test_energy_is_the_sources_penalty_of_a_batch(conditioner, case):
+    """Its own lines: the map of a batch as [B, C H W], the sum of the squared singular values, a
+    mean over the maps; and one value per batch.
+    """
+    _, batch, prediction = case
+    settings = conditioner.settings(loss__spectral__kind="energy")
+    sums = []
+    for name in ("feature_0", "feature_1"):
+        feature = prediction[name].double()
+        sums.append(torch.linalg.svdvals(feature.view(feature.size(0), -1)).square().sum())
+    total, count = TERMS["spectral"](prediction, batch, settings)
+    assert float(total) == pytest.approx(float(sum(sums) / 2), rel=1e-5)
+    assert float(count) == 1.0
 
 
 def test_the_gradient_of_the_share_is_that_of_the_svd():

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from benchmarks.real_search import outcome
 from results import load_references, load_sweep
+from results.leaderboard import number
 
 OPTIONS = ("--trials", 2, "--test", "--max-concurrent", 1, "--space", "weights")
 REFERENCES = {"mean", "nearest", "ridge", "untrained"}
@@ -47,7 +49,11 @@ def test_frame_leaderboard_and_headline_have_them(swept):
     gains = frame["vs_reference/ridge"] + frame["value"]
     assert gains.tolist() == pytest.approx([whole["ridge"]] * 2)
     assert "= ridge" in text and "by two standard errors" in text
-    assert "On the test split: val.decoded_field_error" in text
+    found = outcome(directory)
+    assert f"On the test split: val.decoded_field_error {number(found.winner)}" in text
+    look = json.loads((directory / "test.json").read_text())["looks"][-1]
+    errors = [it["val.decoded_field_error"] for it in look["references"].values()]
+    assert found.reference == min(errors)
     measured = json.loads((directory / "by_unit.json").read_text())
     compared = frame[frame["is_best"] | (frame["point"] == "document")]["trial"]
     assert set(measured) == set(map(str, compared))

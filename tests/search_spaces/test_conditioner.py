@@ -38,9 +38,10 @@ DOCUMENTED = {
     "smooth-L1 beta": ("loss.main_huber.beta", "loss.hier_huber.beta"),
     "perceptual weight": ("loss.main_perceptual.weight", "loss.hier_perceptual.weight"),
     "perceptual widths": ("loss.main_perceptual.widths", "loss.hier_perceptual.widths"),
+    "perceptual start": ("loss.main_perceptual.start", "loss.hier_perceptual.start"),
     "consistency weight": ("loss.consistency.weight",),
     "consistency target": ("loss.consistency.teacher", "train.ema_decay"),
-    "spectral weight": ("loss.spectral.weight",),
+    "spectral": ("loss.spectral.weight", "loss.spectral.kind"),
     "adaptive weighting": ("loss.balancer.kind", "loss.balancer.lr"),
     "lr, eta_min, warm-up": ("optimizer.lr", "optimizer.final", "optimizer.warmup"),
     "weight decay": ("optimizer.weight_decay",),
@@ -158,6 +159,19 @@ def test_which_documented_points_the_sampler_is_told(name, inside):
         tree = flatten(setup.configured.under(point.sampled).settings)
         kept = {k: v for k, v in preset.items() if not k.startswith(("train.", "data."))}
         assert all(tree[key] == pytest.approx(value) for key, value in _typed(kept).items())
+
+
+@pytest.mark.parametrize("name", [*POINTS, "high_resolution"])
+def test_the_documents_terms_have_its_own_forms(name):
+    """At its own strength: linear layers as torch starts them, and the sum of squares."""
+    values = preset_file("conditioner", name).values
+    for term in ("main_perceptual", "hier_perceptual"):
+        assert values.get(f"loss.{term}.start") == (
+            "torch" if values.get(f"loss.{term}.enabled") else None
+        )
+    assert values.get("loss.spectral.kind") == (
+        "energy" if values.get("loss.spectral.enabled") else None
+    )
 
 
 def _typed(values):

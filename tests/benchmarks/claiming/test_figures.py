@@ -131,3 +131,4 @@ def test_tables_belong_to_the_page_whose_name_they_begin_with(tmp_path):
     for name in ("own", "own_flips", "owner", "other"):
         write_csv(tmp_path / f"{name}.csv", ROWS)
     assert [path.stem for path in tables_of(tmp_path / "own.md", tmp_path)] == ["own", "own_flips"]
+    assert len(tables_of(tmp_path / "README.md", tmp_path)) == 4
