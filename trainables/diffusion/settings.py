@@ -132,6 +132,11 @@ class DiffusionSettings(SystemSettings):
                 "condition.mask.enabled=true makes images under their mask, and data.group=seg "
                 "has masks themselves. Use condition.sizes, or another data.group."
             )
+        if condition.sizes.enabled and group != MASK:
+            raise SettingsError(
+                "condition.sizes.enabled=true makes masks by their lesions of each size, and "
+                f"data.group={group} has images. Set data.group=seg, or condition.mask.enabled."
+            )
         unsure = self.data.source == "folder" and not self.data.require_seg
         if (condition.mask.enabled or condition.sizes.enabled) and unsure:
             raise SettingsError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from trainables.api import (
     Tensors,
     setting,
 )
+from trainables.diffusion.filters import Filter, FilterSettings, with_retries
 from trainables.diffusion.forward import predict, strategy_of
 from trainables.diffusion.samples import PAIRS
 from trainables.diffusion.settings import DiffusionSettings
@@ -60,6 +61,7 @@ class GenerateSettings(Settings):
     counts: tuple[int, ...] = setting(
         (), "of a network that was told them: lesions in every bin of sizes", low=0, high=1000
     )
+    filter: FilterSettings = field(default_factory=FilterSettings)
     precision: str = setting("no", "mixed precision of the network", choices=("no", "bf16"))
 
 
@@ -88,9 +90,11 @@ def sampled(
     def under(is_null: Tensor | None, x: Tensor, t: Tensor) -> Tensor:
         return predict(modules, x, t, batch, settings, is_null)
 
+    given = none if "not_given" in batch else None
+
     return sample_path(
         strategy_of(settings),
-        functools.partial(under, None),
+        functools.partial(under, given),
         seeds,
         shape,
         sampling,
@@ -121,13 +125,27 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
     space: Any = modules["space"]
     device = space.shift.device
     asked = _asked(settings, space.affine, request)
-    counts = dict.fromkeys(("samples", "clipped_values", "values"), 0.0)
-    for indices, seeds in request.batches(len(asked)):
-        conditions = [asked[index // request.count] for index in indices]
-        batch = _batch(settings, options, conditions, seeds, device)
+    names = ("samples", "clipped_values", "values", "further_attempts", "not_met")
+    counts = dict.fromkeys(names, 0.0)
+    wanted = Filter(
+        options.filter,
+        options.counts,
+        settings.condition.sizes.edges_mm,
+        settings.data.lesion_pixels if len(settings.sides) == 2 else settings.data.lesion_voxels,
+    )
+
+    def made(seeds: Tensor, asked: Sequence[_Asked]) -> Tensor:
+        batch = _batch(settings, options, asked, seeds, device)
         with _autocast(options.precision, device):
             path = sampled(settings, modules, batch, seeds.to(device), options.sampling)
-            image = space.decode(last(path)).float().cpu()
+            image: Tensor = space.decode(last(path)).float().cpu()
+        return image
+
+    for indices, seeds in request.batches(len(asked)):
+        conditions = [asked[index // request.count] for index in indices]
+        image, attempts, missed = _attempted(made, seeds, conditions, wanted)
+        counts["further_attempts"] += attempts
+        counts["not_met"] += missed
         counts["samples"] += len(image)
         counts["values"] += image.numel()
         counts["clipped_values"] += int(((image < 0.0) | (image > 1.0)).sum())
@@ -136,6 +154,23 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
             _write(request.target, index, one, condition, settings, options)
         _write_grid(request.target / f"grid_{indices[0]:06d}.png", image)
     return counts
+
+
+def _attempted(
+    made: Callable[[Tensor, Sequence[_Asked]], Tensor],
+    seeds: Tensor,
+    conditions: Sequence[_Asked],
+    wanted: Filter,
+) -> tuple[Tensor, int, int]:
+    """`with_retries`, or a single attempt where nothing is filtered."""
+    if not wanted.settings.enabled:
+        return made(seeds, conditions), 0, 0
+    return with_retries(
+        lambda seeds, places: made(seeds, [conditions[place] for place in places]),
+        seeds,
+        lambda image, place: wanted.takes(image, conditions[place].affine),
+        wanted.settings.retries,
+    )
 
 
 def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -155,6 +190,11 @@ def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
         raise SettingsError(
             "this network makes images under their masks: name a NIfTI mask, or folders of "
             "patients with one, by --input PATH."
+        )
+    if request.options.filter.enabled and settings.data.group != MASK:
+        raise SettingsError(
+            "filter.enabled=true looks at masks, and this network makes images (data.group="
+            f"{settings.data.group}). Leave it out."
         )
     bins = condition.sizes.bins if condition.sizes.enabled else 0
     if len(counts) not in (0, bins):
@@ -208,6 +248,8 @@ def _batch(
     if settings.condition.sizes.enabled:
         counts = options.counts or (0,) * settings.condition.sizes.bins
         batch["counts"] = torch.tensor(counts).expand(size, -1)
+        if not options.counts:
+            batch["not_given"] = torch.ones(size, dtype=torch.bool)
     return {name: value.to(device) for name, value in batch.items()}
 
 

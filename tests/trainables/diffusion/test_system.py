@@ -265,6 +265,7 @@ def test_a_mask_that_is_not_given_is_no_empty_mask(shared_cache):
     [
         ({"data__group": "seg", "condition__mask__enabled": True}, "masks themselves"),
         ({"data__group": "multi_modality"}, "condition.mode.enabled"),
+        ({"condition__sizes__enabled": True}, "data.group=bravo has images"),
         ({"condition__mode__enabled": True}, "which modality"),
         (
             {
