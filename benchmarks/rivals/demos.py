@@ -44,6 +44,7 @@ class Demo:
 DEMOS: Mapping[str, Demo] = {
     "hdr_patch": Demo("prefill", "val.hole_log_rmse"),
     "conditioner": Demo("baseline", "val.decoded_field_error"),
+    "diffusion": Demo("right", "val.denoising_mse"),
     "compression": Demo("document", "val.psnr_quantised_db", "dB", higher_is_better=True),
 }
 
