@@ -18,11 +18,11 @@ from torch import Tensor
 from losses import counts
 from losses.adversarial import CriticTree
 from losses.balancers.settings import BalancerSettings
+from losses.regional import SizeWeights, weights_by_region
 from losses.terms import Tensors, TermSettings
 from models.autoencoders.settings import ModelSettings
 from models.efficientnet import BACKBONES
 from models.perceptual import content_seeds, distance, frozen_features, volume_distance
-from settings.mri import SIZE_NAMES
 from settings.schema import Settings, setting
 
 DICE_SMOOTH = 1.0
@@ -33,14 +33,10 @@ DICE_SMOOTH = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionalSettings(Settings):
+class RegionalSettings(SizeWeights):
     """Weights of pixels by the longest diameter of the lesion that they belong to; 1 outside."""
 
     enabled: bool = setting(False, "weigh pixels of lesions by the size of the lesion")
-    tiny: float = setting(2.5, "weight in lesions below 10 mm", low=0.0, high=100.0)
-    small: float = setting(1.8, "weight in lesions of 10 to 20 mm", low=0.0, high=100.0)
-    medium: float = setting(1.4, "weight in lesions of 20 to 30 mm", low=0.0, high=100.0)
-    large: float = setting(1.2, "weight in lesions of 30 mm or more", low=0.0, high=100.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,15 +116,7 @@ def region_weights(batch: Tensors, settings: CompressionTree) -> Tensor:
     Raises:
         ValueError: the batch has no `region`.
     """
-    if "region" not in batch:
-        raise ValueError(
-            "loss.l1.regional.enabled=true weighs pixels by `region`, which this batch lacks: "
-            "open the training split with its regions, or set loss.l1.regional.enabled=false."
-        )
-    weights = settings.loss.l1.regional
-    table = [1.0, *(getattr(weights, name) for name in SIZE_NAMES)]
-    region = batch["region"]
-    return torch.tensor(table, dtype=torch.float32, device=region.device)[region.long()]
+    return weights_by_region(batch, settings.loss.l1.regional, "loss.l1.regional.enabled")
 
 
 def mse(prediction: Tensors, batch: Tensors, settings: CompressionTree) -> Tensor:

@@ -13,6 +13,7 @@ SYSTEMS: Mapping[str, str] = {
     "hdr_patch": "trainables.hdr_patch.system:HdrPatch",
     "conditioner": "trainables.conditioner.system:Conditioner",
     "compression": "trainables.compression.system:Compression",
+    "diffusion": "trainables.diffusion.system:Diffusion",
     "field_vae": "trainables.conditioner.field_vae:FieldVae",
 }
 """Name -> "module:attribute". The system's search spaces are `search_spaces.<name>:SPACES`, its

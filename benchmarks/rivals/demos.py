@@ -53,6 +53,7 @@ DEMOS: Mapping[str, Demo] = {
     "compression": Demo(
         "lapped", "val.psnr_quantised_db", "dB", higher_is_better=True, apart="webp_"
     ),
+    "diffusion": Demo("right", "val.denoising_mse"),
 }
 
 Values = dict[str, dict[str, float]]

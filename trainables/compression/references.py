@@ -22,6 +22,7 @@ from models.autoencoders.interface import round_latent
 from trainables.api import Loaders, Reference, Tensors
 from trainables.compression.codec import codec_references
 from trainables.compression.settings import CompressionSettings
+from trainables.principal import principal_axes
 
 _LARGEST = 512
 """Training images that all of this is fitted to, evenly spaced."""
@@ -185,23 +186,6 @@ def _cells(rows: Tensor, settings: CompressionSettings) -> Linear:
         lambda image: to_cells(image, factors),
         lambda cells, size: from_cells(cells, size, factors),
     )
-
-
-def principal_axes(rows: Tensor, middle: Tensor, numbers: int) -> Tensor:
-    """At most as many orthonormal directions [K, P] of `rows` [n, P] as `numbers`, those of most
-    variance about `middle` first; only those along which there is any.
-    """
-    centred = (rows - middle).double()
-    is_wide = centred.shape[0] < centred.shape[1]
-    square = centred @ centred.T if is_wide else centred.T @ centred
-    variances, vectors = torch.linalg.eigh(square)
-    largest = float(variances[-1].clamp_min(torch.finfo(torch.float64).tiny))
-    count = min(numbers, int((variances > 1e-10 * largest).sum()))
-    chosen = vectors.flip(1)[:, :count]
-    if is_wide:
-        scale = variances.flip(0)[:count].sqrt()
-        chosen = centred.T @ chosen / scale
-    return chosen.T.float().contiguous()
 
 
 def to_cells(image: Tensor, factors: Sequence[int]) -> Tensor:

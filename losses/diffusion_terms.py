@@ -1,0 +1,119 @@
+"""The terms of diffusion, pure functions that sum over samples, or over cells where said, and
+their settings.
+
+What is compared is what the network predicts of x_t (a velocity, the noise) with what it should,
+in the space of the diffusion; `perceptual` compares images.
+
+Shapes: B samples, C channels and *S the sides of images; c channels and *s cells of the space that
+is diffused. `prediction`, `target` [B, c, *s]; `weight` [B], of Min-SNR; `reconstruction`, the
+image of the clean estimate, and `image` [B, C, *S]; `region` [B, 1, *S].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses.balancers.settings import BalancerSettings
+from losses.regional import SizeWeights, weights_by_region
+from losses.terms import Tensors, TermSettings
+from models.efficientnet import BACKBONES
+from models.perceptual import content_seeds, distance, frozen_features, volume_distance
+from settings.schema import Settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionalTermSettings(TermSettings):
+    """A second squared error, in which the pixels of lesions count more."""
+
+    size: SizeWeights = field(default_factory=SizeWeights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceptualTermSettings(TermSettings):
+    backbone: str = setting(
+        "efficientnet_lite0", "frozen network that sees the images", choices=BACKBONES
+    )
+    slice_share: float = setting(
+        0.25, "volumes: part of the slices across each axis that it sees", low=0.001, high=1.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings(Settings):
+    """A node for every term; `losses.diffusion.terms` says which of them a training has."""
+
+    mse: TermSettings = field(default_factory=TermSettings)
+    regional: RegionalTermSettings = field(
+        default_factory=lambda: RegionalTermSettings(enabled=False)
+    )
+    perceptual: PerceptualTermSettings = field(
+        default_factory=lambda: PerceptualTermSettings(weight=0.001, enabled=False)
+    )
+    balancer: BalancerSettings = field(default_factory=BalancerSettings)
+
+
+class GroupNode(Protocol):
+    @property
+    def group(self) -> str:
+        """Of `settings.mri.GROUPS`."""
+
+
+class DiffusionTree(Protocol):
+    """What the terms read of a system's settings."""
+
+    @property
+    def data(self) -> GroupNode: ...
+
+    @property
+    def loss(self) -> LossSettings: ...
+
+
+def mse(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
+    """Sum over samples of the mean of (prediction - target)^2 over a sample's values, times the
+    sample's weight.
+    """
+    return (prediction["weight"] * _squared_error(prediction).flatten(1).mean(dim=1)).sum()
+
+
+def regional(prediction: Tensors, batch: Tensors, settings: DiffusionTree) -> Tensor:
+    """Sum over cells of w (prediction - target)^2, times the sample's weight; w is the mean of
+    `loss.regional.size` over the pixels of a cell.
+    """
+    error = _squared_error(prediction).sum(dim=1, keepdim=True)
+    weights = weights_by_region(batch, settings.loss.regional.size, "loss.regional.enabled")
+    pool: Any = F.adaptive_avg_pool2d if error.ndim == 4 else F.adaptive_avg_pool3d
+    by_sample = (pool(weights, error.shape[2:]) * error).flatten(1).sum(dim=1)
+    return (prediction["weight"] * by_sample).sum()
+
+
+def regional_count(batch: Tensors, settings: DiffusionTree) -> Tensor:
+    """The sum of the weights over the values of the batch, so that the mere presence of lesions
+    does not raise a batch's loss (001-M17: the source divides by the number of pixels). A cell has
+    as many channels as pixels (times C) in every space.
+    """
+    weights = weights_by_region(batch, settings.loss.regional.size, "loss.regional.enabled")
+    # float32 weights have 24 digits, so that their float64 sum is exact in any order.
+    return weights.sum(dtype=torch.float64) * batch["image"].shape[1]
+
+
+def perceptual(prediction: Tensors, batch: Tensors, settings: DiffusionTree) -> Tensor:
+    """Sum over samples of `models.perceptual`'s distance between the clean estimate as an image
+    and the image, both as they are after the space and its standardisation are undone (001-M24);
+    of volumes over a share of the slices across each axis, chosen by the sample's seed.
+    """
+    image, target = prediction["reconstruction"], batch["image"]
+    term = settings.loss.perceptual
+    features = frozen_features(term.backbone, image.device)
+    if image.ndim == 4:
+        return distance(features, image, target).sum()
+    seeds = batch["seed"] if "seed" in batch else content_seeds(target)
+    return volume_distance(features, image, target, term.slice_share, seeds).sum()
+
+
+def _squared_error(prediction: Tensors) -> Tensor:
+    return (prediction["prediction"].float() - prediction["target"].float()).square()

@@ -1,0 +1,209 @@
+"""The metrics of diffusion, over pairs of a validation image and a noise level that never change.
+
+The objective is `denoising_mse`: the error of the clean estimate at five log-SNRs, in standardised
+values, as a geometric mean over them (the plain mean is that of the noisiest one alone). At one
+log-SNR every strategy and every prediction takes away the same from an image, so that it compares
+them; not spaces, for in latents or rescaled subbands the same noise takes away other things. The
+error of what the network predicts, `prediction_mse` over ten time bins, compares neither.
+
+Images are compared at the five log-SNRs as well.
+
+Shapes: B pairs, C channels, *S the sides of images; c channels and *s cells of what is diffused;
+`prediction`, `target`, `clean`, `clean_estimate` [B, c, *s]; `reconstruction`, `image`
+[B, C, *S]; `mask` [B, 1, *S]; `level`, `bin` [B].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metrics.image import over_images, psnr_db
+from metrics.metric import Metric, Tensors
+from metrics.ms_ssim import ms_ssim
+from metrics.regional import regional_metrics
+from settings.schema import Settings, setting
+
+LEVELS = (-6.0, -3.0, 0.0, 3.0, 6.0)
+"""Log-SNRs at which clean estimates are judged; `level` of a pair is a place among them, or -1."""
+
+TIME_BINS = 10
+"""Equal parts of t in [0, 1]; `bin` of a pair is one of them, or -1."""
+
+_REGIONS = ("prediction", "tumour", "background")
+
+Measured = tuple[Tensor, Tensor]
+Measure = Callable[[Tensors, Tensors, Any], Measured]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSettings(Settings):
+    """Settings of the metrics, fixed per sweep."""
+
+    ms_ssim: bool = setting(
+        True, "measure MS-SSIM of clean estimates; needs 11 px a side, along D of volumes 7"
+    )
+
+
+class ModelNode(Protocol):
+    @property
+    def spatial_dims(self) -> int:
+        """2 or 3."""
+
+
+class DiffusionTree(Protocol):
+    """What is read of a system's settings."""
+
+    @property
+    def model(self) -> ModelNode: ...
+
+    @property
+    def metric(self) -> MetricSettings: ...
+
+
+# The clean estimate at fixed log-SNRs
+
+
+def denoising_sums(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
+    """For each of `LEVELS` the sum of the pairs' mean squared errors, then the number of pairs:
+    [5 + 5]; the pairs.
+    """
+    estimate, clean = prediction["clean_estimate"].double(), prediction["clean"].double()
+    error = (estimate - clean).square().flatten(1).mean(dim=1)
+    places = torch.arange(len(LEVELS), device=error.device)
+    is_at = batch["level"][None] == places[:, None]
+    sums = torch.where(is_at, error, 0.0).sum(dim=1)
+    return torch.cat([sums, is_at.double().sum(dim=1)]), error.new_tensor(len(error))
+
+
+def _by_level(sums: Tensor) -> list[float]:
+    totals, counts = sums.view(2, -1).tolist()
+    pairs = zip(totals, counts, strict=True)
+    return [total / count if count > 0 else math.nan for total, count in pairs]
+
+
+def geometric_mean(sums: Tensor, pairs: float) -> float:
+    """Over the levels; NaN where one was not measured."""
+    values = _by_level(sums)
+    if any(math.isnan(value) for value in values):
+        return math.nan
+    if min(values) <= 0.0:
+        return 0.0
+    return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+def error_at(level: int, sums: Tensor, pairs: float) -> float:
+    return _by_level(sums)[level]
+
+
+# What is predicted, by time and region
+
+
+def time_sums(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
+    """For each of `_REGIONS` and each time bin: the sum of the squared errors of what is
+    predicted, mean over channels, over the region's cells, and the number of cells: [3 * 10 * 2];
+    the pairs. A cell is lesion as far as its pixels are.
+    """
+    difference = prediction["prediction"].double() - prediction["target"].double()
+    error = difference.square().mean(dim=1, keepdim=True)
+    pool: Any = F.adaptive_avg_pool2d if error.ndim == 4 else F.adaptive_avg_pool3d
+    tumour = pool(batch["mask"].double(), error.shape[2:])
+    bins = torch.arange(TIME_BINS, device=error.device)
+    is_at = batch["bin"][None] == bins[:, None]
+    rows = []
+    for share in (torch.ones_like(tumour), tumour, 1.0 - tumour):
+        by_pair = torch.stack(
+            [(share * error).flatten(1).sum(dim=1), share.flatten(1).sum(dim=1)], dim=1
+        )
+        rows.append(torch.where(is_at[..., None], by_pair, 0.0).sum(dim=1))
+    return torch.stack(rows).flatten(), error.new_tensor(len(error))
+
+
+def time_bin(region: int, place: int, sums: Tensor, pairs: float) -> float:
+    total, cells = sums.view(len(_REGIONS), TIME_BINS, 2)[region, place].tolist()
+    return total / cells if cells > 0 else math.nan
+
+
+def all_bins(sums: Tensor, pairs: float) -> float:
+    """Over all cells of all time bins."""
+    total, cells = sums.view(len(_REGIONS), TIME_BINS, 2)[0].sum(dim=0).tolist()
+    return total / cells if cells > 0 else math.nan
+
+
+# Images
+
+
+class AtLevels:
+    """A measure of the pairs at fixed log-SNRs alone."""
+
+    def __init__(self, measure: Measure) -> None:
+        self.measure = measure
+
+    def __call__(self, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+        at = batch["level"] >= 0
+        chosen = ({key: value[at] for key, value in x.items()} for x in (prediction, batch))
+        return self.measure(*chosen, settings)
+
+
+def _psnr(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
+    pair = (x.double() for x in (prediction["reconstruction"], batch["image"]))
+    return over_images(psnr_db(*pair, data_range=1.0))
+
+
+def _ms_ssim(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
+    estimate = prediction["reconstruction"].clamp(0.0, 1.0)
+    return over_images(ms_ssim(estimate, batch["image"]))
+
+
+# The declarations
+
+
+def diffusion_metrics(settings: DiffusionTree) -> list[Metric]:
+    """The metrics; the first is the objective. `settings` is the system's whole tree."""
+    return [*_denoising(), *_predicted(), *_images(settings)]
+
+
+_SPACE = ("space.*",)
+_NOISED = ("strategy.*", "space.*")
+
+
+def _denoising() -> Iterator[Metric]:
+    text = "squared error of the clean estimate, geometric mean over log-SNR -6, -3, 0, 3, 6"
+    yield Metric("denoising_mse", "", "min", denoising_sums, text, geometric_mean, _SPACE)
+    for place, level in enumerate(LEVELS):
+        name = f"denoising_mse_log_snr_{'m' if level < 0 else ''}{abs(level):.0f}"
+        finish = functools.partial(error_at, place)
+        text = f"squared error of the clean estimate at log-SNR {level:g}"
+        yield Metric(name, "", "min", denoising_sums, text, finish, _SPACE)
+
+
+def _predicted() -> Iterator[Metric]:
+    text = "squared error of what is predicted, ten time bins alike"
+    yield Metric("prediction_mse", "", "min", time_sums, text, all_bins, _NOISED)
+    for row, region in enumerate(_REGIONS):
+        words = "" if row == 0 else f", {'lesions' if region == 'tumour' else 'background'}"
+        for place in range(TIME_BINS):
+            ends = f"{place / TIME_BINS:g} to {(place + 1) / TIME_BINS:g}"
+            finish = functools.partial(time_bin, row, place)
+            text = f"squared error of what is predicted, t from {ends}{words}"
+            name = f"{region}_mse_t{place}"
+            yield Metric(name, "", "min", time_sums, text, finish, _NOISED)
+
+
+def _images(settings: DiffusionTree) -> Iterator[Metric]:
+    text = "of clean estimates, mean over images and log-SNRs"
+    yield Metric("psnr_db", "dB", "max", AtLevels(_psnr), f"PSNR {text}", reads=_SPACE)
+    if settings.metric.ms_ssim:
+        yield Metric("ms_ssim", "", "max", AtLevels(_ms_ssim), f"MS-SSIM {text}", reads=_SPACE)
+    shared: dict[Measure, AtLevels] = {}
+    for metric in regional_metrics(seg_mode=False):
+        measure = shared.setdefault(metric.measure, AtLevels(metric.measure))
+        yield dataclasses.replace(metric, measure=measure, reads=_SPACE)

@@ -1,0 +1,119 @@
+"""The metrics of diffusion against numpy, on pairs whose errors are known."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from metrics.diffusion import LEVELS, TIME_BINS, MetricSettings, diffusion_metrics
+
+TREE = SimpleNamespace(model=SimpleNamespace(spatial_dims=2), metric=MetricSettings())
+
+
+def pairs(count, side=12, seed=0):
+    """(prediction, batch) of noise: the levels and bins in turn, half of the cells lesion."""
+    rng = np.random.default_rng(seed)
+
+    def noise(scale=1.0):
+        values = scale * rng.normal(size=(count, 1, side, side))
+        return torch.from_numpy(values.astype(np.float32))
+
+    place = np.arange(count) % (len(LEVELS) + 1)
+    by_time = place == len(LEVELS)
+    mask = torch.zeros(count, 1, side, side)
+    mask[:, :, : side // 2] = 1.0
+    prediction = {
+        "clean": noise(),
+        "clean_estimate": noise(),
+        "prediction": noise(2.0),
+        "target": noise(),
+        "reconstruction": 0.5 + noise(0.1),
+    }
+    batch = {
+        "image": 0.5 + noise(0.1),
+        "mask": mask,
+        "region": mask.byte(),
+        "lesion": mask.byte(),
+        "level": torch.from_numpy(np.where(by_time, -1, place)),
+        "bin": torch.from_numpy(np.where(by_time, np.arange(count) // 6 % TIME_BINS, -1)),
+    }
+    return prediction, batch
+
+
+def measured(prediction, batch):
+    values = {}
+    for metric in diffusion_metrics(TREE):
+        sums, count = metric.measure(prediction, batch, TREE)
+        values[metric.name] = metric.finish(sums, float(count))
+    return values
+
+
+def squared_error(prediction, first, second):
+    difference = (prediction[first].double() - prediction[second].double()).numpy()
+    return difference**2
+
+
+def test_the_objective_is_the_geometric_mean_over_the_levels():
+    prediction, batch = pairs(4 * 6)
+    values = measured(prediction, batch)
+    error = squared_error(prediction, "clean_estimate", "clean").mean(axis=(1, 2, 3))
+    level = batch["level"].numpy()
+    by_level = [error[level == place].mean() for place in range(len(LEVELS))]
+    assert values["denoising_mse"] == pytest.approx(math.prod(by_level) ** 0.2, rel=1e-9)
+    for place, end in enumerate(("m6", "m3", "0", "3", "6")):
+        expected = by_level[place]
+        assert values[f"denoising_mse_log_snr_{end}"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_no_level_is_worth_more_than_another():
+    """A tenth of the error at the least noise is worth as much as at the most."""
+    prediction, batch = pairs(6)
+    values = []
+    for place in (0, len(LEVELS) - 1):
+        estimate = prediction["clean_estimate"].clone()
+        at = batch["level"] == place
+        estimate[at] = (
+            prediction["clean"][at]
+            + (prediction["clean_estimate"][at] - prediction["clean"][at]) * 0.1**0.5
+        )
+        better = {**prediction, "clean_estimate": estimate}
+        values.append(measured(better, batch)["denoising_mse"])
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_a_level_that_was_not_measured_leaves_no_objective():
+    prediction, batch = pairs(5)
+    batch["level"][0] = -1
+    assert math.isnan(measured(prediction, batch)["denoising_mse"])
+
+
+def test_time_bins_hold_the_error_of_what_is_predicted_by_region():
+    prediction, batch = pairs(2 * 6 * TIME_BINS)
+    values = measured(prediction, batch)
+    error, bins = squared_error(prediction, "prediction", "target"), batch["bin"].numpy()
+    lesion = batch["mask"].numpy() > 0
+    for place in range(TIME_BINS):
+        chosen, inside = error[bins == place], lesion[bins == place]
+        assert values[f"prediction_mse_t{place}"] == pytest.approx(chosen.mean(), rel=1e-9)
+        assert values[f"tumour_mse_t{place}"] == pytest.approx(chosen[inside].mean(), rel=1e-9)
+        background = chosen[~inside].mean()
+        assert values[f"background_mse_t{place}"] == pytest.approx(background, rel=1e-9)
+    assert values["prediction_mse"] == pytest.approx(error[bins >= 0].mean(), rel=1e-9)
+
+
+def test_images_are_compared_at_the_levels_alone():
+    """A pair by time depends on the strategy, whose clean estimates these columns compare."""
+    prediction, batch = pairs(12)
+    values = measured(prediction, batch)
+    by_time = batch["level"] < 0
+    prediction["reconstruction"][by_time] = 100.0
+    after = measured(prediction, batch)
+    names = ("psnr_db", "ms_ssim", "tumour_l1", "background_l1", "lesion_l1")
+    assert {name: after[name] for name in names} == {name: values[name] for name in names}
+    error = (prediction["reconstruction"] - batch["image"]).double()[~by_time].numpy()
+    expected = np.mean(-10.0 * np.log10((error**2).mean(axis=(1, 2, 3))))
+    assert values["psnr_db"] == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,161 @@
+"""The settings of system `diffusion`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from data.mri.augment import AugmentSettings
+from data.mri.dataset import DataSettings
+from losses.diffusion import LossSettings
+from metrics.diffusion import MetricSettings
+from metrics.ms_ssim import check_sides
+from models.diffusion.conditions import ModeSettings, SizeBinSettings
+from models.diffusion.settings import ModelSettings
+from models.diffusion.spaces import SPACES, SpaceSettings
+from models.diffusion.strategies.guidance import check_guidance
+from models.diffusion.strategies.settings import SamplingSettings, StrategySettings
+from models.efficientnet import SHORTEST_SIDE
+from settings.mri import MASK
+from trainables.api import (
+    HealthSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    Settings,
+    SettingsError,
+    SystemSettings,
+    TrainSettings,
+    setting,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSettings(Settings):
+    """The lesion mask as a condition image: 1 in lesions, -1 outside, 0 where it is not given."""
+
+    enabled: bool = setting(False, "images are made under their lesion mask")
+    dropout: float = setting(
+        0.0,
+        "share of the training samples whose mask is not given; guidance needs some (001-M21)",
+        low=0.0,
+        high=1.0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModeNode(ModeSettings):
+    enabled: bool = setting(False, "the modality is told to the network")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizesNode(SizeBinSettings):
+    enabled: bool = setting(False, "counts of lesions by size are told to the network")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionSettings(Settings):
+    """What an image is made under."""
+
+    mask: MaskSettings = field(default_factory=MaskSettings)
+    mode: ModeNode = field(default_factory=ModeNode)
+    sizes: SizesNode = field(default_factory=SizesNode)
+
+    @property
+    def dropout(self) -> float:
+        """Share of the training samples without any condition, at least: the least dropout of the
+        conditions that there are.
+        """
+        nodes = (self.mask, self.mode, self.sizes)
+        return min((node.dropout for node in nodes if node.enabled), default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSettings(SystemSettings):
+    """The defaults are the demo: rectified flow on slices, with a UNet of a CPU's size."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    strategy: StrategySettings = field(default_factory=StrategySettings)
+    progress: ScheduleSettings = field(
+        default_factory=lambda: ScheduleSettings(kind="warmup", start=0.0, end=0.1)
+    )
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    condition: ConditionSettings = field(default_factory=ConditionSettings)
+    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(steps=10))
+    loss: LossSettings = field(default_factory=LossSettings)
+    data: DataSettings = field(default_factory=lambda: DataSettings(validation_samples=16))
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    metric: MetricSettings = field(default_factory=MetricSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(
+            lr=2e-3, weight_decay=0.0, warmup=0.05, final=0.01
+        )
+    )
+    train: TrainSettings = field(
+        default_factory=lambda: TrainSettings(
+            steps=400,
+            batch_size=8,
+            report_every=100,
+            validation_batch_size=16,
+            ema_decay=0.99,
+            measure_idle_terms=False,
+        )
+    )
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """*s of what is diffused."""
+        images = self.data.space(self.model.spatial_dims)
+        return SPACES[self.space.kind](self.model.spatial_dims, 1).size_of(images)
+
+    def check(self) -> None:
+        self._check_conditions()
+        try:
+            sides = self.sides
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        self.model.check_size(sides)
+        check_guidance(self.sampling.guidance, self.condition.dropout)
+        images = self.data.space(self.model.spatial_dims)
+        if self.metric.ms_ssim:
+            check_sides(images)
+        if self.loss.perceptual.is_on and sorted(images)[-2] < SHORTEST_SIDE:
+            raise SettingsError(
+                f"loss.perceptual needs {SHORTEST_SIDE} px or more along two sides, and the "
+                f"samples have {' x '.join(map(str, images))}. Use larger ones, or "
+                "loss.perceptual.enabled=false."
+            )
+
+    def _check_conditions(self) -> None:
+        condition, group = self.condition, self.data.group
+        if condition.mask.enabled and group == MASK:
+            raise SettingsError(
+                "condition.mask.enabled=true makes images under their mask, and data.group=seg "
+                "has masks themselves. Use condition.sizes, or another data.group."
+            )
+        if condition.sizes.enabled and group != MASK:
+            raise SettingsError(
+                "condition.sizes.enabled=true makes masks by their lesions of each size, and "
+                f"data.group={group} has images. Set data.group=seg, or condition.mask.enabled."
+            )
+        unsure = self.data.source == "folder" and not self.data.require_seg
+        if (condition.mask.enabled or condition.sizes.enabled) and unsure:
+            raise SettingsError(
+                "condition.mask and condition.sizes take a patient without a seg file for one "
+                "without lesions. Set data.require_seg=true, which leaves such patients out."
+            )
+        if condition.mode.enabled != (group == "multi_modality"):
+            raise SettingsError(
+                "condition.mode.enabled says which modality an image is of, where there are "
+                f"several: it is {str(condition.mode.enabled).lower()} with data.group={group}. "
+                f"Set it to {str(not condition.mode.enabled).lower()}, or change data.group."
+            )
+        if self.model.conditioning == "cross_attn" and not self.has_condition_image:
+            raise SettingsError(
+                "model.dit.conditioning=cross_attn needs a condition image: set "
+                "condition.mask.enabled=true, or model.dit.conditioning=concat."
+            )
+
+    @property
+    def has_condition_image(self) -> bool:
+        sizes = self.condition.sizes
+        return self.condition.mask.enabled or (sizes.enabled and sizes.enters == "maps")

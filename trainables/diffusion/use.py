@@ -1,0 +1,342 @@
+"""Images from a trained network: for the verb `generate`, and as an examination of a training."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.files import DataError, Float64
+from data.mri.inputs import find_inputs, read_scans
+from data.mri.nifti_write import write_nifti
+from models.diffusion.strategies.guidance import check_guidance, is_guided
+from models.diffusion.strategies.sampling import State, sample_path
+from models.diffusion.strategies.settings import SamplingSettings
+from settings.flat import replace
+from settings.mri import GROUPS, MASK, MODALITIES
+from trainables.api import (
+    Column,
+    Exam,
+    Examination,
+    Measures,
+    Modules,
+    Request,
+    Settings,
+    SettingsError,
+    Tensors,
+    setting,
+)
+from trainables.diffusion.filters import Filter, FilterSettings, with_retries
+from trainables.diffusion.forward import predict, strategy_of
+from trainables.diffusion.samples import PAIRS
+from trainables.diffusion.settings import DiffusionSettings
+from trainables.drawing import rows
+
+SHOWN_STEPS = 5
+"""States of a trajectory that are drawn."""
+
+_CASES = 4
+"""Images that an examination makes."""
+
+_MARGIN = 0.05
+"""Beyond [0, 1], from which on a value counts as outside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(Settings):
+    """What `generate` is asked for."""
+
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    modality: str = setting(
+        "bravo", "of a network that was told them: which to make", choices=MODALITIES
+    )
+    counts: tuple[int, ...] = setting(
+        (), "of a network that was told them: lesions in every bin of sizes", low=0, high=1000
+    )
+    filter: FilterSettings = field(default_factory=FilterSettings)
+    precision: str = setting("no", "mixed precision of the network", choices=("no", "bf16"))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One condition: a mask [1, *S] or None, and the place of what is made."""
+
+    mask: Tensor | None
+    affine: Float64
+
+
+def sampled(
+    settings: DiffusionSettings,
+    modules: Modules,
+    batch: Tensors,
+    seeds: Tensor,
+    sampling: SamplingSettings,
+) -> Iterator[State]:
+    """The states on the way to an image for each seed, in the space, under the conditions of the
+    batch, none of which is read where the settings have none.
+    """
+    space: Any = modules["space"]
+    shape = (len(space.shift), *settings.sides)
+    none = torch.ones(len(seeds), dtype=torch.bool, device=seeds.device)
+
+    def under(is_null: Tensor | None, x: Tensor, t: Tensor) -> Tensor:
+        return predict(modules, x, t, batch, settings, is_null)
+
+    given = none if "not_given" in batch else None
+
+    return sample_path(
+        strategy_of(settings),
+        functools.partial(under, given),
+        seeds,
+        shape,
+        sampling,
+        unconditional=functools.partial(under, none) if is_guided(sampling.guidance) else None,
+    )
+
+
+def last(path: Iterator[State]) -> Tensor:
+    """x at the end of a path."""
+    return collections.deque(path, maxlen=1)[0].x
+
+
+# The verb
+
+
+def generate(settings: DiffusionSettings, modules: Modules, request: Request) -> Measures:
+    """Writes `<index>.nii.gz` for every sample, in [0, 1] and with the affine of its mask or of
+    the training's grid (masks: 0 and 1; two modalities: a file each), and a PNG for each batch.
+
+    Raises:
+        SettingsError: a condition that this network does not know, or guidance that it has not
+            learnt.
+        DataError: no mask is usable.
+    """
+    options: GenerateSettings = request.options
+    check_guidance(options.sampling.guidance, settings.condition.dropout)
+    _check_conditions(settings, request)
+    space: Any = modules["space"]
+    device = space.shift.device
+    asked = _asked(settings, space.affine, request)
+    names = ("samples", "clipped_values", "values", "further_attempts", "not_met")
+    counts = dict.fromkeys(names, 0.0)
+    wanted = Filter(
+        options.filter,
+        options.counts,
+        settings.condition.sizes.edges_mm,
+        settings.data.lesion_pixels if len(settings.sides) == 2 else settings.data.lesion_voxels,
+    )
+
+    def made(seeds: Tensor, asked: Sequence[_Asked]) -> Tensor:
+        batch = _batch(settings, options, asked, seeds, device)
+        with _autocast(options.precision, device):
+            path = sampled(settings, modules, batch, seeds.to(device), options.sampling)
+            image: Tensor = space.decode(last(path)).float().cpu()
+        return image
+
+    for indices, seeds in request.batches(len(asked)):
+        conditions = [asked[index // request.count] for index in indices]
+        image, attempts, missed = _attempted(made, seeds, conditions, wanted)
+        counts["further_attempts"] += attempts
+        counts["not_met"] += missed
+        counts["samples"] += len(image)
+        counts["values"] += image.numel()
+        counts["clipped_values"] += int(((image < 0.0) | (image > 1.0)).sum())
+        image = image.clamp(0.0, 1.0)
+        for index, one, condition in zip(indices, image, conditions, strict=True):
+            _write(request.target, index, one, condition, settings, options)
+        _write_grid(request.target / f"grid_{indices[0]:06d}.png", image)
+    return counts
+
+
+def _attempted(
+    made: Callable[[Tensor, Sequence[_Asked]], Tensor],
+    seeds: Tensor,
+    conditions: Sequence[_Asked],
+    wanted: Filter,
+) -> tuple[Tensor, int, int]:
+    """`with_retries`, or a single attempt where nothing is filtered."""
+    if not wanted.settings.enabled:
+        return made(seeds, conditions), 0, 0
+    return with_retries(
+        lambda seeds, places: made(seeds, [conditions[place] for place in places]),
+        seeds,
+        lambda image, place: wanted.takes(image, conditions[place].affine),
+        wanted.settings.retries,
+    )
+
+
+def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    if precision == "no":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
+    condition, counts = settings.condition, request.options.counts
+    if request.source is not None and not condition.mask.enabled:
+        raise SettingsError(
+            f"--input {request.source}: this network was trained without masks "
+            "(condition.mask.enabled=false). Leave out --input."
+        )
+    if request.source is None and condition.mask.enabled:
+        raise SettingsError(
+            "this network makes images under their masks: name a NIfTI mask, or folders of "
+            "patients with one, by --input PATH."
+        )
+    if request.options.filter.enabled and settings.data.group != MASK:
+        raise SettingsError(
+            "filter.enabled=true looks at masks, and this network makes images (data.group="
+            f"{settings.data.group}). Leave it out."
+        )
+    bins = condition.sizes.bins if condition.sizes.enabled else 0
+    if len(counts) not in (0, bins):
+        raise SettingsError(
+            f"counts has one number for each of the {bins} bins that this network knows "
+            f"(condition.sizes), or none, not {list(counts)}."
+        )
+
+
+def _asked(
+    settings: DiffusionSettings, grid: Sequence[Sequence[float]] | None, request: Request
+) -> list[_Asked]:
+    """The conditions: every slice with a lesion, or every volume, of the masks that are given."""
+    if request.source is None:
+        affine = np.eye(4) if grid is None else np.array(grid, np.float64)
+        return [_Asked(None, affine)]
+    dims = settings.model.spatial_dims
+    data = replace(settings.data, {"group": MASK})
+    asked = []
+    for _, files in find_inputs(request.source, MASK):
+        for scan in read_scans(files, data, dims):
+            volume = torch.from_numpy(scan.image)
+            if dims == 3:
+                asked.append(_Asked(volume, scan.affine))
+                continue
+            for place in range(scan.inside.start, scan.inside.stop):
+                if bool(volume[:, place].any()):
+                    affine = scan.affine.copy()
+                    affine[:3, 3] += (place - scan.inside.start) * affine[:3, 0]
+                    asked.append(_Asked(volume[:, place], affine))
+    if not asked:
+        raise DataError(f"{request.source}: expected masks with lesions, found none.")
+    return asked
+
+
+def _batch(
+    settings: DiffusionSettings,
+    options: GenerateSettings,
+    asked: Sequence[_Asked],
+    seeds: Tensor,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The conditions of samples, as a training has them."""
+    size = len(asked)
+    batch = {
+        "seed": seeds,
+        "modality": torch.full((size,), MODALITIES.index(options.modality)),
+    }
+    if settings.condition.mask.enabled:
+        batch["mask"] = torch.stack([one.mask for one in asked if one.mask is not None])
+    if settings.condition.sizes.enabled:
+        counts = options.counts or (0,) * settings.condition.sizes.bins
+        batch["counts"] = torch.tensor(counts).expand(size, -1)
+        if not options.counts:
+            batch["not_given"] = torch.ones(size, dtype=torch.bool)
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def _write(
+    target: Path,
+    index: int,
+    image: Tensor,
+    asked: _Asked,
+    settings: DiffusionSettings,
+    options: GenerateSettings,
+) -> None:
+    group = settings.data.group
+    names = (options.modality,) if group == "multi_modality" else GROUPS[group]
+    for name, channel in zip(names, image.numpy(), strict=True):
+        volume = channel if channel.ndim == 3 else channel[None]
+        if group == MASK:
+            volume = (volume > 0.5).astype(np.uint8)
+        end = f"_{name}" if len(names) > 1 else ""
+        text = f"{name}, made by {settings.strategy.kind}"
+        # X, Y, Z as NIfTI has them, from D, H, W.
+        placed = asked.affine[:, [2, 1, 0, 3]]
+        write_nifti(target / f"{index:06d}{end}.nii.gz", volume.transpose(2, 1, 0), placed, text)
+
+
+def _write_grid(path: Path, image: Tensor) -> None:
+    from PIL import Image
+
+    pixels = rows(flat(image)).mul(255.0).round().byte().permute(1, 2, 0)
+    Image.fromarray(np.ascontiguousarray(pixels.numpy())).save(path)
+
+
+def flat(image: Tensor) -> Tensor:
+    """Images [B, C, *S] as pictures [B C, 1, H, W]: the middle slice of a volume."""
+    if image.ndim == 5:
+        image = image[:, :, image.shape[2] // 2]
+    return image.float().flatten(0, 1)[:, None].clamp(0.0, 1.0)
+
+
+def draw_row(image: Tensor, estimate: Tensor) -> Tensor:
+    """Rows of images and of their clean estimates, [3, 2 H, n W]."""
+    return rows(flat(image), flat(estimate))
+
+
+# The examination
+
+
+def examinations(settings: DiffusionSettings) -> tuple[Examination, ...]:
+    """Images that the network makes by `sampling`, and the way to them."""
+    names = {
+        "generated_mean": "mean of the values of images that the network makes",
+        "generated_outside": f"share of these values outside [-{_MARGIN}, 1 + {_MARGIN}]",
+    }
+    columns = [
+        Column(name, "", None, text, reads=("sampling.*", "condition.*", "strategy.*", "space.*"))
+        for name, text in names.items()
+    ]
+    return (Examination("generated", _CASES, columns, _run, _draw),)
+
+
+def _path(exam: Exam) -> Iterator[State]:
+    settings: DiffusionSettings = exam.settings
+    modules = {name: exam.modules[name] for name in ("network", "space")}
+    modules |= {k: exam.modules[k] for k in ("conditions",) if k in exam.modules}
+    samples: Any = getattr(exam.loaders, exam.split)
+    batch = exam.fetch([case * PAIRS % len(samples) for case in exam.cases])
+    seeds = torch.tensor([exam.seed(case) for case in exam.cases], device=exam.device)
+    return sampled(settings, modules, {**batch, "seed": seeds}, seeds, settings.sampling)
+
+
+def _run(exam: Exam) -> Mapping[str, tuple[Tensor, Tensor]]:
+    space: Any = exam.modules["space"]
+    with exam.autocast():
+        image = space.decode(last(_path(exam))).double()
+    is_outside = (image < -_MARGIN) | (image > 1.0 + _MARGIN)
+    count = torch.tensor(image.numel(), dtype=torch.float64)
+    return {
+        "generated_mean": (image.sum(), count),
+        "generated_outside": (is_outside.double().sum(), count),
+    }
+
+
+def _draw(exam: Exam) -> Mapping[str, Tensor]:
+    space: Any = exam.modules["space"]
+    with exam.autocast():
+        states = [space.decode(state.x) for state in _path(exam)]
+    places = np.linspace(0, len(states) - 1, min(SHOWN_STEPS, len(states))).round().astype(int)
+    return {
+        "generated": rows(flat(states[-1])),
+        "trajectory": rows(*(flat(states[place]) for place in places)),
+    }
