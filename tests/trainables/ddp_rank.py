@@ -168,7 +168,7 @@ def main(job):
     run = Rank(Path(job["directory"]), rank=rank, resume=True, stop_step=job.get("stop"))
     if "ends" in job:
         run.budget = Budget(job["ends"][rank])
-    prepared = system.prepare(tree, run.directory.parent / "cache")
+    prepared = system.prepare(tree, Path(job.get("cache", run.directory.parent / "cache")))
     report = fit(system, tree, run, prepared)
     result = Path(job["directory"]) / f"report-{rank}.json"
     result.write_text(json.dumps(dict(report)))
