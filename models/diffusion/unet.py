@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from monai.networks.nets import DiffusionModelUNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.diffusion.interface import DiffusionNetwork, conditioned, sinusoids
 from models.diffusion.settings import ModelSettings
@@ -41,6 +41,7 @@ class Unet(DiffusionNetwork, DiffusionModelUNet):
             num_head_channels=shape.head_width,
             use_flash_attention=True,
         )
+        _keep_digits(self)
         self.dimensions, self.size = settings.spatial_dims, None
         self.divisors = settings.divisors
         self.embedding_width = 4 * shape.widths[0]
@@ -71,3 +72,27 @@ class Unet(DiffusionNetwork, DiffusionModelUNet):
             h = self.run(block, h, skips[-count:], e)
             del skips[-count:]
         return self.out(h).to(x.dtype)
+
+
+class _OfContiguous(nn.Linear):
+    """A linear layer that lays its input out first."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.contiguous())
+
+
+def _keep_digits(module: nn.Module) -> None:
+    """Replaces the projections of the library's attention, whose input is a transposed view.
+    torch multiplies such a view in another order where the weight requires no gradient, so that a
+    moving average and the same weights in a checkpoint would differ in the last digit.
+    """
+    for block in list(module.modules()):
+        for name in ("to_q", "to_k", "to_v"):
+            layer = getattr(block, name, None)
+            if isinstance(layer, nn.Linear):
+                has_bias = layer.bias is not None
+                made = _OfContiguous(
+                    layer.in_features, layer.out_features, bias=has_bias, device="meta"
+                )
+                made.weight, made.bias = layer.weight, layer.bias
+                setattr(block, name, made)

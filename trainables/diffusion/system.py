@@ -72,6 +72,7 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
         "train.batch_size": 2,
         "train.validation_batch_size": 12,
         "train.ema_decay": 0.0,
+        "train.measure_idle_terms": True,
     }
     originals: Mapping[str, Any] = {"augment.kind": "none"}
 

@@ -4,6 +4,8 @@ slow.
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from monai.networks.blocks import SABlock
@@ -45,3 +47,18 @@ def test_attention_is_at_the_coarsest_levels(make, levels):
     network = make("unet", 2, **{"unet.widths": (8, 16, 16), "unet.attention": levels})
     attended = [hasattr(block, "attentions") for block in network.down_blocks]
     assert attended == [False, False, levels == 1]
+
+
+def test_a_frozen_copy_gives_the_same_digits(make, one_thread):
+    """As a moving average is one: torch's product of a transposed view by a weight depends on
+    whether the weight requires a gradient, even where none is computed.
+    """
+    changes = {"unet.widths": (8, 8), "unet.norm_groups": 4, "unet.head_width": 8}
+    network = make("unet", 2, **changes).eval()
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    frozen = copy.deepcopy(network).requires_grad_(False)
+    x, t = torch.randn(12, network.in_channels, 16, 16), torch.rand(12)
+    with torch.no_grad():
+        assert torch.equal(network(x, t), frozen(x, t))
