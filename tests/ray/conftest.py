@@ -89,8 +89,8 @@ def swept_once(
         if not said.exists():
             with running.new_place() as place:
                 ran = place.run(TOY, *options(place, directory))
+                assert ran.status == 0, ran.text
                 place.check_nothing_is_left()  # of the cluster that it started
-            assert ran.status == 0, ran.text
             said.write_text(ran.text)
     return SimpleNamespace(directory=directory, text=said.read_text())
 
