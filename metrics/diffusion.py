@@ -147,7 +147,7 @@ class AtLevels:
     def __init__(self, measure: Measure) -> None:
         self.measure = measure
 
-    def __call__(self, prediction: Tensors, batch: Tensors, settings: Any) -> Measured:
+    def __call__(self, prediction: Tensors, batch: Tensors, settings: object) -> Measured:
         at = batch["level"] >= 0
         chosen = ({key: value[at] for key, value in x.items()} for x in (prediction, batch))
         return self.measure(*chosen, settings)

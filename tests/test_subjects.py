@@ -16,6 +16,7 @@ ROOMS = ("losses", "metrics", "search_spaces", "trainables", "search", "results"
 HDR = {"data.hdr", "models.hdr"}
 FIELDS = {"data.fields", "models.fields"}
 MRI = {"data.mri", "models.autoencoders"}
+DIFFUSION = {"data.mri", "models.diffusion"}
 
 WINGS_OF: Mapping[str, set[str]] = {
     "losses.hdr_patch": HDR,
@@ -30,6 +31,7 @@ WINGS_OF: Mapping[str, set[str]] = {
     "trainables.hdr_patch": HDR,
     "trainables.compression": MRI,
     "trainables.conditioner": FIELDS,
+    "trainables.diffusion": DIFFUSION,
 }
 """A file, or a folder, and the wings that are its subject; every other has none."""
 
