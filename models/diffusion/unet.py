@@ -77,7 +77,7 @@ class Unet(DiffusionNetwork, DiffusionModelUNet):
 class _OfContiguous(nn.Linear):
     """A linear layer that lays its input out first."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # as the library calls it
         return super().forward(input.contiguous())
 
 
