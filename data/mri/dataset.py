@@ -111,7 +111,7 @@ class DataSettings(Settings):
         low=1,
     )
     patients: tuple[int, ...] = setting(
-        (8, 2, 2), "embedded patients for train, validation and test", low=0, high=1000
+        (8, 6, 6), "embedded patients for train, validation and test", low=0, high=1000
     )
     slices: int = setting(32, "of an embedded patient that is cut into slices", low=8, high=256)
     seed: int = setting(0, "of the embedded patients", low=0)
