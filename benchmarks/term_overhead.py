@@ -23,6 +23,7 @@ ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "multi_scale": ("multi_scale", {}),
     "perceptual": ("perceptual", {}),
     "consistency": ("consistency", {}),
+    "stable_rank": ("stable_rank", {}),
     "spectral": ("spectral", {}),
     "all_softmax": ("all_fixed", {"loss.balancer.kind": "softmax"}),
     "all_gradnorm": ("all_fixed", {"loss.balancer.kind": "gradnorm"}),
