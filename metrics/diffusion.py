@@ -149,13 +149,17 @@ class AtLevels:
 
     def __call__(self, prediction: Tensors, batch: Tensors, settings: object) -> Measured:
         at = batch["level"] >= 0
-        chosen = ({key: value[at] for key, value in x.items()} for x in (prediction, batch))
-        return self.measure(*chosen, settings)
+        predicted, given = (_of_pairs(tensors, at) for tensors in (prediction, batch))
+        return self.measure(predicted, given, settings)
+
+
+def _of_pairs(tensors: Tensors, chosen: Tensor) -> Tensors:
+    return {name: values[chosen] for name, values in tensors.items()}
 
 
 def _psnr(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
-    pair = (x.double() for x in (prediction["reconstruction"], batch["image"]))
-    return over_images(psnr_db(*pair, data_range=1.0))
+    estimate, image = prediction["reconstruction"].double(), batch["image"].double()
+    return over_images(psnr_db(estimate, image, data_range=1.0))
 
 
 def _ms_ssim(prediction: Tensors, batch: Tensors, settings: object) -> Measured:

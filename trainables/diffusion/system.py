@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from data.mri.dataset import open_split, units_of
-from data.mri.store import MriSamples
+from data.mri.store import FixedSamples, TrainSamples
 from losses.diffusion import terms
 from metrics.diffusion import diffusion_metrics
 from models.diffusion.build import build_network
@@ -40,6 +39,8 @@ from trainables.diffusion.references import references
 from trainables.diffusion.samples import PAIRS, Pairs, WithCounts
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.diffusion.use import GenerateSettings, draw_row, examinations, generate
+
+Samples = TypeVar("Samples", FixedSamples, TrainSamples)
 
 
 class Diffusion(SystemBase[DiffusionSettings, Prepared]):
@@ -184,8 +185,8 @@ def _has_conditions(settings: DiffusionSettings) -> bool:
 
 
 def _counted(
-    settings: DiffusionSettings, samples: MriSamples, least: int
-) -> Dataset[dict[str, Tensor]]:
+    settings: DiffusionSettings, samples: Samples, least: int
+) -> Samples | WithCounts:
     """The samples, with their counts of lesions where these are a condition."""
     sizes = settings.condition.sizes
     return WithCounts(samples, sizes.edges_mm, least) if sizes.enabled else samples
