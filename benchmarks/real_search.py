@@ -1,5 +1,5 @@
-"""Searches of equal cost on real trainings, judged on the test split: the default search, TPE and
-random search without early stopping, the documented point, and the best reference.
+"""Searches of equal cost on real trainings, judged on the test split: the default search, random
+search without early stopping, the documented point, and the best reference.
 
     python -m benchmarks.real_search --json [--systems conditioner] [--draws 4,5,6,7] [--store]
 
@@ -38,13 +38,11 @@ SYSTEMS: Mapping[str, Sequence[str]] = {
 
 ARMS: Mapping[str, Sequence[str]] = {
     "default": ("--budget", str(BUDGET)),
-    "tpe": ("--scheduler", "none", "--trials", str(BUDGET)),
     "random": ("--scheduler", "none", "--sampler", "random", "--trials", str(BUDGET)),
 }
 
 CONTROLS = {
     "random": "",
-    "tpe": "random",
     "default": "random",
     "document": "default",
     "best_reference": "default",

@@ -9,7 +9,6 @@ from benchmarks.real_search import ARMS, Outcome, outcome, rows_of, sweep, table
 
 FOUND = {
     "default": [Outcome(1.0, 2.0, 3.0), Outcome(2.0, 4.0, 3.0), Outcome(1.0, 2.0, 5.0)],
-    "tpe": [Outcome(1.5, 2.0, 3.0), Outcome(2.0, 4.0, 3.0), Outcome(1.0, 2.0, 5.0)],
     "random": [Outcome(2.0, 2.0, 3.0), Outcome(2.0, 4.0, 3.0), Outcome(3.0, 2.0, 5.0)],
 }
 FOUND = {arm: [*outcomes, Outcome(4.0, 4.0, 8.0)] for arm, outcomes in FOUND.items()}
@@ -45,7 +44,6 @@ def test_differences_are_paired_over_the_draws():
     assert set(found) == {*ARMS, "document", "best_reference"}
     over = {
         "default": [-1.0, 0.0, -2.0, 0.0],
-        "tpe": [-0.5, 0.0, -2.0, 0.0],
         "document": [1.0, 2.0, 1.0, 0.0],
         "best_reference": [2.0, 1.0, 4.0, 4.0],
     }
