@@ -79,20 +79,22 @@ def brackets(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def swept_once(
     factory: pytest.TempPathFactory, name: str, options: Callable[[Place, Path], list[object]]
 ) -> SimpleNamespace:
-    """The sweep, run by the first test process that asks and read by all others."""
+    """The sweep, run by the first test process that asks and read by all others; `left` is what
+    outlived it of the cluster that it started.
+    """
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
-    directory, said = root / name, root / f"{name}.txt"
+    directory, said = root / name, root / f"{name}.json"
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not said.exists():
             with running.new_place() as place:
                 ran = place.run(TOY, *options(place, directory))
                 assert ran.status == 0, ran.text
-                place.check_nothing_is_left()  # of the cluster that it started
-            said.write_text(ran.text)
-    return SimpleNamespace(directory=directory, text=said.read_text())
+                left = place.left()
+            said.write_text(json.dumps({"text": ran.text, "left": left}))
+    return SimpleNamespace(directory=directory, **json.loads(said.read_text()))
 
 
 def sequential_options(place: Place, directory: Path, trials: int = 8) -> list[object]:

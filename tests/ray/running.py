@@ -121,11 +121,16 @@ class Place:
                     found.append(process)
         return found
 
-    def check_nothing_is_left(self) -> None:
-        """Two of Ray's processes look for a cluster that is gone for a minute: long after this."""
+    def left(self) -> list[str]:
+        """What is alive two seconds from now: two of Ray's processes look for a cluster that is
+        gone for a minute.
+        """
         until(lambda: not self.survivors(), seconds=2, else_fail=False)
-        left = self.survivors()
-        assert not left, list(map(describe, left))
+        return list(map(describe, self.survivors()))
+
+    def check_nothing_is_left(self) -> None:
+        left = self.left()
+        assert not left, left
 
     def close(self) -> None:
         """Waits for what is ending by itself, ends the rest, and says which that was."""

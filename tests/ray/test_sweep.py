@@ -253,10 +253,11 @@ class TestOnARunningCluster:
         kit.check_equal(directory, sequential.directory)
 
 
-def test_what_others_are_compared_with_has_both_ends_and_a_value_for_each_trial(sequential):
+def test_what_others_are_compared_with_is_whole_and_leaves_no_process(sequential):
     """That it would be decided the same twice is shown by all that come to it disturbed, and by
     its simulation.
     """
+    assert not sequential.left
     trials = load_sweep(sequential.directory)
     assert {"complete", "stopped"} == set(trials["state"])
     assert np.isfinite(trials["value"]).all()
