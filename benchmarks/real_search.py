@@ -23,6 +23,7 @@ from benchmarks.measuring.rows import Row, row, show
 from results.directory import read_history, read_sweep
 from results.frame import load_sweep
 from results.references import last_test, objective_of
+from settings.command import command
 
 BUDGET = 12
 """Trainings of full length that each search costs, documented points included."""
@@ -90,7 +91,7 @@ def outcome(directory: Path) -> Outcome:
     if look is None or not look.references:
         raise ValueError(
             f"{directory} has no look at its test split. Run it with --test, or resume it so: "
-            f"python -m ray_jobs.sweep --resume {directory} --test"
+            f"{command('sweep')} --resume {directory} --test"
         )
     winner = objective_of(swept, look.winner[0])
     # A documented point that wins is measured once, as the winner.
