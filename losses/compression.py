@@ -9,6 +9,7 @@ import dataclasses
 from losses import compression_terms, counts
 from losses.adversarial import CriticSettings, adversarial_term
 from losses.compression_terms import CompressionTree, LossSettings
+from losses.images import perceptual
 from losses.terms import Term
 
 __all__ = ["TERMS", "CriticSettings", "LossSettings", "terms"]
@@ -19,7 +20,7 @@ TERMS: dict[str, Term] = {
     "l1": Term(compression_terms.l1, compression_terms.l1_count, reads=("loss.l1.regional.*",)),
     "mse": Term(compression_terms.mse, _VALUES, constant_count=True),
     "perceptual": Term(
-        compression_terms.perceptual,
+        perceptual,
         _SAMPLES,
         reads=("loss.perceptual.backbone", "loss.perceptual.slice_share"),
         constant_count=True,

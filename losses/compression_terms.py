@@ -18,11 +18,10 @@ from torch import Tensor
 from losses import counts
 from losses.adversarial import CriticTree
 from losses.balancers.settings import BalancerSettings
-from losses.regional import SizeWeights, weights_by_region
+from losses.images import PerceptualSettings
+from losses.regional import SizeWeights, weighted_values, weights_by_region
 from losses.terms import Tensors, TermSettings
 from models.autoencoders.settings import ModelSettings
-from models.efficientnet import BACKBONES
-from models.perceptual import content_seeds, distance, frozen_features, volume_distance
 from settings.schema import Settings, setting
 
 DICE_SMOOTH = 1.0
@@ -42,16 +41,6 @@ class RegionalSettings(SizeWeights):
 @dataclass(frozen=True, kw_only=True)
 class L1Settings(TermSettings):
     regional: RegionalSettings = field(default_factory=RegionalSettings)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerceptualSettings(TermSettings):
-    backbone: str = setting(
-        "efficientnet_lite0", "frozen network that sees the images", choices=BACKBONES
-    )
-    slice_share: float = setting(
-        0.25, "volumes: part of the slices across each axis that it sees", low=0.001, high=1.0
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +94,7 @@ def l1_count(batch: Tensors, settings: CompressionTree) -> Tensor:
     """
     if not settings.loss.l1.regional.enabled:
         return counts.values_of("image")(batch, settings)
-    # float32 weights have 24 digits, so that their float64 sum is exact in any order.
-    weight = region_weights(batch, settings)
-    return weight.sum(dtype=torch.float64) * batch["image"].shape[1]
+    return weighted_values(batch, region_weights(batch, settings))
 
 
 def region_weights(batch: Tensors, settings: CompressionTree) -> Tensor:
@@ -122,23 +109,6 @@ def region_weights(batch: Tensors, settings: CompressionTree) -> Tensor:
 def mse(prediction: Tensors, batch: Tensors, settings: CompressionTree) -> Tensor:
     """Sum of (reconstruction - image)^2: what PSNR is made of."""
     return (prediction["reconstruction"].float() - batch["image"].float()).square().sum()
-
-
-def perceptual(prediction: Tensors, batch: Tensors, settings: CompressionTree) -> Tensor:
-    """Sum over samples of `models.perceptual`'s distance; of volumes, over a share of the slices
-    across each axis ("2.5-D").
-
-    A sample's `seed` chooses its slices, so that they differ in every epoch. In validation,
-    without seeds, the sample's own values choose: the same slices at every report. Neither a
-    global generator nor the other samples have any influence.
-    """
-    image, target = prediction["reconstruction"], batch["image"]
-    term = settings.loss.perceptual
-    features = frozen_features(term.backbone, image.device)
-    if image.ndim == 4:
-        return distance(features, image, target).sum()
-    seeds = batch["seed"] if "seed" in batch else content_seeds(target)
-    return volume_distance(features, image, target, term.slice_share, seeds).sum()
 
 
 # Latents: sums over samples

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from losses import counts, diffusion_terms
 from losses.diffusion_terms import DiffusionTree, LossSettings
+from losses.images import perceptual
 from losses.terms import Term
 from settings.mri import MASK
 
@@ -26,7 +27,7 @@ TERMS: dict[str, Term] = {
         reads=(*_NOISED, "loss.regional.size.*"),
     ),
     "perceptual": Term(
-        diffusion_terms.perceptual,
+        perceptual,
         _SAMPLES,
         reads=(*_NOISED, "loss.perceptual.backbone", "loss.perceptual.slice_share"),
         constant_count=True,

@@ -2,11 +2,12 @@
 their settings.
 
 What is compared is what the network predicts of x_t (a velocity, the noise) with what it should,
-in the space of the diffusion; `perceptual` compares images.
+in the space of the diffusion. `losses.images.perceptual` compares the clean estimate as an image
+with the image, both as they are after the space and its standardisation are undone (001-M24).
 
 Shapes: B samples, C channels and *S the sides of images; c channels and *s cells of the space that
-is diffused. `prediction`, `target` [B, c, *s]; `weight` [B], of Min-SNR; `reconstruction`, the
-image of the clean estimate, and `image` [B, C, *S]; `region` [B, 1, *S].
+is diffused. `prediction`, `target` [B, c, *s]; `weight` [B], of Min-SNR; `image` [B, C, *S];
+`region` [B, 1, *S].
 """
 
 from __future__ import annotations
@@ -14,16 +15,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses.balancers.settings import BalancerSettings
-from losses.regional import SizeWeights, weights_by_region
+from losses.images import PerceptualSettings
+from losses.regional import SizeWeights, weighted_values, weights_by_region
 from losses.terms import Tensors, TermSettings
-from models.efficientnet import BACKBONES
-from models.perceptual import content_seeds, distance, frozen_features, volume_distance
-from settings.schema import Settings, setting
+from settings.schema import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +33,6 @@ class RegionalTermSettings(TermSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerceptualTermSettings(TermSettings):
-    backbone: str = setting(
-        "efficientnet_lite0", "frozen network that sees the images", choices=BACKBONES
-    )
-    slice_share: float = setting(
-        0.25, "volumes: part of the slices across each axis that it sees", low=0.001, high=1.0
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class LossSettings(Settings):
     """A node for every term; `losses.diffusion.terms` says which of them a training has."""
 
@@ -51,8 +40,8 @@ class LossSettings(Settings):
     regional: RegionalTermSettings = field(
         default_factory=lambda: RegionalTermSettings(enabled=False)
     )
-    perceptual: PerceptualTermSettings = field(
-        default_factory=lambda: PerceptualTermSettings(weight=0.001, enabled=False)
+    perceptual: PerceptualSettings = field(
+        default_factory=lambda: PerceptualSettings(weight=0.001, enabled=False)
     )
     balancer: BalancerSettings = field(default_factory=BalancerSettings)
 
@@ -97,22 +86,7 @@ def regional_count(batch: Tensors, settings: DiffusionTree) -> Tensor:
     as many channels as pixels (times C) in every space.
     """
     weights = weights_by_region(batch, settings.loss.regional.size, "loss.regional.enabled")
-    # float32 weights have 24 digits, so that their float64 sum is exact in any order.
-    return weights.sum(dtype=torch.float64) * batch["image"].shape[1]
-
-
-def perceptual(prediction: Tensors, batch: Tensors, settings: DiffusionTree) -> Tensor:
-    """Sum over samples of `models.perceptual`'s distance between the clean estimate as an image
-    and the image, both as they are after the space and its standardisation are undone (001-M24);
-    of volumes over a share of the slices across each axis, chosen by the sample's seed.
-    """
-    image, target = prediction["reconstruction"], batch["image"]
-    term = settings.loss.perceptual
-    features = frozen_features(term.backbone, image.device)
-    if image.ndim == 4:
-        return distance(features, image, target).sum()
-    seeds = batch["seed"] if "seed" in batch else content_seeds(target)
-    return volume_distance(features, image, target, term.slice_share, seeds).sum()
+    return weighted_values(batch, weights)
 
 
 def _squared_error(prediction: Tensors) -> Tensor:

@@ -60,3 +60,9 @@ def weights_by_region(batch: Tensors, weights: WeightsNode, key: str) -> Tensor:
     table = [1.0, *(getattr(weights, name) for name in SIZE_NAMES)]
     region = batch["region"]
     return torch.tensor(table, dtype=torch.float32, device=region.device)[region.long()]
+
+
+def weighted_values(batch: Tensors, weights: Tensor) -> Tensor:
+    """The sum of the weights [B, 1, *S] over all pixels and channels of `image` [B, C, *S]."""
+    # float32 weights have 24 digits, so that their float64 sum is exact in any order.
+    return weights.sum(dtype=torch.float64) * batch["image"].shape[1]

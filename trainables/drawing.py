@@ -1,7 +1,10 @@
-"""Figures as rows of images, for `System.picture`."""
+"""Figures as rows of images, for `System.picture`, and PNG files of them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,3 +26,18 @@ def scaled(values: Tensor, like: Tensor) -> Tensor:
     axes = tuple(range(1, like.ndim))
     low, high = like.amin(dim=axes, keepdim=True), like.amax(dim=axes, keepdim=True)
     return (values - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def flat(image: Tensor) -> Tensor:
+    """Images [B, C, *S] as pictures [B C, 1, H, W] in [0, 1]: of a volume the middle slice."""
+    if image.ndim == 5:
+        image = image[:, :, image.shape[2] // 2]
+    return image.float().flatten(0, 1)[:, None].clamp(0.0, 1.0)
+
+
+def write_png(path: Path, image: Tensor) -> None:
+    """[3, H, W], clipped to [0, 1]."""
+    from PIL import Image
+
+    pixels = image.clamp(0.0, 1.0).mul(255.0).round().byte().permute(1, 2, 0)
+    Image.fromarray(np.ascontiguousarray(pixels.numpy())).save(path)

@@ -27,6 +27,8 @@ class Dit(DiffusionNetwork):
     the same positions, and every block attends to them.
     """
 
+    takes_context = True
+
     def __init__(
         self,
         settings: ModelSettings,
@@ -38,10 +40,14 @@ class Dit(DiffusionNetwork):
         super().__init__()
         shape = settings.dit
         width, heads = DIT_SIZES[shape.size].width, DIT_SIZES[shape.size].heads
-        self.dimensions, self.size = len(size), size
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.context_channels, self.embedding_width = context_channels, width
-        self.divisors, self.checkpointing = settings.divisors, settings.checkpointing
+        self.describe(
+            settings,
+            in_channels,
+            out_channels,
+            context_channels,
+            size=size,
+            embedding_width=width,
+        )
         self.patch_size = shape.patch_size
         self.grid = tuple(side // shape.patch_size for side in size)
         pixels = math.prod(settings.divisors)

@@ -46,15 +46,17 @@ class Hdit(DiffusionNetwork):
         context_channels: int = 0,
     ) -> None:
         super().__init__()
-        if context_channels:
-            raise ValueError("an HDiT takes a condition image as channels of its input alone.")
         shape = settings.hdit
         width, depths = HDIT_SIZES[shape.size].width, shape.level_depths
         halvings = len(depths) // 2
-        self.dimensions, self.size = len(size), size
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.context_channels, self.embedding_width = 0, width
-        self.divisors, self.checkpointing = settings.divisors, settings.checkpointing
+        self.describe(
+            settings,
+            in_channels,
+            out_channels,
+            context_channels,
+            size=size,
+            embedding_width=width,
+        )
         self.patch_size = shape.patch_size
         self.grids = [
             tuple(side // shape.patch_size // MERGED**level for side in size)

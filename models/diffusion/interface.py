@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from models.diffusion.settings import ModelSettings
 
 TIME_SCALE = 1000.0
 """Times in [0, 1] are multiplied by it before their sinusoids, whose angular frequencies are 1 to
@@ -36,6 +38,7 @@ class DiffusionNetwork(nn.Module, ABC):
         context_channels: of the condition image that is given as `context`, or 0 where the network
             takes none.
         checkpointing: whether activations are recomputed in the backward pass.
+        takes_context: whether a network of this kind can be given a `context`.
     """
 
     dimensions: int
@@ -46,6 +49,32 @@ class DiffusionNetwork(nn.Module, ABC):
     embedding_width: int
     context_channels: int
     checkpointing: bool
+
+    takes_context: ClassVar[bool] = False
+
+    def describe(
+        self,
+        settings: ModelSettings,
+        in_channels: int,
+        out_channels: int,
+        context_channels: int,
+        *,
+        size: tuple[int, ...] | None,
+        embedding_width: int,
+    ) -> None:
+        """Sets the attributes, at the beginning of a network.
+
+        Raises:
+            ValueError: a context for a network that takes none.
+        """
+        if context_channels and not self.takes_context:
+            raise ValueError(
+                f"a {settings.kind} takes a condition image as channels of its input alone."
+            )
+        self.dimensions, self.size = settings.spatial_dims, size
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.context_channels, self.embedding_width = context_channels, embedding_width
+        self.divisors, self.checkpointing = settings.divisors, settings.checkpointing
 
     @abstractmethod
     def forward(

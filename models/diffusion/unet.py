@@ -24,8 +24,6 @@ class Unet(DiffusionNetwork, DiffusionModelUNet):
         out_channels: int,
         context_channels: int = 0,
     ) -> None:
-        if context_channels:
-            raise ValueError("a UNet takes a condition image as channels of its input alone.")
         shape = settings.unet
         levels = len(shape.widths)
         # without flash attention every pair of cells is held in memory, and heads of the default
@@ -42,11 +40,14 @@ class Unet(DiffusionNetwork, DiffusionModelUNet):
             use_flash_attention=True,
         )
         _keep_digits(self)
-        self.dimensions, self.size = settings.spatial_dims, None
-        self.divisors = settings.divisors
-        self.embedding_width = 4 * shape.widths[0]
-        self.context_channels = 0
-        self.checkpointing = settings.checkpointing
+        self.describe(
+            settings,
+            in_channels,
+            out_channels,
+            context_channels,
+            size=None,
+            embedding_width=4 * shape.widths[0],
+        )
 
     def forward(  # type: ignore[override]  # the library's has other arguments
         self,

@@ -38,15 +38,17 @@ class Uvit(DiffusionNetwork):
         context_channels: int = 0,
     ) -> None:
         super().__init__()
-        if context_channels:
-            raise ValueError("a UViT takes a condition image as channels of its input alone.")
         shape = settings.uvit
         width, heads = UVIT_SIZES[shape.size].width, UVIT_SIZES[shape.size].heads
         half = UVIT_SIZES[shape.size].depth // 2
-        self.dimensions, self.size = len(size), size
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.context_channels, self.embedding_width = 0, width
-        self.divisors, self.checkpointing = settings.divisors, settings.checkpointing
+        self.describe(
+            settings,
+            in_channels,
+            out_channels,
+            context_channels,
+            size=size,
+            embedding_width=width,
+        )
         self.patch_size = shape.patch_size
         self.grid = tuple(side // shape.patch_size for side in size)
         pixels = math.prod(settings.divisors)

@@ -48,8 +48,10 @@ def weigh(case, settings, modules, number):
     prediction = phase.forward(modules, batch, settings)
     steps = settings.train.steps
     weights = phase.composite.weights(steps, steps)
-    counts = phase.composite.counts(batch, settings).tolist()
-    denominators = dict(zip(phase.composite.terms, counts, strict=True))
+    # As a training does: a term that is off is not counted, and its batch need not allow it.
+    on = [name for name in phase.composite.terms if weights.get(name, 0.0) != 0.0]
+    counts = phase.composite.counts(batch, settings, on).tolist() if on else []
+    denominators = dict.fromkeys(phase.composite.terms, 0.0) | dict(zip(on, counts, strict=True))
     found = phase.composite.weigh(prediction, batch, settings, weights, denominators)
     return found, [p for name in phase.modules for p in modules[name].parameters()]
 

@@ -42,7 +42,7 @@ from trainables.compression.references import references
 from trainables.compression.settings import CompressionSettings
 from trainables.compression.tags import figure_tags, tags
 from trainables.compression.use import reconstruct
-from trainables.drawing import rows
+from trainables.drawing import flat, rows
 from trainables.stepping.inputs import SEED, UPDATE_SEED
 
 
@@ -210,10 +210,7 @@ def side_by_side(image: Tensor, reconstruction: Tensor) -> Tensor:
     """Rows of image, reconstruction and their absolute difference (times 4). Of a volume the
     middle slice is drawn, and every channel by itself. [B, C, *S] -> [3, 3 H, n W].
     """
-    shown = [image.float(), reconstruction.float()]
-    if image.ndim == 5:
-        shown = [volume[:, :, volume.shape[2] // 2] for volume in shown]
-    true, output = (images.flatten(0, 1)[:, None].clamp(0.0, 1.0) for images in shown)
+    true, output = flat(image), flat(reconstruction)
     return rows(true, output, 4.0 * (true - output).abs())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from settings.warning import warn
 from trainables.api import Measures, Request
 from trainables.compression.encoding import codec_of
 from trainables.compression.settings import CompressionSettings
+from trainables.drawing import write_png
 
 Draw = Callable[[Tensor, Tensor], Tensor]
 """(image, reconstruction) [B, C, H, W] -> a figure [3, H, W] in [0, 1]."""
@@ -91,7 +92,8 @@ def reconstruct(
         raise DataError(tally.problems[0])
     if tally.problems:
         (target / LEFT_OUT).write_text("".join(f"{text}\n" for text in tally.problems))
-    _write_figure(tally.shown, draw, target / FIGURE)
+    shown = (torch.stack(images) for images in zip(*tally.shown, strict=True))
+    write_png(target / FIGURE, draw(*shown))
     for text in tally.warnings():
         warn(text)
     return tally.measures()
@@ -127,11 +129,3 @@ def round_trip(model: Autoencoder, volume: Tensor) -> Tensor:
     given = volume[None].to(next(model.parameters()).device)
     output = model.to_image(codec.decode(codec.encode(given)))
     return output[0].float().clamp(0.0, 1.0).cpu()
-
-
-def _write_figure(shown: Sequence[tuple[Tensor, Tensor]], draw: Draw, path: Path) -> None:
-    from PIL import Image
-
-    image, output = (torch.stack(images) for images in zip(*shown, strict=True))
-    pixels = draw(image, output).mul(255.0).round().byte().permute(1, 2, 0)
-    Image.fromarray(np.ascontiguousarray(pixels.numpy())).save(path)

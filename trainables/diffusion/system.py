@@ -94,8 +94,8 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
         return _made(settings, meta["channels"], space, {"affine": meta["affine"]})
 
     def loaders(self, settings: DiffusionSettings, prepared: Prepared) -> Loaders:
-        data = prepared.data
-        train = open_split(data, "train", settings.augment, regions=True)
+        data, regions = prepared.data, settings.loss.regional.is_on
+        train = open_split(data, "train", settings.augment, regions=regions)
         fixed = {
             "validation": open_split(data, "validation"),
             "test": open_split(data, "test"),

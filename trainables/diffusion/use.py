@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +17,7 @@ from data.files import DataError, Float64
 from data.mri.inputs import find_inputs, read_scans
 from data.mri.nifti_write import write_nifti
 from models.diffusion.strategies.guidance import check_guidance, is_guided
-from models.diffusion.strategies.sampling import State, sample_path
+from models.diffusion.strategies.sampling import State, last, sample_path
 from models.diffusion.strategies.settings import SamplingSettings
 from settings.flat import replace
 from settings.mri import GROUPS, MASK, MODALITIES
@@ -38,7 +37,7 @@ from trainables.diffusion.filters import Filter, FilterSettings, with_retries
 from trainables.diffusion.forward import predict, strategy_of
 from trainables.diffusion.samples import PAIRS
 from trainables.diffusion.settings import DiffusionSettings
-from trainables.drawing import rows
+from trainables.drawing import flat, rows, write_png
 
 SHOWN_STEPS = 5
 """States of a trajectory that are drawn."""
@@ -102,11 +101,6 @@ def sampled(
     )
 
 
-def last(path: Iterator[State]) -> Tensor:
-    """x at the end of a path."""
-    return collections.deque(path, maxlen=1)[0].x
-
-
 # The verb
 
 
@@ -138,7 +132,7 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
         batch = _batch(settings, options, asked, seeds, device)
         with _autocast(options.precision, device):
             path = sampled(settings, modules, batch, seeds.to(device), options.sampling)
-            image: Tensor = space.decode(last(path)).float().cpu()
+            image: Tensor = space.decode(last(path).x).float().cpu()
         return image
 
     for indices, seeds in request.batches(len(asked)):
@@ -152,7 +146,7 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
         image = image.clamp(0.0, 1.0)
         for index, one, condition in zip(indices, image, conditions, strict=True):
             _write(request.target, index, one, condition, settings, options)
-        _write_grid(request.target / f"grid_{indices[0]:06d}.png", image)
+        write_png(request.target / f"grid_{indices[0]:06d}.png", rows(flat(image)))
     return counts
 
 
@@ -274,20 +268,6 @@ def _write(
         write_nifti(target / f"{index:06d}{end}.nii.gz", volume.transpose(2, 1, 0), placed, text)
 
 
-def _write_grid(path: Path, image: Tensor) -> None:
-    from PIL import Image
-
-    pixels = rows(flat(image)).mul(255.0).round().byte().permute(1, 2, 0)
-    Image.fromarray(np.ascontiguousarray(pixels.numpy())).save(path)
-
-
-def flat(image: Tensor) -> Tensor:
-    """Images [B, C, *S] as pictures [B C, 1, H, W]: the middle slice of a volume."""
-    if image.ndim == 5:
-        image = image[:, :, image.shape[2] // 2]
-    return image.float().flatten(0, 1)[:, None].clamp(0.0, 1.0)
-
-
 def draw_row(image: Tensor, estimate: Tensor) -> Tensor:
     """Rows of images and of their clean estimates, [3, 2 H, n W]."""
     return rows(flat(image), flat(estimate))
@@ -322,7 +302,7 @@ def _path(exam: Exam) -> Iterator[State]:
 def _run(exam: Exam) -> Mapping[str, tuple[Tensor, Tensor]]:
     space: Any = exam.modules["space"]
     with exam.autocast():
-        image = space.decode(last(_path(exam))).double()
+        image = space.decode(last(_path(exam)).x).double()
     is_outside = (image < -_MARGIN) | (image > 1.0 + _MARGIN)
     count = torch.tensor(image.numel(), dtype=torch.float64)
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from models.hdr.network import HdrPatchModel
 from models.hdr.tiling import fill_frame
 from settings.schema import Settings, SettingsError, setting
 from trainables.api import Generates, Measures, Request
+from trainables.drawing import write_png
 
 LEFT_OUT = "left_out.txt"
 
@@ -126,13 +126,6 @@ def _one_frame(
     if options.png:
         shown: MetricSettings = settings.metric
         for name, image in (("warped", given["warped"].cpu()), ("filled", radiance)):
-            _write_png(folder / f"{name}-{entry.id}.png", mu_law(image, shown.mu, shown.exposure))
+            drawn = mu_law(image, shown.mu, shown.exposure)[0]
+            write_png(folder / f"{name}-{entry.id}.png", drawn)
     return filled.seam
-
-
-def _write_png(path: Path, image: Tensor) -> None:
-    """[1, 3, H, W], clipped to [0, 1]."""
-    from PIL import Image
-
-    pixels = image[0].clamp(0.0, 1.0).mul(255.0).round().byte().permute(1, 2, 0)
-    Image.fromarray(np.ascontiguousarray(pixels.numpy())).save(path)

@@ -65,6 +65,11 @@ def sample(
         clean_range=clean_range,
         noise=noise,
     )
+    return last(path)
+
+
+def last(path: Iterator[State]) -> State:
+    """The state at the end of a path."""
     return collections.deque(path, maxlen=1)[0]
 
 
