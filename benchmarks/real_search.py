@@ -87,15 +87,23 @@ def outcome(directory: Path) -> Outcome:
         ValueError: it has none, or the document's point was not measured.
     """
     swept = read_sweep(directory)
-    look = last_test(load_sweep(directory), swept)
+    frame = load_sweep(directory)
+    look = last_test(frame, swept)
     if look is None or not look.references:
         raise ValueError(
             f"{directory} has no look at its test split. Run it with --test, or resume it so: "
             f"{command('sweep')} --resume {directory} --test"
         )
     winner = objective_of(swept, look.winner[0])
-    # A documented point that wins is measured once, as the winner.
-    document = objective_of(swept, look.documented[0]) if look.documented else winner
+    if look.documented:
+        document = objective_of(swept, look.documented[0])
+    elif frame.loc[frame["is_best"], "point"].tolist() == [look.document]:
+        document = winner  # measured once
+    else:
+        raise ValueError(
+            f"{directory}: its documented point {look.document} did not end well and was not "
+            "measured. Look at its trial, and run the sweep anew."
+        )
     return Outcome(winner, document, objective_of(swept, next(iter(look.references.values()))))
 
 
