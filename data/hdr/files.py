@@ -16,6 +16,7 @@ Shapes: C channels, H height, W width. Files hold [H, W, C], frames hold [C, H, 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,12 @@ _PLACES: Mapping[str, Sequence[tuple[str, str]]] = {
 }
 _ROOMS = frozenset(name.split("/")[0] for places in _PLACES.values() for name, _ in places)
 """The folders of one sequence."""
+
+_HEADERS = threading.Lock()
+"""Frames are read by threads, and NumPy reads the header of a .npy by `ast.literal_eval`, which
+CPython before 3.12.1 and 3.11.9 breaks off at times when two threads are in it ("SystemError: AST
+constructor recursion depth mismatch", gh-106905).
+"""
 
 _EXR_NAMES = {1: ("Y",), 2: ("RG", "XY", "UV"), 3: ("RGB",)}
 
@@ -325,7 +332,9 @@ def _padded(image: Float32) -> Float32:
 
 
 def _read_npy(path: Path, _channels: int) -> NDArray[np.generic]:
-    image = np.load(path, allow_pickle=False)
+    with _HEADERS:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    image = np.array(stored)
     if image.dtype.kind not in "fbui":
         raise DataError(f"{path}: expected real numbers, found dtype {image.dtype}.")
     return image

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import OpenEXR
@@ -35,6 +38,26 @@ def test_exr_and_npy_are_exact(tmp_path_factory, image, suffix):
     path = tmp_path_factory.mktemp("image") / f"a{suffix}"
     write_image(path, image)
     np.testing.assert_array_equal(read_image(path, image.shape[2]), image)
+
+
+def test_threads_read_arrays_at_once(tmp_path):
+    """Threads change places in the collector, also where it runs while a header is parsed."""
+    path = tmp_path / "a.npy"
+    write_image(path, np.ones((4, 6, 3), np.float32))
+    threshold = gc.get_threshold()
+
+    def give_way(*_):
+        time.sleep(0)
+
+    gc.callbacks.append(give_way)
+    gc.set_threshold(20)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            images = list(pool.map(read_image, [path] * 2000, [3] * 2000))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(give_way)
+    assert len(images) == 2000
 
 
 @pytest.mark.parametrize("suffix", [".exr", ".npy", ".hdr"])
