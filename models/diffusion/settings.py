@@ -73,7 +73,7 @@ class UnetSettings(Settings):
     )
     res_blocks: int = setting(1, "residual blocks a level", low=1, high=8)
     attention: int = setting(
-        2,
+        1,
         "coarsest levels with self-attention; the middle, at the coarsest level, has it always",
         low=0,
         high=8,
@@ -106,13 +106,17 @@ class UnetSettings(Settings):
 UNET_SIZES: Mapping[str, UnetSettings] = MappingProxyType(
     {
         "demo": UnetSettings(),
-        "default": UnetSettings(widths=(128, 256, 256), head_width=256, norm_groups=32),
-        "default_4lvl": UnetSettings(widths=(128, 256, 256, 512), head_width=256, norm_groups=32),
+        "default": UnetSettings(
+            widths=(128, 256, 256), attention=2, head_width=256, norm_groups=32
+        ),
+        "default_4lvl": UnetSettings(
+            widths=(128, 256, 256, 512), attention=2, head_width=256, norm_groups=32
+        ),
         "default_3d": UnetSettings(
-            widths=(16, 32, 64, 256, 512, 512), head_width=256, norm_groups=16
+            widths=(16, 32, 64, 256, 512, 512), attention=2, head_width=256, norm_groups=16
         ),
         "default_3d_5lvl": UnetSettings(
-            widths=(32, 64, 256, 512, 512), head_width=256, norm_groups=16
+            widths=(32, 64, 256, 512, 512), attention=2, head_width=256, norm_groups=16
         ),
         "wdm_3d": UnetSettings(
             widths=(64, 128, 128, 256, 256), head_width=256, norm_groups=32, attention=0

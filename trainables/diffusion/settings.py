@@ -13,7 +13,11 @@ from models.diffusion.conditions import ModeSettings, SizeBinSettings
 from models.diffusion.settings import ModelSettings
 from models.diffusion.spaces import SPACES, SpaceSettings
 from models.diffusion.strategies.guidance import check_guidance
-from models.diffusion.strategies.settings import SamplingSettings, StrategySettings
+from models.diffusion.strategies.settings import (
+    RflowSettings,
+    SamplingSettings,
+    StrategySettings,
+)
 from models.efficientnet import SHORTEST_SIDE
 from settings.mri import MASK
 from trainables.api import (
@@ -73,7 +77,10 @@ class DiffusionSettings(SystemSettings):
     """The defaults are the demo: rectified flow on slices, with a UNet of a CPU's size."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
-    strategy: StrategySettings = field(default_factory=StrategySettings)
+    strategy: StrategySettings = field(
+        # log-SNRs of -6 to 6, at which the clean estimate is judged, are within 1.7 deviations
+        default_factory=lambda: StrategySettings(rflow=RflowSettings(std=1.8))
+    )
     progress: ScheduleSettings = field(
         default_factory=lambda: ScheduleSettings(kind="warmup", start=0.0, end=0.1)
     )
@@ -84,7 +91,10 @@ class DiffusionSettings(SystemSettings):
     data: DataSettings = field(default_factory=lambda: DataSettings(validation_samples=16))
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     metric: MetricSettings = field(default_factory=MetricSettings)
-    health: HealthSettings = field(default_factory=HealthSettings)
+    health: HealthSettings = field(
+        # a prediction that begins at 0 has a first gradient of about 10
+        default_factory=lambda: HealthSettings(gradient_norm_high=30.0)
+    )
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(
             lr=2e-3, weight_decay=0.0, warmup=0.05, final=0.01
