@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-from torch.utils.data import Dataset
-
 from data.latent_samples import LatentSamples
 from data.mri.dataset import open_split, units_of
+from data.mri.store import FixedSamples, TrainSamples
 from trainables.diffusion.latents import PreparedLatents, WithLatents
 from trainables.diffusion.prepared import Prepared
 from trainables.diffusion.settings import DiffusionSettings
 
-Samples = Dataset[dict[str, Tensor]]
+Fixed = FixedSamples | WithLatents
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class Splits:
         units: of those, the patient of each sample.
     """
 
-    train: Samples
-    fixed: Mapping[str, Samples]
+    train: TrainSamples | WithLatents
+    fixed: Mapping[str, Fixed]
     units: Mapping[str, Sequence[str]]
 
 
@@ -39,14 +37,12 @@ def open_splits(settings: DiffusionSettings, prepared: Prepared) -> Splits:
     if latents is not None and not settings.space.has_images:
         return _of_file(latents, prepared.data.validation_samples)
     data = prepared.data
-    train: Samples = open_split(
-        data, "train", settings.augment, regions=settings.loss.regional.is_on
-    )
+    train = open_split(data, "train", settings.augment, regions=settings.loss.regional.is_on)
     stored = {"validation": open_split(data, "validation"), "test": open_split(data, "test")}
     units = {split: units_of(data, split, samples) for split, samples in stored.items()}
     if latents is None:
         return Splits(train, stored, units)
-    fixed: dict[str, Samples] = {}
+    fixed: dict[str, Fixed] = {}
     for split, samples in stored.items():
         rows = latents.rows(split)
         fixed[split] = WithLatents(samples, latents, [rows[at] for at in samples.chosen])
@@ -61,7 +57,7 @@ def _of_file(latents: PreparedLatents, validation_samples: int) -> Splits:
         for split in ("train", "validation", "test")
         if split in there
     }
-    fixed: dict[str, Samples] = {}
+    fixed: dict[str, Fixed] = {}
     for split in ("validation", "test"):
         samples = opened.get(split)
         rows = [] if samples is None else samples.rows.tolist()

@@ -87,10 +87,15 @@ def train_latents(settings, cache, folder, **run):
     return SimpleNamespace(prepared=prepared, run=local, path=newest, report=local.history[-1])
 
 
-@pytest.fixture
-def latents():
+@pytest.fixture(scope="session")
+def latent_helpers():
     """The helpers above."""
     return SimpleNamespace(settings=latent_settings, train=train_latents)
+
+
+@pytest.fixture
+def latents(latent_helpers):
+    return latent_helpers
 
 
 @pytest.fixture(scope="session")

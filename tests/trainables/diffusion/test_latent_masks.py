@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from settings.files import preset_file
+from settings.flat import flatten
+from settings.resolve import resolve
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import open_checkpoint
 from trainables.diffusion.forward import noised
 from trainables.diffusion.masks import BitPlanes
+from trainables.diffusion.settings import DiffusionSettings
 from trainables.diffusion.system import Diffusion
 from trainables.stepping.inputs import batch_of
 
@@ -142,15 +144,24 @@ def test_a_mask_that_is_not_given_is_no_empty_mask(autoencoders, latents, shared
 def test_what_is_no_encoder_of_masks_is_refused(autoencoders, latents, shared_cache):
     vae = autoencoders("vae")
     changes = {**encoded(autoencoders), "condition__mask__encoder": str(vae)}
-    with pytest.raises(SettingsError, match="an autoencoder of masks, trained with data.group"):
+    with pytest.raises(SettingsError, match="is an autoencoder of masks"):
         SYSTEM.prepare(latents.settings(vae, **changes), shared_cache)
     with pytest.raises(SettingsError, match="is for latents"):
         latents.settings("", space__kind="pixel", **encoded(autoencoders))
 
 
-def test_the_mode_of_the_document_is_a_preset():
-    values = preset_file("diffusion", "mode_bravo_seg_cond").values
-    assert values["space.kind"] == "latent" and values["condition.mask.enters"] == "encoder"
+def test_the_mode_of_the_document_is_a_preset(autoencoders, latents, shared_cache):
+    """Twice the latent's channels go in, and as many as it has come out (001-M11)."""
+    vae, masks = autoencoders("vae"), autoencoders("masks")
+    own = ("space", "augment", "condition", "data.group")
+    small = {k: v for k, v in flatten(latents.settings(vae)).items() if not k.startswith(own)}
+    sampled = {**small, "space.latents": str(vae), "condition.mask.encoder": str(masks)}
+    settings = resolve(
+        DiffusionSettings, "diffusion", preset="mode_bravo_seg_cond", sampled=sampled
+    ).settings
+    assert settings.condition.mask.enters == "encoder" and settings.data.group == "bravo"
+    modules, _ = made(settings, shared_cache)
+    assert (modules["network"].in_channels, modules["network"].out_channels) == (6, 3)
 
 
 # Leading channels
