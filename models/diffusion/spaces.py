@@ -130,8 +130,12 @@ class Space(nn.Module, ABC):
 
     def decode(self, values: Tensor) -> Tensor:
         """The inverse of `encode`."""
+        return self.restored(self.unscaled(values))
+
+    def unscaled(self, values: Tensor) -> Tensor:
+        """The inverse of `standardised`."""
         shape = (-1, *[1] * self.dimensions)
-        return self.restored(values * self.scale.view(shape) + self.shift.view(shape))
+        return values * self.scale.view(shape) + self.shift.view(shape)
 
     @torch.no_grad()
     def standardise(self, shift: Tensor, scale: Tensor) -> None:

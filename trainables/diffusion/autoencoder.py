@@ -50,8 +50,8 @@ class FrozenAutoencoder(Codec):
     @property
     def factors(self) -> tuple[int, ...]:
         """Pixels per cell along each axis of what is encoded."""
-        own = tuple(self.model.settings.factors)
-        return (1, *own) if isinstance(self.codec, Slicewise) else own
+        of_model = tuple(self.model.settings.factors)
+        return (1, *of_model) if isinstance(self.codec, Slicewise) else of_model
 
     def encode(self, image: Tensor) -> Tensor:
         return self.codec.encode(image)
@@ -104,16 +104,16 @@ def open_autoencoder(named: str, dims: int, key: str) -> Opened:
         SettingsError: it is of another kind of network.
     """
     path = checkpoint.find(Path(named).expanduser(), best=True)
-    found = open_checkpoint(path)
-    models = [module for module in found.modules.values() if isinstance(module, Autoencoder)]
-    if len(models) != 1 or not offers(found.system, "encode"):
+    training = open_checkpoint(path)
+    models = [module for module in training.modules.values() if isinstance(module, Autoencoder)]
+    if len(models) != 1 or not offers(training.system, "encode"):
         raise SettingsError(
             f"{key} is a checkpoint of an autoencoder of images, and {path} is one of system "
-            f"{found.system.name}. Name a training of an autoencoder, or a file of its latents."
+            f"{training.system.name}. Name a training of an autoencoder, or a file of its latents."
         )
     codec = FrozenAutoencoder(models[0], dims)
     source = checkpoint.source(path)
-    return Opened(found.system, found.settings, found.modules, codec, source)
+    return Opened(training.system, training.settings, training.modules, codec, source)
 
 
 def write_weights(codec: FrozenAutoencoder, path: Path) -> None:

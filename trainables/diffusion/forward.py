@@ -127,7 +127,8 @@ def noise_only(modules: Modules, batch: Tensors, settings: DiffusionSettings) ->
 
 def denoise(modules: Modules, batch: Tensors, settings: DiffusionSettings) -> dict[str, Tensor]:
     """`noise_only` with the clean estimate, in the space and as an image; of latents an image
-    where it is looked at, and where there is an autoencoder.
+    where it is looked at, and where there is an autoencoder. Of leading channels alone it is the
+    image that the autoencoder makes of them, with 0 behind as in its own training.
     """
     space: Any = modules["space"]
     prediction = noise_only(modules, batch, settings)
@@ -136,7 +137,10 @@ def denoise(modules: Modules, batch: Tensors, settings: DiffusionSettings) -> di
     prediction["clean_estimate"] = estimate
     is_seen = LEVEL in batch or settings.loss.perceptual.is_on or not settings.space.is_latent
     if space.decodes and is_seen:
-        prediction["reconstruction"] = space.decode(estimate)
+        values, leading = space.unscaled(estimate), prediction.get("leading")
+        prediction["reconstruction"] = space.restored(
+            values if leading is None else values * leading
+        )
     return prediction
 
 

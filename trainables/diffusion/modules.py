@@ -51,8 +51,9 @@ def mask_entry(
 
 def externals(latents: PreparedLatents) -> dict[str, External]:
     """The files that hold the weights of the frozen networks, by the name of the module."""
-    found = {} if latents.weights is None else {AUTOENCODER: latents.weights}
-    return found if latents.masks is None else {**found, MASK_ENCODER: latents.masks.weights}
+    masks = latents.masks
+    weights = {AUTOENCODER: latents.weights, MASK_ENCODER: masks.weights if masks else None}
+    return {name: file for name, file in weights.items() if file is not None}
 
 
 def frozen_modules(

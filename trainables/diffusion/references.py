@@ -23,6 +23,7 @@ from trainables.diffusion.forward import Estimate, with_estimate
 from trainables.diffusion.prepared import Prepared
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.principal import principal_axes
+from trainables.stepping.inputs import SEED
 
 _LARGEST = 512
 """Training images that all of this is fitted to, evenly spaced."""
@@ -150,6 +151,6 @@ def _mean(mean: Tensor, scaled: Tensor, ratio: Tensor) -> Tensor:
 
 def _predicting(settings: DiffusionSettings, space: Space, estimate: Estimate) -> Any:
     def predict(batch: Tensors) -> Tensors:
-        return with_estimate(space.to(batch["image"].device), batch, settings, estimate)
+        return with_estimate(space.to(batch[SEED].device), batch, settings, estimate)
 
     return predict

@@ -185,11 +185,6 @@ class DiffusionSettings(SystemSettings):
                 "of latents alone. Set space.latents to the checkpoint of their autoencoder, or "
                 f"loss.{named[0]}.enabled=false."
             )
-        if loss.perceptual.is_on and self.augmented_diffusion.enabled:
-            raise SettingsError(
-                "loss.perceptual compares images, and with augmented_diffusion.enabled=true a "
-                "training knows the leading channels of their latents alone. Turn one off."
-            )
 
     def _check_conditions(self) -> None:
         condition, group = self.condition, self.data.group

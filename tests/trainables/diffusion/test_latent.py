@@ -253,8 +253,6 @@ def test_latents_are_made_once_for_the_same_weights_and_data(vae, latents, tmp_p
         ({"condition__mask__enabled": True, "condition__mask__enters": "encoder"},
          "names none"),
         ({"condition__mask__encoder": "runs/masks"}, "is read with"),
-        ({"loss__perceptual__enabled": True, "augmented_diffusion__enabled": True,
-          "data__image_size": 32}, "leading channels"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(latents, changes, words):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.autoencoders.structured_latent import keep_leading
 from settings.flat import flatten
 from settings.resolve import resolve
 from settings.schema import SettingsError
@@ -226,6 +227,26 @@ def test_noise_and_latent_behind_have_no_effect(structured):
     after = predicted(settings, modules, {**batch, "latent": changed})
     for name in ("noisy", "target", "prediction"):
         assert torch.equal(before[name], after[name])
+
+
+def test_the_image_of_leading_channels_is_that_of_the_autoencoder(
+    autoencoders, latents, shared_cache
+):
+    """As its own training has it: numbers behind them are 0, not the mean of the data."""
+    settings = latents.settings(
+        autoencoders("structured"), augmented_diffusion__enabled=True, data__image_size=32,
+        loss__perceptual__enabled=True,
+    )  # fmt: skip
+    modules, loaders = made(settings, shared_cache)
+    batch = batch_of(loaders, "train", [(0, 3), (1, 5), (2, 9)])
+    prediction = predicted(settings, modules, batch)
+    space, model = modules["space"], modules["autoencoder"].model
+    raw = space.unscaled(prediction["clean_estimate"])
+    for row, count in enumerate(prediction["leading"].flatten(1).sum(dim=1).int().tolist()):
+        with torch.no_grad():
+            expected = model.decode(keep_leading(raw[row : row + 1], count))
+        torch.testing.assert_close(prediction["reconstruction"][row : row + 1], expected,
+                                   atol=1e-5, rtol=1e-4)  # fmt: skip
 
 
 def test_validation_and_pixels_know_no_mask(structured, latents, shared_cache):
