@@ -167,6 +167,22 @@ def test_ten_steps_slice_by_slice_in_3d(vae, latents, shared_cache, tmp_path):
     torch.testing.assert_close(sample["latent"], expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_ten_steps_on_an_autoencoder_of_volumes(autoencoders, latents, shared_cache, tmp_path):
+    """Its cells have a depth, and so have the bits of the mask in one."""
+    source, changes = autoencoders("volumes"), {"data__validation_samples": 1}
+    with pytest.raises(SettingsError, match="takes volumes, and model.spatial_dims=2 has slices"):
+        SYSTEM.prepare(latents.settings(source, **changes), shared_cache)
+    settings = latents.settings(
+        source, model__spatial_dims=3, condition__mask__enabled=True, train__steps=10,
+        train__report_every=10, **changes,
+    )  # fmt: skip
+    trained = latents.train(settings, shared_cache, tmp_path)
+    assert finite(trained.report, "val.denoising_mse", "val.psnr_db", "train.loss.mse")
+    assert trained.prepared.latents.latents.latent(0).shape == (3, 4, 8, 8)
+    assert open_checkpoint(trained.path).modules["conditions"].masks.depth == 2
+
+
 def test_a_resumed_training_is_the_uninterrupted_one(vae, latents, shared_cache, tmp_path):
     settings = latents.settings(
         vae, train__steps=4, train__ema_decay=0.9, condition__mask__enabled=True,
