@@ -29,6 +29,7 @@ KINDS = {
     "masks": {"model.kind": "vqvae", "model.vqvae.widths": (8,), "model.vqvae.codes": 16,
               "model.vqvae.start": "kmeans",
               "model.seg_mode": True, "data.group": "seg"},
+    "wide": {"model.vae.widths": (32, 64), "train.steps": 1},
     "volumes": {"model.spatial_dims": 3, "train.steps": 1, "data.validation_samples": 1},
     "structured": {"model.kind": "dcae", "model.dcae.latent_channels": 64, "train.steps": 1,
                    "model.dcae.widths": (16, 64), "model.dcae.layers": (0, 1),

@@ -171,7 +171,7 @@ def test_ten_steps_slice_by_slice_in_3d(vae, latents, shared_cache, tmp_path):
 def test_ten_steps_on_an_autoencoder_of_volumes(autoencoders, latents, shared_cache, tmp_path):
     """Its cells have a depth, and so have the bits of the mask in one."""
     source, changes = autoencoders("volumes"), {"data__validation_samples": 1}
-    with pytest.raises(SettingsError, match="takes volumes, and model.spatial_dims=2 has slices"):
+    with pytest.raises(SettingsError, match="takes volumes, and"):
         SYSTEM.prepare(latents.settings(source, **changes), shared_cache)
     settings = latents.settings(
         source, model__spatial_dims=3, condition__mask__enabled=True, train__steps=10,
@@ -199,25 +199,26 @@ def test_a_resumed_training_is_the_uninterrupted_one(vae, latents, shared_cache,
 # What a checkpoint holds
 
 
-def test_a_checkpoint_holds_no_autoencoder(vae, latents, shared_cache, tmp_path):
-    """Bytes <= 1.05 x (network + average + moments of the optimizer), with a network as large as
-    that the names of tensors are no part of it.
+def test_a_checkpoint_holds_no_autoencoder(autoencoders, latents, shared_cache, tmp_path):
+    """Bytes <= 1.05 x (network + average + moments of the optimizer), with a network so large that
+    the names of tensors are no part of it, and an autoencoder that would go beyond.
     """
     settings = latents.settings(
-        vae, train__steps=1, train__report_every=1, train__ema_decay=0.9,
+        autoencoders("wide"), train__steps=1, train__report_every=1, train__ema_decay=0.9,
         model__unet__widths=(48, 48), model__unet__norm_groups=8, model__unet__head_width=16,
     )  # fmt: skip
     trained = latents.train(settings, shared_cache, tmp_path)
     with safe_open(trained.path / "modules.safetensors", "pt") as file:
-        names = set(file.keys())
-    assert {name.split(".")[0] for name in names} == {"module", "ema"}
-    assert {name.split(".")[1] for name in names if name.startswith("module")} == {
-        "network", "space",
-    }  # fmt: skip
-    network = SYSTEM.build(settings, trained.prepared).modules["network"]
-    numbers = sum(parameter.numel() for parameter in network.parameters())
+        names = {name for name in file.keys() if ".network." not in name}  # noqa: SIM118
+    assert names == {"module.space.shift", "module.space.scale"}
+    built = SYSTEM.build(settings, trained.prepared)
+    size = {
+        name: 4 * sum(parameter.numel() for parameter in built.modules[name].parameters())
+        for name in ("network", "autoencoder")
+    }
     held = sum(file.stat().st_size for file in trained.path.iterdir())
-    assert held <= 1.05 * 4 * numbers * (1 + 1 + 2)
+    most = 1.05 * size["network"] * (1 + 1 + 2)
+    assert size["network"] * 4 < held <= most < held + size["autoencoder"]
 
 
 def test_path_and_hash_of_the_autoencoder_are_in_the_meta(vae, latents, shared_cache, tmp_path):
