@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,6 +24,9 @@ from losses.images import PerceptualSettings
 from losses.regional import SizeWeights, weighted_values, weights_by_region
 from losses.terms import Tensors, TermSettings
 from settings.schema import Settings
+
+LATENT = "latent"
+"""Of a batch, where latents are diffused: [B, c, *s], before they are standardised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +56,17 @@ class GroupNode(Protocol):
         """Of `settings.mri.GROUPS`."""
 
 
+class SpaceNode(Protocol):
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images beside what is diffused."""
+
+
 class DiffusionTree(Protocol):
     """What the terms read of a system's settings."""
+
+    @property
+    def space(self) -> SpaceNode: ...
 
     @property
     def data(self) -> GroupNode: ...
@@ -83,10 +96,20 @@ def regional(prediction: Tensors, batch: Tensors, settings: DiffusionTree) -> Te
 def regional_count(batch: Tensors, settings: DiffusionTree) -> Tensor:
     """The sum of the weights over the values of the batch, so that the mere presence of lesions
     does not raise a batch's loss (001-M17: the source divides by the number of pixels). A cell has
-    as many channels as pixels (times C) in every space.
+    as many channels as pixels (times C) in every space without loss; a latent has its own.
     """
     weights = weights_by_region(batch, settings.loss.regional.size, "loss.regional.enabled")
-    return weighted_values(batch, weights)
+    if LATENT not in batch:
+        return weighted_values(batch, weights)
+    latent = batch[LATENT]
+    pool: Any = F.adaptive_avg_pool2d if latent.ndim == 4 else F.adaptive_avg_pool3d
+    return pool(weights.double(), latent.shape[2:]).sum() * latent.shape[1]
+
+
+def samples(batch: Tensors, settings: object) -> Tensor:
+    """The samples of the batch, which has no images where latents came from a file."""
+    given = batch["image"] if "image" in batch else batch[LATENT]
+    return torch.tensor(len(given), dtype=torch.float64)
 
 
 def _squared_error(prediction: Tensors) -> Tensor:

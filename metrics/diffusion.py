@@ -59,6 +59,12 @@ class ModelNode(Protocol):
         """2 or 3."""
 
 
+class SpaceNode(Protocol):
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images beside what is diffused."""
+
+
 class DiffusionTree(Protocol):
     """What is read of a system's settings."""
 
@@ -67,6 +73,9 @@ class DiffusionTree(Protocol):
 
     @property
     def metric(self) -> MetricSettings: ...
+
+    @property
+    def space(self) -> SpaceNode: ...
 
 
 # The clean estimate at fixed log-SNRs
@@ -171,8 +180,11 @@ def _ms_ssim(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
 
 
 def diffusion_metrics(settings: DiffusionTree) -> list[Metric]:
-    """The metrics; the first is the objective. `settings` is the system's whole tree."""
-    return [*_denoising(), *_predicted(), *_images(settings)]
+    """The metrics; the first is the objective. `settings` is the system's whole tree. Images are
+    compared where there are some: not with a file of latents.
+    """
+    of_images = _images(settings) if settings.space.has_images else ()
+    return [*_denoising(), *_predicted(), *of_images]
 
 
 _SPACE = ("space.*",)

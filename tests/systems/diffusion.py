@@ -26,6 +26,11 @@ CURVE = {
 }
 LEARNS = "val.loss.mse"
 
+BESIDE_A_PRESET = {
+    "latent": ["space.latents=runs/vae"],
+    "mode_bravo_seg_cond": ["space.latents=runs/vae", "condition.mask.encoder=runs/masks"],
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSettings(Settings):

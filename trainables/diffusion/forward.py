@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from losses.diffusion_terms import LATENT
 from metrics.diffusion import LEVELS, TIME_BINS
 from models.diffusion.conditions import ModeEmbedding, SizeBinEmbedding, SizeBinMaps
 from models.diffusion.interface import combined
@@ -19,7 +20,8 @@ from models.diffusion.spaces import Space
 from models.diffusion.strategies.build import make_strategy
 from models.diffusion.strategies.interface import Strategy, mixed
 from models.diffusion.strategies.settings import StrategySettings
-from trainables.api import Modules, Tensors, draw_normal, draw_uniform
+from trainables.api import Modules, Tensors, draw_integers, draw_normal, draw_uniform
+from trainables.diffusion.masks import MaskEntry
 from trainables.diffusion.samples import BIN, LEVEL
 from trainables.diffusion.settings import ConditionSettings, DiffusionSettings
 from trainables.stepping.inputs import SCHEDULE, SEED
@@ -35,17 +37,26 @@ def _strategy(settings: StrategySettings, sides: tuple[int, ...]) -> Strategy:
     return make_strategy(settings, sides)
 
 
-def strategy_of(settings: DiffusionSettings) -> Strategy:
-    """The strategy of these settings; it has no state, and is made once."""
-    return _strategy(settings.strategy, settings.sides)
+def strategy_of(settings: DiffusionSettings, sides: Sequence[int] = ()) -> Strategy:
+    """The strategy of these settings; it has no state, and is made once.
+
+    Args:
+        sides: *s of what is diffused; () for those of the settings, which know no latents'.
+    """
+    return _strategy(settings.strategy, tuple(sides) or settings.sides)
 
 
 class Conditions(nn.Module):
-    """What is learnt about conditions: embeddings of modes and of counts, or maps of counts."""
+    """What is learnt about conditions: embeddings of modes and of counts, maps of counts, and how
+    masks enter latents.
+    """
 
-    def __init__(self, settings: ConditionSettings, width: int) -> None:
+    def __init__(
+        self, settings: ConditionSettings, width: int, masks: MaskEntry | None = None
+    ) -> None:
         """Args: width: `embedding_width` of the network."""
         super().__init__()
+        self.masks = masks
         self.mode = ModeEmbedding(settings.mode, width) if settings.mode.enabled else None
         self.sizes: SizeBinEmbedding | SizeBinMaps | None = None
         if settings.sizes.enabled:
@@ -72,11 +83,18 @@ def noised(space: Space, batch: Tensors, settings: DiffusionSettings) -> dict[st
     """A batch as the network is to see it: `clean`, `noisy`, `t`; what it is to predict, `target`,
     and the `weight` of its error. Noise and times are those of the samples' seeds.
     """
-    strategy = strategy_of(settings)
-    clean = space.encode(batch["image"].float())
+    if LATENT in batch:
+        clean = space.standardised(batch[LATENT].float())
+    else:
+        clean = space.encode(batch["image"].float())
+    strategy = strategy_of(settings, clean.shape[2:])
     t = times(strategy, batch)
     noise = draw_normal(batch[SEED], "noise", clean.shape[1:])
+    leading = _leading(batch, clean, settings)
+    if leading is not None:
+        clean, noise = clean * leading, noise * leading
     return {
+        **({} if leading is None else {"leading": leading}),
         "clean": clean,
         "noisy": strategy.noised(clean, noise, t),
         "t": t,
@@ -85,21 +103,45 @@ def noised(space: Space, batch: Tensors, settings: DiffusionSettings) -> dict[st
     }
 
 
+def _leading(batch: Tensors, clean: Tensor, settings: DiffusionSettings) -> Tensor | None:
+    """1 in the leading channels that a training sample keeps, by its seed, and 0 behind them,
+    [B, c, 1, ..., 1]; None where all are kept, as they are in validation.
+    """
+    node = settings.augmented_diffusion
+    if not (node.enabled and settings.space.is_latent) or LEVEL in batch:
+        return None
+    options = torch.tensor(node.options(clean.shape[1]), device=clean.device)
+    counts = options[draw_integers(batch[SEED], "augmented_diffusion", len(options), (1,))]
+    places = torch.arange(clean.shape[1], device=clean.device)
+    return (places < counts).to(clean.dtype).view(*clean.shape[:2], *[1] * (clean.ndim - 2))
+
+
 def noise_only(modules: Modules, batch: Tensors, settings: DiffusionSettings) -> dict[str, Tensor]:
     """`noised` with the network's prediction, without the image that it amounts to."""
     space: Any = modules["space"]
     given = noised(space, batch, settings)
     output = predict(modules, given["noisy"], given["t"], batch, settings)
-    return {**given, "prediction": output}
+    leading = given.get("leading")
+    return {**given, "prediction": output if leading is None else output * leading}
 
 
 def denoise(modules: Modules, batch: Tensors, settings: DiffusionSettings) -> dict[str, Tensor]:
-    """`noise_only` with the clean estimate, in the space and as an image."""
+    """`noise_only` with the clean estimate, in the space and as an image; of latents an image
+    where it is looked at, and where there is an autoencoder. Of leading channels alone it is the
+    image that the autoencoder makes of them, with 0 behind as in its own training.
+    """
     space: Any = modules["space"]
     prediction = noise_only(modules, batch, settings)
     noisy, output, t = (prediction[key] for key in ("noisy", "prediction", "t"))
-    estimate = strategy_of(settings).clean_estimate(noisy, output, t)
-    return {**prediction, "clean_estimate": estimate, "reconstruction": space.decode(estimate)}
+    estimate = strategy_of(settings, noisy.shape[2:]).clean_estimate(noisy, output, t)
+    prediction["clean_estimate"] = estimate
+    is_seen = LEVEL in batch or settings.loss.perceptual.is_on or not settings.space.is_latent
+    if space.decodes and is_seen:
+        values, leading = space.unscaled(estimate), prediction.get("leading")
+        prediction["reconstruction"] = space.restored(
+            values if leading is None else values * leading
+        )
+    return prediction
 
 
 def with_estimate(
@@ -110,8 +152,9 @@ def with_estimate(
     Args:
         estimate: `estimate(x_t / alpha [B, c, *s], sigma^2 / alpha^2 float32 [B])` -> [B, c, *s].
     """
-    strategy, given = strategy_of(settings), noised(space, batch, settings)
+    given = noised(space, batch, settings)
     noisy, t = given["noisy"], given["t"]
+    strategy = strategy_of(settings, noisy.shape[2:])
     at = strategy.coefficients(t)
     clean = estimate(mixed((1.0 / at.alpha, noisy)), (at.sigma / at.alpha).square().float())
     noise = mixed((1.0 / at.sigma, noisy), (-at.alpha / at.sigma, clean))
@@ -119,7 +162,7 @@ def with_estimate(
         **given,
         "prediction": strategy.target(clean, noise, t),
         "clean_estimate": clean,
-        "reconstruction": space.decode(clean),
+        **({"reconstruction": space.decode(clean)} if space.decodes else {}),
     }
 
 
@@ -154,7 +197,7 @@ def predict(
     network: Any = modules["network"]
     embedding, images = None, []
     if settings.condition.mask.enabled:
-        images.append(_mask_image(modules, batch, settings.condition.mask.dropout, is_null))
+        images.append(_mask_image(modules, batch, settings, is_null))
     if "conditions" in modules:
         embedding, maps = modules["conditions"](batch, noisy.shape[2:], is_null)
         images += [] if maps is None else [maps]
@@ -168,16 +211,21 @@ def predict(
 
 
 def _mask_image(
-    modules: Modules, batch: Tensors, dropout: float, is_null: Tensor | None
+    modules: Modules, batch: Tensors, settings: DiffusionSettings, is_null: Tensor | None
 ) -> Tensor:
     """The mask in the arrangement of the space: 1 in lesions, -1 outside, 0 where it is not given,
-    which an empty mask is not (001-M10).
+    which an empty mask is not (001-M10); in latents as `MaskEntry` has it.
     """
-    space: Any = modules["space"]
-    signs = space.rearranged(2.0 * batch["mask"].float() - 1.0)
+    dropout = settings.condition.mask.dropout
     if modules["network"].training and dropout > 0.0:
         dropped = draw_uniform(batch[SEED], "condition.mask") < dropout
         is_null = dropped if is_null is None else dropped | is_null
+    if settings.space.is_latent:
+        conditions: Any = modules["conditions"]
+        entered: Tensor = conditions.masks(batch, is_null)
+        return entered
+    space: Any = modules["space"]
+    signs = space.rearranged(2.0 * batch["mask"].float() - 1.0)
     if is_null is None:
         return signs
     return torch.where(is_null.view(-1, *[1] * (signs.ndim - 1)), 0.0, signs)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data.files import DataError, Float64
+from data.mri.dataset import least_lesion
 from data.mri.inputs import find_inputs, read_scans
 from data.mri.nifti_write import write_nifti
 from models.diffusion.strategies.guidance import check_guidance, is_guided
@@ -33,8 +34,10 @@ from trainables.api import (
     Tensors,
     setting,
 )
+from trainables.diffusion.autoencoder import found_again
 from trainables.diffusion.filters import Filter, FilterSettings, with_retries
 from trainables.diffusion.forward import predict, strategy_of
+from trainables.diffusion.modules import MASK_ENCODER
 from trainables.diffusion.samples import PAIRS
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.drawing import flat, rows, write_png
@@ -44,6 +47,8 @@ SHOWN_STEPS = 5
 
 _CASES = 4
 """Images that an examination makes."""
+
+_SHOWN_DEVIATIONS = 3.0
 
 _MARGIN = 0.05
 """Beyond [0, 1], from which on a value counts as outside."""
@@ -62,6 +67,11 @@ class GenerateSettings(Settings):
     )
     filter: FilterSettings = field(default_factory=FilterSettings)
     precision: str = setting("no", "mixed precision of the network", choices=("no", "bf16"))
+    autoencoder: str = setting(
+        "",
+        "of a network on a file of latents: the checkpoint of their autoencoder, where it lies "
+        "now; empty for where it lay",
+    )
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,8 @@ def sampled(
     batch, none of which is read where the settings have none.
     """
     space: Any = modules["space"]
-    shape = (len(space.shift), *settings.sides)
+    images = settings.data.space(settings.model.spatial_dims)
+    shape = (len(space.shift), *space.size_of(images))
     none = torch.ones(len(seeds), dtype=torch.bool, device=seeds.device)
 
     def under(is_null: Tensor | None, x: Tensor, t: Tensor) -> Tensor:
@@ -92,7 +103,7 @@ def sampled(
     given = none if "not_given" in batch else None
 
     return sample_path(
-        strategy_of(settings),
+        strategy_of(settings, shape[1:]),
         functools.partial(under, given),
         seeds,
         shape,
@@ -110,13 +121,16 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
 
     Raises:
         SettingsError: a condition that this network does not know, or guidance that it has not
-            learnt.
+            learnt; or the autoencoder of its latents is gone, or is another one.
         DataError: no mask is usable.
     """
     options: GenerateSettings = request.options
     check_guidance(options.sampling.guidance, settings.condition.dropout)
     _check_conditions(settings, request)
     space: Any = modules["space"]
+    if not space.decodes:
+        dims = settings.model.spatial_dims
+        space.attach(found_again(space.source, dims, options.autoencoder))
     device = space.shift.device
     asked = _asked(settings, space.affine, request)
     names = ("samples", "clipped_values", "values", "further_attempts", "not_met")
@@ -125,7 +139,7 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
         options.filter,
         options.counts,
         settings.condition.sizes.edges_mm,
-        settings.data.lesion_pixels if len(settings.sides) == 2 else settings.data.lesion_voxels,
+        least_lesion(settings.data, settings.model.spatial_dims),
     )
 
     def made(seeds: Tensor, asked: Sequence[_Asked]) -> Tensor:
@@ -273,11 +287,21 @@ def draw_row(image: Tensor, estimate: Tensor) -> Tensor:
     return rows(flat(image), flat(estimate))
 
 
+def draw_latents(clean: Tensor, estimate: Tensor) -> Tensor:
+    """The same of the first channel of standardised latents, +- `_SHOWN_DEVIATIONS` of them."""
+    spread = 2.0 * _SHOWN_DEVIATIONS
+    return draw_row(*(0.5 + values[:, :1] / spread for values in (clean, estimate)))
+
+
 # The examination
 
 
 def examinations(settings: DiffusionSettings) -> tuple[Examination, ...]:
-    """Images that the network makes by `sampling`, and the way to them."""
+    """Images that the network makes by `sampling`, and the way to them; not of a file of latents,
+    without their autoencoder.
+    """
+    if not settings.space.has_images:
+        return ()
     names = {
         "generated_mean": "mean of the values of images that the network makes",
         "generated_outside": f"share of these values outside [-{_MARGIN}, 1 + {_MARGIN}]",
@@ -292,7 +316,8 @@ def examinations(settings: DiffusionSettings) -> tuple[Examination, ...]:
 def _path(exam: Exam) -> Iterator[State]:
     settings: DiffusionSettings = exam.settings
     modules = {name: exam.modules[name] for name in ("network", "space")}
-    modules |= {k: exam.modules[k] for k in ("conditions",) if k in exam.modules}
+    known = ("conditions", MASK_ENCODER)
+    modules |= {name: exam.modules[name] for name in known if name in exam.modules}
     samples: Any = getattr(exam.loaders, exam.split)
     batch = exam.fetch([case * PAIRS % len(samples) for case in exam.cases])
     seeds = torch.tensor([exam.seed(case) for case in exam.cases], device=exam.device)
