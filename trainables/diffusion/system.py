@@ -14,6 +14,7 @@ from data.mri.dataset import open_split, units_of
 from data.mri.store import FixedSamples, TrainSamples
 from losses.diffusion import terms
 from metrics.diffusion import diffusion_metrics
+from metrics.perceptual import refuse_missing
 from models.diffusion.build import build_network
 from models.diffusion.spaces import Space, build_space
 from settings.flat import replace
@@ -22,6 +23,7 @@ from trainables.api import (
     Built,
     Composite,
     Examination,
+    Finding,
     Generates,
     Loaders,
     Measures,
@@ -34,10 +36,12 @@ from trainables.api import (
     Tensors,
 )
 from trainables.diffusion.forward import PROGRESS, Conditions, denoise, noise_only
+from trainables.diffusion.heatmap import heatmap
 from trainables.diffusion.prepared import Prepared, prepare
 from trainables.diffusion.references import references
 from trainables.diffusion.samples import PAIRS, Pairs, WithCounts
 from trainables.diffusion.settings import DiffusionSettings
+from trainables.diffusion.tags import figure_tags, tags
 from trainables.diffusion.use import GenerateSettings, draw_row, examinations, generate
 
 Samples = TypeVar("Samples", FixedSamples, TrainSamples)
@@ -150,8 +154,23 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
     ) -> Mapping[str, Reference]:
         return references(replace(settings, self.originals), prepared)
 
+    def preflight(self, settings: DiffusionSettings, prepared: Prepared) -> Sequence[Finding]:
+        refuse_missing(settings)
+        return ()
+
+    def tensorboard_names(self, settings: DiffusionSettings) -> Mapping[str, tuple[str, ...]]:
+        return tags(settings)
+
+    def tensorboard_figures(self, settings: DiffusionSettings) -> Mapping[str, tuple[str, ...]]:
+        return figure_tags(settings)
+
     def picture(self, prediction: Tensors, batch: Tensors) -> Tensor:
         return draw_row(batch["image"], prediction["reconstruction"])
+
+    def charts(
+        self, settings: DiffusionSettings, report: Mapping[str, float | str | None]
+    ) -> Mapping[str, Tensor]:
+        return {"val.heatmap": heatmap(report)}
 
     def generate(
         self, settings: DiffusionSettings, modules: Modules, request: Request

@@ -39,9 +39,6 @@ from trainables.diffusion.samples import PAIRS
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.drawing import flat, rows, write_png
 
-SHOWN_STEPS = 5
-"""States of a trajectory that are drawn."""
-
 _CASES = 4
 """Images that an examination makes."""
 
@@ -315,8 +312,15 @@ def _draw(exam: Exam) -> Mapping[str, Tensor]:
     space: Any = exam.modules["space"]
     with exam.autocast():
         states = [space.decode(state.x) for state in _path(exam)]
-    places = np.linspace(0, len(states) - 1, min(SHOWN_STEPS, len(states))).round().astype(int)
+    settings: DiffusionSettings = exam.settings
+    shown = min(settings.logging.num_intermediate_steps, len(states))
+    places = np.linspace(0, len(states) - 1, shown).round().astype(int)
+    names = GROUPS[settings.data.group] if states[-1].shape[1] > 1 else ()
     return {
         "generated": rows(flat(states[-1])),
+        **{
+            f"generated_{name}": rows(flat(states[-1][:, channel : channel + 1]))
+            for channel, name in enumerate(names)
+        },
         "trajectory": rows(*(flat(states[place]) for place in places)),
     }
