@@ -159,7 +159,7 @@ def _attempted(
     return with_retries(
         lambda seeds, places: made(seeds, [conditions[place] for place in places]),
         seeds,
-        lambda image, place: wanted.takes(image, conditions[place].affine),
+        lambda image, place: wanted.takes(image, conditions[place].affine, conditions[place].mask),
         wanted.settings.retries,
     )
 
@@ -182,10 +182,11 @@ def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
             "this network makes images under their masks: name a NIfTI mask, or folders of "
             "patients with one, by --input PATH."
         )
-    if request.options.filter.enabled and settings.data.group != MASK:
+    filters = request.options.filter.enabled
+    if filters and settings.data.group != MASK and not condition.mask.enabled:
         raise SettingsError(
-            "filter.enabled=true looks at masks, and this network makes images (data.group="
-            f"{settings.data.group}). Leave it out."
+            "filter.enabled=true looks at masks, or at images under their masks, and this network "
+            f"makes images without masks (data.group={settings.data.group}). Leave it out."
         )
     bins = condition.sizes.bins if condition.sizes.enabled else 0
     if len(counts) not in (0, bins):
