@@ -254,7 +254,9 @@ class System(Protocol[SettingsT, PreparedT]):
 
         Returns:
             `parameters`, `critic_parameters` (0 for none), `latent` [c, *s], `step_seconds`,
-            `peak_mb` (10^6 bytes) and `device`; of others `--json` alone speaks.
+            `peak_mb` (10^6 bytes) and `device`; where there are some, `tokens` (of each level)
+            and `activations_mb` (what is kept for the backward pass); of others `--json` alone
+            speaks.
         """
         raise SettingsError(f"system {self.name} has no member `profile_step`.")
 

@@ -38,6 +38,7 @@ from trainables.api import (
 from trainables.diffusion.forward import PROGRESS, Conditions, denoise, noise_only
 from trainables.diffusion.heatmap import heatmap
 from trainables.diffusion.prepared import Prepared, prepare
+from trainables.diffusion.profile import profile_cases, profile_step
 from trainables.diffusion.references import references
 from trainables.diffusion.samples import PAIRS, Pairs, WithCounts
 from trainables.diffusion.settings import DiffusionSettings
@@ -176,6 +177,14 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
         self, settings: DiffusionSettings, modules: Modules, request: Request
     ) -> Measures:
         return generate(settings, modules, request)
+
+    def profile_cases(
+        self, settings: DiffusionSettings, kinds: Sequence[str], sizes: Sequence[str]
+    ) -> list[tuple[dict[str, Any], DiffusionSettings]]:
+        return profile_cases(settings, kinds, sizes)
+
+    def profile_step(self, settings: DiffusionSettings, steps: int) -> dict[str, Any]:
+        return profile_step(self, settings, steps)
 
 
 def _made(
