@@ -30,6 +30,7 @@ from trainables.api import (
     TrainSettings,
     setting,
 )
+from trainables.reporting import tags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,18 @@ class ConditionSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoggingSettings(tags.LoggingSettings):
+    """The switches that a trainer of diffusion has beside those of every one."""
+
+    timestep_losses: bool = setting(True, "Timestep/*, and those of the test split")
+    timestep_region_losses: bool = setting(True, "loss/timestep_region_heatmap")
+    intermediate_steps: bool = setting(True, "denoising_trajectory")
+    num_intermediate_steps: int = setting(
+        5, "states that the trajectory shows, from noise to image", low=2, high=50
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiffusionSettings(SystemSettings):
     """The defaults are the demo: rectified flow on slices, with a UNet of a CPU's size."""
 
@@ -132,6 +145,7 @@ class DiffusionSettings(SystemSettings):
     data: DataSettings = field(default_factory=lambda: DataSettings(validation_samples=16))
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     metric: MetricSettings = field(default_factory=MetricSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
     health: HealthSettings = field(
         # a prediction that begins at 0 has a first gradient of about 10
         default_factory=lambda: HealthSettings(gradient_norm_high=30.0)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from losses.diffusion import terms
 from metrics.diffusion import diffusion_metrics
+from metrics.perceptual import refuse_missing
 from models.diffusion.build import build_network
 from models.diffusion.latent_space import LatentSpace
 from models.diffusion.spaces import Space, build_space
@@ -37,6 +38,7 @@ from trainables.api import (
 )
 from trainables.diffusion.autoencoder import FrozenAutoencoder
 from trainables.diffusion.forward import PROGRESS, Conditions, denoise, noise_only
+from trainables.diffusion.heatmap import heatmap
 from trainables.diffusion.modules import (
     externals,
     frozen_modules,
@@ -46,10 +48,12 @@ from trainables.diffusion.modules import (
     space_of,
 )
 from trainables.diffusion.prepared import Prepared, prepare
+from trainables.diffusion.profile import profile_cases, profile_step
 from trainables.diffusion.references import references
 from trainables.diffusion.samples import PAIRS, Pairs, WithCounts
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.diffusion.splits import open_splits
+from trainables.diffusion.tags import figure_tags, tags
 from trainables.diffusion.use import (
     GenerateSettings,
     draw_latents,
@@ -171,6 +175,7 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
         return examinations(settings)
 
     def preflight(self, settings: DiffusionSettings, prepared: Prepared) -> Sequence[Finding]:
+        refuse_missing(settings)
         if settings.augmented_diffusion.enabled and not settings.space.is_latent:
             return [
                 Finding(
@@ -193,15 +198,34 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
     ) -> Mapping[str, Reference]:
         return references(replace(settings, self.originals), prepared)
 
+    def tensorboard_names(self, settings: DiffusionSettings) -> Mapping[str, tuple[str, ...]]:
+        return tags(settings)
+
+    def tensorboard_figures(self, settings: DiffusionSettings) -> Mapping[str, tuple[str, ...]]:
+        return figure_tags(settings)
+
     def picture(self, prediction: Tensors, batch: Tensors) -> Tensor:
         if "reconstruction" in prediction:
             return draw_row(batch["image"], prediction["reconstruction"])
         return draw_latents(prediction["clean"], prediction["clean_estimate"])
 
+    def charts(
+        self, settings: DiffusionSettings, report: Mapping[str, float | str | None]
+    ) -> Mapping[str, Tensor]:
+        return {"val.heatmap": heatmap(report)}
+
     def generate(
         self, settings: DiffusionSettings, modules: Modules, request: Request
     ) -> Measures:
         return generate(settings, modules, request)
+
+    def profile_cases(
+        self, settings: DiffusionSettings, kinds: Sequence[str], sizes: Sequence[str]
+    ) -> list[tuple[dict[str, Any], DiffusionSettings]]:
+        return profile_cases(settings, kinds, sizes)
+
+    def profile_step(self, settings: DiffusionSettings, steps: int) -> dict[str, Any]:
+        return profile_step(self, settings, steps)
 
 
 def _made(

@@ -42,9 +42,6 @@ from trainables.diffusion.samples import PAIRS
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.drawing import flat, rows, write_png
 
-SHOWN_STEPS = 5
-"""States of a trajectory that are drawn."""
-
 _CASES = 4
 """Images that an examination makes."""
 
@@ -176,7 +173,7 @@ def _attempted(
     return with_retries(
         lambda seeds, places: made(seeds, [conditions[place] for place in places]),
         seeds,
-        lambda image, place: wanted.takes(image, conditions[place].affine),
+        lambda image, place: wanted.takes(image, conditions[place].affine, conditions[place].mask),
         wanted.settings.retries,
     )
 
@@ -199,10 +196,11 @@ def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
             "this network makes images under their masks: name a NIfTI mask, or folders of "
             "patients with one, by --input PATH."
         )
-    if request.options.filter.enabled and settings.data.group != MASK:
+    filters = request.options.filter.enabled
+    if filters and settings.data.group != MASK and not condition.mask.enabled:
         raise SettingsError(
-            "filter.enabled=true looks at masks, and this network makes images (data.group="
-            f"{settings.data.group}). Leave it out."
+            "filter.enabled=true looks at masks, or at images under their masks, and this network "
+            f"makes images without masks (data.group={settings.data.group}). Leave it out."
         )
     bins = condition.sizes.bins if condition.sizes.enabled else 0
     if len(counts) not in (0, bins):
@@ -340,8 +338,15 @@ def _draw(exam: Exam) -> Mapping[str, Tensor]:
     space: Any = exam.modules["space"]
     with exam.autocast():
         states = [space.decode(state.x) for state in _path(exam)]
-    places = np.linspace(0, len(states) - 1, min(SHOWN_STEPS, len(states))).round().astype(int)
+    settings: DiffusionSettings = exam.settings
+    shown = min(settings.logging.num_intermediate_steps, len(states))
+    places = np.linspace(0, len(states) - 1, shown).round().astype(int)
+    names = GROUPS[settings.data.group] if states[-1].shape[1] > 1 else ()
     return {
         "generated": rows(flat(states[-1])),
+        **{
+            f"generated_{name}": rows(flat(states[-1][:, channel : channel + 1]))
+            for channel, name in enumerate(names)
+        },
         "trajectory": rows(*(flat(states[place]) for place in places)),
     }
