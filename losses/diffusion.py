@@ -30,6 +30,7 @@ TERMS: dict[str, Term] = {
         reads=(*_NOISED, "loss.perceptual.backbone", "loss.perceptual.slice_share"),
         constant_count=True,
     ),
+    "consistency": Term(diffusion_terms.consistency, samples, reads=_NOISED, constant_count=True),
 }
 
 
@@ -39,6 +40,6 @@ def terms(settings: DiffusionTree) -> dict[str, Term]:
     regions, and only validation measures it. A file of latents has neither images nor regions.
     """
     if not settings.space.has_images:
-        return {"mse": TERMS["mse"]}
+        return {name: TERMS[name] for name in ("mse", "consistency")}
     names = [name for name in TERMS if name != "perceptual" or settings.data.group != MASK]
     return {name: TERMS[name] for name in names}

@@ -6,8 +6,8 @@ in the space of the diffusion. `losses.images.perceptual` compares the clean est
 with the image, both as they are after the space and its standardisation are undone (001-M24).
 
 Shapes: B samples, C channels and *S the sides of images; c channels and *s cells of the space that
-is diffused. `prediction`, `target` [B, c, *s]; `weight` [B], of Min-SNR; `image` [B, C, *S];
-`region` [B, 1, *S].
+is diffused. `prediction`, `second`, `target` [B, c, *s]; `weight` [B], of Min-SNR; `image`
+[B, C, *S]; `region` [B, 1, *S].
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from losses.balancers.settings import BalancerSettings
 from losses.images import PerceptualSettings
 from losses.regional import SizeWeights, weighted_values, weights_by_region
 from losses.terms import Tensors, TermSettings
-from settings.schema import Settings
+from settings.schema import Settings, setting
 
 LATENT = "latent"
 """Of a batch, where latents are diffused: [B, c, *s], before they are standardised."""
@@ -37,6 +37,15 @@ class RegionalTermSettings(TermSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConsistencyTermSettings(TermSettings):
+    """The difference between two predictions of the same x_t (001-M2)."""
+
+    probability: float = setting(
+        0.5, "share of the training samples that are predicted twice", low=0.0, high=1.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossSettings(Settings):
     """A node for every term; `losses.diffusion.terms` says which of them a training has."""
 
@@ -46,6 +55,9 @@ class LossSettings(Settings):
     )
     perceptual: PerceptualSettings = field(
         default_factory=lambda: PerceptualSettings(weight=0.001, enabled=False)
+    )
+    consistency: ConsistencyTermSettings = field(
+        default_factory=lambda: ConsistencyTermSettings(weight=0.1, enabled=False)
     )
     balancer: BalancerSettings = field(default_factory=BalancerSettings)
 
@@ -80,6 +92,18 @@ def mse(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     sample's weight.
     """
     return (prediction["weight"] * _squared_error(prediction).flatten(1).mean(dim=1)).sum()
+
+
+def consistency(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
+    """Sum over samples of the mean of (prediction - second)^2: what the document calls
+    self-conditioning. Both predictions are of the same x_t by the same network, so that the term
+    and its gradient are 0 unless the network draws something, as `model.dit.drop_path` does
+    (001-M2).
+
+    `second` [B, c, *s] is the prediction itself for samples that are predicted once.
+    """
+    difference = prediction["prediction"].float() - prediction["second"].float()
+    return difference.square().flatten(1).mean(dim=1).sum()
 
 
 def regional(prediction: Tensors, batch: Tensors, settings: DiffusionTree) -> Tensor:

@@ -22,11 +22,15 @@ from models.diffusion.strategies.interface import Strategy, mixed
 from models.diffusion.strategies.settings import StrategySettings
 from trainables.api import Modules, Tensors, draw_integers, draw_normal, draw_uniform
 from trainables.diffusion.masks import MaskEntry
+from trainables.diffusion.regularisers import FeatureNoise, perturbed_noise
 from trainables.diffusion.samples import BIN, LEVEL
 from trainables.diffusion.settings import ConditionSettings, DiffusionSettings
 from trainables.stepping.inputs import SCHEDULE, SEED
 
 Estimate = Callable[[Tensor, Tensor], Tensor]
+
+_LARGEST_ESTIMATE = 5.0
+"""Deviations of an image's values from their mean."""
 
 PROGRESS = "progress"
 """Settings key of the schedule that the curriculum follows."""
@@ -89,16 +93,18 @@ def noised(space: Space, batch: Tensors, settings: DiffusionSettings) -> dict[st
         clean = space.encode(batch["image"].float())
     strategy = strategy_of(settings, clean.shape[2:])
     t = times(strategy, batch)
-    noise = draw_normal(batch[SEED], "noise", clean.shape[1:])
+    noise = told = draw_normal(batch[SEED], "noise", clean.shape[1:])
+    if LEVEL not in batch:
+        noise, told = perturbed_noise(settings.regulariser.input_noise, noise, batch[SEED])
     leading = _leading(batch, clean, settings)
     if leading is not None:
-        clean, noise = clean * leading, noise * leading
+        clean, noise, told = clean * leading, noise * leading, told * leading
     return {
         **({} if leading is None else {"leading": leading}),
         "clean": clean,
         "noisy": strategy.noised(clean, noise, t),
         "t": t,
-        "target": strategy.target(clean, noise, t),
+        "target": strategy.target(clean, told, t),
         "weight": strategy.weight(t),
     }
 
@@ -122,7 +128,32 @@ def noise_only(modules: Modules, batch: Tensors, settings: DiffusionSettings) ->
     given = noised(space, batch, settings)
     output = predict(modules, given["noisy"], given["t"], batch, settings)
     leading = given.get("leading")
-    return {**given, "prediction": output if leading is None else output * leading}
+    output = output if leading is None else output * leading
+    second = _again(modules, given, output, batch, settings)
+    return {**given, "prediction": output, "second": second}
+
+
+def _again(
+    modules: Modules,
+    given: Tensors,
+    output: Tensor,
+    batch: Tensors,
+    settings: DiffusionSettings,
+) -> Tensor:
+    """The predictions, in training those of a share of the samples by a second pass where
+    `loss.consistency` compares them; in evaluation it would be the first again.
+    """
+    node = settings.loss.consistency
+    if not (node.is_on and modules["network"].training):
+        return output
+    chosen = draw_uniform(batch[SEED], "consistency") < node.probability
+    if not bool(chosen.any()):
+        return output
+    part = {name: value[chosen] for name, value in batch.items()}
+    again = predict(modules, given["noisy"][chosen], given["t"][chosen], part, settings)
+    if "leading" in given:
+        again = again * given["leading"][chosen]
+    return output.index_put((chosen.nonzero()[:, 0],), again)
 
 
 def denoise(modules: Modules, batch: Tensors, settings: DiffusionSettings) -> dict[str, Tensor]:
@@ -160,7 +191,8 @@ def with_estimate(
     noise = mixed((1.0 / at.sigma, noisy), (-at.alpha / at.sigma, clean))
     return {
         **given,
-        "prediction": strategy.target(clean, noise, t),
+        "prediction": (prediction := strategy.target(clean, noise, t)),
+        "second": prediction,
         "clean_estimate": clean,
         **({"reconstruction": space.decode(clean)} if space.decodes else {}),
     }
@@ -194,20 +226,63 @@ def predict(
         batch: with what it is conditioned on, and in training with the seeds of its dropout.
         is_null: bool [B], whose conditions are not given.
     """
-    network: Any = modules["network"]
     embedding, images = None, []
     if settings.condition.mask.enabled:
         images.append(_mask_image(modules, batch, settings, is_null))
     if "conditions" in modules:
         embedding, maps = modules["conditions"](batch, noisy.shape[2:], is_null)
         images += [] if maps is None else [maps]
-    x, context = noisy, None
+    context = None
     if images and settings.model.conditioning == "cross_attn":
-        context = torch.cat(images, dim=1)
-    elif images:
-        x = torch.cat([noisy, *(image.to(noisy.dtype) for image in images)], dim=1)
-    output: Tensor = network(x, t, embedding, context)
+        context, images = torch.cat(images, dim=1), []
+
+    def asked(*further: Tensor) -> Tensor:
+        beside = [image.to(noisy.dtype) for image in (*further, *images)]
+        x = torch.cat([noisy, *beside], dim=1) if beside else noisy
+        return _run(modules, x, t, embedding, context, batch, settings)
+
+    node = settings.regulariser.self_conditioning
+    if not node.enabled:
+        return asked()
+    estimate = _first_estimate(asked, noisy, t, settings)
+    if modules["network"].training:
+        is_given = draw_uniform(batch[SEED], "self_conditioning") < node.probability
+        estimate = torch.where(is_given.view(-1, *[1] * (noisy.ndim - 1)), estimate, 0.0)
+    return asked(estimate)
+
+
+def _run(
+    modules: Modules,
+    x: Tensor,
+    t: Tensor,
+    embedding: Tensor | None,
+    context: Tensor | None,
+    batch: Tensors,
+    settings: DiffusionSettings,
+) -> Tensor:
+    """One pass of the network, in training with noise on its features where that is asked for."""
+    network: Any = modules["network"]
+    node = settings.regulariser.feature_noise
+    if not (node.enabled and network.training):
+        output: Tensor = network(x, t, embedding, context)
+        return output.float()
+    noise = FeatureNoise(node, batch[SEED])
+    output = network(x, t, embedding, context, noise)
+    noise.check()
     return output.float()
+
+
+@torch.no_grad()
+def _first_estimate(
+    asked: Callable[..., Tensor], noisy: Tensor, t: Tensor, settings: DiffusionSettings
+) -> Tensor:
+    """The clean estimate of a pass that is given 0 in its place, kept to what standardised images
+    have: where there is noise alone an estimate of ddpm divides by nearly 0.
+    """
+    output = asked(torch.zeros_like(noisy))
+    strategy = strategy_of(settings, noisy.shape[2:])
+    estimate = strategy.clean_estimate(noisy, output, t).to(noisy.dtype)
+    return estimate.clamp(-_LARGEST_ESTIMATE, _LARGEST_ESTIMATE)
 
 
 def _mask_image(

@@ -30,6 +30,7 @@ from trainables.api import (
     TrainSettings,
     setting,
 )
+from trainables.diffusion.regularisers import RegulariserSettings
 from trainables.reporting import tags
 
 
@@ -142,6 +143,7 @@ class DiffusionSettings(SystemSettings):
     condition: ConditionSettings = field(default_factory=ConditionSettings)
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(steps=10))
     loss: LossSettings = field(default_factory=LossSettings)
+    regulariser: RegulariserSettings = field(default_factory=RegulariserSettings)
     data: DataSettings = field(default_factory=lambda: DataSettings(validation_samples=16))
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     metric: MetricSettings = field(default_factory=MetricSettings)

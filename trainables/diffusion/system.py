@@ -244,7 +244,13 @@ def _made(
     if condition.sizes.enabled and condition.sizes.enters == "maps":
         images += condition.sizes.bins
     network = build_network(
-        settings.model, space.size_of(sides), len(space.shift), condition_channels=images
+        settings.model,
+        space.size_of(sides),
+        len(space.shift),
+        condition_channels=images,
+        further_channels=(
+            len(space.shift) if settings.regulariser.self_conditioning.enabled else 0
+        ),
     )
     placed: Any = space
     placed.affine = meta.get("affine")
