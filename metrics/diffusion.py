@@ -140,7 +140,7 @@ def error_at(level: int, sums: Tensor, pairs: float) -> float:
 def time_sums(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     """For each of `REGIONS` and each time bin: the sum of the squared errors of what is
     predicted, mean over channels, over the region's cells, and the number of cells: [7 * 10 * 2];
-    the pairs. A cell is lesion as far as its pixels are. Files of latents have no sizes of lesions.
+    the pairs. A cell is lesion as far as its pixels are. A file of latents has no sizes.
     """
     difference = prediction["prediction"].double() - prediction["target"].double()
     error = difference.square().mean(dim=1, keepdim=True)

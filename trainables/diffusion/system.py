@@ -50,9 +50,8 @@ from trainables.diffusion.modules import (
 from trainables.diffusion.prepared import Prepared, prepare
 from trainables.diffusion.profile import profile_cases, profile_step
 from trainables.diffusion.references import references
-from trainables.diffusion.samples import PAIRS, Pairs, WithCounts
+from trainables.diffusion.samples import PAIRS, Pairs, WithCounts, open_splits
 from trainables.diffusion.settings import DiffusionSettings
-from trainables.diffusion.splits import open_splits
 from trainables.diffusion.tags import figure_tags, tags
 from trainables.diffusion.use import (
     GenerateSettings,
