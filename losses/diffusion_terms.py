@@ -97,8 +97,8 @@ def mse(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
 def consistency(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     """Sum over samples of the mean of (prediction - second)^2: what the document calls
     self-conditioning. Both predictions are of the same x_t by the same network, so that the term
-    and its gradient are 0 unless the network draws something, as `model.dit.drop_path` does
-    (001-M2).
+    and its gradient are 0 unless the network draws something, as `model.dit.drop_path` and
+    `regulariser.feature_noise` do (001-M2).
 
     `second` [B, c, *s] is the prediction itself for samples that are predicted once.
     """

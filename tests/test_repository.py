@@ -58,6 +58,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "trainables.api": STEPS | {"trainables"},
     "trainables.contract": LOOP | {"trainables", "trainables.loop"},
     **dict.fromkeys(OF_SYSTEMS, SYSTEM),
+    "trainables.diffusion.latent": SYSTEM | {"trainables.diffusion"},
     # Who proposes and who stops do not know each other; what both need lies beside them.
     "search": PARTS | {"search.optuna", "search.samplers", "search.schedulers"},
     "search.optuna": {"search"},

@@ -21,7 +21,7 @@ from models.diffusion.strategies.build import make_strategy
 from models.diffusion.strategies.interface import Strategy, mixed
 from models.diffusion.strategies.settings import StrategySettings
 from trainables.api import Modules, Tensors, draw_integers, draw_normal, draw_uniform
-from trainables.diffusion.masks import MaskEntry
+from trainables.diffusion.latent.masks import MaskEntry
 from trainables.diffusion.regularisers import FeatureNoise, perturbed_noise
 from trainables.diffusion.samples import BIN, LEVEL
 from trainables.diffusion.settings import ConditionSettings, DiffusionSettings
@@ -141,19 +141,17 @@ def _again(
     settings: DiffusionSettings,
 ) -> Tensor:
     """The predictions, in training those of a share of the samples by a second pass where
-    `loss.consistency` compares them; in evaluation it would be the first again.
+    `loss.consistency` compares them; in evaluation it would be the first again. The pass is over
+    all samples, for to pick them out would wait for the device.
     """
     node = settings.loss.consistency
     if not (node.is_on and modules["network"].training):
         return output
-    chosen = draw_uniform(batch[SEED], "consistency") < node.probability
-    if not bool(chosen.any()):
-        return output
-    part = {name: value[chosen] for name, value in batch.items()}
-    again = predict(modules, given["noisy"][chosen], given["t"][chosen], part, settings)
+    again = predict(modules, given["noisy"], given["t"], batch, settings, forward=1)
     if "leading" in given:
-        again = again * given["leading"][chosen]
-    return output.index_put((chosen.nonzero()[:, 0],), again)
+        again = again * given["leading"]
+    is_twice = draw_uniform(batch[SEED], "consistency") < node.probability
+    return torch.where(is_twice.view(-1, *[1] * (output.ndim - 1)), again, output)
 
 
 def denoise(modules: Modules, batch: Tensors, settings: DiffusionSettings) -> dict[str, Tensor]:
@@ -219,12 +217,14 @@ def predict(
     batch: Tensors,
     settings: DiffusionSettings,
     is_null: Tensor | None = None,
+    forward: int = 0,
 ) -> Tensor:
     """What the network says of x_t, float32.
 
     Args:
         batch: with what it is conditioned on, and in training with the seeds of its dropout.
         is_null: bool [B], whose conditions are not given.
+        forward: its number, where the same x_t is predicted more than once.
     """
     embedding, images = None, []
     if settings.condition.mask.enabled:
@@ -239,7 +239,7 @@ def predict(
     def asked(*further: Tensor) -> Tensor:
         beside = [image.to(noisy.dtype) for image in (*further, *images)]
         x = torch.cat([noisy, *beside], dim=1) if beside else noisy
-        return _run(modules, x, t, embedding, context, batch, settings)
+        return _run(modules, x, t, embedding, context, batch, settings, forward)
 
     node = settings.regulariser.self_conditioning
     if not node.enabled:
@@ -259,6 +259,7 @@ def _run(
     context: Tensor | None,
     batch: Tensors,
     settings: DiffusionSettings,
+    forward: int,
 ) -> Tensor:
     """One pass of the network, in training with noise on its features where that is asked for."""
     network: Any = modules["network"]
@@ -266,7 +267,7 @@ def _run(
     if not (node.enabled and network.training):
         output: Tensor = network(x, t, embedding, context)
         return output.float()
-    noise = FeatureNoise(node, batch[SEED])
+    noise = FeatureNoise(node, batch[SEED], forward)
     output = network(x, t, embedding, context, noise)
     noise.check()
     return output.float()

@@ -15,8 +15,8 @@ from data.mri import dataset
 from data.mri.dataset import open_split
 from models.diffusion.spaces import SPACES, STATISTICS, Space, SpaceSettings, build_space
 from settings.schema import SettingsError
-from trainables.diffusion.latents import PreparedLatents, from_checkpoint, from_file
-from trainables.diffusion.modules import space_of
+from trainables.diffusion.latent.latents import PreparedLatents, from_checkpoint, from_file
+from trainables.diffusion.latent.modules import space_of
 from trainables.diffusion.settings import DiffusionSettings
 
 FORMAT = 1

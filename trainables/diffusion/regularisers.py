@@ -81,14 +81,16 @@ def perturbed_noise(
 class FeatureNoise:
     """Noise of one forward, by the samples' seeds, another at every call (`Perturb`)."""
 
-    def __init__(self, settings: FeatureNoiseSettings, seeds: Tensor) -> None:
-        self.settings, self.seeds, self.calls = settings, seeds, 0
+    def __init__(self, settings: FeatureNoiseSettings, seeds: Tensor, forward: int = 0) -> None:
+        """Args: forward: its number, where the same x_t is predicted more than once."""
+        self.settings, self.seeds, self.forward, self.calls = settings, seeds, forward, 0
 
     def __call__(self, place: str, features: Tensor) -> Tensor:
         if place != self.settings.place:
             return features
         self.calls += 1
-        noise = draw_normal(self.seeds, f"feature_noise {self.calls}", features.shape[1:])
+        stream = f"feature_noise {self.forward} {self.calls}"
+        noise = draw_normal(self.seeds, stream, features.shape[1:])
         return features + self.settings.std * noise.to(features)
 
     def check(self) -> None:

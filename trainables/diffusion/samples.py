@@ -22,7 +22,7 @@ from data.mri.dataset import open_split, units_of
 from data.mri.lesions import lesions_of
 from data.mri.store import FixedSamples, TrainSamples
 from metrics.diffusion import LEVELS, TIME_BINS
-from trainables.diffusion.latents import PreparedLatents, WithLatents
+from trainables.diffusion.latent.latents import PreparedLatents, WithLatents
 from trainables.diffusion.prepared import Prepared
 from trainables.diffusion.settings import DiffusionSettings
 

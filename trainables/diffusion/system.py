@@ -36,10 +36,10 @@ from trainables.api import (
     SystemBase,
     Tensors,
 )
-from trainables.diffusion.autoencoder import FrozenAutoencoder
 from trainables.diffusion.forward import PROGRESS, Conditions, denoise, noise_only
 from trainables.diffusion.heatmap import heatmap
-from trainables.diffusion.modules import (
+from trainables.diffusion.latent.autoencoder import FrozenAutoencoder
+from trainables.diffusion.latent.modules import (
     externals,
     frozen_modules,
     latents_meta,
@@ -97,6 +97,11 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
         "train.validation_batch_size": 12,
         "train.ema_decay": 0.0,
         "train.measure_idle_terms": True,
+    }
+    audit: Mapping[str, Any] = {
+        # two predictions of the same x_t differ then
+        "regulariser.feature_noise.enabled": True,
+        "loss.consistency.enabled": True,
     }
     originals: Mapping[str, Any] = {"augment.kind": "none"}
 

@@ -34,10 +34,10 @@ from trainables.api import (
     Tensors,
     setting,
 )
-from trainables.diffusion.autoencoder import found_again
 from trainables.diffusion.filters import Filter, FilterSettings, with_retries
 from trainables.diffusion.forward import predict, strategy_of
-from trainables.diffusion.modules import MASK_ENCODER
+from trainables.diffusion.latent.autoencoder import found_again
+from trainables.diffusion.latent.modules import MASK_ENCODER
 from trainables.diffusion.samples import PAIRS
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.drawing import flat, rows, write_png
@@ -304,10 +304,8 @@ def examinations(settings: DiffusionSettings) -> tuple[Examination, ...]:
         "generated_mean": "mean of the values of images that the network makes",
         "generated_outside": f"share of these values outside [-{_MARGIN}, 1 + {_MARGIN}]",
     }
-    columns = [
-        Column(name, "", None, text, reads=("sampling.*", "condition.*", "strategy.*", "space.*"))
-        for name, text in names.items()
-    ]
+    reads = ("sampling.*", "condition.*", "strategy.*", "space.*", "data.*_size")
+    columns = [Column(name, "", None, text, reads=reads) for name, text in names.items()]
     return (Examination("generated", _CASES, columns, _run, _draw),)
 
 

@@ -95,7 +95,7 @@ def test_the_training_split_is_standardised(vae, latents, shared_cache, statisti
 
 
 def test_a_channel_that_is_one_number_is_shifted_alone():
-    from trainables.diffusion.latents import _moments
+    from trainables.diffusion.latent.latents import _moments
 
     values = torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     values[:, 1] = 0.3

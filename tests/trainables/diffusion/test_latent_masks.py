@@ -15,7 +15,7 @@ from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import open_checkpoint
 from trainables.diffusion.forward import noised
-from trainables.diffusion.masks import BitPlanes
+from trainables.diffusion.latent.masks import BitPlanes
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.diffusion.system import Diffusion
 from trainables.stepping.inputs import batch_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from models.diffusion.latent_space import Cells, LatentSpace
-from trainables.diffusion import autoencoder
-from trainables.diffusion.autoencoder import FrozenAutoencoder, Meta
-from trainables.diffusion.latents import PreparedLatents
-from trainables.diffusion.masks import BitPlanes, EncodedMask, MaskEntry
+from trainables.diffusion.latent import autoencoder
+from trainables.diffusion.latent.autoencoder import FrozenAutoencoder, Meta
+from trainables.diffusion.latent.latents import PreparedLatents
+from trainables.diffusion.latent.masks import BitPlanes, EncodedMask, MaskEntry
 from trainables.diffusion.settings import MaskSettings
 from trainables.external import External
 

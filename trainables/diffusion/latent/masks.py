@@ -18,7 +18,7 @@ from data.mri.mask_codec import bit_planes
 from models.autoencoders.bit_planes import BitPlaneReduction
 from models.diffusion.latent_space import Codec
 from trainables.api import Tensors
-from trainables.diffusion.latents import MASK_LATENT
+from trainables.diffusion.latent.latents import MASK_LATENT
 
 _BLOCK_AXES = 2
 

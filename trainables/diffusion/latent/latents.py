@@ -30,8 +30,8 @@ from models.diffusion.spaces import STATISTICS, ChannelMoments
 from settings.flat import flatten, replace
 from settings.mri import MASK, channels_of
 from settings.schema import SettingsError
-from trainables.diffusion import autoencoder
-from trainables.diffusion.autoencoder import Meta, Opened
+from trainables.diffusion.latent import autoencoder
+from trainables.diffusion.latent.autoencoder import Meta, Opened
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.external import External, external_file, fingerprint
 
