@@ -99,9 +99,13 @@ def tokens_of(model: ModelSettings, sides: Sequence[int]) -> list[int]:
         first = coarsest + 1 - max(1, model.unet.attention)
         divisors = [2**level for level in range(max(0, first), coarsest + 1)]
     else:
-        node = {"dit": model.dit, "hdit": model.hdit, "uvit": model.uvit}[model.kind]
+        patch = {
+            "dit": model.dit.patch_size,
+            "hdit": model.hdit.patch_size,
+            "uvit": model.uvit.patch_size,
+        }[model.kind]
         levels = len(model.hdit.level_depths) // 2 + 1 if model.kind == "hdit" else 1
-        divisors = [node.patch_size * 2**level for level in range(levels)]
+        divisors = [patch * 2**level for level in range(levels)]
     more = 1 if model.kind == "uvit" else 0
     return [math.prod(side // divisor for side in sides) + more for divisor in divisors]
 

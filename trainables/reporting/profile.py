@@ -74,7 +74,7 @@ class Stepped(Protocol):
 
     accelerator: Accelerator
     modules: dict[str, nn.Module]
-    phases: Sequence[Phase]
+    phases: list[Phase]
     settings: Any
 
     def one_step(self, batches: Sequence[Mapping[str, Tensor]]) -> None: ...
