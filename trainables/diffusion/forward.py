@@ -16,13 +16,13 @@ from losses.diffusion_terms import LATENT
 from metrics.diffusion import LEVELS, TIME_BINS
 from models.diffusion.conditions import ModeEmbedding, SizeBinEmbedding, SizeBinMaps
 from models.diffusion.interface import combined
+from models.diffusion.regularisers import FeatureNoise, perturbed_noise
 from models.diffusion.spaces import Space
 from models.diffusion.strategies.build import make_strategy
 from models.diffusion.strategies.interface import Strategy, mixed
 from models.diffusion.strategies.settings import StrategySettings
 from trainables.api import Modules, Tensors, draw_integers, draw_normal, draw_uniform
 from trainables.diffusion.latent.masks import MaskEntry
-from trainables.diffusion.regularisers import FeatureNoise, perturbed_noise
 from trainables.diffusion.samples import BIN, LEVEL
 from trainables.diffusion.settings import ConditionSettings, DiffusionSettings
 from trainables.stepping.inputs import SCHEDULE, SEED

@@ -10,6 +10,7 @@ from losses.diffusion import LossSettings
 from metrics.diffusion import MetricSettings
 from metrics.ms_ssim import check_sides
 from models.diffusion.conditions import ModeSettings, SizeBinSettings
+from models.diffusion.regularisers import RegulariserSettings
 from models.diffusion.settings import ModelSettings
 from models.diffusion.spaces import SPACES, SpaceSettings
 from models.diffusion.strategies.guidance import check_guidance
@@ -30,7 +31,6 @@ from trainables.api import (
     TrainSettings,
     setting,
 )
-from trainables.diffusion.regularisers import RegulariserSettings
 from trainables.reporting import tags
 
 

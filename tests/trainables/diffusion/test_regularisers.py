@@ -9,18 +9,18 @@ import torch
 
 from losses.diffusion_terms import consistency
 from models.diffusion.interface import PLACES
+from models.diffusion.regularisers import (
+    FeatureNoise,
+    FeatureNoiseSettings,
+    InputNoiseSettings,
+    perturbed_noise,
+)
 from models.diffusion.settings import KINDS
 from models.draws import draw_normal, draw_uniform
 from settings.flat import replace
 from trainables.contract.check import check
 from trainables.contract.examined import Examined
 from trainables.diffusion.forward import denoise, noised, strategy_of
-from trainables.diffusion.regularisers import (
-    FeatureNoise,
-    FeatureNoiseSettings,
-    InputNoiseSettings,
-    perturbed_noise,
-)
 from trainables.diffusion.system import Diffusion
 from trainables.stepping.inputs import batch_of
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from models.diffusion.interface import PLACES
-from trainables.api import Settings, draw_normal, setting
+from models.draws import draw_normal
+from settings.schema import Settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
