@@ -3,7 +3,7 @@
     python -m benchmarks.claims --check
     python -m benchmarks.claims conditioner --dir sweeps/conditioner --units 4
     python -m benchmarks.claims hdr_patch --dir sweeps/claims-real data.source=folder data.root=...
-    python -m benchmarks.claims compression_best --dir sweeps/best --store compression_best
+    python -m benchmarks.claims compression_real --dir sweeps/real --store compression_real
 
 The arms are `benchmarks/arms/NAME.yaml` (benchmarks/README.md says how to write them). Each seed
 of each unit (`System.unit_key`: other scenes, patients, designs) is one sweep of all of them, run

@@ -1,7 +1,8 @@
 """What parameters in bf16 cost in quality and save in memory: the demo's VAE of slices at the
 learning rate of the preset `bf16_weights`, with parameters in fp32, in bf16 as they are updated
 now (`trainables.optimizing.compensated`), and in bf16 rounded after each update, as torch's own
-AdamW does it with moments in bf16.
+AdamW does it with moments in bf16. Beside them `references/<name>/l1`: what needs no training, on
+the same draws.
 
 `l1` is the absolute error of the validation images after so many steps, the mean over draws of
 the data, the weights and the batches, each shared by the three sides; `moved` the share of the
@@ -50,6 +51,7 @@ def measure() -> Iterator[Row]:
         for side, trainings in found.items():
             trainings.append(trained(side, draw))
     yield from rows_of(found)
+    yield from rows_of_references([references(draw) for draw in range(DRAWS)])
 
 
 def rows_of(found: Mapping[str, Sequence[Found]]) -> Iterator[Row]:
@@ -77,6 +79,15 @@ def rows_of(found: Mapping[str, Sequence[Found]]) -> Iterator[Row]:
                 yield row(f"{name}/difference_error", standard_error(pairs) or 0.0, "", "", None)
 
 
+def rows_of_references(draws: Sequence[Mapping[str, float]]) -> Iterator[Row]:
+    """Means over the draws, and their standard errors."""
+    for name in draws[0]:
+        values = [found[name] for found in draws]
+        place = f"bf16_weights/references/{name}/l1"
+        yield row(place, statistics.mean(values), "", "", None)
+        yield row(f"{place}/error", standard_error(values) or 0.0, "", "", None)
+
+
 def values_of(side: str, draw: int) -> dict[str, Any]:
     """The settings of a training, above the defaults."""
     preset = preset_file("compression", "bf16_weights").values
@@ -96,6 +107,7 @@ def values_of(side: str, draw: int) -> dict[str, Any]:
         "train.keep_every": min(STEPS),
         "train.seed": draw,
         "data.seed": draw,
+        "data.patients": (8, 2, 2),
     }
 
 
@@ -131,6 +143,23 @@ def trained(side: str, draw: int, changes: Mapping[str, Any] = MappingProxyType(
             found[f"moved@{stored.step}"] = float(torch.cat(moved).float().mean())
             found[f"l1@{stored.step}"] = float(reports[stored.step]["val.l1"] or 0.0)
     return found
+
+
+def references(draw: int, changes: Mapping[str, Any] = MappingProxyType({})) -> dict[str, float]:
+    """The L1 of what needs no training; `untrained` is the network with a linear map beside it
+    (`model.vae.shortcut=lapped`), which begins as that map.
+    """
+    from ray_jobs.verb import cache_directory
+    from settings.flat import replace
+    from trainables.compression.system import Compression
+    from trainables.reporting.references import measure_references
+
+    system = Compression()
+    settings = replace(system.Settings(), {**values_of(BASE, draw), **changes})
+    lapped = replace(settings, {"model.vae.shortcut": "lapped"})
+    prepared = system.prepare(settings, cache_directory())
+    found = measure_references(system, settings, prepared, document=lapped)
+    return {name: float(values["val.l1"] or 0.0) for name, values in found.items()}
 
 
 def round_each_update(training: Training[Any, Any]) -> None:

@@ -45,8 +45,9 @@ class VaeSettings(Settings):
         "none",
         "what is added to the mean of the latent and to the reconstruction: nothing, or a linear "
         "map of each cell and those around it, which begins as the cosine transform of the cell "
-        "and is trained with the network",
-        choices=("none", "lapped"),
+        "and is trained with the network; or that map alone, without the network "
+        "(lapped_alone): what a network has to beat",
+        choices=("none", "lapped", "lapped_alone"),
     )
 
     def check(self) -> None:

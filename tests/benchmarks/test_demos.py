@@ -46,21 +46,33 @@ def test_what_stands_apart_is_shown_and_not_gained_over():
     assert rows["demos/x/g/test/gain_share"].peer == "mean"
 
 
+def test_a_trained_rival_is_one_of_those_that_the_gain_is_over():
+    demo = Demo("any", "val.error", rivals={"linear": {"model.width": 1}})
+    rows = draws_of(trained=[1.0, 2.0], linear=[1.5, 2.5], mean=[2.0, 4.0])
+    found = {row.name: row for row in rows_of("x", demo, "g", rows)}
+    assert found["demos/x/g/validation/linear"].peer_value == pytest.approx(2.0)
+    assert found["demos/x/g/validation/gain"].value == pytest.approx(0.5)
+
+
 @pytest.mark.slow
 def test_the_demo_of_compression_is_ahead_of_all_but_the_codec(
     tmp_path, monkeypatch, shared_cache
 ):
-    """A fifth of its steps. The mean image has no rounded latent, and so no value."""
+    """A fifth of its steps. The mean image has no rounded latent, and so no value. The linear map
+    that is trained alone is another network: ahead of the untrained one, and not the demo's value.
+    """
     monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(shared_cache))
     changes = {"train.steps": 40, "train.report_every": 40, "metric.ms_ssim": False}
     values = measured("compression", DEMOS["compression"], 0, tmp_path, changes)
-    linear = {"downsampled", "principal_components", "cell_components"}
+    untrained = {"untrained", "downsampled", "principal_components", "cell_components"}
     for split in ("validation", "test"):
         found = values[split]
         codecs = {who for who in found if who.startswith("webp_")}
-        assert set(found) == {"trained", "untrained", *linear, *codecs}
-        assert all(found["trained"] > found[who] + 0.1 for who in {"untrained", *linear}), found
+        assert set(found) == {"trained", "linear", *untrained, *codecs}
+        assert all(found["trained"] > found[who] + 0.1 for who in untrained), found
         assert found["trained"] < max(found[who] for who in codecs)
+        assert found["linear"] > found["untrained"] + 0.1
+        assert found["linear"] != found["trained"]
 
 
 @pytest.mark.slow

@@ -3,7 +3,16 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.compression_memory import BYTES
-from benchmarks.measuring.bf16_weights import COLUMNS, DRAWS, SIDES, rows_of, trained, values_of
+from benchmarks.measuring.bf16_weights import (
+    COLUMNS,
+    DRAWS,
+    SIDES,
+    references,
+    rows_of,
+    rows_of_references,
+    trained,
+    values_of,
+)
 from settings.flat import flatten, replace
 from trainables.compression.system import Compression
 
@@ -23,6 +32,7 @@ def test_the_sides_differ_by_the_precision_of_their_parameters_alone():
     assert {key for key in one if one[key] != other[key]} == {"model.pure_weights"}
     assert other == rounded
     assert one["optimizer.lr"] == 1e-4
+    assert one["data.patients"] == (8, 2, 2), "as in the findings, whatever the default is"
 
 
 @pytest.mark.slow
@@ -53,3 +63,21 @@ def test_the_rows_are_means_and_differences_in_pairs():
     assert rows["bf16_weights/fp32/l1@100/error"].value == pytest.approx(0.1581, abs=1e-4)
     assert rows["bf16_weights/bf16/moved@100"].ratio == pytest.approx(1.25)
     assert rows["bf16_weights/bf16/bytes"].ratio == pytest.approx(0.8)
+
+
+@pytest.mark.slow
+def test_what_needs_no_training_is_measured_on_the_same_draw(monkeypatch, shared_cache):
+    """The mean image is the worst; the linear map keeps what an untrained network does not."""
+    monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(shared_cache))
+    found = references(0, SMALL)
+    assert {"mean", "downsampled", "cell_components", "untrained"} <= set(found)
+    assert 0.0 < found["untrained"] < found["mean"]
+    assert found["mean"] == max(found.values())
+
+
+def test_the_rows_of_references_are_means_and_their_errors():
+    draws = [{"mean": value, "other": 1.0} for value in (0.1, 0.2, 0.5, 0.8)]
+    rows = {row.name: row.value for row in rows_of_references(draws)}
+    assert rows["bf16_weights/references/mean/l1"] == pytest.approx(0.4)
+    assert rows["bf16_weights/references/mean/l1/error"] == pytest.approx(0.1581, abs=1e-4)
+    assert rows["bf16_weights/references/other/l1/error"] == 0.0

@@ -111,3 +111,45 @@ def test_it_is_built_without_its_numbers() -> None:
         found = model(torch.zeros(1, 2, 8, 8, 8), torch.zeros(1, dtype=torch.int64))
     assert model.shortcut.down.is_meta
     assert found["reconstruction"].shape == (1, 2, 8, 8, 8)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_alone_it_begins_as_with_the_network_that_begins_as_nothing(dims) -> None:
+    """To the rounding, and in training as well: mean, deviation, noise and reconstruction."""
+    image, seed = torch.rand(2, 1, *[12] * dims), torch.tensor([3, 4])
+    alone, beside = make_vae("lapped_alone", dims=dims), make_vae(dims=dims)
+    for mode in (True, False):
+        found, expected = alone.train(mode)(image, seed), beside.train(mode)(image, seed)
+        assert set(found) == set(expected)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_alone_its_parameters_are_two_maps_and_a_deviation_a_channel() -> None:
+    model = make_vae("lapped_alone", latent=5)
+    sizes = {name: value.numel() for name, value in model.named_parameters()}
+    maps = dict.fromkeys(("shortcut.down", "shortcut.up"), 5 * 12 * 12)
+    assert sizes == {"network.log_variance": 5, **maps}
+    assert set(model.state_dict()) == set(sizes)
+
+
+def test_alone_it_is_linear_and_its_reconstruction_is_through_its_last_layer() -> None:
+    model = make_vae("lapped_alone").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        one, other = torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8)
+        of_sum = model(0.3 * one - 2.0 * other)["reconstruction"]
+        sum_of = 0.3 * model(one)["reconstruction"] - 2.0 * model(other)["reconstruction"]
+        torch.testing.assert_close(of_sum, sum_of, atol=1e-5, rtol=1e-4)
+        model.last_layer()[0].zero_()
+        assert not model(one)["reconstruction"].any()
+
+
+def test_alone_all_of_it_learns_from_the_first_step_on() -> None:
+    model = make_vae("lapped_alone").train()
+    prediction = model(torch.rand(2, 1, 16, 16), torch.tensor([1, 2]))
+    prediction["reconstruction"].square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
