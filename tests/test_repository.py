@@ -39,7 +39,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "data.mri": {"data"},
     "models": LOWEST,
     **{f"models.{wing}": {"models"} for wing in ("autoencoders", "fields", "hdr")},
-    **{f"models.{wing}": {"models"} for wing in ("diffusion", "diffusion.strategies")},
+    "models.diffusion": {"models"},
+    **{f"models.diffusion.{wing}": {"models"} for wing in ("score_aug", "strategies")},
     # feature networks and encodings
     "losses": LOWEST | {"models", "losses.balancers"},
     "losses.balancers": {"losses"},
