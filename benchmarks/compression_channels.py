@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.claiming.table import cells, markdown, results_of
-from metrics.compression import psnr
+from metrics.by_modality import psnr
 from models.autoencoders.interface import Autoencoder
 from models.autoencoders.structured_latent import keep_leading
 from ray_jobs.verb import cache_directory

@@ -8,16 +8,14 @@ a critic the images that it judges are those of the same step.
 from __future__ import annotations
 
 import json
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring.commands import ROOT
+from benchmarks.measuring.peaks import peak_mib, peak_of
 from benchmarks.measuring.rows import Row, main, row
 
 GAN = {"discriminator.enabled": True, "loss.adversarial.enabled": True}
@@ -34,8 +32,6 @@ CASES: Mapping[str, Mapping[str, Any]] = {
 
 SIDES = ("ours", "bare")
 BLOCKS, STEPS = 15, 4
-PROCESSES = 3
-"""Of each side, for its peak memory."""
 
 Steps = Callable[[], float]
 """Takes a few steps and returns the seconds of one."""
@@ -58,7 +54,7 @@ def measure() -> Iterator[Row]:
                     times[side].append(run())
         ours, bare = (1000 * statistics.median(times[side]) for side in SIDES)
         yield row(f"compression_loop/{name}/step", ours, "ms", peer, bare)
-        ours, bare = (statistics.median(_peaks_mib(side, name)) for side in SIDES)
+        ours, bare = (peak_of("benchmarks.compression_loop", side, name) for side in SIDES)
         yield row(f"compression_loop/{name}/peak_memory", ours, "MiB", peer, bare)
 
 
@@ -73,26 +69,13 @@ def _steps_of(side: str, name: str, folder: Path) -> Steps:
     return bare_steps(system, CASES[name], STEPS)
 
 
-def _peaks_mib(side: str, name: str) -> list[float]:
-    command = [sys.executable, "-m", "benchmarks.compression_loop", "--peak", side, name]
-    found = []
-    for _ in range(PROCESSES):
-        ran = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-        found.append(float(json.loads(ran.stdout.splitlines()[-1])))
-    return found
-
-
 def _peak(side: str, name: str) -> None:
-    """Prints what this process needed at most, as Linux counts it: `ru_maxrss` would begin with
-    what the process that started this one holds.
-    """
     import torch
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         _steps_of(side, name, Path(folder))()
-    (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    print(json.dumps(int(kib) / 1024))
+    print(json.dumps(peak_mib()))
 
 
 if __name__ == "__main__":

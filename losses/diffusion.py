@@ -4,15 +4,13 @@ the settings.
 
 from __future__ import annotations
 
-from losses import counts, diffusion_terms
-from losses.diffusion_terms import DiffusionTree, LossSettings
+from losses import diffusion_terms
+from losses.diffusion_terms import DiffusionTree, LossSettings, samples
 from losses.images import perceptual
 from losses.terms import Term
 from settings.mri import MASK
 
 __all__ = ["TERMS", "LossSettings", "terms"]
-
-_SAMPLES = counts.samples_of("image")
 
 _NOISED = ("strategy.*", "space.*")
 """What decides how an image is noised, what of it is predicted, and in what units: errors of two
@@ -20,7 +18,7 @@ strategies, or in two spaces, are not comparable.
 """
 
 TERMS: dict[str, Term] = {
-    "mse": Term(diffusion_terms.mse, _SAMPLES, reads=_NOISED, constant_count=True),
+    "mse": Term(diffusion_terms.mse, samples, reads=_NOISED, constant_count=True),
     "regional": Term(
         diffusion_terms.regional,
         diffusion_terms.regional_count,
@@ -28,17 +26,20 @@ TERMS: dict[str, Term] = {
     ),
     "perceptual": Term(
         perceptual,
-        _SAMPLES,
+        samples,
         reads=(*_NOISED, "loss.perceptual.backbone", "loss.perceptual.slice_share"),
         constant_count=True,
     ),
+    "consistency": Term(diffusion_terms.consistency, samples, reads=_NOISED, constant_count=True),
 }
 
 
 def terms(settings: DiffusionTree) -> dict[str, Term]:
     """The terms of a training, in the order of the columns. Masks have no perceptual term, whose
     network was trained on photographs. Where the regional term is off the training split has no
-    regions, and only validation measures it.
+    regions, and only validation measures it. A file of latents has neither images nor regions.
     """
+    if not settings.space.has_images:
+        return {name: TERMS[name] for name in ("mse", "consistency")}
     names = [name for name in TERMS if name != "perceptual" or settings.data.group != MASK]
     return {name: TERMS[name] for name in names}

@@ -6,8 +6,8 @@ in the space of the diffusion. `losses.images.perceptual` compares the clean est
 with the image, both as they are after the space and its standardisation are undone (001-M24).
 
 Shapes: B samples, C channels and *S the sides of images; c channels and *s cells of the space that
-is diffused. `prediction`, `target` [B, c, *s]; `weight` [B], of Min-SNR; `image` [B, C, *S];
-`region` [B, 1, *S].
+is diffused. `prediction`, `second`, `target` [B, c, *s]; `weight` [B], of Min-SNR; `image`
+[B, C, *S]; `region` [B, 1, *S].
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,7 +23,10 @@ from losses.balancers.settings import BalancerSettings
 from losses.images import PerceptualSettings
 from losses.regional import SizeWeights, weighted_values, weights_by_region
 from losses.terms import Tensors, TermSettings
-from settings.schema import Settings
+from settings.schema import Settings, setting
+
+LATENT = "latent"
+"""Of a batch, where latents are diffused: [B, c, *s], before they are standardised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,15 @@ class RegionalTermSettings(TermSettings):
     """A second squared error, in which the pixels of lesions count more."""
 
     size: SizeWeights = field(default_factory=SizeWeights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyTermSettings(TermSettings):
+    """The difference between two predictions of the same x_t (001-M2)."""
+
+    probability: float = setting(
+        0.5, "share of the training samples that are predicted twice", low=0.0, high=1.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +56,9 @@ class LossSettings(Settings):
     perceptual: PerceptualSettings = field(
         default_factory=lambda: PerceptualSettings(weight=0.001, enabled=False)
     )
+    consistency: ConsistencyTermSettings = field(
+        default_factory=lambda: ConsistencyTermSettings(weight=0.1, enabled=False)
+    )
     balancer: BalancerSettings = field(default_factory=BalancerSettings)
 
 
@@ -52,8 +68,17 @@ class GroupNode(Protocol):
         """Of `settings.mri.GROUPS`."""
 
 
+class SpaceNode(Protocol):
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images beside what is diffused."""
+
+
 class DiffusionTree(Protocol):
     """What the terms read of a system's settings."""
+
+    @property
+    def space(self) -> SpaceNode: ...
 
     @property
     def data(self) -> GroupNode: ...
@@ -67,6 +92,18 @@ def mse(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
     sample's weight.
     """
     return (prediction["weight"] * _squared_error(prediction).flatten(1).mean(dim=1)).sum()
+
+
+def consistency(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
+    """Sum over samples of the mean of (prediction - second)^2: what the document calls
+    self-conditioning. Both predictions are of the same x_t by the same network, so that the term
+    and its gradient are 0 unless the network draws something, as `model.dit.drop_path` and
+    `regulariser.feature_noise` do (001-M2).
+
+    `second` [B, c, *s] is the prediction itself for samples that are predicted once.
+    """
+    difference = prediction["prediction"].float() - prediction["second"].float()
+    return difference.square().flatten(1).mean(dim=1).sum()
 
 
 def regional(prediction: Tensors, batch: Tensors, settings: DiffusionTree) -> Tensor:
@@ -83,10 +120,20 @@ def regional(prediction: Tensors, batch: Tensors, settings: DiffusionTree) -> Te
 def regional_count(batch: Tensors, settings: DiffusionTree) -> Tensor:
     """The sum of the weights over the values of the batch, so that the mere presence of lesions
     does not raise a batch's loss (001-M17: the source divides by the number of pixels). A cell has
-    as many channels as pixels (times C) in every space.
+    as many channels as pixels (times C) in every space without loss; a latent has its own.
     """
     weights = weights_by_region(batch, settings.loss.regional.size, "loss.regional.enabled")
-    return weighted_values(batch, weights)
+    if LATENT not in batch:
+        return weighted_values(batch, weights)
+    latent = batch[LATENT]
+    pool: Any = F.adaptive_avg_pool2d if latent.ndim == 4 else F.adaptive_avg_pool3d
+    return pool(weights.double(), latent.shape[2:]).sum() * latent.shape[1]
+
+
+def samples(batch: Tensors, settings: object) -> Tensor:
+    """The samples of the batch, which has no images where latents came from a file."""
+    given = batch["image"] if "image" in batch else batch[LATENT]
+    return torch.tensor(len(given), dtype=torch.float64)
 
 
 def _squared_error(prediction: Tensors) -> Tensor:

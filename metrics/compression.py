@@ -15,38 +15,42 @@ Shapes: B images, C channels, *S the space; `image`, `reconstruction`, `quantise
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from metrics.by_modality import (
+    Part,
+    Score,
+    distance_metrics,
+    image_metric,
+    l1_metrics,
+    ms_ssim_metrics,
+    mse,
+    psnr,
+    psnr_metrics,
+    sharpness_metrics,
+)
 from metrics.codebook import codebook_metrics
-from metrics.image import over_images, psnr_db
-from metrics.metric import Metric, Mode, Tensors, mean
-from metrics.ms_ssim import ms_ssim, ms_ssim_of_slices
+from metrics.metric import Metric, Tensors, mean
+from metrics.ms_ssim import ms_ssim
 from metrics.perceptual import (
     LpipsSettings,
     MedicalNetSettings,
     RadImageNetSettings,
     efficientnet_distance,
-    extra_distance,
-    networks,
 )
 from metrics.rate import READS as RATE_READS
 from metrics.rate import rate_metrics
 from metrics.regional import is_lesion, regional_metrics
-from metrics.sharpness import sharpness, sharpness_sums
 from models.autoencoders.settings import ModelSettings
-from settings.mri import GROUPS, MODALITIES
 from settings.schema import Settings, setting
 
 Measured = tuple[Tensor, Tensor]
-Score = Callable[[Tensor, Tensor], Tensor]
-"""(predicted, true) [b, c, *S] -> a value for each image [b]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,45 +92,7 @@ class CompressionTree(Protocol):
     def metric(self) -> MetricSettings: ...
 
 
-@dataclass(frozen=True)
-class Part:
-    """The images of a batch that are of one modality; all of them where it is ""."""
-
-    group: str
-    modality: str = ""
-
-    def samples(self, values: Tensor, batch: Tensors) -> Tensor:
-        """The pooled samples that are of the modality."""
-        if not self.modality or self.group != "multi_modality":
-            return values
-        return values[batch["modality"] == MODALITIES.index(self.modality)]
-
-    def images(self, values: Tensor, batch: Tensors) -> Tensor:
-        """The images of the modality, or their channels where these are modalities."""
-        if self.modality and self.group == "dual":
-            place = GROUPS[self.group].index(self.modality)
-            values = values[:, place : place + 1]
-        return self.samples(values, batch)
-
-
-def parts(group: str) -> tuple[Part, ...]:
-    """All images, and each modality where there are several."""
-    names = GROUPS[group] if len(GROUPS[group]) > 1 else ()
-    return Part(group), *(Part(group, name) for name in names)
-
-
 # Measures
-
-
-def score_images(
-    score: Score, key: str, part: Part, prediction: Tensors, batch: Tensors, settings: object
-) -> Measured:
-    predicted, true = (part.images(x, batch) for x in (prediction[key], batch["image"]))
-    return over_images(score(predicted, true))
-
-
-def psnr(predicted: Tensor, true: Tensor) -> Tensor:
-    return psnr_db(predicted.double(), true.double(), data_range=1.0)
 
 
 def psnr_scaled(predicted: Tensor, true: Tensor) -> Tensor:
@@ -137,14 +103,6 @@ def psnr_scaled(predicted: Tensor, true: Tensor) -> Tensor:
     power, product = first.square().sum(dim=1), (first * second).sum(dim=1)
     factor = torch.where(power == 0.0, 1.0, product / power)
     return psnr(factor[:, None] * first, second)
-
-
-def l1(predicted: Tensor, true: Tensor) -> Tensor:
-    return (predicted.double() - true.double()).abs().flatten(1).mean(dim=1)
-
-
-def mse(predicted: Tensor, true: Tensor) -> Tensor:
-    return (predicted.double() - true.double()).square().flatten(1).mean(dim=1)
 
 
 def _overlap(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,13 +121,6 @@ def iou(predicted: Tensor, true: Tensor) -> Tensor:
     """|A and B| / |A or B|, 1 where both are empty."""
     both, added = _overlap(predicted, true)
     return torch.where(added == 0, 1.0, both / (added - both))
-
-
-def boundary(part: Part, prediction: Tensors, batch: Tensors, settings: object) -> Measured:
-    pair = (prediction["reconstruction"], batch["image"])
-    predicted, true = (part.images(image, batch) for image in pair)
-    mask, spacing = (part.samples(batch[key], batch) for key in ("mask", "spacing"))
-    return sharpness_sums(predicted, true, mask, spacing)
 
 
 def latent_moments(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
@@ -216,32 +167,10 @@ def compression_metrics(settings: CompressionTree) -> list[Metric]:
         *_plain(settings),
         *_distances(settings),
         *regional_metrics(seg_mode),
-        *(() if group == "seg" else _sharpness(group)),
+        *(() if group == "seg" else sharpness_metrics(group)),
         *_LATENT,
         *(codebook_metrics() if settings.model.kind == "vqvae" else ()),
     ]
-
-
-def _image_metric(
-    name: str,
-    mode: Mode | None,
-    score: Score,
-    text: str,
-    part: Part,
-    *,
-    key: str = "reconstruction",
-    reads: tuple[str, ...] = (),
-) -> Metric:
-    end = f"_{part.modality}" if part.modality else ""
-    words = f" of {part.modality}" if part.modality else ""
-    return Metric(
-        f"{name}{end}",
-        "dB" if name.endswith("_db") else "",
-        mode,
-        functools.partial(score_images, score, key, part),
-        f"{text}{words}, mean over images",
-        reads=reads,
-    )
 
 
 def _quantised(settings: CompressionTree) -> Iterator[Metric]:
@@ -257,64 +186,35 @@ def _quantised(settings: CompressionTree) -> Iterator[Metric]:
         text = f"{words} after rounding the latent to metric.rate_step"
         part = Part(settings.data.group)
         key = "quantised_reconstruction"
-        yield _image_metric(name, "max", score, text, part, key=key, reads=RATE_READS)
+        yield image_metric(name, "max", score, text, part, key=key, reads=RATE_READS)
 
 
 def _plain(settings: CompressionTree) -> Iterator[Metric]:
-    every = parts(settings.data.group)
-    volumes = settings.model.spatial_dims == 3
-    for part in every:
-        yield _image_metric("psnr_db", "max", psnr, "PSNR", part)
+    group, whole = settings.data.group, Part(settings.data.group)
+    yield from psnr_metrics(group)
     if not settings.model.seg_mode:
         text = "PSNR after each image's best factor"
-        yield _image_metric("psnr_scaled_db", None, psnr_scaled, text, every[0])
+        yield image_metric("psnr_scaled_db", None, psnr_scaled, text, whole)
     if settings.metric.ms_ssim:
-        score, words = (ms_ssim_of_slices, " of slices") if volumes else (ms_ssim, "")
-        for part in every:
-            yield _image_metric("ms_ssim", "max", score, f"MS-SSIM{words}", part)
-        if volumes:
-            yield _image_metric("ms_ssim_3d", "max", ms_ssim, "MS-SSIM of volumes", every[0])
-    for part in every:
-        yield _image_metric("l1", "min", l1, "mean absolute error", part)
-    yield _image_metric("mse", "min", mse, "mean square error", every[0])
+        yield from ms_ssim_metrics(group, settings.model.spatial_dims)
+    yield from l1_metrics(group)
+    yield image_metric("mse", "min", mse, "mean square error", whole)
 
 
 def _masks() -> tuple[Metric, ...]:
     whole = Part("seg")
     return (
-        _image_metric("dice", "max", dice, "Dice of the masks", whole),
-        _image_metric("iou", "max", iou, "IoU of the masks", whole),
+        image_metric("dice", "max", dice, "Dice of the masks", whole),
+        image_metric("iou", "max", iou, "IoU of the masks", whole),
     )
 
 
 def _distances(settings: CompressionTree) -> Iterator[Metric]:
-    node, model, every = settings.metric, settings.model, parts(settings.data.group)
+    node, model, group = settings.metric, settings.model, settings.data.group
     if node.efficientnet and model.spatial_dims == 2 and not model.seg_mode:
         name, text = "efficientnet_distance", "distance of EfficientNet-Lite0's features"
-        yield _image_metric(name, "min", efficientnet_distance, text, every[0])
-    for name, network in networks(settings).items():
-        score = functools.partial(extra_distance, name, network)
-        if name == "lpips":
-            for part in every:
-                yield _image_metric(
-                    name, "min", score, "LPIPS", part, reads=("metric.lpips.network",)
-                )
-            continue
-        text = f"distance of the features of {network}"
-        yield _image_metric(f"{name}_distance", "min", score, text, every[0])
-
-
-def _sharpness(group: str) -> Iterator[Metric]:
-    for part in parts(group):
-        end = f"_{part.modality}" if part.modality else ""
-        yield Metric(
-            f"boundary_sharpness{end}",
-            "",
-            None,
-            functools.partial(boundary, part),
-            f"gradient on the boundary of lesions{end.replace('_', ' of ', 1)} over the image's",
-            sharpness,
-        )
+        yield image_metric(name, "min", efficientnet_distance, text, Part(group))
+    yield from distance_metrics(settings, group)
 
 
 _LATENT = (

@@ -6,11 +6,12 @@ log-SNR every strategy and every prediction takes away the same from an image, s
 them; not spaces, for in latents or rescaled subbands the same noise takes away other things. The
 error of what the network predicts, `prediction_mse` over ten time bins, compares neither.
 
-Images are compared at the five log-SNRs as well.
+Images are compared at the five log-SNRs as well, over all of them and by modality
+(`metrics.by_modality`).
 
 Shapes: B pairs, C channels, *S the sides of images; c channels and *s cells of what is diffused;
 `prediction`, `target`, `clean`, `clean_estimate` [B, c, *s]; `reconstruction`, `image`
-[B, C, *S]; `mask` [B, 1, *S]; `level`, `bin` [B].
+[B, C, *S]; `mask`, `region` [B, 1, *S]; `level`, `bin` [B].
 """
 
 from __future__ import annotations
@@ -19,17 +20,24 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metrics.image import over_images, psnr_db
+from metrics.by_modality import (
+    distance_metrics,
+    l1_metrics,
+    ms_ssim_metrics,
+    psnr_metrics,
+    sharpness_metrics,
+)
 from metrics.metric import Metric, Tensors
-from metrics.ms_ssim import ms_ssim
+from metrics.perceptual import LpipsSettings, MedicalNetSettings, RadImageNetSettings
 from metrics.regional import regional_metrics
+from settings.mri import MASK, SIZE_NAMES
 from settings.schema import Settings, setting
 
 LEVELS = (-6.0, -3.0, 0.0, 3.0, 6.0)
@@ -38,7 +46,8 @@ LEVELS = (-6.0, -3.0, 0.0, 3.0, 6.0)
 TIME_BINS = 10
 """Equal parts of t in [0, 1]; `bin` of a pair is one of them, or -1."""
 
-_REGIONS = ("prediction", "tumour", "background")
+REGIONS = ("prediction", "tumour", "background", *(f"tumour_{size}" for size in SIZE_NAMES))
+"""Columns `<region>_mse_t<bin>`: of all cells, of lesions, of what is none, of lesions by size."""
 
 Measured = tuple[Tensor, Tensor]
 Measure = Callable[[Tensors, Tensors, Any], Measured]
@@ -51,12 +60,27 @@ class MetricSettings(Settings):
     ms_ssim: bool = setting(
         True, "measure MS-SSIM of clean estimates; needs 11 px a side, along D of volumes 7"
     )
+    lpips: LpipsSettings = field(default_factory=LpipsSettings)
+    radimagenet: RadImageNetSettings = field(default_factory=RadImageNetSettings)
+    medicalnet: MedicalNetSettings = field(default_factory=MedicalNetSettings)
 
 
 class ModelNode(Protocol):
     @property
     def spatial_dims(self) -> int:
         """2 or 3."""
+
+
+class SpaceNode(Protocol):
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images beside what is diffused."""
+
+
+class GroupNode(Protocol):
+    @property
+    def group(self) -> str:
+        """Of `settings.mri.GROUPS`."""
 
 
 class DiffusionTree(Protocol):
@@ -66,7 +90,13 @@ class DiffusionTree(Protocol):
     def model(self) -> ModelNode: ...
 
     @property
+    def data(self) -> GroupNode: ...
+
+    @property
     def metric(self) -> MetricSettings: ...
+
+    @property
+    def space(self) -> SpaceNode: ...
 
 
 # The clean estimate at fixed log-SNRs
@@ -108,18 +138,22 @@ def error_at(level: int, sums: Tensor, pairs: float) -> float:
 
 
 def time_sums(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
-    """For each of `_REGIONS` and each time bin: the sum of the squared errors of what is
-    predicted, mean over channels, over the region's cells, and the number of cells: [3 * 10 * 2];
-    the pairs. A cell is lesion as far as its pixels are.
+    """For each of `REGIONS` and each time bin: the sum of the squared errors of what is
+    predicted, mean over channels, over the region's cells, and the number of cells: [7 * 10 * 2];
+    the pairs. A cell is lesion as far as its pixels are. A file of latents has no sizes.
     """
     difference = prediction["prediction"].double() - prediction["target"].double()
     error = difference.square().mean(dim=1, keepdim=True)
     pool: Any = F.adaptive_avg_pool2d if error.ndim == 4 else F.adaptive_avg_pool3d
-    tumour = pool(batch["mask"].double(), error.shape[2:])
+    region = batch.get("region", torch.zeros_like(batch["mask"]))
+    tumour, *sizes = (
+        pool(inside.double(), error.shape[2:])
+        for inside in (batch["mask"], *(region == size + 1 for size in range(len(SIZE_NAMES))))
+    )
     bins = torch.arange(TIME_BINS, device=error.device)
     is_at = batch["bin"][None] == bins[:, None]
     rows = []
-    for share in (torch.ones_like(tumour), tumour, 1.0 - tumour):
+    for share in (torch.ones_like(tumour), tumour, 1.0 - tumour, *sizes):
         by_pair = torch.stack(
             [(share * error).flatten(1).sum(dim=1), share.flatten(1).sum(dim=1)], dim=1
         )
@@ -128,13 +162,13 @@ def time_sums(prediction: Tensors, batch: Tensors, settings: object) -> Measured
 
 
 def time_bin(region: int, place: int, sums: Tensor, pairs: float) -> float:
-    total, cells = sums.view(len(_REGIONS), TIME_BINS, 2)[region, place].tolist()
+    total, cells = sums.view(len(REGIONS), TIME_BINS, 2)[region, place].tolist()
     return total / cells if cells > 0 else math.nan
 
 
 def all_bins(sums: Tensor, pairs: float) -> float:
     """Over all cells of all time bins."""
-    total, cells = sums.view(len(_REGIONS), TIME_BINS, 2)[0].sum(dim=0).tolist()
+    total, cells = sums.view(len(REGIONS), TIME_BINS, 2)[0].sum(dim=0).tolist()
     return total / cells if cells > 0 else math.nan
 
 
@@ -144,35 +178,31 @@ def all_bins(sums: Tensor, pairs: float) -> float:
 class AtLevels:
     """A measure of the pairs at fixed log-SNRs alone."""
 
-    def __init__(self, measure: Measure) -> None:
-        self.measure = measure
+    def __init__(self, measure: Measure, *, clamped: bool = False) -> None:
+        """Args: clamped: the measure is of images in [0, 1], so that estimates are cut to it."""
+        self.measure, self.clamped = measure, clamped
 
     def __call__(self, prediction: Tensors, batch: Tensors, settings: object) -> Measured:
         at = batch["level"] >= 0
         predicted, given = (_of_pairs(tensors, at) for tensors in (prediction, batch))
+        if self.clamped:
+            predicted["reconstruction"] = predicted["reconstruction"].clamp(0.0, 1.0)
         return self.measure(predicted, given, settings)
 
 
-def _of_pairs(tensors: Tensors, chosen: Tensor) -> Tensors:
+def _of_pairs(tensors: Tensors, chosen: Tensor) -> dict[str, Tensor]:
     return {name: values[chosen] for name, values in tensors.items()}
-
-
-def _psnr(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
-    estimate, image = prediction["reconstruction"].double(), batch["image"].double()
-    return over_images(psnr_db(estimate, image, data_range=1.0))
-
-
-def _ms_ssim(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
-    estimate = prediction["reconstruction"].clamp(0.0, 1.0)
-    return over_images(ms_ssim(estimate, batch["image"]))
 
 
 # The declarations
 
 
 def diffusion_metrics(settings: DiffusionTree) -> list[Metric]:
-    """The metrics; the first is the objective. `settings` is the system's whole tree."""
-    return [*_denoising(), *_predicted(), *_images(settings)]
+    """The metrics; the first is the objective. `settings` is the system's whole tree. Images are
+    compared where there are some: not with a file of latents.
+    """
+    of_images = _images(settings) if settings.space.has_images else ()
+    return [*_denoising(), *_predicted(), *of_images]
 
 
 _SPACE = ("space.*",)
@@ -192,8 +222,8 @@ def _denoising() -> Iterator[Metric]:
 def _predicted() -> Iterator[Metric]:
     text = "squared error of what is predicted, ten time bins alike"
     yield Metric("prediction_mse", "", "min", time_sums, text, all_bins, _NOISED)
-    for row, region in enumerate(_REGIONS):
-        words = "" if row == 0 else f", {'lesions' if region == 'tumour' else 'background'}"
+    for row, region in enumerate(REGIONS):
+        words = f", {_words_of(region)}" if row else ""
         for place in range(TIME_BINS):
             ends = f"{place / TIME_BINS:g} to {(place + 1) / TIME_BINS:g}"
             finish = functools.partial(time_bin, row, place)
@@ -202,12 +232,26 @@ def _predicted() -> Iterator[Metric]:
             yield Metric(name, "", "min", time_sums, text, finish, _NOISED)
 
 
+def _words_of(region: str) -> str:
+    """One of `REGIONS` in words."""
+    name, _, size = region.partition("_")
+    return "background" if name == "background" else f"{size} lesions".lstrip()
+
+
 def _images(settings: DiffusionTree) -> Iterator[Metric]:
-    text = "of clean estimates, mean over images and log-SNRs"
-    yield Metric("psnr_db", "dB", "max", AtLevels(_psnr), f"PSNR {text}", reads=_SPACE)
+    """Of clean estimates: the measures that every system has of its reconstructions."""
+    group, dims = settings.data.group, settings.model.spatial_dims
+    cut: list[Metric] = []
     if settings.metric.ms_ssim:
-        yield Metric("ms_ssim", "", "max", AtLevels(_ms_ssim), f"MS-SSIM {text}", reads=_SPACE)
-    shared: dict[Measure, AtLevels] = {}
-    for metric in regional_metrics(seg_mode=False):
-        measure = shared.setdefault(metric.measure, AtLevels(metric.measure))
-        yield dataclasses.replace(metric, measure=measure, reads=_SPACE)
+        cut += ms_ssim_metrics(group, dims)
+    cut += distance_metrics(settings, group)
+    plain = [*psnr_metrics(group), *l1_metrics(group), *regional_metrics(seg_mode=False)]
+    if group != MASK:
+        plain += sharpness_metrics(group)
+    for metrics, clamped in ((plain, False), (cut, True)):
+        shared: dict[Measure, AtLevels] = {}
+        for metric in metrics:
+            measure = shared.setdefault(metric.measure, AtLevels(metric.measure, clamped=clamped))
+            text = f"{metric.help}, of clean estimates"
+            reads = (*metric.reads, *_SPACE)
+            yield dataclasses.replace(metric, measure=measure, help=text, reads=reads)

@@ -106,7 +106,7 @@ def _encode(arguments: Namespace) -> int:
     tell_data(loaders, sys.stderr if arguments.json else sys.stdout)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     modules = {name: module.to(device) for name, module in opened.modules.items()}
-    source = _source(path, opened.step)
+    source = checkpoint.source(path)
     with torch.no_grad():
         facts = system.encode(settings, modules, prepared, splits, source, output)
     _print(arguments, {**facts, "checkpoint": source}, output)
@@ -150,14 +150,6 @@ def _overrides(given: Sequence[str]) -> Mapping[str, Any]:
                 "changed."
             )
     return overrides
-
-
-def _source(path: Path, step: int) -> dict[str, Any]:
-    """Where the weights are; `fingerprint` is size in bytes and CRC-32 of their file."""
-    from trainables.checkpoints.checkpoint import read_meta
-
-    size, crc = read_meta(path)["files"]["modules.safetensors"]
-    return {"path": str(path.resolve()), "step": step, "fingerprint": f"{size}-{crc:08x}"}
 
 
 def _print(arguments: Namespace, facts: Mapping[str, Any], output: Path | None) -> None:

@@ -25,9 +25,11 @@ _DESCRIPTION = """\
   {command} compression --size 64,128
   {command} compression --preset document_dcae --size 128 --kinds dcae
   {command} compression model.spatial_dims=3 train.batch_size=1 --size 32,16x64x64
+  {command} diffusion train.batch_size=1 --size 32,64 --kinds unet,dit-S/4,dit-S/8,hdit-S/8
 
-Each case has a process of its own. On a CPU the memory is what that process grew by, on a GPU the
-most that tensors took. Images are noise: time and memory do not depend on what they show."""
+Each case has a process of its own. On a CPU the peak is what that process grew by, on a GPU the
+most that tensors took; kept is what a forward leaves for its backward. Images are noise: time and
+memory do not depend on what they show."""
 
 _COLUMNS = {
     "kind": ("kind", "{}"),
@@ -36,9 +38,17 @@ _COLUMNS = {
     "parameters": ("params [M]", "{:.4g}"),
     "critic_parameters": ("critic [M]", "{:.4g}"),
     "latent": ("latent", "{}"),
+    "tokens": ("tokens", "{}"),
     "step_seconds": ("step \\[s]", "{:.4g}"),
+    "activations_mb": ("kept [MB]", "{:.4g}"),
     "peak_mb": ("peak [MB]", "{:.0f}"),
 }
+
+_WIDEST = 1000
+"""Characters of a line, beyond what any table needs."""
+
+_OPTIONAL = ("critic_parameters", "tokens", "activations_mb")
+"""Columns that are shown where a case has something in them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,16 +131,18 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     device = next((row["device"] for row in rows if "device" in row), "none")
-    names = [name for name in _COLUMNS if name != "critic_parameters"]
-    if any(row.get("critic_parameters") for row in rows):
-        names = list(_COLUMNS)
+    named = {name for row in rows for name, value in row.items() if value}
+    names = [name for name in _COLUMNS if name not in _OPTIONAL or name in named]
     table = Table(title=f"A training step on {device}", title_justify="left", box=None)
     for name in names:
         justify: Any = "left" if name in ("kind", "size") else "right"
         table.add_column(_COLUMNS[name][0], justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row, names))
-    Console().print(table)
+    console = Console()
+    needed = table.__rich_measure__(console, console.options.update(max_width=_WIDEST)).maximum
+    console.width = max(console.width, needed)  # a line that wraps is read, one that is cut is not
+    console.print(table)
     for row in rows:
         if "error" in row:
             print(f"{row['kind']} {row['size']}: {row['error']}")
@@ -141,6 +153,8 @@ def _cells(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     shown = {k: v / 1e6 if "parameters" in k else v for k, v in row.items()}
     if "latent" in shown:
         shown["latent"] = "x".join(map(str, shown["latent"]))
+    if "tokens" in shown:
+        shown["tokens"] = " ".join(map(str, shown["tokens"]))
     return [_COLUMNS[k][1].format(shown[k]) if k in shown else "-" for k in names]
 
 

@@ -28,7 +28,6 @@ SYSTEM = LOOP | {"trainables", "trainables.loop", "trainables.api"}
 SWEEP = {"ray_jobs.sweeping", "ray_jobs.engine", "ray_jobs.training"}
 _MODULES = [spelled.partition(":")[0] for spelled in SYSTEMS.values()]
 OF_SYSTEMS = {".".join(module.split(".")[:2]) for module in _MODULES} | {"trainables.toy"}
-"""The file or the wing of each system."""
 
 MAY_IMPORT: Mapping[str, set[str]] = {
     "settings": set(),
@@ -39,10 +38,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "data.mri": {"data"},
     "models": LOWEST,
     **{f"models.{wing}": {"models"} for wing in ("autoencoders", "fields", "hdr")},
-    "models.diffusion": {"models"},
-    **{f"models.diffusion.{wing}": {"models"} for wing in ("score_aug", "strategies")},
-    # feature networks and encodings
-    "losses": LOWEST | {"models", "losses.balancers"},
+    **{f"models.diffusion{wing}": {"models"} for wing in ("", ".score_aug", ".strategies")},
+    "losses": LOWEST | {"models", "losses.balancers"},  # feature networks and encodings
     "losses.balancers": {"losses"},
     "metrics": LOWEST | {"models"},
     "search_spaces": LOWEST,
@@ -59,7 +56,10 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "trainables.api": STEPS | {"trainables"},
     "trainables.contract": LOOP | {"trainables", "trainables.loop"},
     **dict.fromkeys(OF_SYSTEMS, SYSTEM),
-    # Who proposes and who stops do not know each other; what both need lies beside them.
+    "trainables.diffusion": SYSTEM | {f"trainables.diffusion.{n}" for n in ("latent", "settings")},
+    "trainables.diffusion.latent": SYSTEM | {"trainables.diffusion.settings"},
+    "trainables.diffusion.settings": SYSTEM,
+    # Who proposes and who stops do not know each other.
     "search": PARTS | {"search.optuna", "search.samplers", "search.schedulers"},
     "search.optuna": {"search"},
     "search.samplers": {"search", "search.optuna"},

@@ -16,7 +16,7 @@ ROOMS = ("losses", "metrics", "search_spaces", "trainables", "search", "results"
 HDR = {"data.hdr", "models.hdr"}
 FIELDS = {"data.fields", "models.fields"}
 MRI = {"data.mri", "models.autoencoders"}
-DIFFUSION = {"data.mri", "models.diffusion"}
+DIFFUSION = {"data.mri", "models.diffusion", "models.autoencoders"}
 
 WINGS_OF: Mapping[str, set[str]] = {
     "losses.hdr_patch": HDR,

@@ -228,7 +228,7 @@ class Training(Generic[Tree, PreparedT]):
         self.last_report = report
         if self.run.is_main and self.train.tensorboard:
             self.board.write(report)
-        drawings = self.examiner.drawings(modules)
+        drawings = self.examiner.drawings(modules, report)
         self.figures.draw(drawings, self.step, self.best and self.best[0], worst)
         self.run.budget.look(self.accelerator.num_processes)
         self.run.report(report, self._save_where_due)

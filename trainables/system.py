@@ -178,6 +178,14 @@ class System(Protocol[SettingsT, PreparedT]):
         """
         raise SettingsError(f"system {self.name} has no member `picture`: nothing is drawn of it.")
 
+    def charts(
+        self, settings: SettingsT, report: Mapping[str, float | str | None]
+    ) -> Mapping[str, Tensor]:
+        """Figures of the columns of a report, by name, [3, H, W] in [0, 1], drawn where the
+        examinations are due.
+        """
+        return {}
+
     def generate(self, settings: SettingsT, modules: Modules, request: Request) -> Measures:
         """Applies the trained model: to a user's inputs, or to draws, for the verb `generate`.
 
@@ -246,7 +254,9 @@ class System(Protocol[SettingsT, PreparedT]):
 
         Returns:
             `parameters`, `critic_parameters` (0 for none), `latent` [c, *s], `step_seconds`,
-            `peak_mb` (10^6 bytes) and `device`; of others `--json` alone speaks.
+            `peak_mb` (10^6 bytes) and `device`; where there are some, `tokens` (of each level)
+            and `activations_mb` (what is kept for the backward pass); of others `--json` alone
+            speaks.
         """
         raise SettingsError(f"system {self.name} has no member `profile_step`.")
 

@@ -210,7 +210,7 @@ def prepare(settings: DataSettings, cache: Path, dims: int) -> Prepared:
         counts=index["counts"],
         warnings=index["warnings"],
         validation_samples=settings.validation_samples,
-        least_lesion=_least(settings, dims),
+        least_lesion=least_lesion(settings, dims),
         signed=index["signed"],
     )
 
@@ -284,7 +284,8 @@ def _states(settings: DataSettings) -> list[tuple[str, int, int]]:
     return file_states([path for patient in everyone for path in patient.files.values()])
 
 
-def _least(settings: DataSettings, dims: int) -> int:
+def least_lesion(settings: DataSettings, dims: int) -> int:
+    """Pixels of the smallest component that counts as a lesion."""
     return settings.lesion_pixels if dims == 2 else settings.lesion_voxels
 
 
@@ -306,4 +307,4 @@ def _phantom(settings: DataSettings, cache: Path, dims: int) -> Path:
 def _rules(settings: DataSettings, dims: int) -> Rules:
     rules = {field.name for field in dataclasses.fields(Rules)}
     same = {k: v for k, v in dataclasses.asdict(settings).items() if k in rules}
-    return Rules(space=settings.space(dims), least_lesion=_least(settings, dims), **same)
+    return Rules(space=settings.space(dims), least_lesion=least_lesion(settings, dims), **same)

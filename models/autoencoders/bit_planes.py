@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 
 class BitPlaneReduction(nn.Module):
-    """Planes [.., K, h, w] of 0 and 1 (K = block², one for each pixel of a block) -> condition
-    [.., width, h, w]: a 1 x 1 convolution over the planes.
+    """Planes [.., K, h, w] of 0 and 1 (one for each pixel of a block, K = block², or of a stack of
+    `depth` blocks, K = depth block²) -> condition [.., width, h, w]: a 1 x 1 convolution over the
+    planes.
 
     `..` is any number of axes, a batch or the slices of its volumes. The exact mask enters, rather
     than its words read as numbers (001-M1). A map from K bits to fewer numbers cannot keep them
@@ -19,9 +20,9 @@ class BitPlaneReduction(nn.Module):
     gives the bias alone.
     """
 
-    def __init__(self, block: int, width: int) -> None:
+    def __init__(self, block: int, width: int, depth: int = 1) -> None:
         super().__init__()
-        planes = block * block
+        planes = depth * block * block
         if not 1 <= width <= planes:
             raise ValueError(
                 f"{planes} planes (blocks of {block} x {block} px) are reduced to 1 .. {planes} "

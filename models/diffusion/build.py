@@ -25,6 +25,7 @@ def build_network(
     out_channels: int,
     *,
     condition_channels: int = 0,
+    further_channels: int = 0,
 ) -> DiffusionNetwork:
     """A network, initialised from torch's current random state.
 
@@ -33,6 +34,7 @@ def build_network(
         out_channels: channels of what is diffused, and of the prediction.
         condition_channels: channels of the condition image, which become input channels of the
             network or its `context`, by `settings.conditioning`.
+        further_channels: of its input, beside the noisy image, however conditions enter.
 
     Raises:
         SettingsError: the network cannot divide the sides, or has nothing to attend to.
@@ -49,7 +51,9 @@ def build_network(
     return network(
         settings,
         tuple(size),
-        in_channels=out_channels + (0 if by_context else condition_channels),
+        in_channels=out_channels
+        + further_channels
+        + (0 if by_context else condition_channels),
         out_channels=out_channels,
         context_channels=condition_channels if by_context else 0,
     )

@@ -57,6 +57,12 @@ class SizeBinSettings(Settings):
     dropout: float = setting(
         0.15, "share of the training samples whose counts are not given", low=0.0, high=1.0
     )
+    null: str = setting(
+        "token",
+        "what stands for counts that are not given: a learned token, or zeros, the document's "
+        "form, which is also what an image without lesions has (001-M10)",
+        choices=("token", "zeros"),
+    )
 
     def check(self) -> None:
         if not self.edges_mm or any(low >= high for low, high in pairwise(self.edges_mm)):
@@ -121,7 +127,7 @@ class SizeBinEmbedding(Condition):
     with zeros.
 
     "Not given" is a token of its own in the place of all vectors: counts of zero say that there is
-    no lesion, which is something else (001-M10).
+    no lesion, which is something else (001-M10). With `null=zeros` it is just that.
     """
 
     def __init__(self, settings: SizeBinSettings, width: int) -> None:
@@ -129,7 +135,8 @@ class SizeBinEmbedding(Condition):
         self.largest, self.is_film = settings.largest, settings.enters == "film"
         bins, entry = settings.bins, settings.entry_width
         self.tables = nn.ModuleList(nn.Embedding(self.largest + 1, entry) for _ in range(bins))
-        self.null = nn.Parameter(torch.randn(bins * entry))
+        by_token = settings.null == "token"
+        self.null = nn.Parameter(torch.randn(bins * entry)) if by_token else None
         last = nn.Linear(width, 2 * width if self.is_film else width)
         self.layers = nn.Sequential(nn.Linear(bins * entry, width), nn.SiLU(), last)
         nn.init.zeros_(last.weight)
@@ -139,11 +146,14 @@ class SizeBinEmbedding(Condition):
         self, counts: Tensor, seed: Tensor | None = None, is_null: Tensor | None = None
     ) -> Tensor:
         """counts: int64 [B, K]; seed and is_null as in `nulls`."""
-        columns = _checked(counts, len(self.tables)).clamp(max=self.largest).unbind(dim=1)
+        nulls = self.nulls(len(counts), seed, is_null)
+        counts = _checked(counts, len(self.tables)).clamp(max=self.largest)
+        if nulls is not None and self.null is None:
+            counts = torch.where(nulls[:, None], 0, counts)
+        columns = counts.unbind(dim=1)
         vectors = [table(column) for table, column in zip(self.tables, columns, strict=True)]
         entries = torch.cat(vectors, dim=1)
-        nulls = self.nulls(len(counts), seed, is_null)
-        if nulls is not None:
+        if nulls is not None and self.null is not None:
             entries = torch.where(nulls[:, None], self.null.to(entries.dtype), entries)
         output = self.layers(entries)
         return output.unflatten(1, (2, -1)) if self.is_film else output
@@ -151,13 +161,14 @@ class SizeBinEmbedding(Condition):
 
 class SizeBinMaps(Condition):
     """Counts [B, K] -> maps [B, K, *S] that are constant over the image: count / largest, or a
-    learned number for each bin where the counts are not given (001-M10).
+    learned number for each bin where the counts are not given (001-M10); with `null=zeros` 0.
     """
 
     def __init__(self, settings: SizeBinSettings) -> None:
         super().__init__("size_bins", settings.dropout)
         self.largest = settings.largest
-        self.null = nn.Parameter(torch.full((settings.bins,), NULL_SHARE))
+        self.bins, by_token = settings.bins, settings.null == "token"
+        self.null = nn.Parameter(torch.full((self.bins,), NULL_SHARE)) if by_token else None
 
     def forward(
         self,
@@ -167,10 +178,11 @@ class SizeBinMaps(Condition):
         is_null: Tensor | None = None,
     ) -> Tensor:
         """counts: int64 [B, K]; size: `*S`; seed and is_null as in `nulls`."""
-        shares = _checked(counts, len(self.null)).clamp(max=self.largest) / self.largest
+        shares = _checked(counts, self.bins).clamp(max=self.largest) / self.largest
         nulls = self.nulls(len(counts), seed, is_null)
         if nulls is not None:
-            shares = torch.where(nulls[:, None], self.null, shares)
+            null = shares.new_zeros(()) if self.null is None else self.null
+            shares = torch.where(nulls[:, None], null, shares)
         return shares.view(*shares.shape, *[1] * len(size)).expand(*shares.shape, *size)
 
 

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from models.diffusion.interface import DiffusionNetwork, conditioned
+from models.diffusion.interface import PLACES, DiffusionNetwork, Perturb, conditioned, unperturbed
 from models.diffusion.settings import DIT_SIZES, ModelSettings
 from models.diffusion.transformer import (
     DitBlock,
@@ -76,6 +76,7 @@ class Dit(DiffusionNetwork):
         time: Tensor,
         embedding: Tensor | None = None,
         context: Tensor | None = None,
+        perturb: Perturb = unperturbed,
     ) -> Tensor:
         self.check_input(x, time, embedding, context)
         dtype = self.embed.weight.dtype
@@ -85,6 +86,8 @@ class Dit(DiffusionNetwork):
         if self.embed_context is not None and context is not None:
             patches = patchify(context.to(dtype), self.patch_size)
             attended = self.positions(self.embed_context(patches))
-        for block in self.blocks:
-            tokens = self.run(block, tokens, e, attended)
+        middle = len(self.blocks) // 2
+        for place, block in enumerate(self.blocks):
+            name = PLACES[1 + (place > middle) - (place < middle)]
+            tokens = perturb(name, self.run(block, tokens, e, attended))
         return unpatchify(self.head(tokens, e), self.grid, self.patch_size).to(x.dtype)

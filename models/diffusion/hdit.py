@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from models.diffusion.interface import DiffusionNetwork, conditioned
+from models.diffusion.interface import DiffusionNetwork, Perturb, conditioned, unperturbed
 from models.diffusion.settings import HDIT_SIZES, ModelSettings
 from models.diffusion.transformer import (
     DitBlock,
@@ -84,6 +84,7 @@ class Hdit(DiffusionNetwork):
         time: Tensor,
         embedding: Tensor | None = None,
         context: Tensor | None = None,
+        perturb: Perturb = unperturbed,
     ) -> Tensor:
         self.check_input(x, time, embedding, context)
         tokens = self.embed(patchify(x.to(self.embed.weight.dtype), self.patch_size))
@@ -94,14 +95,15 @@ class Hdit(DiffusionNetwork):
         for level, merge in enumerate(self.merges):
             tokens = self._blocks(level, tokens, e)
             left.append(tokens)
+            tokens = perturb("encoder", tokens)
             tokens = self.positions[level + 1](merge(neighbours(tokens, self.grids[level])))
-        tokens = self._blocks(halvings, tokens, e)
+        tokens = perturb("middle", self._blocks(halvings, tokens, e))
         for level, split, skip in zip(
             reversed(range(halvings)), self.splits, self.skips, strict=True
         ):
             tokens = spread(split(tokens), self.grids[level + 1])
             tokens = skip(torch.cat([tokens, left.pop()], dim=-1))
-            tokens = self._blocks(2 * halvings - level, tokens, e)
+            tokens = perturb("decoder", self._blocks(2 * halvings - level, tokens, e))
         return unpatchify(self.head(tokens, e), self.grids[0], self.patch_size).to(x.dtype)
 
     def _blocks(self, level: int, tokens: Tensor, e: Tensor) -> Tensor:

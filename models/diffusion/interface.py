@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +22,22 @@ TIME_SCALE = 1000.0
 """Times in [0, 1] are multiplied by it before their sinusoids, whose angular frequencies are 1 to
 1e-4: on [0, 1] itself most of them would be constant (002-M11).
 """
+
+PLACES = ("encoder", "middle", "decoder")
+"""Of the features within a network: on the way down, in the middle, on the way up; in a network
+without levels before, at and behind its middle block.
+"""
+
+Perturb = Callable[[str, Tensor], Tensor]
+"""What a training does to features: (one of `PLACES`, features [B, ...]) -> the same shape. A
+network calls it at every place, after each block or level; skip connections carry what was there
+before.
+"""
+
+
+def unperturbed(place: str, features: Tensor) -> Tensor:
+    """The features themselves."""
+    return features
 
 
 class DiffusionNetwork(nn.Module, ABC):
@@ -83,6 +99,7 @@ class DiffusionNetwork(nn.Module, ABC):
         time: Tensor,
         embedding: Tensor | None = None,
         context: Tensor | None = None,
+        perturb: Perturb = unperturbed,
     ) -> Tensor:
         """x [B, in_channels, *S] -> [B, out_channels, *S], in x's dtype.
 
@@ -91,6 +108,7 @@ class DiffusionNetwork(nn.Module, ABC):
             embedding: of modes, sizes of lesions, transformations; [B, E] is added to the time
                 embedding e, [B, 2, E] modulates it (`conditioned`).
             context: the condition image [B, context_channels, *S].
+            perturb: of the features.
         """
 
     def check_input(

@@ -1,7 +1,8 @@
-"""The spaces that images are diffused in: pixels, pixels moved into channels, Haar wavelets.
+"""The spaces that images are diffused in: pixels, pixels moved into channels, Haar wavelets; the
+latents of an autoencoder are `models.diffusion.latent_space`.
 
-A space rearranges an image without loss and standardises the channels of the result (001-M13: a
-loss over times compares noise with data of variance 1, so it needs them standardised).
+A space rearranges an image, here without loss, and standardises the channels of the result
+(001-M13: a loss over times compares noise with data of variance 1, so it needs them standardised).
 
 Shapes: images [B, C, *S], `*S` (H, W) or (D, H, W); in the space [B, c, *s].
 """
@@ -17,9 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from models.space_to_depth import pixel_shuffle, pixel_unshuffle
-from settings.schema import Settings, setting
+from settings.schema import Settings, SettingsError, setting
 
-KINDS = ("pixel", "space_to_depth", "wavelet")
+LATENT = "latent"
+KINDS = ("pixel", "space_to_depth", "wavelet", LATENT)
+
+FILE_SUFFIX = ".arrow"
+"""Of a file of latents, where a checkpoint is a folder."""
 
 STATISTICS = ("voxels", "sample_means")
 
@@ -33,9 +38,14 @@ class SpaceSettings(Settings):
 
     kind: str = setting(
         "pixel",
-        "images as they are; blocks of 2 x 2 (x 2) pixels as channels; or the subbands of one "
-        "level of Haar wavelets",
+        "images as they are; blocks of 2 x 2 (x 2) pixels as channels; the subbands of one level "
+        "of Haar wavelets; or the latents of an autoencoder",
         choices=KINDS,
+    )
+    latents: str = setting(
+        "",
+        "kind=latent: a training or checkpoint of the autoencoder, whose kind, channels and "
+        "factor are its own; or a file of its latents, *.arrow, as encode_latents writes it",
     )
     statistics: str = setting(
         "voxels",
@@ -43,6 +53,28 @@ class SpaceSettings(Settings):
         "the means of the samples, the document's form (001-M19)",
         choices=STATISTICS,
     )
+
+    @property
+    def is_latent(self) -> bool:
+        return self.kind == LATENT
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images beside what is diffused: not with a file of latents alone."""
+        return not (self.is_latent and self.latents.endswith(FILE_SUFFIX))
+
+    def check(self) -> None:
+        if self.is_latent and not self.latents:
+            raise SettingsError(
+                "space.kind=latent diffuses the latents of an autoencoder, and space.latents "
+                "names none. Set it to a training of one, such as runs/vae, or to a file of "
+                "latents, *.arrow."
+            )
+        if self.latents and not self.is_latent:
+            raise SettingsError(
+                f"space.latents={self.latents} is read by space.kind=latent alone, not by "
+                f"{self.kind}. Set space.kind=latent, or leave it out."
+            )
 
 
 class Space(nn.Module, ABC):
@@ -52,10 +84,12 @@ class Space(nn.Module, ABC):
         dimensions: of `*S`.
         shift, scale: float32 [c], 0 and 1 until `standardise`; buffers, so that they are stored
             with what is trained in the space.
+        decodes: whether it can make images; not without the autoencoder of latents.
     """
 
     shift: Tensor
     scale: Tensor
+    decodes: bool = True
 
     def __init__(self, dimensions: int, channels: int) -> None:
         """Args: channels: C of the images."""
@@ -87,13 +121,21 @@ class Space(nn.Module, ABC):
 
     def encode(self, image: Tensor) -> Tensor:
         """[B, C, *S] -> [B, c, *s], standardised."""
+        return self.standardised(self.rearranged(image))
+
+    def standardised(self, values: Tensor) -> Tensor:
+        """What `rearranged` gives, by shift and scale."""
         shape = (-1, *[1] * self.dimensions)
-        return (self.rearranged(image) - self.shift.view(shape)) / self.scale.view(shape)
+        return (values - self.shift.view(shape)) / self.scale.view(shape)
 
     def decode(self, values: Tensor) -> Tensor:
         """The inverse of `encode`."""
+        return self.restored(self.unscaled(values))
+
+    def unscaled(self, values: Tensor) -> Tensor:
+        """The inverse of `standardised`."""
         shape = (-1, *[1] * self.dimensions)
-        return self.restored(values * self.scale.view(shape) + self.shift.view(shape))
+        return values * self.scale.view(shape) + self.shift.view(shape)
 
     @torch.no_grad()
     def standardise(self, shift: Tensor, scale: Tensor) -> None:
@@ -207,11 +249,11 @@ SPACES: dict[str, type[Space]] = {
     "space_to_depth": SpaceToDepth,
     "wavelet": HaarWavelet,
 }
-"""Every kind by name."""
+"""Those without loss, by name, which need no more than the size of the images."""
 
 
 def build_space(settings: SpaceSettings, dimensions: int, channels: int) -> Space:
-    """The space of images with C channels."""
+    """The space of images with C channels, one of `SPACES`."""
     return SPACES[settings.kind](dimensions, channels)
 
 

@@ -7,7 +7,13 @@ from typing import Any
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
-from models.diffusion.interface import DiffusionNetwork, conditioned, sinusoids
+from models.diffusion.interface import (
+    DiffusionNetwork,
+    Perturb,
+    conditioned,
+    sinusoids,
+    unperturbed,
+)
 from models.diffusion.settings import ModelSettings
 
 
@@ -55,6 +61,7 @@ class Unet(DiffusionNetwork, DiffusionModelUNet):
         time: Tensor,
         embedding: Tensor | None = None,
         context: Tensor | None = None,
+        perturb: Perturb = unperturbed,
     ) -> Tensor:
         self.check_input(x, time, embedding, context)
         convolution: Any = self.conv_in
@@ -66,11 +73,12 @@ class Unet(DiffusionNetwork, DiffusionModelUNet):
         for block in self.down_blocks:
             h, outputs = self.run(block, h, e)
             skips += outputs
-        h = self.run(self.middle_block, h, e)
+            h = perturb("encoder", h)
+        h = perturb("middle", self.run(self.middle_block, h, e))
         up_blocks: Any = self.up_blocks
         for block in up_blocks:
             count = len(block.resnets)
-            h = self.run(block, h, skips[-count:], e)
+            h = perturb("decoder", self.run(block, h, skips[-count:], e))
             del skips[-count:]
         return self.out(h).to(x.dtype)
 

@@ -7,7 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.diffusion.interface import DiffusionNetwork, conditioned, sinusoids
+from models.diffusion.interface import (
+    DiffusionNetwork,
+    Perturb,
+    conditioned,
+    sinusoids,
+    unperturbed,
+)
 from models.diffusion.settings import UVIT_SIZES, ModelSettings
 from models.diffusion.transformer import (
     NORM_EPS,
@@ -72,6 +78,7 @@ class Uvit(DiffusionNetwork):
         time: Tensor,
         embedding: Tensor | None = None,
         context: Tensor | None = None,
+        perturb: Perturb = unperturbed,
     ) -> Tensor:
         self.check_input(x, time, embedding, context)
         dtype = self.embed.weight.dtype
@@ -83,9 +90,10 @@ class Uvit(DiffusionNetwork):
         for block in self.down:
             tokens = self.run(block, tokens)
             skips.append(tokens)
-        tokens = self.run(self.middle, tokens)
+            tokens = perturb("encoder", tokens)
+        tokens = perturb("middle", self.run(self.middle, tokens))
         for block in self.up:
-            tokens = self.run(block, tokens, skips.pop())
+            tokens = perturb("decoder", self.run(block, tokens, skips.pop()))
         patches = self.unembed(self.norm(tokens)[:, 1:])
         return self.smooth(unpatchify(patches, self.grid, self.patch_size)).to(x.dtype)
 

@@ -10,22 +10,32 @@ import pytest
 import torch
 
 from metrics.diffusion import LEVELS, TIME_BINS, MetricSettings, diffusion_metrics
+from settings.mri import GROUPS, MODALITIES
 
-TREE = SimpleNamespace(model=SimpleNamespace(spatial_dims=2), metric=MetricSettings())
+
+def tree(group="bravo", dims=2):
+    model, data = SimpleNamespace(spatial_dims=dims), SimpleNamespace(group=group)
+    return SimpleNamespace(model=model, data=data, metric=MetricSettings())
 
 
-def pairs(count, side=12, seed=0):
-    """(prediction, batch) of noise: the levels and bins in turn, half of the cells lesion."""
+TREE = tree()
+
+
+def pairs(count, side=12, seed=0, channels=1):
+    """(prediction, batch) of noise: the levels and bins in turn, half of the cells lesion, in rows
+    of the four size classes in turn; modalities in turn.
+    """
     rng = np.random.default_rng(seed)
 
     def noise(scale=1.0):
-        values = scale * rng.normal(size=(count, 1, side, side))
+        values = scale * rng.normal(size=(count, channels, side, side))
         return torch.from_numpy(values.astype(np.float32))
 
     place = np.arange(count) % (len(LEVELS) + 1)
     by_time = place == len(LEVELS)
     mask = torch.zeros(count, 1, side, side)
     mask[:, :, : side // 2] = 1.0
+    region = mask * (torch.arange(side) % 4 + 1.0)[:, None]
     prediction = {
         "clean": noise(),
         "clean_estimate": noise(),
@@ -36,7 +46,9 @@ def pairs(count, side=12, seed=0):
     batch = {
         "image": 0.5 + noise(0.1),
         "mask": mask,
-        "region": mask.byte(),
+        "region": region.byte(),
+        "modality": torch.arange(count) // 6 % 4,
+        "spacing": torch.ones(count, 2),
         "lesion": mask.byte(),
         "level": torch.from_numpy(np.where(by_time, -1, place)),
         "bin": torch.from_numpy(np.where(by_time, np.arange(count) // 6 % TIME_BINS, -1)),
@@ -44,10 +56,10 @@ def pairs(count, side=12, seed=0):
     return prediction, batch
 
 
-def measured(prediction, batch):
+def measured(prediction, batch, settings=TREE):
     values = {}
-    for metric in diffusion_metrics(TREE):
-        sums, count = metric.measure(prediction, batch, TREE)
+    for metric in diffusion_metrics(settings):
+        sums, count = metric.measure(prediction, batch, settings)
         values[metric.name] = metric.finish(sums, float(count))
     return values
 
@@ -102,6 +114,11 @@ def test_time_bins_hold_the_error_of_what_is_predicted_by_region():
         assert values[f"tumour_mse_t{place}"] == pytest.approx(chosen[inside].mean(), rel=1e-9)
         background = chosen[~inside].mean()
         assert values[f"background_mse_t{place}"] == pytest.approx(background, rel=1e-9)
+        region = batch["region"].numpy()[bins == place]
+        for number, size in enumerate(("tiny", "small", "medium", "large"), 1):
+            expected = chosen[region == number].mean()
+            found = values[f"tumour_{size}_mse_t{place}"]
+            assert found == pytest.approx(expected, rel=1e-9)
     assert values["prediction_mse"] == pytest.approx(error[bins >= 0].mean(), rel=1e-9)
 
 
@@ -117,3 +134,29 @@ def test_images_are_compared_at_the_levels_alone():
     error = (prediction["reconstruction"] - batch["image"]).double()[~by_time].numpy()
     expected = np.mean(-10.0 * np.log10((error**2).mean(axis=(1, 2, 3))))
     assert values["psnr_db"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("group", ["dual", "multi_modality"])
+def test_each_modality_is_compared_by_itself(group):
+    """At the log-SNRs alone: channels of `dual`, samples of pooled modalities."""
+    prediction, batch = pairs(6 * 8, channels=2 if group == "dual" else 1)
+    values = measured(prediction, batch, tree(group))
+    at = batch["level"].numpy() >= 0
+    error = (prediction["reconstruction"] - batch["image"]).double().numpy()
+    for place, name in enumerate(GROUPS[group]):
+        of = at & (batch["modality"].numpy() == MODALITIES.index(name))
+        chosen = error[at, place] if group == "dual" else error[of, 0]
+        l1 = np.abs(chosen).mean()
+        psnr = np.mean(-10.0 * np.log10((chosen**2).mean(axis=(1, 2))))
+        assert values[f"l1_{name}"] == pytest.approx(l1, rel=1e-6)
+        assert values[f"psnr_db_{name}"] == pytest.approx(psnr, rel=1e-6)
+    assert values["l1"] == pytest.approx(np.abs(error[at]).mean(), rel=1e-6)
+
+
+def test_similarity_is_of_estimates_within_0_and_1():
+    """An estimate may be anything where the noise is large; MS-SSIM is of images in [0, 1]."""
+    prediction, batch = pairs(12)
+    prediction["reconstruction"] *= 3.0
+    cut = {**prediction, "reconstruction": prediction["reconstruction"].clamp(0.0, 1.0)}
+    first, second = (measured(each, batch) for each in (prediction, cut))
+    assert first["ms_ssim"] == second["ms_ssim"] and first["psnr_db"] != second["psnr_db"]

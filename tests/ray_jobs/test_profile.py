@@ -12,8 +12,8 @@ from models.autoencoders.build import build_autoencoder
 from models.autoencoders.settings import ModelSettings, VqvaeSettings
 from ray_jobs import profile
 from settings.flat import replace
-from trainables.compression.profile import random_batch
 from trainables.compression.system import Compression
+from trainables.reporting.profile import random_batch
 
 
 @pytest.mark.slow
@@ -33,6 +33,20 @@ def test_a_row_for_each_kind_and_size(capsys):
     assert rows[0]["parameters"] == sum(p.numel() for p in model.parameters())
     assert all(row["step_seconds"] > 0 for row in rows)
     assert rows[1]["peak_mb"] > rows[0]["peak_mb"] > 0, "36 times the pixels"
+
+
+def test_a_table_shows_every_number(capsys):
+    """In a pipe there is no width to keep to; columns that no case has are left out."""
+    row = {"kind": "hdit-S-of-a-long-name/2", "size": "128x128x160", "batch_size": 1}
+    row |= {"parameters": 53_800_000, "critic_parameters": 0, "latent": [1, 128, 128, 160]}
+    row |= {"tokens": [40960, 5120, 640], "step_seconds": 1.25, "peak_mb": 7654.3}
+    profile._table([{**row, "activations_mb": 1234.5, "device": "cpu"}])
+    said = capsys.readouterr().out
+    shown = ("hdit-S-of-a-long-name/2", "128x128x160", "53.8", "1x128x128x160")
+    assert all(text in said for text in (*shown, "40960 5120 640", "1.25", "7654", "1234"))
+    assert "critic" not in said and "…" not in said
+    profile._table([row | {"critic_parameters": 5, "tokens": []}])
+    assert "critic" in (said := capsys.readouterr().out) and "tokens" not in said
 
 
 @pytest.mark.slow

@@ -26,6 +26,11 @@ CURVE = {
 }
 LEARNS = "val.loss.mse"
 
+BESIDE_A_PRESET = {
+    "latent": ["space.latents=runs/vae"],
+    "mode_bravo_seg_cond": ["space.latents=runs/vae", "condition.mask.encoder=runs/masks"],
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSettings(Settings):
@@ -69,18 +74,21 @@ def make_batch(seed=0, images=3, size=24, empty=(), dims=2):
 
 
 def random_raw(batch, seed=0, size=0.5):
-    """[B, 2 numbers of an image]: what is predicted, and the image of the clean estimate."""
-    numbers = 2 * batch["image"][0].numel()
+    """[B, 3 numbers of an image]: what is predicted, the same again, and the image of the clean
+    estimate.
+    """
+    numbers = 3 * batch["image"][0].numel()
     generator = torch.Generator().manual_seed(seed)
     return size * torch.randn(len(batch["image"]), numbers, generator=generator)
 
 
 def make_prediction(batch, settings, raw):
     """Samples have weights of their own, as Min-SNR gives them."""
-    predicted, image = raw.chunk(2, dim=1)
+    predicted, second, image = raw.chunk(3, dim=1)
     target = batch["network.target"]
     return {
         "prediction": predicted.view_as(target),
+        "second": second.view_as(target),
         "reconstruction": image.view_as(target),
         "target": target,
         "weight": 1.0 + target.flatten(1).mean(dim=1).abs(),
@@ -88,7 +96,8 @@ def make_prediction(batch, settings, raw):
 
 
 def perfect_raw(batch, settings):
-    return torch.cat([batch["network.target"].flatten(1), batch["image"].flatten(1)], dim=1)
+    target = batch["network.target"].flatten(1)
+    return torch.cat([target, target, batch["image"].flatten(1)], dim=1)
 
 
 def audits():

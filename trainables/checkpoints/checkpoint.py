@@ -109,6 +109,19 @@ def read_meta(path: Path) -> dict[str, Any]:
     return {**meta, "system": current_name(meta["system"]), "settings": settings}
 
 
+def source(path: Path) -> dict[str, Any]:
+    """Where weights are, for what is made of them to name: `path`, `step`, and `fingerprint`, size
+    in bytes and CRC-32 of their file.
+    """
+    meta = read_meta(path)
+    size, crc = meta["files"][TENSORS]
+    return {
+        "path": str(path.resolve()),
+        "step": meta["step"],
+        "fingerprint": f"{size}-{crc:08x}",
+    }
+
+
 def load(path: Path, system: str, moved: str = "") -> Checkpoint:
     """Reads one checkpoint.
 

@@ -223,7 +223,18 @@ def _shapes(model: Autoencoder, prepared: Prepared) -> dict[str, Any]:
         "image_shape": [prepared.channels, *space],
         "latent_shape": list(codec_of(model, len(space)).latent_shape(space)),
         "factors": [*[1] * (len(space) - network.spatial_dims), *network.factors],
+        "structured": _structure(model),
     }
+
+
+def _structure(model: Autoencoder) -> dict[str, int] | None:
+    """The numbers of leading channels that the latents were trained with; None where their
+    channels have no order. Files of before do not say it.
+    """
+    node = model.settings.dcae.structured
+    if not model.settings.draws_by_update:
+        return None
+    return {"min_channels": node.min_channels, "channel_step": node.channel_step}
 
 
 @torch.no_grad()

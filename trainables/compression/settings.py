@@ -20,30 +20,12 @@ from models.efficientnet import SHORTEST_SIDE
 from trainables.adversarial import check_critic
 from trainables.api import (
     OptimizerSettings,
-    Settings,
     SettingsError,
     SystemSettings,
     TrainSettings,
-    setting,
 )
 from trainables.optimizing.optimizer import check_eps
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoggingSettings(Settings):
-    """Switches of the document's tags that are written beside our columns; its
-    `training.logging.*`.
-    """
-
-    grad_norm: bool = setting(True, "training/grad_norm_*")
-    regional_losses: bool = setting(True, "regional/* and regional_{modality}/*")
-    msssim: bool = setting(True, "Validation/MS-SSIM*")
-    psnr: bool = setting(True, "Validation/PSNR*")
-    lpips: bool = setting(True, "Validation/LPIPS*, where metric.lpips.enabled measures it")
-    boundary_sharpness: bool = setting(True, "metrics/boundary_sharpness*")
-    per_modality: bool = setting(True, "tags of single modalities, *_{modality}")
-    worst_batch: bool = setting(True, "Validation/worst_batch: the images with the highest loss")
-    flops: bool = setting(True, "FLOPs/*, where train.count_flops counts them")
+from trainables.reporting.tags import LoggingSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from data.files import DataError
 from data.mri.convert import below_zero_warnings, crop_warnings, decision_counts
 from data.mri.inputs import Scan, find_inputs, read_scans
 from data.mri.nifti_write import write_nifti
-from metrics.compression import dice, psnr
+from metrics.by_modality import psnr
+from metrics.compression import dice
 from models.autoencoders.interface import Autoencoder
 from settings.mri import GROUPS, MASK
 from settings.warning import warn

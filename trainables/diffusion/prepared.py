@@ -14,6 +14,9 @@ from data.cache import cached_by
 from data.mri import dataset
 from data.mri.dataset import open_split
 from models.diffusion.spaces import SPACES, STATISTICS, Space, SpaceSettings, build_space
+from settings.schema import SettingsError
+from trainables.diffusion.latent.latents import PreparedLatents, from_checkpoint, from_file
+from trainables.diffusion.latent.modules import space_of
 from trainables.diffusion.settings import DiffusionSettings
 
 FORMAT = 1
@@ -32,6 +35,7 @@ class Prepared:
     Attributes:
         data: the samples.
         moments: of the training split (001-M13), in every space that its size allows.
+        latents: where they are diffused; `data` has no images then if they came from a file.
         affine: [4, 4] of a training sample in the middle, from an index (d, h, w) to mm; the grid
             of what is generated.
     """
@@ -39,17 +43,35 @@ class Prepared:
     data: dataset.Prepared
     moments: Moments
     affine: Sequence[Sequence[float]]
+    latents: PreparedLatents | None = None
 
     def space(self, settings: SpaceSettings) -> Space:
-        """The space of these settings, standardised."""
-        space = build_space(settings, len(self.data.space), self.data.channels)
-        shift, scale = self.moments[settings.kind][settings.statistics]
+        """The space of these settings, standardised; of latents with their autoencoder."""
+        if settings.is_latent:
+            latents = self.needed_latents()
+            dims = len(self.data.space)
+            space: Space = space_of(latents.meta, dims, latents.weights)
+            shift, scale = latents.moments[settings.statistics]
+        else:
+            space = build_space(settings, len(self.data.space), self.data.channels)
+            shift, scale = self.moments[settings.kind][settings.statistics]
         space.standardise(torch.tensor(shift), torch.tensor(scale))
         return space
+
+    def needed_latents(self) -> PreparedLatents:
+        if self.latents is None:
+            raise SettingsError(
+                "space.kind=latent needs latents, and none were made when the data were prepared: "
+                "set space.kind and space.latents in the fixed settings, not in a space."
+            )
+        return self.latents
 
 
 def prepare(settings: DiffusionSettings, cache: Path) -> Prepared:
     """Converts the data, and measures it once."""
+    if not settings.space.has_images:
+        latents, data = from_file(settings, cache)
+        return Prepared(data, {}, latents.affine().tolist(), latents)
     data = dataset.prepare(settings.data, cache, settings.model.spatial_dims)
 
     def make(scratch: Path) -> dict[str, Any]:
@@ -61,7 +83,8 @@ def prepare(settings: DiffusionSettings, cache: Path) -> Prepared:
 
     key = (FORMAT, Path(data.folder).name)
     _, index = cached_by(cache, "diffusion-moments", key, make)
-    return Prepared(data, index["moments"], index["affine"])
+    made = from_checkpoint(settings, data, cache) if settings.space.is_latent else None
+    return Prepared(data, index["moments"], index["affine"], made)
 
 
 def _moments(data: dataset.Prepared) -> dict[str, Any]:

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from data.mri.dataset import open_split
+from models.diffusion.spaces import Space
 from trainables.api import Reference, Tensors
 from trainables.diffusion.forward import Estimate, with_estimate
 from trainables.diffusion.prepared import Prepared
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.principal import principal_axes
+from trainables.stepping.inputs import SEED
 
 _LARGEST = 512
 """Training images that all of this is fitted to, evenly spaced."""
@@ -35,7 +37,8 @@ _FOLDS = 8
 
 def references(settings: DiffusionSettings, prepared: Prepared) -> dict[str, Reference]:
     """All of them in the settings' space, for both strategies."""
-    images, patients = _training_images(settings, prepared)
+    space = prepared.space(settings.space)
+    images, patients = _training_images(prepared, space)
     linear = fit_linear(images.flatten(1), patients)
     mean = linear.mean.view(images.shape[1:])
     about = (
@@ -48,22 +51,30 @@ def references(settings: DiffusionSettings, prepared: Prepared) -> dict[str, Ref
         "linear": (linear.estimate, about),
     }
     return {
-        name: Reference(_predicting(settings, prepared, estimate), about)
+        name: Reference(_predicting(settings, space, estimate), about)
         for name, (estimate, about) in made.items()
     }
 
 
-def _training_images(
-    settings: DiffusionSettings, prepared: Prepared
-) -> tuple[Tensor, Sequence[int]]:
+def _training_images(prepared: Prepared, space: Space) -> tuple[Tensor, Sequence[int]]:
     """Evenly spaced ones in the space, standardised, [N, c, *s], and the patient of each."""
+    latents = prepared.latents
+    if latents is not None:
+        rows = latents.rows("train")
+        chosen = [rows[place] for place in _places(len(rows), latents.latents.latent(0).size)]
+        values = [torch.from_numpy(latents.latents.latent(row).copy()) for row in chosen]
+        patients: list[int] = latents.latents.column("patient")[chosen].tolist()
+        return space.standardised(torch.stack(values)), patients
     samples = open_split(prepared.data, "train")
-    values = prepared.data.channels * math.prod(prepared.data.space)
-    count = max(2, min(len(samples), _LARGEST, _NUMBERS // values))
-    places = [index * len(samples) // count for index in range(count)]
-    space = prepared.space(settings.space)
+    places = _places(len(samples), prepared.data.channels * math.prod(prepared.data.space))
     images = [space.encode(samples.read(place)["image"][None])[0] for place in places]
     return torch.stack(images), samples.table["patient"][places].tolist()
+
+
+def _places(samples: int, values: int) -> list[int]:
+    """Of samples with so many values each."""
+    count = max(2, min(samples, _LARGEST, _NUMBERS // values))
+    return [index * samples // count for index in range(count)]
 
 
 @dataclass(frozen=True)
@@ -138,10 +149,8 @@ def _mean(mean: Tensor, scaled: Tensor, ratio: Tensor) -> Tensor:
     return mean.to(scaled).expand_as(scaled)
 
 
-def _predicting(settings: DiffusionSettings, prepared: Prepared, estimate: Estimate) -> Any:
-    space = prepared.space(settings.space)
-
+def _predicting(settings: DiffusionSettings, space: Space, estimate: Estimate) -> Any:
     def predict(batch: Tensors) -> Tensors:
-        return with_estimate(space.to(batch["image"].device), batch, settings, estimate)
+        return with_estimate(space.to(batch[SEED].device), batch, settings, estimate)
 
     return predict

@@ -10,6 +10,7 @@ from losses.diffusion import LossSettings
 from metrics.diffusion import MetricSettings
 from metrics.ms_ssim import check_sides
 from models.diffusion.conditions import ModeSettings, SizeBinSettings
+from models.diffusion.regularisers import RegulariserSettings
 from models.diffusion.settings import ModelSettings
 from models.diffusion.spaces import SPACES, SpaceSettings
 from models.diffusion.strategies.guidance import check_guidance
@@ -30,6 +31,7 @@ from trainables.api import (
     TrainSettings,
     setting,
 )
+from trainables.reporting import tags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +39,52 @@ class MaskSettings(Settings):
     """The lesion mask as a condition image: 1 in lesions, -1 outside, 0 where it is not given."""
 
     enabled: bool = setting(False, "images are made under their lesion mask")
+    enters: str = setting(
+        "bit_planes",
+        "in latents: the bits of every cell through a learned reduction, or the latent of an "
+        "encoder of masks; other spaces take the mask in their own arrangement",
+        choices=("bit_planes", "encoder"),
+    )
+    encoder: str = setting(
+        "", "enters=encoder: a training or checkpoint of an autoencoder of masks"
+    )
     dropout: float = setting(
         0.0,
         "share of the training samples whose mask is not given; guidance needs some (001-M21)",
         low=0.0,
         high=1.0,
     )
+
+    def check(self) -> None:
+        is_encoded = self.enters == "encoder"
+        if self.enabled and is_encoded and not self.encoder:
+            raise SettingsError(
+                "condition.mask.enters=encoder gives masks to the autoencoder of masks that "
+                "condition.mask.encoder names, and it names none. Set it to a training of one, or "
+                "condition.mask.enters=bit_planes."
+            )
+        if self.encoder and not (self.enabled and is_encoded):
+            raise SettingsError(
+                f"condition.mask.encoder={self.encoder} is read with condition.mask.enabled=true "
+                "and condition.mask.enters=encoder alone. Set both, or leave it out."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeadingSettings(Settings):
+    """In training a sample keeps a random number of leading channels of its latent: noisy latent,
+    noise and prediction are 0 behind them (DC-AE 1.5, arXiv 2508.00413).
+    """
+
+    enabled: bool = setting(
+        False, "mask channels of latents in training; structured latents need it"
+    )
+    min_channels: int = setting(16, "the fewest channels that are kept", low=1, high=1024)
+    channel_step: int = setting(4, "between two numbers of channels", low=1, high=1024)
+
+    def options(self, channels: int) -> tuple[int, ...]:
+        """The numbers of channels to draw from, ascending; the last is all of them."""
+        return (*range(self.min_channels, channels, self.channel_step), channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +115,18 @@ class ConditionSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoggingSettings(tags.LoggingSettings):
+    """The switches that a trainer of diffusion has beside those of every one."""
+
+    timestep_losses: bool = setting(True, "Timestep/*, and those of the test split")
+    timestep_region_losses: bool = setting(True, "loss/timestep_region_heatmap")
+    intermediate_steps: bool = setting(True, "denoising_trajectory")
+    num_intermediate_steps: int = setting(
+        5, "states that the trajectory shows, from noise to image", low=2, high=50
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiffusionSettings(SystemSettings):
     """The defaults are the demo: rectified flow on slices, with a UNet of a CPU's size."""
 
@@ -85,12 +139,15 @@ class DiffusionSettings(SystemSettings):
         default_factory=lambda: ScheduleSettings(kind="warmup", start=0.0, end=0.1)
     )
     space: SpaceSettings = field(default_factory=SpaceSettings)
+    augmented_diffusion: LeadingSettings = field(default_factory=LeadingSettings)
     condition: ConditionSettings = field(default_factory=ConditionSettings)
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(steps=10))
     loss: LossSettings = field(default_factory=LossSettings)
+    regulariser: RegulariserSettings = field(default_factory=RegulariserSettings)
     data: DataSettings = field(default_factory=lambda: DataSettings(validation_samples=16))
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     metric: MetricSettings = field(default_factory=MetricSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
     health: HealthSettings = field(
         # a prediction that begins at 0 has a first gradient of about 10
         default_factory=lambda: HealthSettings(gradient_norm_high=30.0)
@@ -113,26 +170,46 @@ class DiffusionSettings(SystemSettings):
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """*s of what is diffused."""
+        """*s of what is diffused, in a space without loss; of latents their space has it."""
         images = self.data.space(self.model.spatial_dims)
         return SPACES[self.space.kind](self.model.spatial_dims, 1).size_of(images)
 
     def check(self) -> None:
         self._check_conditions()
-        try:
-            sides = self.sides
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
-        self.model.check_size(sides)
+        if self.space.is_latent:
+            self._check_latents()
+        else:
+            try:
+                sides = self.sides
+            except ValueError as error:
+                raise SettingsError(str(error)) from error
+            self.model.check_size(sides)
         check_guidance(self.sampling.guidance, self.condition.dropout)
         images = self.data.space(self.model.spatial_dims)
-        if self.metric.ms_ssim:
+        if self.metric.ms_ssim and self.space.has_images:
             check_sides(images)
         if self.loss.perceptual.is_on and sorted(images)[-2] < SHORTEST_SIDE:
             raise SettingsError(
                 f"loss.perceptual needs {SHORTEST_SIDE} px or more along two sides, and the "
                 f"samples have {' x '.join(map(str, images))}. Use larger ones, or "
                 "loss.perceptual.enabled=false."
+            )
+
+    def _check_latents(self) -> None:
+        loss = self.loss
+        if self.augment.kind != "none":
+            raise SettingsError(
+                "latents are made once, of images as they are, so space.kind=latent is trained "
+                f"without augmentation, not with augment.kind={self.augment.kind}. Set "
+                "augment.kind=none."
+            )
+        terms = {"regional": loss.regional.is_on, "perceptual": loss.perceptual.is_on}
+        named = [name for name, is_on in terms.items() if is_on]
+        if named and not self.space.has_images:
+            raise SettingsError(
+                f"loss.{named[0]} reads images, and space.latents={self.space.latents} is a file "
+                "of latents alone. Set space.latents to the checkpoint of their autoencoder, or "
+                f"loss.{named[0]}.enabled=false."
             )
 
     def _check_conditions(self) -> None:
@@ -152,6 +229,12 @@ class DiffusionSettings(SystemSettings):
             raise SettingsError(
                 "condition.mask and condition.sizes take a patient without a seg file for one "
                 "without lesions. Set data.require_seg=true, which leaves such patients out."
+            )
+        if condition.mask.enters == "encoder" and not self.space.is_latent:
+            raise SettingsError(
+                "condition.mask.enters=encoder is for latents, and space.kind="
+                f"{self.space.kind} takes the mask in its own arrangement. Set "
+                "condition.mask.enters=bit_planes, or space.kind=latent."
             )
         if condition.mode.enabled != (group == "multi_modality"):
             raise SettingsError(

@@ -4,17 +4,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from data.mri.dataset import open_split, units_of
-from data.mri.store import FixedSamples, TrainSamples
 from losses.diffusion import terms
 from metrics.diffusion import diffusion_metrics
+from metrics.perceptual import refuse_missing
 from models.diffusion.build import build_network
+from models.diffusion.latent_space import LatentSpace
 from models.diffusion.spaces import Space, build_space
 from settings.flat import replace
 from settings.mri import channels_of
@@ -22,6 +24,7 @@ from trainables.api import (
     Built,
     Composite,
     Examination,
+    Finding,
     Generates,
     Loaders,
     Measures,
@@ -34,13 +37,31 @@ from trainables.api import (
     Tensors,
 )
 from trainables.diffusion.forward import PROGRESS, Conditions, denoise, noise_only
+from trainables.diffusion.heatmap import heatmap
+from trainables.diffusion.latent.autoencoder import FrozenAutoencoder
+from trainables.diffusion.latent.modules import (
+    externals,
+    frozen_modules,
+    latents_meta,
+    mask_encoder_of,
+    mask_entry,
+    space_of,
+)
 from trainables.diffusion.prepared import Prepared, prepare
+from trainables.diffusion.profile import profile_cases, profile_step
 from trainables.diffusion.references import references
-from trainables.diffusion.samples import PAIRS, Pairs, WithCounts
+from trainables.diffusion.samples import PAIRS, Pairs, WithCounts, open_splits
 from trainables.diffusion.settings import DiffusionSettings
-from trainables.diffusion.use import GenerateSettings, draw_row, examinations, generate
+from trainables.diffusion.tags import figure_tags, tags
+from trainables.diffusion.use import (
+    GenerateSettings,
+    draw_latents,
+    draw_row,
+    examinations,
+    generate,
+)
 
-Samples = TypeVar("Samples", FixedSamples, TrainSamples)
+Samples = TypeVar("Samples", bound=Dataset[dict[str, Tensor]])
 
 
 class Diffusion(SystemBase[DiffusionSettings, Prepared]):
@@ -51,6 +72,8 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
     prepare_reads = (
         *("data.*", "model.spatial_dims"),
         *("condition.sizes.enabled", "condition.sizes.edges_mm"),  # counts in every sample
+        *("space.latents", "condition.mask.enabled", "condition.mask.enters"),
+        *("condition.mask.encoder", "augmented_diffusion.*"),  # which latents, and whether at all
     )
     changeable = ("augment.*", "sampling.*")
     generates = Generates(
@@ -75,41 +98,55 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
         "train.ema_decay": 0.0,
         "train.measure_idle_terms": True,
     }
+    audit: Mapping[str, Any] = {
+        # two predictions of the same x_t differ then
+        "regulariser.feature_noise.enabled": True,
+        "loss.consistency.enabled": True,
+    }
     originals: Mapping[str, Any] = {"augment.kind": "none"}
 
     def prepare(self, settings: DiffusionSettings, cache: Path) -> Prepared:
         return prepare(settings, cache)
 
     def build(self, settings: DiffusionSettings, prepared: Prepared | None) -> Built:
-        channels = channels_of(settings.data.group)
+        channels, dims = channels_of(settings.data.group), settings.model.spatial_dims
         if prepared is None:
-            space = build_space(settings.space, settings.model.spatial_dims, channels)
+            space = build_space(settings.space, dims, channels)
             return _made(settings, channels, space, {})
-        space = prepared.space(settings.space)
-        return _made(settings, channels, space, {"affine": [list(r) for r in prepared.affine]})
+        meta: dict[str, Any] = {"affine": [list(row) for row in prepared.affine]}
+        if not settings.space.is_latent:
+            return _made(settings, channels, prepared.space(settings.space), meta)
+        latents = prepared.needed_latents()
+        meta["latents"] = latents_meta(latents)
+        masks = latents.masks
+        encoder = mask_encoder_of(meta["latents"], dims, masks.weights if masks else None)
+        built = _made(settings, channels, prepared.space(settings.space), meta, encoder)
+        return dataclasses.replace(built, external=externals(latents))
 
     def rebuild(self, settings: DiffusionSettings, meta: Mapping[str, Any]) -> Built:
         """The moments of the space follow with the weights."""
-        space = build_space(settings.space, settings.model.spatial_dims, meta["channels"])
-        return _made(settings, meta["channels"], space, {"affine": meta["affine"]})
+        dims, given = settings.model.spatial_dims, {"affine": meta["affine"]}
+        if not settings.space.is_latent:
+            space = build_space(settings.space, dims, meta["channels"])
+            return _made(settings, meta["channels"], space, given)
+        latents = meta["latents"]
+        given["latents"] = latents
+        encoder = mask_encoder_of(latents, dims)
+        return _made(settings, meta["channels"], space_of(latents, dims), given, encoder)
 
     def loaders(self, settings: DiffusionSettings, prepared: Prepared) -> Loaders:
-        data, regions = prepared.data, settings.loss.regional.is_on
-        train = open_split(data, "train", settings.augment, regions=regions)
-        fixed = {
-            "validation": open_split(data, "validation"),
-            "test": open_split(data, "test"),
-        }
+        data = prepared.data
+        splits = open_splits(settings, prepared)
         units = {
-            split: [unit for unit in units_of(data, split, samples) for _ in range(PAIRS)]
-            for split, samples in fixed.items()
+            split: [unit for unit in splits.units[split] for _ in range(PAIRS)]
+            for split in splits.fixed
         }
         pairs: dict[str, Any] = {
             split: Pairs(_counted(settings, samples, data.least_lesion))
-            for split, samples in fixed.items()
+            for split, samples in splits.fixed.items()
         }
         return Loaders(
-            _counted(settings, train, data.least_lesion),
+            _counted(settings, splits.train, data.least_lesion),
             pairs["validation"],
             notes=data.notes,
             warnings=data.warnings,
@@ -141,47 +178,100 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
     ) -> Sequence[Examination]:
         return examinations(settings)
 
+    def preflight(self, settings: DiffusionSettings, prepared: Prepared) -> Sequence[Finding]:
+        refuse_missing(settings)
+        if settings.augmented_diffusion.enabled and not settings.space.is_latent:
+            return [
+                Finding(
+                    "augmented_diffusion.enabled=true masks channels of latents, and has no "
+                    f"effect with space.kind={settings.space.kind}. Leave it out, or set "
+                    "space.kind=latent."
+                )
+            ]
+        return []
+
     def unit_key(self, settings: DiffusionSettings) -> str:
-        """A folder has none: its own train/ and val/ say whose scans are which."""
-        return "data.seed" if settings.data.source == "embedded" else ""
+        """A folder has none: its own train/ and val/ say whose scans are which; nor has a file of
+        latents.
+        """
+        is_drawn = settings.data.source == "embedded" and settings.space.has_images
+        return "data.seed" if is_drawn else ""
 
     def references(
         self, settings: DiffusionSettings, prepared: Prepared
     ) -> Mapping[str, Reference]:
         return references(replace(settings, self.originals), prepared)
 
+    def tensorboard_names(self, settings: DiffusionSettings) -> Mapping[str, tuple[str, ...]]:
+        return tags(settings)
+
+    def tensorboard_figures(self, settings: DiffusionSettings) -> Mapping[str, tuple[str, ...]]:
+        return figure_tags(settings)
+
     def picture(self, prediction: Tensors, batch: Tensors) -> Tensor:
-        return draw_row(batch["image"], prediction["reconstruction"])
+        if "reconstruction" in prediction:
+            return draw_row(batch["image"], prediction["reconstruction"])
+        return draw_latents(prediction["clean"], prediction["clean_estimate"])
+
+    def charts(
+        self, settings: DiffusionSettings, report: Mapping[str, float | str | None]
+    ) -> Mapping[str, Tensor]:
+        return {"val.heatmap": heatmap(report)}
 
     def generate(
         self, settings: DiffusionSettings, modules: Modules, request: Request
     ) -> Measures:
         return generate(settings, modules, request)
 
+    def profile_cases(
+        self, settings: DiffusionSettings, kinds: Sequence[str], sizes: Sequence[str]
+    ) -> list[tuple[dict[str, Any], DiffusionSettings]]:
+        return profile_cases(settings, kinds, sizes)
+
+    def profile_step(self, settings: DiffusionSettings, steps: int) -> dict[str, Any]:
+        return profile_step(self, settings, steps)
+
 
 def _made(
-    settings: DiffusionSettings, channels: int, space: Space, meta: Mapping[str, Any]
+    settings: DiffusionSettings,
+    channels: int,
+    space: Space,
+    meta: Mapping[str, Any],
+    mask_encoder: FrozenAutoencoder | None = None,
 ) -> Built:
-    images = 0
-    condition = settings.condition
+    images, masks = 0, None
+    condition, sides = settings.condition, settings.data.space(settings.model.spatial_dims)
+    if isinstance(space, LatentSpace):
+        masks = mask_entry(condition.mask, meta["latents"], mask_encoder)
     if condition.mask.enabled:
-        images += space.channels_of(1)
+        images += space.channels_of(1) if masks is None else masks.width
     if condition.sizes.enabled and condition.sizes.enters == "maps":
         images += condition.sizes.bins
     network = build_network(
-        settings.model, settings.sides, space.channels_of(channels), condition_channels=images
+        settings.model,
+        space.size_of(sides),
+        len(space.shift),
+        condition_channels=images,
+        further_channels=(
+            len(space.shift) if settings.regulariser.self_conditioning.enabled else 0
+        ),
     )
     placed: Any = space
     placed.affine = meta.get("affine")
     modules: dict[str, Any] = {"network": network, "space": space}
     if _has_conditions(settings):
-        modules["conditions"] = Conditions(condition, network.embedding_width)
+        modules["conditions"] = Conditions(condition, network.embedding_width, masks)
+    if isinstance(space, LatentSpace):
+        placed.source = meta["latents"]["source"]
+        modules |= frozen_modules(space, mask_encoder)
     return Built(modules=modules, meta={"channels": channels, **meta})
 
 
 def _has_conditions(settings: DiffusionSettings) -> bool:
     """Whether something is learnt about conditions beside the network."""
-    return settings.condition.mode.enabled or settings.condition.sizes.enabled
+    condition = settings.condition
+    is_reduced = condition.mask.enabled and settings.space.is_latent
+    return condition.mode.enabled or condition.sizes.enabled or is_reduced
 
 
 def _counted(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data.files import DataError, Float64
+from data.mri.dataset import least_lesion
 from data.mri.inputs import find_inputs, read_scans
 from data.mri.nifti_write import write_nifti
 from models.diffusion.strategies.guidance import check_guidance, is_guided
@@ -35,15 +36,16 @@ from trainables.api import (
 )
 from trainables.diffusion.filters import Filter, FilterSettings, with_retries
 from trainables.diffusion.forward import predict, strategy_of
+from trainables.diffusion.latent.autoencoder import found_again
+from trainables.diffusion.latent.modules import MASK_ENCODER
 from trainables.diffusion.samples import PAIRS
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.drawing import flat, rows, write_png
 
-SHOWN_STEPS = 5
-"""States of a trajectory that are drawn."""
-
 _CASES = 4
 """Images that an examination makes."""
+
+_SHOWN_DEVIATIONS = 3.0
 
 _MARGIN = 0.05
 """Beyond [0, 1], from which on a value counts as outside."""
@@ -62,6 +64,11 @@ class GenerateSettings(Settings):
     )
     filter: FilterSettings = field(default_factory=FilterSettings)
     precision: str = setting("no", "mixed precision of the network", choices=("no", "bf16"))
+    autoencoder: str = setting(
+        "",
+        "of a network on a file of latents: the checkpoint of their autoencoder, where it lies "
+        "now; empty for where it lay",
+    )
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,8 @@ def sampled(
     batch, none of which is read where the settings have none.
     """
     space: Any = modules["space"]
-    shape = (len(space.shift), *settings.sides)
+    images = settings.data.space(settings.model.spatial_dims)
+    shape = (len(space.shift), *space.size_of(images))
     none = torch.ones(len(seeds), dtype=torch.bool, device=seeds.device)
 
     def under(is_null: Tensor | None, x: Tensor, t: Tensor) -> Tensor:
@@ -92,7 +100,7 @@ def sampled(
     given = none if "not_given" in batch else None
 
     return sample_path(
-        strategy_of(settings),
+        strategy_of(settings, shape[1:]),
         functools.partial(under, given),
         seeds,
         shape,
@@ -110,13 +118,16 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
 
     Raises:
         SettingsError: a condition that this network does not know, or guidance that it has not
-            learnt.
+            learnt; or the autoencoder of its latents is gone, or is another one.
         DataError: no mask is usable.
     """
     options: GenerateSettings = request.options
     check_guidance(options.sampling.guidance, settings.condition.dropout)
     _check_conditions(settings, request)
     space: Any = modules["space"]
+    if not space.decodes:
+        dims = settings.model.spatial_dims
+        space.attach(found_again(space.source, dims, options.autoencoder))
     device = space.shift.device
     asked = _asked(settings, space.affine, request)
     names = ("samples", "clipped_values", "values", "further_attempts", "not_met")
@@ -125,7 +136,7 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
         options.filter,
         options.counts,
         settings.condition.sizes.edges_mm,
-        settings.data.lesion_pixels if len(settings.sides) == 2 else settings.data.lesion_voxels,
+        least_lesion(settings.data, settings.model.spatial_dims),
     )
 
     def made(seeds: Tensor, asked: Sequence[_Asked]) -> Tensor:
@@ -162,7 +173,7 @@ def _attempted(
     return with_retries(
         lambda seeds, places: made(seeds, [conditions[place] for place in places]),
         seeds,
-        lambda image, place: wanted.takes(image, conditions[place].affine),
+        lambda image, place: wanted.takes(image, conditions[place].affine, conditions[place].mask),
         wanted.settings.retries,
     )
 
@@ -185,10 +196,11 @@ def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
             "this network makes images under their masks: name a NIfTI mask, or folders of "
             "patients with one, by --input PATH."
         )
-    if request.options.filter.enabled and settings.data.group != MASK:
+    filters = request.options.filter.enabled
+    if filters and settings.data.group != MASK and not condition.mask.enabled:
         raise SettingsError(
-            "filter.enabled=true looks at masks, and this network makes images (data.group="
-            f"{settings.data.group}). Leave it out."
+            "filter.enabled=true looks at masks, or at images under their masks, and this network "
+            f"makes images without masks (data.group={settings.data.group}). Leave it out."
         )
     bins = condition.sizes.bins if condition.sizes.enabled else 0
     if len(counts) not in (0, bins):
@@ -273,26 +285,35 @@ def draw_row(image: Tensor, estimate: Tensor) -> Tensor:
     return rows(flat(image), flat(estimate))
 
 
+def draw_latents(clean: Tensor, estimate: Tensor) -> Tensor:
+    """The same of the first channel of standardised latents, +- `_SHOWN_DEVIATIONS` of them."""
+    spread = 2.0 * _SHOWN_DEVIATIONS
+    return draw_row(*(0.5 + values[:, :1] / spread for values in (clean, estimate)))
+
+
 # The examination
 
 
 def examinations(settings: DiffusionSettings) -> tuple[Examination, ...]:
-    """Images that the network makes by `sampling`, and the way to them."""
+    """Images that the network makes by `sampling`, and the way to them; not of a file of latents,
+    without their autoencoder.
+    """
+    if not settings.space.has_images:
+        return ()
     names = {
         "generated_mean": "mean of the values of images that the network makes",
         "generated_outside": f"share of these values outside [-{_MARGIN}, 1 + {_MARGIN}]",
     }
-    columns = [
-        Column(name, "", None, text, reads=("sampling.*", "condition.*", "strategy.*", "space.*"))
-        for name, text in names.items()
-    ]
+    reads = ("sampling.*", "condition.*", "strategy.*", "space.*", "data.*_size")
+    columns = [Column(name, "", None, text, reads=reads) for name, text in names.items()]
     return (Examination("generated", _CASES, columns, _run, _draw),)
 
 
 def _path(exam: Exam) -> Iterator[State]:
     settings: DiffusionSettings = exam.settings
     modules = {name: exam.modules[name] for name in ("network", "space")}
-    modules |= {k: exam.modules[k] for k in ("conditions",) if k in exam.modules}
+    known = ("conditions", MASK_ENCODER)
+    modules |= {name: exam.modules[name] for name in known if name in exam.modules}
     samples: Any = getattr(exam.loaders, exam.split)
     batch = exam.fetch([case * PAIRS % len(samples) for case in exam.cases])
     seeds = torch.tensor([exam.seed(case) for case in exam.cases], device=exam.device)
@@ -315,8 +336,15 @@ def _draw(exam: Exam) -> Mapping[str, Tensor]:
     space: Any = exam.modules["space"]
     with exam.autocast():
         states = [space.decode(state.x) for state in _path(exam)]
-    places = np.linspace(0, len(states) - 1, min(SHOWN_STEPS, len(states))).round().astype(int)
+    settings: DiffusionSettings = exam.settings
+    shown = min(settings.logging.num_intermediate_steps, len(states))
+    places = np.linspace(0, len(states) - 1, shown).round().astype(int)
+    names = GROUPS[settings.data.group] if states[-1].shape[1] > 1 else ()
     return {
         "generated": rows(flat(states[-1])),
+        **{
+            f"generated_{name}": rows(flat(states[-1][:, channel : channel + 1]))
+            for channel, name in enumerate(names)
+        },
         "trajectory": rows(*(flat(states[place]) for place in places)),
     }

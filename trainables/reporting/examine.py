@@ -109,9 +109,12 @@ class Examiner(Generic[Tree, PreparedT]):
         )
         return {**columns, SECONDS: round(time.perf_counter() - began, 4)}
 
-    def drawings(self, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    def drawings(
+        self, modules: Mapping[str, nn.Module], report: Report
+    ) -> Iterator[tuple[str, Tensor]]:
         """The figures of the last report by name, none where it has not examined: `val.samples`,
-        the system's picture of the first validation samples, and `<examination>.<figure>`.
+        the system's picture of the first validation samples, its charts of the report, and
+        `<examination>.<figure>`.
         """
         if not self.is_due:
             return
@@ -125,6 +128,7 @@ class Examiner(Generic[Tree, PreparedT]):
                     prediction = self.phase.forward(modules, batch, self.settings)
                 image = self.system.picture(prediction, batch)
             yield "val.samples", image
+        yield from self.system.charts(self.settings, report).items()
         for each in self.examinations:
             if each.draw is not None:
                 exam = self._shown(modules, each.name, each.cases)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from models.diffusion.strategies.settings import SamplingSettings, StrategySettings
-from models.diffusion.strategies.times import jittered, on_grid, window
+from models.diffusion.strategies.times import jittered, on_grid, uniform_times, window
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """`predict(x [B, ...], t [B] in [0, 1])` -> the network's prediction [B, ...]."""
@@ -64,9 +64,11 @@ class Strategy(ABC):
 
     Attributes:
         kind: the name in the settings.
+        ratio: of the resolution transform, of training and sampling alike; 1 moves nothing.
     """
 
     kind: str
+    ratio: float = 1.0
 
     def __init__(self, settings: StrategySettings) -> None:
         self.settings = settings
@@ -113,9 +115,11 @@ class Strategy(ABC):
             seeds: int64 [B], `batch["seed"]` of a training.
             progress: of the curriculum, a number or [B]; 1 where it is over, as in validation.
         """
-        t = self._law(seeds)
-        if self.settings.curriculum.enabled:
-            low, high = window(self.settings.curriculum, progress)
+        curriculum = self.settings.curriculum
+        is_uniform = curriculum.enabled and curriculum.law == "uniform"
+        t = uniform_times(seeds) if is_uniform else self._law(seeds)
+        if curriculum.enabled:
+            low, high = window(curriculum, progress)
             t = low + (high - low) * t
         if self.settings.jitter.enabled:
             t = jittered(t, seeds, self.settings.jitter.std)

@@ -1,16 +1,22 @@
-"""Solvers of torchdiffeq, an extra, by their own names."""
+"""Solvers of other libraries: of torchdiffeq, an extra, by their own names, and MONAI's sampler of
+rectified flows.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from models.diffusion.strategies.settings import ADAPTIVE_METHODS, LibrarySettings
+from models.diffusion.strategies.settings import ADAPTIVE_METHODS, MONAI_STEPS, LibrarySettings
 from models.integration import Velocity
 from settings.schema import SettingsError
+
+_BASE = 10_000
+"""Cells of the size at which MONAI's transform moves nothing."""
 
 
 def check_library() -> None:
@@ -58,3 +64,32 @@ def library_trajectory(
     else:
         path = of(x)
     yield from zip(times, path, strict=True)
+
+
+def monai_trajectory(
+    velocity: Velocity, x: Tensor, steps: int, ratio: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(t, x) of MONAI's `RFlowScheduler` in continuous time, as its inferers call it: times in
+    float16, the next one cut to a whole thousandth, so that the steps do not sum to 1 (001-M6).
+
+    Args:
+        ratio: of the resolution transform.
+    """
+    from monai.networks.schedulers import RFlowScheduler
+
+    scheduler = RFlowScheduler(
+        num_train_timesteps=MONAI_STEPS,
+        use_discrete_timesteps=False,
+        use_timestep_transform=True,
+        base_img_size_numel=_BASE,
+        spatial_dim=1,
+    )
+    # in one dimension the ratio of the sizes is that of the transform
+    scheduler.set_timesteps(steps, input_img_size_numel=_BASE * ratio)  # type: ignore[arg-type]
+    end = scheduler.timesteps.new_zeros(1)
+    times = torch.cat([scheduler.timesteps, end]).double() / MONAI_STEPS
+    yield times[0], x
+    for here, there in itertools.pairwise(torch.cat([scheduler.timesteps, end])):
+        t = torch.full((len(x),), float(here) / MONAI_STEPS, dtype=x.dtype, device=x.device)
+        x, _ = scheduler.step(-velocity(x, t), here, x, there)
+        yield there.double() / MONAI_STEPS, x

@@ -16,11 +16,7 @@ from models.integration import shift_time, time_grid
 
 
 class Rflow(Strategy):
-    """The rectified flow between images and noise.
-
-    Attributes:
-        ratio: of the resolution transform, of training and sampling alike; 1 moves nothing.
-    """
+    """The rectified flow between images and noise."""
 
     kind = "rflow"
 

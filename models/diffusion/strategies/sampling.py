@@ -20,8 +20,13 @@ from torch import Tensor
 
 from models.diffusion.strategies.guidance import guided_prediction
 from models.diffusion.strategies.interface import Coefficients, Predict, Strategy, mixed
-from models.diffusion.strategies.library import library_trajectory
-from models.diffusion.strategies.settings import LIBRARY, RestartSettings, SamplingSettings
+from models.diffusion.strategies.library import library_trajectory, monai_trajectory
+from models.diffusion.strategies.settings import (
+    LIBRARY,
+    MONAI,
+    RestartSettings,
+    SamplingSettings,
+)
 from models.draws import draw_normal
 from models.integration import Velocity, time_grid, trajectory
 
@@ -163,6 +168,8 @@ def _flown(
     velocity, chosen = velocity_of(strategy, predict), settings.rflow
     if chosen.solver == LIBRARY:
         path = library_trajectory(velocity, x, times, chosen.torchdiffeq)
+    elif chosen.solver == MONAI:
+        path = monai_trajectory(velocity, x, settings.steps, strategy.ratio)
     else:
         path = trajectory(velocity, x, times, chosen.solver)
     return (x for _, x in itertools.islice(path, 1, None))

@@ -15,6 +15,10 @@ PREDICTIONS = ("epsilon", "v")
 LIBRARY = "torchdiffeq"
 """The solver that is one of the library's, by its own name."""
 
+MONAI = "monai"
+MONAI_STEPS = 1000
+"""Of MONAI's scheduler, between the image and the noise; it samples with as many at most."""
+
 FIXED_METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4")
 ADAPTIVE_METHODS = ("adaptive_heun", "bosh3", "dopri5", "dopri8")
 """Of torchdiffeq, by its own names."""
@@ -27,6 +31,12 @@ class TransformSettings(Settings):
     """
 
     enabled: bool = setting(False, "move times to the noise for sizes above the base")
+    base: str = setting(
+        "cells",
+        "the size at which nothing moves: `base_cells`, or own, the size itself, the document's "
+        "form, which never moves anything (001-M5)",
+        choices=("cells", "own"),
+    )
     base_cells: int = setting(
         4096,
         "cells of the size that the law of t was chosen at: the product of the sides of what is "
@@ -66,10 +76,15 @@ class DdpmSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class CurriculumSettings(Settings):
     """The law of t is rescaled to an interval that grows over the training; its shape stays
-    (001-M15: a uniform law in its place would change two things at once).
+    (001-M15: a uniform law in its place changes two things at once).
     """
 
     enabled: bool = setting(False, "begin with t of an interval, such as the little noise")
+    law: str = setting(
+        "rescaled",
+        "rescaled, the strategy's own; or uniform, the document's form, also after the end",
+        choices=("rescaled", "uniform"),
+    )
     low_start: float = setting(0.0, "lower end at the start", low=0.0, high=1.0)
     high_start: float = setting(0.3, "upper end at the start", low=0.0, high=1.0)
     low_end: float = setting(0.0, "lower end at the end of the curriculum", low=0.0, high=1.0)
@@ -134,7 +149,12 @@ class LibrarySettings(Settings):
 class FlowSamplingSettings(Settings):
     """Of rflow: how the ordinary differential equation is solved."""
 
-    solver: str = setting("euler", "explicit Runge-Kutta method", choices=(*SOLVERS, LIBRARY))
+    solver: str = setting(
+        "euler",
+        "explicit Runge-Kutta method; or monai, the Euler steps of its RFlowScheduler, the "
+        "document's sampler, whose steps do not sum to 1 (001-M6)",
+        choices=(*SOLVERS, LIBRARY, MONAI),
+    )
     torchdiffeq: LibrarySettings = field(default_factory=LibrarySettings)
 
 
@@ -198,3 +218,15 @@ class SamplingSettings(Settings):
     ddpm: DiffusionSamplingSettings = field(default_factory=DiffusionSamplingSettings)
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
     restart: RestartSettings = field(default_factory=RestartSettings)
+
+    def check(self) -> None:
+        if self.rflow.solver == MONAI and self.restart.enabled:
+            raise SettingsError(
+                "sampling.rflow.solver=monai takes the steps of the library's own grid, which has "
+                "no restarts. Set sampling.restart.enabled=false, or take another solver."
+            )
+        if self.rflow.solver == MONAI and self.steps > MONAI_STEPS:
+            raise SettingsError(
+                f"sampling.rflow.solver=monai has at most {MONAI_STEPS} steps, not {self.steps}. "
+                "Lower sampling.steps, or take another solver."
+            )

@@ -58,6 +58,8 @@ def resolution_ratio(settings: TransformSettings, sides: Sequence[int]) -> float
     """
     if not settings.enabled:
         return 1.0
+    if settings.base == "own":
+        return settings.scale
     if not sides or min(sides) < 1:
         raise ValueError(
             f"strategy.rflow.transform needs the sides of what is noised, not {tuple(sides)}. "

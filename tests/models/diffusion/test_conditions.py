@@ -88,6 +88,21 @@ def conditions(dropout: float) -> dict[str, object]:
     }
 
 
+@pytest.mark.parametrize("enters", ["film", "add", "maps"])
+def test_in_the_documents_form_not_given_is_no_lesion(shake, enters):
+    """001-M10."""
+    is_null, sizes = torch.tensor([True, True, False]), ((4,) if enters == "maps" else ())
+    if enters == "maps":
+        embedding = SizeBinMaps(SizeBinSettings(enters=enters, null="zeros")).eval()
+    else:
+        embedding = shake(bins(enters, null="zeros")).eval()
+    output = embedding(COUNTS, *[sizes][: len(sizes)], is_null=is_null)
+    given = embedding(COUNTS, *[sizes][: len(sizes)])
+    assert torch.equal(output[0], given[0]) and torch.equal(output[1], given[0])
+    assert torch.equal(output[2], given[2]) and not torch.equal(given[2], given[0])
+    assert "null" not in dict(embedding.named_parameters())
+
+
 @pytest.mark.parametrize("name", ["mode", "size_bins", "maps"])
 def test_dropout_is_drawn_by_the_seeds_in_training_alone(shake, name):
     condition, inputs = conditions(0.3)[name]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.diffusion.build import CLASSES, build_network
-from models.diffusion.interface import combined, conditioned, joined, sinusoids
+from models.diffusion.interface import PLACES, combined, conditioned, joined, sinusoids
 from models.diffusion.settings import KINDS, ModelSettings
 from settings.flat import replace
 from settings.schema import SettingsError
@@ -223,3 +223,30 @@ def test_a_condition_goes_where_the_network_takes_it(make, changes):
     assert torch.equal(x[:, :1], noisy)
     assert torch.equal(context if changes else x[:, 1:], condition)
     assert joined(noisy, None, network) == (noisy, None)
+
+
+@every_sort
+def test_features_are_perturbed_at_every_place(make, shake, inputs, kind, dims):
+    """Where nothing is added nothing moves; a push at one place alone moves the prediction, and of
+    its own sample alone.
+    """
+    network = shake(make(kind, dims)).eval()
+    given, called = inputs(network), []
+
+    def pushed(place):
+        def perturb(name, features):
+            called.append(name)
+            push = torch.zeros_like(features)
+            push[0] = 0.5 * torch.cos(torch.arange(push[0].numel())).view_as(push[0])
+            return features + push if name == place else features
+
+        return network(**given, perturb=perturb)
+
+    plain = network(**given)
+    assert torch.equal(pushed("none"), plain)
+    assert list(dict.fromkeys(called)) == list(PLACES)  # on the way, in this order
+    assert called.count("middle") == 1
+    for place in PLACES:
+        moved = pushed(place)
+        assert (moved[0] - plain[0]).abs().max() > 1e-4
+        torch.testing.assert_close(moved[1:], plain[1:], rtol=0.0, atol=1e-6)

@@ -9,7 +9,7 @@ import torch
 
 from metrics.diffusion import LEVELS
 from models.diffusion.settings import KINDS
-from models.diffusion.spaces import KINDS as SPACES
+from models.diffusion.spaces import SPACES
 from settings.resolve import resolve
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.diffusion.system import Diffusion

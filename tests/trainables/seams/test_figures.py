@@ -109,6 +109,18 @@ def test_a_system_with_a_picture_shows_its_first_samples(tmp_path, tensorboard_v
     assert shown == {"val.samples": [4, 8, 12], "Worst": every, "Worst/again": every}
 
 
+def test_charts_are_drawn_of_the_report_where_examinations_are_due(tmp_path):
+    def charts(self, settings, report):
+        return {"val.loss": torch.full((3, 4, 4), report["step"] / 255.0)}
+
+    trained(tmp_path, type("Charted", (Drawn,), {"charts": charts})(), train__examine_every=3)
+    assert drawn_in(tmp_path) == {"val.loss": [6, 12], "val.samples": [6, 12]} | {
+        "val.worst_batch": [2, 12]
+    }
+    drawn = pixels(tmp_path / "figures" / "val.loss" / "00000006.png")
+    np.testing.assert_allclose(drawn, 6 / 255.0, atol=1e-6)
+
+
 def test_a_resume_draws_what_an_undisturbed_training_has(tmp_path, one_thread):
     def stop(report):
         if report["step"] == 8:

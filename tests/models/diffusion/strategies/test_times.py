@@ -172,3 +172,25 @@ def test_the_transform_counts_cells_of_the_space_against_an_explicit_base():
 def test_a_curriculum_without_room_is_refused():
     with pytest.raises(SettingsError, match=r"low_start lies below high_start, not at 0\.4"):
         strategy(curriculum__low_start=0.4)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_the_documents_curriculum_is_uniform_whatever_the_law(progress):
+    """001-M15: it changes the law as well, also where the interval is whole again."""
+    made = strategy(**{**CURRICULUM, "curriculum.law": "uniform"}, rflow__mean=0.5)
+    low, high = 0.1 + 0.1 * progress, 0.3 + 0.7 * progress
+    t = times(made, progress)
+    assert is_law((t - low) / (high - low), "uniform")
+    rescaled = times(strategy(**CURRICULUM, rflow__mean=0.5), progress)
+    assert not is_law((rescaled - low) / (high - low), "uniform")
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (128, 128), (64, 64, 64)])
+def test_the_documents_base_is_the_size_itself_and_moves_nothing(sides):
+    """001-M5."""
+    on = {"rflow__transform__enabled": True, "rflow__transform__base_cells": 32 * 32}
+    own = strategy(sides, **on, rflow__transform__base="own")
+    assert own.ratio == 1.0
+    assert times(own) == pytest.approx(times(strategy()), abs=1e-12)
+    moved = strategy(sides, **on)
+    assert (moved.ratio > 1.0) == (sides != (32, 32))
