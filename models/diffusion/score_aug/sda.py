@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.diffusion.score_aug.draws import draw_symmetry
-from models.diffusion.score_aug.settings import PER, ScoreAugSettings, check_turns
+from models.diffusion.score_aug.settings import PER, check_turns
 from models.diffusion.score_aug.transforms import Plan, symmetries
 from models.draws import draw_uniform
 from settings.schema import Settings, SettingsError, setting
@@ -27,12 +27,12 @@ SCALE = 1000.0
 
 @dataclass(frozen=True, kw_only=True)
 class SdaSettings(Settings):
-    """Loss = that of the images as they are + weight times that of the augmented ones."""
+    """Which images are augmented, and how far their times are shifted."""
 
-    enabled: bool = setting(False, "add the loss of turned and flipped images at shifted times")
-    probability: float = setting(0.5, "that a sample is in that loss", low=0.0, high=1.0)
+    probability: float = setting(
+        0.5, "share of the training samples that are augmented", low=0.0, high=1.0
+    )
     shift: float = setting(0.1, "of the time, towards the noise", low=0.0, high=0.5)
-    weight: float = setting(1.0, "of that loss", low=0.0, high=100.0)
     rotation: bool = setting(True, "quarter turns in the H-W plane; need H = W")
     flip: bool = setting(True, "flips of an axis")
     per: str = setting(
@@ -47,10 +47,10 @@ class SdaSettings(Settings):
     )
 
     def check(self) -> None:
-        if self.enabled and not (self.rotation or self.flip):
+        if not (self.rotation or self.flip):
             raise SettingsError(
-                "sda.enabled=true has neither turns nor flips. Set sda.rotation=true or "
-                "sda.flip=true, or turn sda off."
+                "loss.sda has neither turns nor flips. Set loss.sda.rotation=true or "
+                "loss.sda.flip=true; loss.sda.enabled=false turns it off."
             )
 
     def check_sides(self, sides: Sequence[int]) -> None:
@@ -59,8 +59,7 @@ class SdaSettings(Settings):
         Raises:
             SettingsError: with what to change.
         """
-        if self.enabled:
-            check_turns("sda", self.rotation, sides)
+        check_turns("loss.sda", self.rotation, sides)
 
     @property
     def moves_conditions(self) -> bool:
@@ -74,13 +73,11 @@ class SdaDraw:
 
     Attributes:
         is_used: bool [B], the samples that are in it.
-        weight: float32 [B], of a sample's loss there; 0 where it is not in it.
         t: float32 [B], shifted where it is in it.
         plan: what is done to image and noise, and to condition images if `moves_conditions`.
     """
 
     is_used: Tensor
-    weight: Tensor
     t: Tensor
     plan: Plan
 
@@ -97,7 +94,7 @@ def draw_sda(settings: SdaSettings, seeds: Tensor, t: Tensor, sides: Sequence[in
     Raises:
         SettingsError: sides that cannot be turned.
     """
-    check_turns("sda", settings.rotation, sides)
+    settings.check_sides(sides)
     if settings.per == "batch":
         seeds = seeds[:1].expand(len(seeds))
     is_used = draw_uniform(seeds, "sda.used") < settings.probability
@@ -106,7 +103,6 @@ def draw_sda(settings: SdaSettings, seeds: Tensor, t: Tensor, sides: Sequence[in
     used = is_used.to(t.device)
     return SdaDraw(
         is_used=used,
-        weight=settings.weight * used.float(),
         t=torch.where(used, shifted(t, settings), t.float()),
         plan=Plan(
             dimensions=len(sides), turns=turns, flip=flip, needs_square=settings.rotation
@@ -127,16 +123,3 @@ def shifted(t: Tensor, settings: SdaSettings) -> Tensor:
     if settings.form == "document":
         return ((SCALE * exact + settings.shift).clamp(0.0, 1.0) / SCALE).float()
     return (1.0 - (1.0 - (exact + settings.shift)).abs()).float()
-
-
-def check_regularisers(score_aug: ScoreAugSettings, sda: SdaSettings) -> None:
-    """Refuses both at once, as the document does: they are two answers to the same question.
-
-    Raises:
-        SettingsError: with what to change.
-    """
-    if score_aug.enabled and sda.enabled:
-        raise SettingsError(
-            "score_aug.enabled and sda.enabled are not true together: both augment, the one after "
-            "the noise and the other before it. Turn one of them off."
-        )

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.diffusion.score_aug.sda import SdaSettings, check_regularisers, draw_sda, shifted
-from models.diffusion.score_aug.settings import ScoreAugSettings
+from models.diffusion.score_aug.sda import SdaSettings, draw_sda, shifted
 from models.diffusion.score_aug.transforms import apply
 from models.diffusion.strategies.times import logit_normal_times
 from models.draws import draw_normal, draw_uniform
@@ -56,10 +55,9 @@ def test_the_documents_times_are_nearly_all_one_thousandth():
 @pytest.mark.parametrize("dims", [2, 3])
 def test_who_is_augmented_and_how_often_by_what(dims):
     t = draw_uniform(SEEDS, "t")
-    settings = SdaSettings(enabled=True, probability=0.3, weight=2.5)
+    settings = SdaSettings(probability=0.3)
     draw = draw_sda(settings, SEEDS, t, SIDES[dims])
     assert near(draw.is_used, 0.3)
-    assert torch.equal(draw.weight, 2.5 * draw.is_used.float())
     assert torch.equal(draw.plan.is_identity, ~draw.is_used)
     assert torch.equal(draw.t[~draw.is_used], t[~draw.is_used])
     assert torch.equal(draw.t[draw.is_used], shifted(t, settings)[draw.is_used])
@@ -104,14 +102,8 @@ def test_a_sample_is_augmented_alike_in_every_batch_or_all_of_an_update_are():
 
 def test_refusals_say_what_to_do():
     with pytest.raises(SettingsError, match="neither turns nor flips"):
-        SdaSettings(enabled=True, rotation=False, flip=False)
-    settings = SdaSettings(enabled=True)
-    with pytest.raises(SettingsError, match=r"H = W, not 8 x 12\. Set sda\.rotation=false"):
-        settings.check_sides((8, 12))
-    SdaSettings(enabled=True, rotation=False).check_sides((8, 12))
-    SdaSettings().check_sides((8, 12))
-    on = ScoreAugSettings(enabled=True)
-    with pytest.raises(SettingsError, match="not true together"):
-        check_regularisers(on, settings)
-    check_regularisers(on, SdaSettings())
-    check_regularisers(ScoreAugSettings(), settings)
+        SdaSettings(rotation=False, flip=False)
+    message = r"H = W, not 8 x 12\. Set loss\.sda\.rotation=false"
+    with pytest.raises(SettingsError, match=message):
+        SdaSettings().check_sides((8, 12))
+    SdaSettings(rotation=False).check_sides((8, 12))
