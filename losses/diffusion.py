@@ -31,6 +31,7 @@ TERMS: dict[str, Term] = {
         constant_count=True,
     ),
     "consistency": Term(diffusion_terms.consistency, samples, reads=_NOISED, constant_count=True),
+    "sda": Term(diffusion_terms.sda, samples, reads=_NOISED, constant_count=True),
 }
 
 
@@ -40,6 +41,6 @@ def terms(settings: DiffusionTree) -> dict[str, Term]:
     regions, and only validation measures it. A file of latents has neither images nor regions.
     """
     if not settings.space.has_images:
-        return {name: TERMS[name] for name in ("mse", "consistency")}
+        return {name: TERMS[name] for name in ("mse", "consistency", "sda")}
     names = [name for name in TERMS if name != "perceptual" or settings.data.group != MASK]
     return {name: TERMS[name] for name in names}

@@ -23,6 +23,7 @@ from losses.balancers.settings import BalancerSettings
 from losses.images import PerceptualSettings
 from losses.regional import SizeWeights, weighted_values, weights_by_region
 from losses.terms import Tensors, TermSettings
+from models.diffusion.score_aug.sda import SdaSettings
 from settings.schema import Settings, setting
 
 LATENT = "latent"
@@ -46,6 +47,11 @@ class ConsistencyTermSettings(TermSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SdaTermSettings(SdaSettings, TermSettings):
+    """A second squared error, of turned or flipped images at shifted times."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossSettings(Settings):
     """A node for every term; `losses.diffusion.terms` says which of them a training has."""
 
@@ -59,6 +65,7 @@ class LossSettings(Settings):
     consistency: ConsistencyTermSettings = field(
         default_factory=lambda: ConsistencyTermSettings(weight=0.1, enabled=False)
     )
+    sda: SdaTermSettings = field(default_factory=lambda: SdaTermSettings(enabled=False))
     balancer: BalancerSettings = field(default_factory=BalancerSettings)
 
 
@@ -104,6 +111,17 @@ def consistency(prediction: Tensors, batch: Tensors, settings: object) -> Tensor
     """
     difference = prediction["prediction"].float() - prediction["second"].float()
     return difference.square().flatten(1).mean(dim=1).sum()
+
+
+def sda(prediction: Tensors, batch: Tensors, settings: object) -> Tensor:
+    """Sum over the augmented samples of the mean of (prediction - target)^2, times the sample's
+    weight at its shifted time: the second loss of shifted data augmentation.
+
+    `sda.prediction`, `sda.target` [B, c, *s]; `sda.weight` [B], 0 of samples that are not
+    augmented. In evaluation nothing is, and the term is `mse`.
+    """
+    error = (prediction["sda.prediction"].float() - prediction["sda.target"].float()).square()
+    return (prediction["sda.weight"] * error.flatten(1).mean(dim=1)).sum()
 
 
 def regional(prediction: Tensors, batch: Tensors, settings: DiffusionTree) -> Tensor:

@@ -38,7 +38,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "data.mri": {"data"},
     "models": LOWEST,
     **{f"models.{wing}": {"models"} for wing in ("autoencoders", "fields", "hdr")},
-    **{f"models.{wing}": {"models"} for wing in ("diffusion", "diffusion.strategies")},
+    **{f"models.diffusion{wing}": {"models"} for wing in ("", ".score_aug", ".strategies")},
     "losses": LOWEST | {"models", "losses.balancers"},  # feature networks and encodings
     "losses.balancers": {"losses"},
     "metrics": LOWEST | {"models"},

@@ -22,6 +22,7 @@ WINGS_OF: Mapping[str, set[str]] = {
     "losses.hdr_patch": HDR,
     "losses.hdr_patch_terms": HDR,
     "losses.compression_terms": MRI,
+    "losses.diffusion_terms": DIFFUSION,
     "losses.conditioner_terms": FIELDS,
     "metrics.hdr_patch": HDR,
     "metrics.hdr_measures": HDR,

@@ -74,21 +74,24 @@ def make_batch(seed=0, images=3, size=24, empty=(), dims=2):
 
 
 def random_raw(batch, seed=0, size=0.5):
-    """[B, 3 numbers of an image]: what is predicted, the same again, and the image of the clean
-    estimate.
+    """[B, 4 numbers of an image]: what is predicted, the same again, that of augmented images, and
+    the image of the clean estimate.
     """
-    numbers = 3 * batch["image"][0].numel()
+    numbers = 4 * batch["image"][0].numel()
     generator = torch.Generator().manual_seed(seed)
     return size * torch.randn(len(batch["image"]), numbers, generator=generator)
 
 
 def make_prediction(batch, settings, raw):
     """Samples have weights of their own, as Min-SNR gives them."""
-    predicted, second, image = raw.chunk(3, dim=1)
+    predicted, second, augmented, image = raw.chunk(4, dim=1)
     target = batch["network.target"]
     return {
         "prediction": predicted.view_as(target),
-        "second": second.view_as(target),
+        "second": 2.0 * target - second.view_as(target),  # away from the first as raw grows
+        "sda.prediction": augmented.view_as(target),
+        "sda.target": target,
+        "sda.weight": (torch.arange(len(target)) % 2).float(),
         "reconstruction": image.view_as(target),
         "target": target,
         "weight": 1.0 + target.flatten(1).mean(dim=1).abs(),
@@ -97,7 +100,7 @@ def make_prediction(batch, settings, raw):
 
 def perfect_raw(batch, settings):
     target = batch["network.target"].flatten(1)
-    return torch.cat([target, target, batch["image"].flatten(1)], dim=1)
+    return torch.cat([target, target, target, batch["image"].flatten(1)], dim=1)
 
 
 def audits():
@@ -111,11 +114,16 @@ def audits():
         "perfect": perfect_raw,
     }
     backbone = {"perceptual.backbone": "the other one needs weights not in a package"}
+    of_forward = ("probability", "shift", "rotation", "flip", "per", "form")
+    forward = dict.fromkeys(
+        ("consistency.probability", *(f"sda.{key}" for key in of_forward)),
+        "the forward reads it (tests/trainables/diffusion)",
+    )
     return {
         "diffusion": SimpleNamespace(
             terms=TERMS,
             batch=make_batch,
-            untried={**backbone, "perceptual.slice_share": "of volumes"},
+            untried={**backbone, **forward, "perceptual.slice_share": "of volumes"},
             **shared,
         ),
         "diffusion_3d": SimpleNamespace(

@@ -5,87 +5,37 @@ Shapes: B samples; images [B, C, *S], in the space of the diffusion [B, c, *s].
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from losses.diffusion_terms import LATENT
 from metrics.diffusion import LEVELS, TIME_BINS
-from models.diffusion.conditions import ModeEmbedding, SizeBinEmbedding, SizeBinMaps
-from models.diffusion.interface import combined
-from models.diffusion.regularisers import FeatureNoise, perturbed_noise
+from models.diffusion.regularisers import perturbed_noise
+from models.diffusion.score_aug.draws import draw_plan
+from models.diffusion.score_aug.sda import draw_sda
+from models.diffusion.score_aug.transforms import Plan, apply
 from models.diffusion.spaces import Space
-from models.diffusion.strategies.build import make_strategy
 from models.diffusion.strategies.interface import Strategy, mixed
-from models.diffusion.strategies.settings import StrategySettings
+from models.diffusion.strategies.times import on_grid
 from trainables.api import Modules, Tensors, draw_integers, draw_normal, draw_uniform
-from trainables.diffusion.latent.masks import MaskEntry
+from trainables.diffusion.prediction import predict, strategy_of
 from trainables.diffusion.samples import BIN, LEVEL
-from trainables.diffusion.settings import ConditionSettings, DiffusionSettings
-from trainables.stepping.inputs import SCHEDULE, SEED
+from trainables.diffusion.settings import DiffusionSettings
+from trainables.stepping.inputs import SCHEDULE, SEED, UPDATE_SEED
 
 Estimate = Callable[[Tensor, Tensor], Tensor]
-
-_LARGEST_ESTIMATE = 5.0
-"""Deviations of an image's values from their mean."""
 
 PROGRESS = "progress"
 """Settings key of the schedule that the curriculum follows."""
 
 
-@functools.lru_cache(maxsize=32)
-def _strategy(settings: StrategySettings, sides: tuple[int, ...]) -> Strategy:
-    return make_strategy(settings, sides)
-
-
-def strategy_of(settings: DiffusionSettings, sides: Sequence[int] = ()) -> Strategy:
-    """The strategy of these settings; it has no state, and is made once.
-
-    Args:
-        sides: *s of what is diffused; () for those of the settings, which know no latents'.
-    """
-    return _strategy(settings.strategy, tuple(sides) or settings.sides)
-
-
-class Conditions(nn.Module):
-    """What is learnt about conditions: embeddings of modes and of counts, maps of counts, and how
-    masks enter latents.
-    """
-
-    def __init__(
-        self, settings: ConditionSettings, width: int, masks: MaskEntry | None = None
-    ) -> None:
-        """Args: width: `embedding_width` of the network."""
-        super().__init__()
-        self.masks = masks
-        self.mode = ModeEmbedding(settings.mode, width) if settings.mode.enabled else None
-        self.sizes: SizeBinEmbedding | SizeBinMaps | None = None
-        if settings.sizes.enabled:
-            by_maps = settings.sizes.enters == "maps"
-            self.sizes = (
-                SizeBinMaps(settings.sizes) if by_maps else SizeBinEmbedding(settings.sizes, width)
-            )
-
-    def forward(
-        self, batch: Tensors, size: Sequence[int], is_null: Tensor | None = None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """(embedding, maps [B, K, *s]); each None where there is none."""
-        seed, embeddings, maps = batch.get(SEED), [], None
-        if self.mode is not None:
-            embeddings.append(self.mode(batch["modality"], seed, is_null))
-        if isinstance(self.sizes, SizeBinMaps):
-            maps = self.sizes(batch["counts"], size, seed, is_null)
-        elif self.sizes is not None:
-            embeddings.append(self.sizes(batch["counts"], seed, is_null))
-        return combined(embeddings), maps
-
-
 def noised(space: Space, batch: Tensors, settings: DiffusionSettings) -> dict[str, Tensor]:
     """A batch as the network is to see it: `clean`, `noisy`, `t`; what it is to predict, `target`,
-    and the `weight` of its error. Noise and times are those of the samples' seeds.
+    and the `weight` of its error. Noise and times are those of the samples' seeds; `told` is the
+    noise that the target knows of.
     """
     if LATENT in batch:
         clean = space.standardised(batch[LATENT].float())
@@ -102,6 +52,8 @@ def noised(space: Space, batch: Tensors, settings: DiffusionSettings) -> dict[st
     return {
         **({} if leading is None else {"leading": leading}),
         "clean": clean,
+        "noise": noise,
+        "told": told,
         "noisy": strategy.noised(clean, noise, t),
         "t": t,
         "target": strategy.target(clean, told, t),
@@ -126,11 +78,67 @@ def noise_only(modules: Modules, batch: Tensors, settings: DiffusionSettings) ->
     """`noised` with the network's prediction, without the image that it amounts to."""
     space: Any = modules["space"]
     given = noised(space, batch, settings)
-    output = predict(modules, given["noisy"], given["t"], batch, settings)
+    plan = plan_of(batch, given["noisy"].shape[2:], settings)
+    if plan is not None:
+        moved = ("clean", "noisy", "target")
+        given |= {name: apply(plan, given[name], intensity=True) for name in moved}
+    output = predict(modules, given["noisy"], given["t"], batch, settings, plan=plan)
     leading = given.get("leading")
     output = output if leading is None else output * leading
-    second = _again(modules, given, output, batch, settings)
-    return {**given, "prediction": output, "second": second}
+    second = _again(modules, given, output, batch, settings, plan)
+    augmented = _augmented(modules, given, output, batch, settings)
+    return {**given, **augmented, "prediction": output, "second": second}
+
+
+def plan_of(batch: Tensors, sides: Sequence[int], settings: DiffusionSettings) -> Plan | None:
+    """How ScoreAug transforms a training's batch, by the samples' seeds or that of the update;
+    None where it does not.
+    """
+    node = settings.score_aug
+    if not node.enabled or LEVEL in batch or SEED not in batch:
+        return None
+    seeds = _seeds(batch, node.per)
+    return draw_plan(node, seeds, sides).to(batch[SEED].device)
+
+
+def _seeds(batch: Tensors, per: str) -> Tensor:
+    """Of the samples' draws, or of one for all in an update; a batch outside of a training has no
+    seed of an update.
+    """
+    return batch.get(UPDATE_SEED, batch[SEED]) if per == "batch" else batch[SEED]
+
+
+def _augmented(
+    modules: Modules,
+    given: Tensors,
+    output: Tensor,
+    batch: Tensors,
+    settings: DiffusionSettings,
+) -> dict[str, Tensor]:
+    """What `loss.sda` compares: in training, where it is on, predictions of turned images at
+    shifted times; else those of the images as they are.
+    """
+    node = settings.loss.sda
+    if not (node.is_on and modules["network"].training) or LEVEL in batch:
+        return _named_sda(output, given["target"], given["weight"])
+    space: Any = modules["space"]
+    strategy = strategy_of(settings, given["clean"].shape[2:])
+    seeds = _seeds(batch, node.per)
+    draw = draw_sda(node, seeds, given["t"], batch["image"].shape[2:])
+    moved = {"image": apply(draw.plan, batch["image"])}
+    if node.moves_conditions and settings.condition.mask.enabled:
+        moved["mask"] = apply(draw.plan, batch["mask"])
+    clean = space.encode(moved["image"].float())
+    noise, told = (apply(draw.plan, given[name]) for name in ("noise", "told"))
+    t = on_grid(draw.t, strategy.levels) if strategy.levels else draw.t
+    noisy = strategy.noised(clean, noise, t)
+    again = predict(modules, noisy, t, {**batch, **moved}, settings, forward=2)
+    weight = strategy.weight(t) * draw.is_used
+    return _named_sda(again, strategy.target(clean, told, t), weight)
+
+
+def _named_sda(prediction: Tensor, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    return {"sda.prediction": prediction, "sda.target": target, "sda.weight": weight}
 
 
 def _again(
@@ -139,6 +147,7 @@ def _again(
     output: Tensor,
     batch: Tensors,
     settings: DiffusionSettings,
+    plan: Plan | None,
 ) -> Tensor:
     """The predictions, in training those of a share of the samples by a second pass where
     `loss.consistency` compares them; in evaluation it would be the first again. The pass is over
@@ -147,7 +156,7 @@ def _again(
     node = settings.loss.consistency
     if not (node.is_on and modules["network"].training):
         return output
-    again = predict(modules, given["noisy"], given["t"], batch, settings, forward=1)
+    again = predict(modules, given["noisy"], given["t"], batch, settings, forward=1, plan=plan)
     if "leading" in given:
         again = again * given["leading"]
     is_twice = draw_uniform(batch[SEED], "consistency") < node.probability
@@ -187,9 +196,11 @@ def with_estimate(
     at = strategy.coefficients(t)
     clean = estimate(mixed((1.0 / at.alpha, noisy)), (at.sigma / at.alpha).square().float())
     noise = mixed((1.0 / at.sigma, noisy), (-at.alpha / at.sigma, clean))
+    prediction = strategy.target(clean, noise, t)
     return {
         **given,
-        "prediction": (prediction := strategy.target(clean, noise, t)),
+        **_named_sda(prediction, given["target"], given["weight"]),
+        "prediction": prediction,
         "second": prediction,
         "clean_estimate": clean,
         **({"reconstruction": space.decode(clean)} if space.decodes else {}),
@@ -210,98 +221,3 @@ def times(strategy: Strategy, batch: Tensors) -> Tensor:
     return torch.where(level >= 0, by_log_snr, by_bin).float()
 
 
-def predict(
-    modules: Modules,
-    noisy: Tensor,
-    t: Tensor,
-    batch: Tensors,
-    settings: DiffusionSettings,
-    is_null: Tensor | None = None,
-    forward: int = 0,
-) -> Tensor:
-    """What the network says of x_t, float32.
-
-    Args:
-        batch: with what it is conditioned on, and in training with the seeds of its dropout.
-        is_null: bool [B], whose conditions are not given.
-        forward: its number, where the same x_t is predicted more than once.
-    """
-    embedding, images = None, []
-    if settings.condition.mask.enabled:
-        images.append(_mask_image(modules, batch, settings, is_null))
-    if "conditions" in modules:
-        embedding, maps = modules["conditions"](batch, noisy.shape[2:], is_null)
-        images += [] if maps is None else [maps]
-    context = None
-    if images and settings.model.conditioning == "cross_attn":
-        context, images = torch.cat(images, dim=1), []
-
-    def asked(*further: Tensor) -> Tensor:
-        beside = [image.to(noisy.dtype) for image in (*further, *images)]
-        x = torch.cat([noisy, *beside], dim=1) if beside else noisy
-        return _run(modules, x, t, embedding, context, batch, settings, forward)
-
-    node = settings.regulariser.self_conditioning
-    if not node.enabled:
-        return asked()
-    estimate = _first_estimate(asked, noisy, t, settings)
-    if modules["network"].training:
-        is_given = draw_uniform(batch[SEED], "self_conditioning") < node.probability
-        estimate = torch.where(is_given.view(-1, *[1] * (noisy.ndim - 1)), estimate, 0.0)
-    return asked(estimate)
-
-
-def _run(
-    modules: Modules,
-    x: Tensor,
-    t: Tensor,
-    embedding: Tensor | None,
-    context: Tensor | None,
-    batch: Tensors,
-    settings: DiffusionSettings,
-    forward: int,
-) -> Tensor:
-    """One pass of the network, in training with noise on its features where that is asked for."""
-    network: Any = modules["network"]
-    node = settings.regulariser.feature_noise
-    if not (node.enabled and network.training):
-        output: Tensor = network(x, t, embedding, context)
-        return output.float()
-    noise = FeatureNoise(node, batch[SEED], forward)
-    output = network(x, t, embedding, context, noise)
-    noise.check()
-    return output.float()
-
-
-@torch.no_grad()
-def _first_estimate(
-    asked: Callable[..., Tensor], noisy: Tensor, t: Tensor, settings: DiffusionSettings
-) -> Tensor:
-    """The clean estimate of a pass that is given 0 in its place, kept to what standardised images
-    have: where there is noise alone an estimate of ddpm divides by nearly 0.
-    """
-    output = asked(torch.zeros_like(noisy))
-    strategy = strategy_of(settings, noisy.shape[2:])
-    estimate = strategy.clean_estimate(noisy, output, t).to(noisy.dtype)
-    return estimate.clamp(-_LARGEST_ESTIMATE, _LARGEST_ESTIMATE)
-
-
-def _mask_image(
-    modules: Modules, batch: Tensors, settings: DiffusionSettings, is_null: Tensor | None
-) -> Tensor:
-    """The mask in the arrangement of the space: 1 in lesions, -1 outside, 0 where it is not given,
-    which an empty mask is not (001-M10); in latents as `MaskEntry` has it.
-    """
-    dropout = settings.condition.mask.dropout
-    if modules["network"].training and dropout > 0.0:
-        dropped = draw_uniform(batch[SEED], "condition.mask") < dropout
-        is_null = dropped if is_null is None else dropped | is_null
-    if settings.space.is_latent:
-        conditions: Any = modules["conditions"]
-        entered: Tensor = conditions.masks(batch, is_null)
-        return entered
-    space: Any = modules["space"]
-    signs = space.rearranged(2.0 * batch["mask"].float() - 1.0)
-    if is_null is None:
-        return signs
-    return torch.where(is_null.view(-1, *[1] * (signs.ndim - 1)), 0.0, signs)

@@ -11,6 +11,7 @@ from metrics.diffusion import MetricSettings
 from metrics.ms_ssim import check_sides
 from models.diffusion.conditions import ModeSettings, SizeBinSettings
 from models.diffusion.regularisers import RegulariserSettings
+from models.diffusion.score_aug.settings import ScoreAugSettings
 from models.diffusion.settings import ModelSettings
 from models.diffusion.spaces import SPACES, SpaceSettings
 from models.diffusion.strategies.guidance import check_guidance
@@ -144,6 +145,7 @@ class DiffusionSettings(SystemSettings):
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(steps=10))
     loss: LossSettings = field(default_factory=LossSettings)
     regulariser: RegulariserSettings = field(default_factory=RegulariserSettings)
+    score_aug: ScoreAugSettings = field(default_factory=ScoreAugSettings)
     data: DataSettings = field(default_factory=lambda: DataSettings(validation_samples=16))
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     metric: MetricSettings = field(default_factory=MetricSettings)
@@ -184,6 +186,8 @@ class DiffusionSettings(SystemSettings):
             except ValueError as error:
                 raise SettingsError(str(error)) from error
             self.model.check_size(sides)
+            self.score_aug.check_sides(sides)
+        self._check_augmented()
         check_guidance(self.sampling.guidance, self.condition.dropout)
         images = self.data.space(self.model.spatial_dims)
         if self.metric.ms_ssim and self.space.has_images:
@@ -193,6 +197,35 @@ class DiffusionSettings(SystemSettings):
                 f"loss.perceptual needs {SHORTEST_SIDE} px or more along two sides, and the "
                 f"samples have {' x '.join(map(str, images))}. Use larger ones, or "
                 "loss.perceptual.enabled=false."
+            )
+
+    def _check_augmented(self) -> None:
+        """What ScoreAug and SDA do not go with."""
+        if self.loss.sda.is_on and self.score_aug.enabled:
+            raise SettingsError(
+                "score_aug.enabled and loss.sda.enabled are not true together, as in the "
+                "document: both augment, the one after the noise and the other before it. Turn "
+                "one of them off."
+            )
+        if self.loss.sda.is_on:
+            if self.space.is_latent:
+                raise SettingsError(
+                    "loss.sda turns images, and space.kind=latent has latents that were made "
+                    "once. Set loss.sda.enabled=false, or another space."
+                )
+            self.loss.sda.check_sides(self.data.space(self.model.spatial_dims))
+        terms = {"regional": self.loss.regional.is_on, "perceptual": self.loss.perceptual.is_on}
+        named = [name for name, is_on in terms.items() if is_on]
+        if self.score_aug.enabled and named:
+            raise SettingsError(
+                f"score_aug.enabled=true transforms what is predicted, and loss.{named[0]} "
+                f"compares it with images as they are. Set loss.{named[0]}.enabled=false, or turn "
+                "score_aug off."
+            )
+        if self.score_aug.modality_factors and self.data.group == "dual":
+            raise SettingsError(
+                "score_aug.modality_factors=true has one factor a sample, and a sample of "
+                "data.group=dual has two modalities. Turn it off."
             )
 
     def _check_latents(self) -> None:

@@ -36,7 +36,7 @@ from trainables.api import (
     SystemBase,
     Tensors,
 )
-from trainables.diffusion.forward import PROGRESS, Conditions, denoise, noise_only
+from trainables.diffusion.forward import PROGRESS, denoise, noise_only
 from trainables.diffusion.heatmap import heatmap
 from trainables.diffusion.latent.autoencoder import FrozenAutoencoder
 from trainables.diffusion.latent.modules import (
@@ -47,6 +47,7 @@ from trainables.diffusion.latent.modules import (
     mask_entry,
     space_of,
 )
+from trainables.diffusion.prediction import Conditions
 from trainables.diffusion.prepared import Prepared, prepare
 from trainables.diffusion.profile import profile_cases, profile_step
 from trainables.diffusion.references import references
@@ -102,6 +103,7 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
         # two predictions of the same x_t differ then
         "regulariser.feature_noise.enabled": True,
         "loss.consistency.enabled": True,
+        "loss.sda.enabled": True,
     }
     originals: Mapping[str, Any] = {"augment.kind": "none"}
 
@@ -159,6 +161,10 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
         composite = Composite(terms(settings), settings.loss)
         plain = {"perceptual": noise_only} if "perceptual" in composite.terms else {}
         curriculum = settings.strategy.curriculum.enabled
+        score_aug, sda = settings.score_aug, settings.loss.sda
+        by_update = (score_aug.enabled and score_aug.per == "batch") or (
+            sda.is_on and sda.per == "batch"
+        )
         phase = Phase(
             "network",
             modules,
@@ -167,6 +173,7 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
             without=plain,
             schedules={PROGRESS: settings.progress} if curriculum else {},
             training_schedules=(PROGRESS,) if curriculum else (),
+            draws_by_update=by_update,
         )
         return [phase]
 
@@ -260,7 +267,9 @@ def _made(
     placed.affine = meta.get("affine")
     modules: dict[str, Any] = {"network": network, "space": space}
     if _has_conditions(settings):
-        modules["conditions"] = Conditions(condition, network.embedding_width, masks)
+        modules["conditions"] = Conditions(
+            condition, network.embedding_width, masks, _has_omega(settings)
+        )
     if isinstance(space, LatentSpace):
         placed.source = meta["latents"]["source"]
         modules |= frozen_modules(space, mask_encoder)
@@ -271,7 +280,13 @@ def _has_conditions(settings: DiffusionSettings) -> bool:
     """Whether something is learnt about conditions beside the network."""
     condition = settings.condition
     is_reduced = condition.mask.enabled and settings.space.is_latent
-    return condition.mode.enabled or condition.sizes.enabled or is_reduced
+    embedded = condition.mode.enabled or condition.sizes.enabled or _has_omega(settings)
+    return embedded or is_reduced
+
+
+def _has_omega(settings: DiffusionSettings) -> bool:
+    """Whether the network is told how ScoreAug transformed its input."""
+    return settings.score_aug.enabled and settings.score_aug.omega
 
 
 def _counted(

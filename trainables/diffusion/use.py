@@ -35,9 +35,9 @@ from trainables.api import (
     setting,
 )
 from trainables.diffusion.filters import Filter, FilterSettings, with_retries
-from trainables.diffusion.forward import predict, strategy_of
 from trainables.diffusion.latent.autoencoder import found_again
 from trainables.diffusion.latent.modules import MASK_ENCODER
+from trainables.diffusion.prediction import predict, strategy_of
 from trainables.diffusion.samples import PAIRS
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.drawing import flat, rows, write_png

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from settings.flat import replace
-from trainables.diffusion.forward import noised, strategy_of
+from trainables.diffusion.forward import noised
+from trainables.diffusion.prediction import strategy_of
 from trainables.diffusion.references import Linear, fit_linear
 from trainables.diffusion.samples import PAIRS
 from trainables.diffusion.system import Diffusion

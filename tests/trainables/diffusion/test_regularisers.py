@@ -20,7 +20,8 @@ from models.draws import draw_normal, draw_uniform
 from settings.flat import replace
 from trainables.contract.check import check
 from trainables.contract.examined import Examined
-from trainables.diffusion.forward import denoise, noised, strategy_of
+from trainables.diffusion.forward import denoise, noised
+from trainables.diffusion.prediction import strategy_of
 from trainables.diffusion.system import Diffusion
 from trainables.stepping.inputs import batch_of
 

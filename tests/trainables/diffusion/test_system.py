@@ -14,7 +14,8 @@ from search.guard import check_objective
 from search_spaces.diffusion import NETWORK, STRATEGY
 from settings.flat import replace
 from settings.schema import SettingsError
-from trainables.diffusion.forward import noised, strategy_of, times
+from trainables.diffusion.forward import noised, times
+from trainables.diffusion.prediction import strategy_of
 from trainables.diffusion.samples import PAIRS, WithCounts, size_counts
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.diffusion.system import Diffusion
