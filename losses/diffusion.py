@@ -22,7 +22,7 @@ TERMS: dict[str, Term] = {
     "regional": Term(
         diffusion_terms.regional,
         diffusion_terms.regional_count,
-        reads=(*_NOISED, "loss.regional.size.*"),
+        reads=(*_NOISED, "loss.regional.size.*", "loss.regional.normalised"),
     ),
     "perceptual": Term(
         perceptual,

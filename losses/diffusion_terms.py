@@ -35,6 +35,11 @@ class RegionalTermSettings(TermSettings):
     """A second squared error, in which the pixels of lesions count more."""
 
     size: SizeWeights = field(default_factory=SizeWeights)
+    normalised: bool = setting(
+        True,
+        "divide by the sum of the weights; false, by the number of values, the document's form, "
+        "in which lesions raise the loss (001-M17)",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,10 +142,12 @@ def regional(prediction: Tensors, batch: Tensors, settings: DiffusionTree) -> Te
 
 def regional_count(batch: Tensors, settings: DiffusionTree) -> Tensor:
     """The sum of the weights over the values of the batch, so that the mere presence of lesions
-    does not raise a batch's loss (001-M17: the source divides by the number of pixels). A cell has
+    does not raise a batch's loss; without `normalised` the number of values (001-M17). A cell has
     as many channels as pixels (times C) in every space without loss; a latent has its own.
     """
     weights = weights_by_region(batch, settings.loss.regional.size, "loss.regional.enabled")
+    if not settings.loss.regional.normalised:
+        weights = torch.ones_like(weights)
     if LATENT not in batch:
         return weighted_values(batch, weights)
     latent = batch[LATENT]

@@ -63,5 +63,64 @@ NETWORK = Space(
     fixed=_ANCHOR,
 )
 
-SPACES: Mapping[str, Space] = {"strategy": STRATEGY, "network": NETWORK}
+# What a training does so that the network generalises. Switches with ranges of their own.
+REGULARISERS = Space(
+    name="regularisers",
+    system="diffusion",
+    domains={
+        "regulariser.input_noise.enabled": Choice(_ON_OFF),
+        "regulariser.input_noise.std": LogUniform(
+            0.02, 0.3, when={"regulariser.input_noise.enabled": (True,)}
+        ),
+        "regulariser.feature_noise.enabled": Choice(_ON_OFF),
+        "regulariser.feature_noise.std": LogUniform(
+            0.01, 0.3, when={"regulariser.feature_noise.enabled": (True,)}
+        ),
+        "regulariser.feature_noise.place": Choice(
+            ("encoder", "middle", "decoder"), when={"regulariser.feature_noise.enabled": (True,)}
+        ),
+        "regulariser.self_conditioning.enabled": Choice(_ON_OFF),
+        "strategy.curriculum.enabled": Choice(_ON_OFF),
+        "strategy.curriculum.high_start": Uniform(
+            0.1, 0.7, when={"strategy.curriculum.enabled": (True,)}
+        ),
+        "strategy.jitter.enabled": Choice(_ON_OFF),
+        "strategy.jitter.std": Uniform(0.01, 0.15, when={"strategy.jitter.enabled": (True,)}),
+        "optimizer.noise.eta": Choice((0.0, 0.01, 0.3, 1.0)),
+        "optimizer.sam.radius": Choice((0.0, 0.01, 0.05, 0.1)),
+        "optimizer.schedule": Choice(("cosine", "constant")),
+        "train.ema_decay": Choice((0.9, 0.99)),
+        "optimizer.lr": LogUniform(3e-4, 1e-2),
+    },
+    points=("right",),
+    fixed=_ANCHOR,
+)
+
+_SCORE_AUG: Conditions = {"score_aug.enabled": (True,)}
+_NO_SCORE_AUG: Conditions = {"score_aug.enabled": (False,)}
+_SDA: Conditions = {**_NO_SCORE_AUG, "loss.sda.enabled": (True,)}
+
+# How samples are transformed, before the noise or after it; the two exclude each other.
+AUGMENTATION = Space(
+    name="augmentation",
+    system="diffusion",
+    domains={
+        "augment.kind": Choice(("none", "diffusion")),
+        "score_aug.enabled": Choice(_ON_OFF),
+        "score_aug.kind": Choice(("single", "compose", "v2"), when=_SCORE_AUG),
+        "score_aug.translation.enabled": Choice(_ON_OFF, when=_SCORE_AUG),
+        "score_aug.cutout.enabled": Choice(_ON_OFF, when=_SCORE_AUG),
+        "score_aug.brightness.enabled": Choice(_ON_OFF, when=_SCORE_AUG),
+        "loss.sda.enabled": Choice(_ON_OFF, when=_NO_SCORE_AUG),
+        "loss.sda.weight": LogUniform(0.1, 2.0, when=_SDA),
+        "loss.sda.shift": Uniform(0.0, 0.3, when=_SDA),
+        "optimizer.lr": LogUniform(3e-4, 1e-2),
+    },
+    points=("right",),
+    fixed=_ANCHOR,
+)
+
+SPACES: Mapping[str, Space] = {
+    space.name: space for space in (STRATEGY, NETWORK, REGULARISERS, AUGMENTATION)
+}
 """The first is the default."""

@@ -147,7 +147,10 @@ class DiffusionSettings(SystemSettings):
     regulariser: RegulariserSettings = field(default_factory=RegulariserSettings)
     score_aug: ScoreAugSettings = field(default_factory=ScoreAugSettings)
     data: DataSettings = field(default_factory=lambda: DataSettings(validation_samples=16))
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    augment: AugmentSettings = field(
+        # noise, blur and bends would be made, too
+        default_factory=lambda: AugmentSettings(kind="diffusion")
+    )
     metric: MetricSettings = field(default_factory=MetricSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     health: HealthSettings = field(
