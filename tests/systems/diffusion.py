@@ -19,7 +19,7 @@ from settings.schema import Settings, setting
 NAME = "diffusion"
 
 CURVE = {
-    "train.steps": 24,
+    "train.steps": 40,
     "train.batch_size": 4,
     "optimizer.lr": 1e-2,
     "loss.regional.enabled": True,
