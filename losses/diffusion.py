@@ -38,9 +38,10 @@ TERMS: dict[str, Term] = {
 def terms(settings: DiffusionTree) -> dict[str, Term]:
     """The terms of a training, in the order of the columns. Masks have no perceptual term, whose
     network was trained on photographs. Where the regional term is off the training split has no
-    regions, and only validation measures it. A file of latents has neither images nor regions.
+    regions, and only validation measures it. Latents were made once, of images as they are, and
+    have no `sda`; a file of them has neither images nor regions.
     """
     if not settings.space.has_images:
-        return {name: TERMS[name] for name in ("mse", "consistency", "sda")}
-    names = [name for name in TERMS if name != "perceptual" or settings.data.group != MASK]
-    return {name: TERMS[name] for name in names}
+        return {name: TERMS[name] for name in ("mse", "consistency")}
+    without = {"perceptual": settings.data.group == MASK, "sda": settings.space.is_latent}
+    return {name: term for name, term in TERMS.items() if not without.get(name, False)}

@@ -82,6 +82,10 @@ class GroupNode(Protocol):
 
 class SpaceNode(Protocol):
     @property
+    def is_latent(self) -> bool:
+        """Whether latents are diffused."""
+
+    @property
     def has_images(self) -> bool:
         """Whether there are images beside what is diffused."""
 

@@ -1,17 +1,19 @@
 """The metrics of diffusion, over pairs of a validation image and a noise level that never change.
 
-The objective is `denoising_mse`: the error of the clean estimate at five log-SNRs, in standardised
-values, as a geometric mean over them (the plain mean is that of the noisiest one alone). At one
+The objective is `denoising_mse`: the error of the clean estimate at five log-SNRs, as a geometric
+mean over them (the plain mean is that of the noisiest one alone). Noise and error are in units of
+the data's deviation, `deviation`, so that images in [0, 1] and standardised ones compare. At one
 log-SNR every strategy and every prediction takes away the same from an image, so that it compares
-them; not spaces, for in latents or rescaled subbands the same noise takes away other things. The
-error of what the network predicts, `prediction_mse` over ten time bins, compares neither.
+them; not kinds of spaces, for in latents or rescaled subbands the same noise takes away other
+things. The error of what the network predicts, `prediction_mse` over ten time bins, compares
+neither.
 
 Images are compared at the five log-SNRs as well, over all of them and by modality
 (`metrics.by_modality`).
 
 Shapes: B pairs, C channels, *S the sides of images; c channels and *s cells of what is diffused;
 `prediction`, `target`, `clean`, `clean_estimate` [B, c, *s]; `reconstruction`, `image`
-[B, C, *S]; `mask`, `region` [B, 1, *S]; `level`, `bin` [B].
+[B, C, *S]; `mask`, `region` [B, 1, *S]; `level`, `bin`, `deviation` [B].
 """
 
 from __future__ import annotations
@@ -104,10 +106,11 @@ class DiffusionTree(Protocol):
 
 def denoising_sums(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
     """For each of `LEVELS` the sum of the pairs' mean squared errors, then the number of pairs:
-    [5 + 5]; the pairs.
+    [5 + 5]; the pairs. In units of the data's variance.
     """
     estimate, clean = prediction["clean_estimate"].double(), prediction["clean"].double()
     error = (estimate - clean).square().flatten(1).mean(dim=1)
+    error = error / prediction["deviation"].double().square()
     places = torch.arange(len(LEVELS), device=error.device)
     is_at = batch["level"][None] == places[:, None]
     sums = torch.where(is_at, error, 0.0).sum(dim=1)

@@ -49,9 +49,10 @@ class SpaceSettings(Settings):
     )
     statistics: str = setting(
         "voxels",
-        "what a channel is divided by: the deviation of its values over all voxels, or that of "
-        "the means of the samples, the document's form (001-M19)",
-        choices=STATISTICS,
+        "what a channel is divided by: the deviation of its values over all voxels; that of the "
+        "means of the samples, the document's form (001-M19); or nothing, and it is not shifted "
+        "either, as the document has images in [0, 1] (001-M13)",
+        choices=(*STATISTICS, "none"),
     )
 
     @property
@@ -84,11 +85,15 @@ class Space(nn.Module, ABC):
         dimensions: of `*S`.
         shift, scale: float32 [c], 0 and 1 until `standardise`; buffers, so that they are stored
             with what is trained in the space.
+        deviation: float32 [], of the training split's values in the space, root of the mean
+            variance of its channels: 1 where they are standardised by their own. What is noised,
+            judged and compared is in its units.
         decodes: whether it can make images; not without the autoencoder of latents.
     """
 
     shift: Tensor
     scale: Tensor
+    deviation: Tensor
     decodes: bool = True
 
     def __init__(self, dimensions: int, channels: int) -> None:
@@ -98,6 +103,7 @@ class Space(nn.Module, ABC):
         count = self.channels_of(channels)
         self.register_buffer("shift", torch.zeros(count))
         self.register_buffer("scale", torch.ones(count))
+        self.register_buffer("deviation", torch.ones(()))
 
     @abstractmethod
     def channels_of(self, channels: int) -> int:
@@ -138,8 +144,13 @@ class Space(nn.Module, ABC):
         return values * self.scale.view(shape) + self.shift.view(shape)
 
     @torch.no_grad()
-    def standardise(self, shift: Tensor, scale: Tensor) -> None:
+    def standardise(
+        self, shift: Tensor, scale: Tensor, deviations: Tensor | None = None
+    ) -> None:
         """Sets shift and scale [c], the moments of the training split (`ChannelMoments`).
+
+        Args:
+            deviations: [c], of the values over all voxels; None where they are the scale.
 
         Raises:
             ValueError: one is not finite, or a scale is not above 0.
@@ -158,6 +169,8 @@ class Space(nn.Module, ABC):
             )
         self.shift.copy_(shift)
         self.scale.copy_(scale)
+        if deviations is not None:
+            self.deviation.copy_((deviations / scale).square().mean().sqrt())
 
     def moments(
         self, images: Iterable[Tensor], statistics: str = "voxels"

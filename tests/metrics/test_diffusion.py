@@ -14,8 +14,12 @@ from settings.mri import GROUPS, MODALITIES
 
 
 def tree(group="bravo", dims=2):
-    model, data = SimpleNamespace(spatial_dims=dims), SimpleNamespace(group=group)
-    return SimpleNamespace(model=model, data=data, metric=MetricSettings())
+    return SimpleNamespace(
+        model=SimpleNamespace(spatial_dims=dims),
+        data=SimpleNamespace(group=group),
+        space=SimpleNamespace(has_images=True),
+        metric=MetricSettings(),
+    )
 
 
 TREE = tree()
@@ -39,6 +43,7 @@ def pairs(count, side=12, seed=0, channels=1):
     prediction = {
         "clean": noise(),
         "clean_estimate": noise(),
+        "deviation": torch.ones(count),
         "prediction": noise(2.0),
         "target": noise(),
         "reconstruction": 0.5 + noise(0.1),
@@ -79,6 +84,15 @@ def test_the_objective_is_the_geometric_mean_over_the_levels():
     for place, end in enumerate(("m6", "m3", "0", "3", "6")):
         expected = by_level[place]
         assert values[f"denoising_mse_log_snr_{end}"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_objective_is_in_units_of_the_data():
+    prediction, batch = pairs(4 * 6)
+    smaller = {**prediction, "deviation": torch.full((24,), 0.2)}
+    for name in ("clean", "clean_estimate"):
+        smaller[name] = 0.2 * prediction[name]
+    one, other = (measured(each, batch)["denoising_mse"] for each in (prediction, smaller))
+    assert one == pytest.approx(other, rel=1e-5)
 
 
 def test_no_level_is_worth_more_than_another():

@@ -42,7 +42,7 @@ def noised(space: Space, batch: Tensors, settings: DiffusionSettings) -> dict[st
     else:
         clean = space.encode(batch["image"].float())
     strategy = strategy_of(settings, clean.shape[2:])
-    t = times(strategy, batch)
+    t = times(strategy, batch, space.deviation)
     noise = told = draw_normal(batch[SEED], "noise", clean.shape[1:])
     if LEVEL not in batch:
         noise, told = perturbed_noise(settings.regulariser.input_noise, noise, batch[SEED])
@@ -173,6 +173,7 @@ def denoise(modules: Modules, batch: Tensors, settings: DiffusionSettings) -> di
     noisy, output, t = (prediction[key] for key in ("noisy", "prediction", "t"))
     estimate = strategy_of(settings, noisy.shape[2:]).clean_estimate(noisy, output, t)
     prediction["clean_estimate"] = estimate
+    prediction["deviation"] = space.deviation.expand(len(noisy))
     is_seen = LEVEL in batch or settings.loss.perceptual.is_on or not settings.space.is_latent
     if space.decodes and is_seen:
         values, leading = space.unscaled(estimate), prediction.get("leading")
@@ -203,20 +204,26 @@ def with_estimate(
         "prediction": prediction,
         "second": prediction,
         "clean_estimate": clean,
+        "deviation": space.deviation.expand(len(clean)),
         **({"reconstruction": space.decode(clean)} if space.decodes else {}),
     }
 
 
-def times(strategy: Strategy, batch: Tensors) -> Tensor:
+def times(strategy: Strategy, batch: Tensors, deviation: Tensor | float = 1.0) -> Tensor:
     """t float32 [B]: drawn from the seeds in training; of a validation pair that of its log-SNR,
     or the middle of its time bin.
+
+    Args:
+        deviation: of the values in the space. The log-SNR of a pair is that of the image in its
+            units: log(alpha^2 deviation^2 / sigma^2).
     """
     if LEVEL not in batch:
         progress = batch.get(f"{SCHEDULE}{PROGRESS}", 1.0)
         return strategy.draw_times(batch[SEED], progress)
     level = batch[LEVEL]
     table = torch.tensor(LEVELS, dtype=torch.float64, device=level.device)
-    by_log_snr = strategy.time_of(table[level.clamp(min=0)])
+    of_data = 2.0 * torch.as_tensor(deviation, dtype=torch.float64, device=level.device).log()
+    by_log_snr = strategy.time_of(table[level.clamp(min=0)] - of_data)
     by_bin = (batch[BIN].double() + 0.5) / TIME_BINS
     return torch.where(level >= 0, by_log_snr, by_bin).float()
 

@@ -51,11 +51,16 @@ class Prepared:
             latents = self.needed_latents()
             dims = len(self.data.space)
             space: Space = space_of(latents.meta, dims, latents.weights)
-            shift, scale = latents.moments[settings.statistics]
+            moments = latents.moments
         else:
             space = build_space(settings, len(self.data.space), self.data.channels)
-            shift, scale = self.moments[settings.kind][settings.statistics]
-        space.standardise(torch.tensor(shift), torch.tensor(scale))
+            moments = self.moments[settings.kind]
+        deviations = torch.tensor(moments["voxels"][1])
+        if settings.statistics == "none":
+            shift, scale = torch.zeros_like(deviations), torch.ones_like(deviations)
+        else:
+            shift, scale = (torch.tensor(part) for part in moments[settings.statistics])
+        space.standardise(shift, scale, deviations)
         return space
 
     def needed_latents(self) -> PreparedLatents:

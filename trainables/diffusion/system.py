@@ -103,7 +103,6 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
         # two predictions of the same x_t differ then
         "regulariser.feature_noise.enabled": True,
         "loss.consistency.enabled": True,
-        "loss.sda.enabled": True,
     }
     originals: Mapping[str, Any] = {"augment.kind": "none"}
 

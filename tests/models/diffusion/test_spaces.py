@@ -73,7 +73,7 @@ def test_it_is_inverted_under_shift_and_scale_too(kind, dims):
         expected = (plain[:, channel] - shift[channel]) / scale[channel]
         torch.testing.assert_close(values[:, channel], expected)
     torch.testing.assert_close(space.decode(values), image, atol=3e-6, rtol=0.0)
-    assert set(space.state_dict()) == {"shift", "scale"}
+    assert set(space.state_dict()) == {"shift", "scale", "deviation"}
 
 
 def test_space_to_depth_is_torchs_in_two_dimensions():

@@ -87,3 +87,28 @@ def test_references_predict_what_their_estimate_amounts_to(shared_cache, kind):
     alpha = strategy.coefficients(given["t"]).alpha.float().view(-1, 1, 1, 1)
     noisy = found["noisy"].predict(batch)["clean_estimate"]
     torch.testing.assert_close(noisy * alpha, given["noisy"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["rflow", "ddpm"])
+@pytest.mark.parametrize("statistics", ["none", "sample_means"])
+def test_the_objective_compares_images_whatever_they_are_divided_by(
+    shared_cache, kind, statistics
+):
+    """Of one channel: the same noise beside the image's own deviation, the error in its units."""
+    values = []
+    for name in ("voxels", statistics):
+        changes = {"strategy.kind": kind, "space.statistics": name}
+        settings = replace(SYSTEM.Settings(), {**SYSTEM.small, **changes})
+        prepared = SYSTEM.prepare(settings, shared_cache)
+        loaders = SYSTEM.loaders(settings, prepared)
+        batch = batch_of(loaders, "validation", list(range(4 * PAIRS)))
+        found = SYSTEM.references(settings, prepared)
+        metric = SYSTEM.metrics(settings, prepared)[0]
+        of_each = []
+        for each in ("mean", "noisy", "linear"):
+            sums, pairs = metric.measure(found[each].predict(batch), batch, settings)
+            of_each.append(metric.finish(sums, float(pairs)))
+        values.append(of_each)
+        deviation = float(prepared.space(settings.space).deviation)
+        assert (deviation == pytest.approx(1.0, rel=1e-5)) == (name == "voxels")
+    assert values[1] == pytest.approx(values[0], rel=2e-3)
