@@ -39,7 +39,7 @@ from metrics.by_modality import (
 from metrics.metric import Metric, Tensors
 from metrics.perceptual import LpipsSettings, MedicalNetSettings, RadImageNetSettings
 from metrics.regional import regional_metrics
-from settings.mri import MASK, SIZE_NAMES
+from settings.mri import MASK, SIZE_NAMES, channels_of
 from settings.schema import Settings, setting
 
 LEVELS = (-6.0, -3.0, 0.0, 3.0, 6.0)
@@ -74,6 +74,10 @@ class ModelNode(Protocol):
 
 
 class SpaceNode(Protocol):
+    @property
+    def kind(self) -> str:
+        """Of `models.diffusion.spaces.KINDS`."""
+
     @property
     def has_images(self) -> bool:
         """Whether there are images beside what is diffused."""
@@ -205,21 +209,30 @@ def diffusion_metrics(settings: DiffusionTree) -> list[Metric]:
     compared where there are some: not with a file of latents.
     """
     of_images = _images(settings) if settings.space.has_images else ()
-    return [*_denoising(), *_predicted(), *of_images]
+    return [*_denoising(settings), *_predicted(), *of_images]
 
 
-_SPACE = ("space.*",)
+def _space_keys(settings: DiffusionTree) -> tuple[str, ...]:
+    """The keys of the space that a comparison at one log-SNR reads: not `statistics` where one
+    channel is diffused, whose deviation noise and error are in units of. With several each would
+    need a log-SNR of its own.
+    """
+    is_one = settings.space.kind == "pixel" and channels_of(settings.data.group) == 1
+    return ("space.kind", "space.latents") if is_one else ("space.*",)
+
+
 _NOISED = ("strategy.*", "space.*")
 
 
-def _denoising() -> Iterator[Metric]:
+def _denoising(settings: DiffusionTree) -> Iterator[Metric]:
+    reads = _space_keys(settings)
     text = "squared error of the clean estimate, geometric mean over log-SNR -6, -3, 0, 3, 6"
-    yield Metric("denoising_mse", "", "min", denoising_sums, text, geometric_mean, _SPACE)
+    yield Metric("denoising_mse", "", "min", denoising_sums, text, geometric_mean, reads)
     for place, level in enumerate(LEVELS):
         name = f"denoising_mse_log_snr_{'m' if level < 0 else ''}{abs(level):.0f}"
         finish = functools.partial(error_at, place)
         text = f"squared error of the clean estimate at log-SNR {level:g}"
-        yield Metric(name, "", "min", denoising_sums, text, finish, _SPACE)
+        yield Metric(name, "", "min", denoising_sums, text, finish, reads)
 
 
 def _predicted() -> Iterator[Metric]:
@@ -256,5 +269,5 @@ def _images(settings: DiffusionTree) -> Iterator[Metric]:
         for metric in metrics:
             measure = shared.setdefault(metric.measure, AtLevels(metric.measure, clamped=clamped))
             text = f"{metric.help}, of clean estimates"
-            reads = (*metric.reads, *_SPACE)
+            reads = (*metric.reads, *_space_keys(settings))
             yield dataclasses.replace(metric, measure=measure, help=text, reads=reads)

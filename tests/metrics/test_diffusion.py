@@ -11,13 +11,14 @@ import torch
 
 from metrics.diffusion import LEVELS, TIME_BINS, MetricSettings, diffusion_metrics
 from settings.mri import GROUPS, MODALITIES
+from trainables.contract.keys import declares
 
 
 def tree(group="bravo", dims=2):
     return SimpleNamespace(
         model=SimpleNamespace(spatial_dims=dims),
         data=SimpleNamespace(group=group),
-        space=SimpleNamespace(has_images=True),
+        space=SimpleNamespace(kind="pixel", has_images=True),
         metric=MetricSettings(),
     )
 
@@ -174,3 +175,18 @@ def test_similarity_is_of_estimates_within_0_and_1():
     cut = {**prediction, "reconstruction": prediction["reconstruction"].clamp(0.0, 1.0)}
     first, second = (measured(each, batch) for each in (prediction, cut))
     assert first["ms_ssim"] == second["ms_ssim"] and first["psnr_db"] != second["psnr_db"]
+
+
+def test_the_statistics_of_one_channel_may_be_searched_and_those_of_several_not():
+    """Noise beside one deviation is the same whatever the images are divided by."""
+    wavelet = SimpleNamespace(kind="wavelet", has_images=True)
+    for settings, is_read in (
+        (TREE, False),
+        (tree("dual"), True),
+        (SimpleNamespace(**{**vars(TREE), "space": wavelet}), True),
+    ):
+        by_name = {metric.name: metric for metric in diffusion_metrics(settings)}
+        for name in ("denoising_mse", "psnr_db"):
+            assert declares(by_name[name].reads, "space.statistics") == is_read
+            assert declares(by_name[name].reads, "space.kind")
+        assert declares(by_name["prediction_mse"].reads, "space.statistics")
