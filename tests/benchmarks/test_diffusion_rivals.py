@@ -52,6 +52,7 @@ def test_both_noise_an_image_alike_and_draw_times_of_one_law():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [5, 10])
 def test_both_samplers_make_the_same_images_of_one_noise(shared_cache, monkeypatch, steps):
     monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(shared_cache))

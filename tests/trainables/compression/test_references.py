@@ -81,6 +81,7 @@ def test_cells_hold_their_own_pixels_and_come_together_again(factors):
     assert torch.equal(from_cells(cells, image.shape, factors), image)
 
 
+@pytest.mark.slow
 def test_components_of_cells_are_a_linear_network_with_the_models_latent(shared_cache):
     settings, loaders, found = made(shared_cache)
     images = images_of(loaders.train)
@@ -156,6 +157,7 @@ def test_no_latent_costs_more_than_the_rates_go_up_to():
     assert rates(settings, (64, 128)) == rates(settings, (64, 64))
 
 
+@pytest.mark.slow
 def test_the_codec_keeps_every_image_within_its_rate_and_is_better_at_higher_ones(shared_cache):
     settings, _, found = made(shared_cache, data__image_size=64)
     names = [name for name in found if name.startswith("webp")]
@@ -183,6 +185,7 @@ def test_an_image_that_no_quality_brings_within_the_rate_is_at_the_lowest(shared
     assert float(sums[-1]) == bits_of(webp(noise.tobytes(), noise.shape, 0)) > 0.25 * 64 * 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"model.kind": "vqvae"}])
 def test_they_are_measured_with_their_rate(shared_cache, changes):
     """The codec has the columns of a rounded latent, the rate of a network of codes as well."""
@@ -203,6 +206,7 @@ def test_they_are_measured_with_their_rate(shared_cache, changes):
         assert measured["principal_components"]["val.rate_bpp"] > 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"data.group": "dual"}, VOLUMES], ids=["two channels", "volumes"]
 )

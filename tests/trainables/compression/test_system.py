@@ -215,8 +215,9 @@ def test_the_third_phase_moves_the_decoders_head_and_the_critic_alone(begin, dim
 
 @pytest.mark.parametrize(
     ("kind", "weights"),
-    [("vqvae", "no"), pytest.param("dcae", "no", marks=pytest.mark.slow), ("vae", "bf16")],
+    [("vqvae", "no"), ("dcae", "no"), ("vae", "bf16")],
 )
+@pytest.mark.slow
 def test_a_resumed_training_with_two_optimizers_is_the_whole_one(
     shared_cache, tmp_path, one_thread, kind, weights
 ):

@@ -119,6 +119,7 @@ def test_ten_steps_on_a_checkpoint_are_judged_in_images(vae, latents, shared_cac
     assert finite(trained.report, "val.generated_mean", "val.loss.perceptual")
 
 
+@pytest.mark.slow
 def test_ten_steps_on_a_file_are_judged_in_latents(vae, latent_file, latents, shared_cache,
                                                    tmp_path):  # fmt: skip
     changes = {"train__steps": 10, "train__report_every": 10}
@@ -183,6 +184,7 @@ def test_ten_steps_on_an_autoencoder_of_volumes(autoencoders, latents, shared_ca
     assert open_checkpoint(trained.path).modules["conditions"].masks.depth == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_the_uninterrupted_one(vae, latents, shared_cache, tmp_path):
     settings = latents.settings(
         vae, train__steps=4, train__ema_decay=0.9, condition__mask__enabled=True,
@@ -210,7 +212,7 @@ def test_a_checkpoint_holds_no_autoencoder(autoencoders, latents, shared_cache, 
     trained = latents.train(settings, shared_cache, tmp_path)
     with safe_open(trained.path / "modules.safetensors", "pt") as file:
         names = {name for name in file.keys() if ".network." not in name}  # noqa: SIM118
-    assert names == {"module.space.shift", "module.space.scale"}
+    assert names == {f"module.space.{name}" for name in ("shift", "scale", "deviation")}
     built = SYSTEM.build(settings, trained.prepared)
     size = {
         name: 4 * sum(parameter.numel() for parameter in built.modules[name].parameters())
@@ -221,6 +223,7 @@ def test_a_checkpoint_holds_no_autoencoder(autoencoders, latents, shared_cache, 
     assert size["network"] * 4 < held <= most < held + size["autoencoder"]
 
 
+@pytest.mark.slow
 def test_path_and_hash_of_the_autoencoder_are_in_the_meta(vae, latents, shared_cache, tmp_path):
     trained = latents.train(latents.settings(vae), shared_cache, tmp_path)
     meta = json.loads((trained.path / "meta.json").read_text())

@@ -53,6 +53,7 @@ def test_every_method_arrives_at_gaussian_data(analytic, method):
     assert [state.t for state in path] == made.sampling_times(settings).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ADAPTIVE_METHODS)
 def test_an_adaptive_method_solves_each_sample_alone(analytic, method):
     """Bit for bit; and its steps go by the tolerances."""
