@@ -8,6 +8,7 @@ Shapes: images [B, C, *S], latents [B, c, *s].
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,16 +18,16 @@ from torch import Tensor, nn
 from models.diffusion.spaces import Space
 
 
-class Codec(nn.Module):
+class Codec(nn.Module, ABC):
     """What a space asks of a frozen autoencoder."""
 
+    @abstractmethod
     def encode(self, image: Tensor) -> Tensor:
         """[B, C, *S] -> [B, c, *s]"""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:
         """[B, c, *s] -> [B, C, *S], images and no logits."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
