@@ -1,8 +1,8 @@
 """Whether rejection sampling (DiffRS) makes images that a classifier takes for real more often: a
 second head, trained with another seed on other generated samples, that rejects nothing itself.
 
-Beside it the same sampler without rejection, and the same sampler with as many more steps as
-rejection has evaluated the network. All on the demo, by default on one training.
+Beside it the same sampler without rejection, and the same sampler with as many steps as rejection
+has evaluated the network for a sample. All on one training of the demo, or on one that is given.
 
     python -m benchmarks.rivals.diffusion_rejection --json
 """
@@ -35,15 +35,23 @@ from trainables.run import LocalRun
 from trainables.system import System, load_system
 
 HEAD = "trainables.diffusion_rejection:DiffusionRejection"
-IMAGES, BATCH = 256, 64
-STEPS = (10, 25)
+IMAGES, BATCH, STEPS = 128, 32, 10
+OF_HEADS: Mapping[str, Any] = {
+    "samples.train": 192,
+    "samples.held_out": 64,
+    "samples.steps": STEPS,
+    "train.steps": 150,
+    "train.report_every": 75,
+}
+"""Of both heads: their generated images are of the sampler that is compared. The document has 5000
+of 25 steps.
+"""
+
 JUDGED = ("val.bce", "val.accuracy", "val.auc", "val.ece")
 NODES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "state": {"back": "state"},
     "from_0.05": {"low": 0.05},
-    "back_5": {"back_steps": 5},
-    "percentile_0.95": {"percentile": 0.95},
 }
 """Ways to reject, by name."""
 
@@ -69,22 +77,25 @@ class Heads:
     references: Mapping[str, Mapping[str, float | None]]
 
 
-def trained(directory: Path, changes: Mapping[str, Any], of_head: Mapping[str, Any]) -> Heads:
-    """Trains a diffusion and both heads.
+def trained(
+    directory: Path, named: str, changes: Mapping[str, Any], of_head: Mapping[str, Any]
+) -> Heads:
+    """Trains both heads, and before them the diffusion unless it is named.
 
     Args:
         changes, of_head: to the settings of the demos.
     """
     quiet = {"train.tensorboard": False, "train.figures": False}
-    base = load_system("diffusion")
-    _fitted(base, {**quiet, **changes}, directory / "base")
+    if not named:
+        _fitted(load_system("diffusion"), {**quiet, **changes}, directory / "base")
+    base = Path(named) if named else directory / "base"
     head, runs = load_system(HEAD), {}
     for seed in (0, 1):
-        own = {"diffusion.checkpoint": str(directory / "base"), "samples.seed": seed}
+        own = {"diffusion.checkpoint": str(base), "samples.seed": seed}
         values = {**quiet, **own, "train.seed": seed, **of_head}
         runs[seed] = _fitted(head, values, directory / f"head_{seed}")
-    opened = [open_checkpoint(checkpoint.find(directory / n, best=True))
-              for n in ("base", "head_0", "head_1")]  # fmt: skip
+    opened = [open_checkpoint(checkpoint.find(path, best=True))
+              for path in (base, directory / "head_0", directory / "head_1")]  # fmt: skip
     settings, prepared, report = runs[1]
     return Heads(
         opened[0].settings,
@@ -204,29 +215,27 @@ def _share(name: str, values: Tensor) -> Row:
                error_of(values))  # fmt: skip
 
 
-def measure(changes: Mapping[str, Any], of_head: Mapping[str, Any], count: int) -> Iterator[Row]:
+def measure(named: str, count: int) -> Iterator[Row]:
     """All rows of one training."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        heads = trained(Path(folder), changes, of_head)
+        heads = trained(Path(folder), named, {}, OF_HEADS)
         for name, value in heads.columns.items():
             short = name.removeprefix("val.")
-            yield row(f"diffusion_rejection/judge/{short}", value, "", "", None)
-            for who, found in heads.references.items():
-                other = found.get(name)
-                yield row(f"diffusion_rejection/judge/{short}/{who}", value, "", who, other)
+            for who, values in heads.references.items():
+                yield row(f"diffusion_rejection/judge/{short}", value, "", who, values.get(name))
         yield _share("diffusion_rejection/real", shares_real(heads, real_images(heads)))
-        for steps in STEPS:
-            yield from rows_of(heads, steps, count)
+        yield from rows_of(heads, STEPS, count)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--images", type=int, default=IMAGES, help="of each way to sample")
+    parser.add_argument("--diffusion", default="", help="a training; by default one of the demo")
     args = parser.parse_args()
-    for found in measure({}, {}, args.images):
-        show(found, args.json)
+    for printed in measure(args.diffusion, args.images):
+        show(printed, args.json)
 
 
 if __name__ == "__main__":

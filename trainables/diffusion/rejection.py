@@ -111,12 +111,12 @@ class Rejecter:
     def counted(self, batch: Tensors, seeds: Tensor, counts: dict[str, float]) -> Tensor:
         """The images alone; what happened is added to the counts."""
         made = self(batch, seeds)
-        found = {
+        tensors = {
             "evaluations": made.evaluations,
             "rejections": made.rejections,
             "capped_samples": made.is_capped,
         }
-        for name, values in found.items():
+        for name, values in tensors.items():
             counts[name] = counts.get(name, 0.0) + int(values.sum())
         return made.x
 

@@ -31,11 +31,12 @@ _NEWTON_STEPS = 25
 
 def references(pairs: TrainPairs, frozen: FrozenDiffusion) -> dict[str, Reference]:
     """Both."""
-    coefficients, moments = _fit(pairs, frozen)
+    coefficients, (mean, deviation) = _fit(pairs, frozen)
 
     def logistic(batch: Tensors) -> dict[str, Tensor]:
-        found = (_statistics(frozen, batch) - moments[0][batch[LEVEL]]) / moments[1][batch[LEVEL]]
-        return {"logit": (_with_one(found) * coefficients[batch[LEVEL]]).sum(dim=1).float()}
+        level = batch[LEVEL]
+        inputs = (_statistics(frozen, batch) - mean[level]) / deviation[level]
+        return {"logit": (_with_one(inputs) * coefficients[level]).sum(dim=1).float()}
 
     return {
         "prior": Reference(_prior, "no knowledge: a probability of one half"),
@@ -64,10 +65,10 @@ def _fit(pairs: TrainPairs, frozen: FrozenDiffusion) -> tuple[Tensor, tuple[Tens
             BIN: torch.full((len(samples),), -1),
             SEED: torch.arange(len(samples)),
         }
-        found = _statistics(frozen, batch)
-        mean, deviation = found.mean(dim=0), found.std(dim=0).clamp_min(1e-12)
+        inputs = _statistics(frozen, batch)
+        mean, deviation = inputs.mean(dim=0), inputs.std(dim=0).clamp_min(1e-12)
         label = torch.stack([sample["label"] for sample in samples]).double()
-        fitted.append((newton(_with_one((found - mean) / deviation), label), mean, deviation))
+        fitted.append((newton(_with_one((inputs - mean) / deviation), label), mean, deviation))
     coefficients, means, deviations = (torch.stack(part) for part in zip(*fitted, strict=True))
     return coefficients, (means, deviations)
 
@@ -86,11 +87,11 @@ def _with_one(values: Tensor) -> Tensor:
 
 def newton(inputs: Tensor, label: Tensor) -> Tensor:
     """The logistic regression of labels [N] on inputs [N, K], float64 [K], by Newton's method."""
-    found = torch.zeros(inputs.shape[1], dtype=torch.float64)
-    ridge = _RIDGE * len(label) * torch.eye(len(found), dtype=torch.float64)
+    theta = torch.zeros(inputs.shape[1], dtype=torch.float64)
+    ridge = _RIDGE * len(label) * torch.eye(len(theta), dtype=torch.float64)
     for _ in range(_NEWTON_STEPS):
-        share = (inputs @ found).sigmoid()
-        slope = inputs.T @ (share - label) + ridge @ found
+        share = (inputs @ theta).sigmoid()
+        slope = inputs.T @ (share - label) + ridge @ theta
         curvature = inputs.T @ (inputs * (share * (1.0 - share))[:, None]) + ridge
-        found = found - torch.linalg.solve(curvature, slope)
-    return found
+        theta = theta - torch.linalg.solve(curvature, slope)
+    return theta

@@ -18,12 +18,14 @@ from torch.utils.data import Dataset
 
 from data.cache import cached_by
 from data.mri import dataset
+from data.mri.store import TrainSamples
 from metrics.diffusion import LEVELS
+from models.diffusion.spaces import Space
 from models.diffusion.strategies.sampling import last
 from models.draws import hash63
 from settings.flat import replace
 from settings.schema import SettingsError
-from trainables.diffusion.samples import BIN, LEVEL, WithCounts
+from trainables.diffusion.samples import BIN, LEVEL, Fixed, WithCounts
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.diffusion.use import sampled
 from trainables.diffusion_rejection.frozen import FrozenDiffusion, Meta, open_diffusion
@@ -113,29 +115,32 @@ def generated(
         batch = real.conditions(range(first, first + len(its)))
         state = last(sampled(base, modules, {**batch, "seed": its}, its, sampling))
         images.append(space.decode(state.x).float())
-    found: np.ndarray = torch.cat(images).numpy()
-    return found
+    values: np.ndarray = torch.cat(images).numpy()
+    return values
 
 
-def _shape(base: DiffusionSettings, space: Any) -> tuple[int, ...]:
+def _shape(base: DiffusionSettings, space: Space) -> tuple[int, ...]:
     """Of one image in the space."""
     return (len(space.shift), *space.size_of(base.data.space(base.model.spatial_dims)))
 
 
 class RealSamples:
-    """The real images of a split with their conditions, by index as they are, of the training
-    split by (index, seed) as they are augmented.
+    """The real images of a split with their conditions, by index as they are, and by index and
+    seed as they are augmented, which those of the training split alone are.
     """
 
-    def __init__(self, samples: Any, stored: Any, patients: Sequence[str]) -> None:
-        self.samples, self.stored, self.patients = samples, stored, patients
+    def __init__(
+        self, stored: Fixed, patients: Sequence[str], augmented: Dataset[Sample] | None = None
+    ) -> None:
+        self.stored, self.patients, self.augmented = stored, patients, augmented
 
     def __len__(self) -> int:
         return len(self.stored)
 
     def at(self, index: int, seed: int | None = None) -> Sample:
         at = index % len(self)
-        sample = self.stored[at] if seed is None else self.samples[(at, seed)]
+        is_augmented = seed is not None and self.augmented is not None
+        sample = self.augmented[(at, seed)] if is_augmented else self.stored[at]  # type: ignore[index]
         return {name: sample[name] for name in _KEPT if name in sample}
 
     def conditions(self, indices: Sequence[int]) -> Sample:
@@ -147,7 +152,7 @@ class RealSamples:
 class _AsStored(Dataset[Sample]):
     """The training samples without augmentation, by index."""
 
-    def __init__(self, samples: Any) -> None:
+    def __init__(self, samples: TrainSamples) -> None:
         self.samples = samples
 
     def __len__(self) -> int:
@@ -167,7 +172,7 @@ def _real(
     """Args: settings: those of the augmentation; None for none."""
     sizes = base.condition.sizes
 
-    def counted(samples: Any) -> Any:
+    def counted(samples: Dataset[Sample]) -> Any:
         if not sizes.enabled:
             return samples
         return WithCounts(samples, sizes.edges_mm, data.least_lesion)
@@ -176,9 +181,9 @@ def _real(
         augmented = dataset.open_split(data, "train", settings.augment if settings else None)
         stored, table = _AsStored(augmented), augmented.table["patient"]
         patients = [data.patients["train"][index] for index in table]
-        return RealSamples(counted(augmented), counted(stored), patients)
+        return RealSamples(counted(stored), patients, counted(augmented))
     fixed: Any = dataset.open_split(data, split)
-    return RealSamples(None, counted(fixed), dataset.units_of(data, split, fixed))
+    return RealSamples(counted(fixed), dataset.units_of(data, split, fixed))
 
 
 class TrainPairs(Dataset[Sample]):
@@ -236,12 +241,14 @@ def _labelled(sample: Sample, label: float) -> Sample:
     return {**sample, "label": torch.tensor(label)}
 
 
-def train_pairs(settings: RejectionHeadSettings, prepared: Prepared, base: Any) -> TrainPairs:
+def train_pairs(
+    settings: RejectionHeadSettings, prepared: Prepared, base: DiffusionSettings
+) -> TrainPairs:
     real = _real(prepared.data, base, "train", settings)
     return TrainPairs(real, prepared.generated["train"])
 
 
-def fixed_pairs(prepared: Prepared, base: Any, split: str) -> FixedPairs:
+def fixed_pairs(prepared: Prepared, base: DiffusionSettings, split: str) -> FixedPairs:
     return FixedPairs(_real(prepared.data, base, split), prepared.generated[split])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from data.mri.augment import AugmentSettings
-from losses.rejection import LossSettings
+from losses.diffusion_rejection import LossSettings
 from models.diffusion.rejection_head import HeadSettings
 from trainables.api import OptimizerSettings, Settings, SystemSettings, TrainSettings, setting
 

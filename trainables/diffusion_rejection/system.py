@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from losses.rejection import TERMS
-from metrics.rejection import rejection_metrics
+from losses.diffusion_rejection import TERMS
+from metrics.diffusion_rejection import rejection_metrics
 from models.diffusion.rejection_head import RejectionHead
+from settings.flat import replace
 from trainables.api import (
     Built,
     Composite,
@@ -91,4 +92,5 @@ class DiffusionRejection(SystemBase[RejectionHeadSettings, Prepared]):
         self, settings: RejectionHeadSettings, prepared: Prepared
     ) -> Mapping[str, Reference]:
         frozen: Any = self.build(settings, prepared).modules[FROZEN]
-        return references(train_pairs(settings, prepared, frozen.settings), frozen)
+        plain = replace(settings, self.originals)
+        return references(train_pairs(plain, prepared, frozen.settings), frozen)
