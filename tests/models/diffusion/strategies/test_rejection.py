@@ -109,13 +109,16 @@ def test_bounded_ratios_and_steps_back_to_the_noise_give_the_law_of_real_data(ki
     assert not made.is_capped.any()
 
 
-def test_the_default_moves_the_share_towards_that_of_real_data():
-    """One step back, from a quantile: not exact, and by more than three errors better."""
+@pytest.mark.parametrize("back, expected", [("clean", 0.73), ("state", 0.77)])
+def test_the_default_moves_the_share_towards_that_of_real_data(back, expected):
+    """One step back, from a quantile: not exact, and by more than three errors better (the figures
+    are those of docs/diffusion.md).
+    """
     strategy, count = strategy_of(kind="rflow"), 4000
-    for back in ("clean", "state"):
-        share, made = left_share(strategy, count, STEPS, back=back)
-        assert RIGHT < share < WRONG - 3.0 * error_of(WRONG, count)
-        assert 0.1 < float(made.rejections.double().mean()) < 2.0
+    share, made = left_share(strategy, count, STEPS, back=back)
+    assert RIGHT < share < WRONG - 3.0 * error_of(WRONG, count)
+    assert share == pytest.approx(expected, abs=0.01)
+    assert float(made.rejections.double().mean()) == pytest.approx(0.6, abs=0.05)
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "rk4"])
@@ -142,14 +145,14 @@ def test_without_a_rejection_the_image_is_that_of_the_sampler_at_one_evaluation_
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sample_and_its_rejections_do_not_depend_on_its_batch(kind, eta):
     strategy, sampling = strategy_of(**KINDS[kind]), replace(STEPS, {"ddpm.eta": eta})
-    settings, judge, seeds = RejectionSettings(), judge_of(strategy), torch.arange(24)
+    settings, judge, seeds = RejectionSettings(), judge_of(strategy), torch.arange(12)
     thresholds = warm_up(strategy, judge, seeds, SHAPE, sampling, settings.percentile)
     parts = [
         [
             rejection_sample(strategy, judge, thresholds, its, SHAPE, sampling, settings)
             for its in seeds.split(size)
         ]
-        for size in (1, 8, 24)
+        for size in (1, 8, 12)
     ]
     alone, eight, whole = (
         {name: torch.cat([getattr(one, name) for one in part]) for name in ("x", "rejections")}
