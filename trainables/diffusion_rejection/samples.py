@@ -24,7 +24,6 @@ from models.diffusion.spaces import Space
 from models.diffusion.strategies.sampling import last
 from models.draws import hash63
 from settings.flat import replace
-from settings.schema import SettingsError
 from trainables.diffusion.samples import BIN, LEVEL, Fixed, WithCounts
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.diffusion.use import sampled
@@ -69,7 +68,6 @@ def prepare(settings: RejectionHeadSettings, cache: Path) -> Prepared:
     """Opens the diffusion and has it generate, or finds what it has generated."""
     opened = open_diffusion(settings.diffusion.checkpoint)
     base = opened.frozen.settings
-    _check_augmentation(settings, base)
     all_of_it = replace(base.data, {"validation_samples": 0})
     data = dataset.prepare(all_of_it, cache, base.model.spatial_dims)
 
@@ -250,14 +248,3 @@ def train_pairs(
 
 def fixed_pairs(prepared: Prepared, base: DiffusionSettings, split: str) -> FixedPairs:
     return FixedPairs(_real(prepared.data, base, split), prepared.generated[split])
-
-
-def _check_augmentation(settings: RejectionHeadSettings, base: DiffusionSettings) -> None:
-    condition = base.condition
-    is_conditioned = condition.mask.enabled or condition.sizes.enabled
-    if is_conditioned and settings.augment.kind != "none":
-        raise SettingsError(
-            "images are generated under masks as they are, and with "
-            f"augment.kind={settings.augment.kind} real ones are under moved masks: the head "
-            "would tell them by their masks. Set augment.kind=none."
-        )

@@ -18,6 +18,7 @@ from settings.flat import replace
 from trainables.api import (
     Built,
     Composite,
+    Finding,
     Loaders,
     Metric,
     Phase,
@@ -87,6 +88,20 @@ class DiffusionRejection(SystemBase[RejectionHeadSettings, Prepared]):
         self, settings: RejectionHeadSettings, prepared: Prepared | None
     ) -> Sequence[Metric]:
         return rejection_metrics()
+
+    def preflight(self, settings: RejectionHeadSettings, prepared: Prepared) -> Sequence[Finding]:
+        condition = base_settings(prepared.meta).condition
+        is_masked = condition.mask.enabled or condition.sizes.enabled
+        if not is_masked or settings.augment.kind == "none":
+            return []
+        return [
+            Finding(
+                "images are generated under masks as they are, and with "
+                f"augment.kind={settings.augment.kind} real ones are under moved masks: the head "
+                "would tell them by their masks. Set augment.kind=none.",
+                hopeless=True,
+            )
+        ]
 
     def references(
         self, settings: RejectionHeadSettings, prepared: Prepared

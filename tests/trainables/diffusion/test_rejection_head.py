@@ -307,23 +307,33 @@ def test_a_head_is_of_one_network_and_a_node_without_a_head_is_refused(base, tra
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"model__kind": "dit", "model__dit__patch_size": 4}, "reads the middle of a UNet"),
-        ({"condition__mask__enabled": True}, "under masks as they are"),
-    ],
-)
-def test_a_diffusion_that_cannot_be_judged_is_refused(base, shared_cache, changes, message):
-    system, settings = head_settings(base(**changes))
-    with pytest.raises(SettingsError, match=message):
+def test_a_diffusion_that_cannot_be_judged_is_refused(base, shared_cache):
+    system, settings = head_settings(base(model__kind="dit", model__dit__patch_size=4))
+    with pytest.raises(SettingsError, match="reads the middle of a UNet"):
         system.prepare(settings, shared_cache)
+
+
+@pytest.mark.slow
+def test_volumes_are_judged_too(base, shared_cache, tmp_path):
+    volumes = {
+        "model__spatial_dims": 3,
+        "data__volume_size": (8, 16, 16),
+        "metric__ms_ssim": False,
+    }
+    run = train(head_settings(base(**volumes)), shared_cache, tmp_path)
+    head = open_checkpoint(run.path).modules["head"]
+    assert head.layers[0].weight.ndim == 5
+    assert np.isfinite(run.report["val.bce"])
 
 
 @pytest.mark.slow
 def test_images_under_masks_are_judged_under_them(base, shared_cache, tmp_path):
     made = head_settings(base(condition__mask__enabled=True), augment__kind="none")
     run = train(made, shared_cache, tmp_path)
+    moved = replace(run.settings, {"augment.kind": "diffusion"})
+    (finding,) = run.system.preflight(moved, run.prepared)
+    assert finding.hopeless and "Set augment.kind=none" in finding.text
+    assert not run.system.preflight(run.settings, run.prepared)
     loaders = run.system.loaders(run.settings, run.prepared)
     generated, real = loaders.train[(0, 1)], loaders.train[(1, 1)]
     assert torch.equal(generated["mask"], real["mask"])
