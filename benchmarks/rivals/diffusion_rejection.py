@@ -44,7 +44,7 @@ OF_HEADS: Mapping[str, Any] = {
     "train.report_every": 75,
 }
 """Of both heads: their generated images are of the sampler that is compared. The document has 5000
-of 25 steps.
+of 25 steps, and trains longer.
 """
 
 JUDGED = ("val.bce", "val.accuracy", "val.auc", "val.ece")
