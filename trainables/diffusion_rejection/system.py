@@ -14,7 +14,6 @@ from typing import Any
 from losses.diffusion_rejection import TERMS
 from metrics.diffusion_rejection import rejection_metrics
 from models.diffusion.rejection_head import RejectionHead
-from settings.flat import replace
 from trainables.api import (
     Built,
     Composite,
@@ -107,5 +106,4 @@ class DiffusionRejection(SystemBase[RejectionHeadSettings, Prepared]):
         self, settings: RejectionHeadSettings, prepared: Prepared
     ) -> Mapping[str, Reference]:
         frozen: Any = self.build(settings, prepared).modules[FROZEN]
-        plain = replace(settings, self.originals)
-        return references(train_pairs(plain, prepared, frozen.settings), frozen)
+        return references(train_pairs(settings, prepared, frozen.settings), frozen)
