@@ -34,6 +34,13 @@ from trainables.api import (
 from trainables.diffusion.filters import Filter, FilterSettings, with_retries
 from trainables.diffusion.latent.autoencoder import found_again
 from trainables.diffusion.prediction import predict, strategy_of
+from trainables.diffusion.rejection import (
+    Rejecter,
+    RejectionNode,
+    make_rejecter,
+    open_head,
+    warm_up_seeds,
+)
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.drawing import flat, rows, write_png
 
@@ -50,6 +57,7 @@ class GenerateSettings(Settings):
         (), "of a network that was told them: lesions in every bin of sizes", low=0, high=1000
     )
     filter: FilterSettings = field(default_factory=FilterSettings)
+    rejection: RejectionNode = field(default_factory=RejectionNode)
     precision: str = setting("no", "mixed precision of the network", choices=("no", "bf16"))
     autoencoder: str = setting(
         "",
@@ -126,11 +134,17 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
         least_lesion(settings.data, settings.model.spatial_dims),
     )
 
+    rejecter = _rejecter(settings, modules, options, asked, device)
+
     def made(seeds: Tensor, asked: Sequence[_Asked]) -> Tensor:
         batch = _batch(settings, options, asked, seeds, device)
         with _autocast(options.precision, device):
-            path = sampled(settings, modules, batch, seeds.to(device), options.sampling)
-            image: Tensor = space.decode(last(path).x).float().cpu()
+            if rejecter is None:
+                path = sampled(settings, modules, batch, seeds.to(device), options.sampling)
+                x = last(path).x
+            else:
+                x = rejecter.counted(batch, seeds.to(device), counts)
+            image: Tensor = space.decode(x).float().cpu()
         return image
 
     for indices, seeds in request.batches(len(asked)):
@@ -146,6 +160,26 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
             _write(request.target, index, one, condition, settings, options)
         write_png(request.target / f"grid_{indices[0]:06d}.png", rows(flat(image)))
     return counts
+
+
+def _rejecter(
+    settings: DiffusionSettings,
+    modules: Modules,
+    options: GenerateSettings,
+    asked: Sequence[_Asked],
+    device: torch.device,
+) -> Rejecter | None:
+    """Rejection by the head that the options name, warmed up under the conditions in turn; None
+    where they name none.
+    """
+    node = options.rejection
+    if not node.checkpoint:
+        return None
+    head, seeds = open_head(node.checkpoint, modules), warm_up_seeds(node)
+    conditions = [asked[index % len(asked)] for index in range(len(seeds))]
+    batch = _batch(settings, options, conditions, seeds, device)
+    with _autocast(options.precision, device):
+        return make_rejecter(settings, modules, head, batch, options.sampling, node)
 
 
 def _attempted(
