@@ -1,8 +1,9 @@
 """Crops of the images inside scikit-image: photographs, and six styles to give them.
 
-Of each image the left part is for training, the next strip for validation and the last for a
-test, so that no pixel is in two splits. scikit-image itself is not imported: its loaders fetch
-from the network what its wheel lacks, and it has these.
+Each image is cut into strips, two of them for validation and for a test and those around them for
+training: no pixel is in two splits, and each split has some of all that an image shows (of `ihc`
+the right edge is another tissue than the rest). scikit-image itself is not imported: its loaders
+fetch from the network what its wheel lacks, and it has these.
 """
 
 from __future__ import annotations
@@ -71,34 +72,48 @@ def read_crops(settings: DataSettings) -> StyleSets:
     return StyleSets("the images of scikit-image", list(IMAGES), splits)
 
 
-def strips(width: int, settings: DataSettings) -> dict[str, tuple[int, int]]:
-    """First column and last + 1 of each split: those of validation and test have their share of
-    the width, and at least the side of a crop.
+def strips(length: int, settings: DataSettings) -> dict[str, list[tuple[int, int]]]:
+    """First row or column and last + 1 of the strips of each split along an image. Validation and
+    test have one each, of their share of the length and at least the side of a crop; training has
+    what lies before, between and behind them, where that is enough for crops.
 
     Raises:
-        SettingsError: they leave less than a crop for training.
+        SettingsError: less than a crop is left for training.
     """
     crop = settings.crop
-    shares = (settings.validation_share, settings.test_share)
-    held_out = [max(crop, round(share * width)) if share else 0 for share in shares]
-    train = width - sum(held_out)
-    if train < crop:
+    validation, test = (
+        max(crop, round(share * length)) if share else 0
+        for share in (settings.validation_share, settings.test_share)
+    )
+    train = length - validation - test
+    parts = min(3, train // crop)
+    if parts < 1:
         raise SettingsError(
-            f"data.crop={crop} leaves {train} of {width} columns of an image for training, less "
-            "than a crop. Lower data.crop, data.validation_share or data.test_share."
+            f"data.crop={crop} leaves {train} of {length} pixels along an image for training, "
+            "less than a crop. Lower data.crop, data.validation_share or data.test_share."
         )
-    ends = np.cumsum([0, train, *held_out]).tolist()
-    return dict(zip(SPLITS, itertools.pairwise(ends), strict=True))
+    cuts = [train * part // parts for part in range(parts + 1)]
+    lengths = [(SPLITS[0], end - first) for first, end in itertools.pairwise(cuts)]
+    lengths.insert(1, (SPLITS[1], validation))
+    lengths.insert(3, (SPLITS[2], test))
+    ends = [0, *itertools.accumulate(size for _, size in lengths)]
+    found: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}
+    for (split, _), place in zip(lengths, itertools.pairwise(ends), strict=True):
+        found[split].append(place)
+    return found
 
 
 def corners(
     height: int, width: int, split: str, settings: DataSettings
 ) -> Iterator[tuple[int, int]]:
-    """(y, x) of the crops of a split, in reading order."""
-    first, end = strips(width, settings)[split]
-    for y in range(0, height - settings.crop + 1, settings.stride):
-        for x in range(first, end - settings.crop + 1, settings.stride):
-            yield y, x
+    """(y, x) of the crops of a split; the strips lie along the longer side, rows if both are
+    equal.
+    """
+    step, reach = settings.stride, settings.crop
+    for first, end in strips(max(height, width), settings)[split]:
+        for along in range(first, end - reach + 1, step):
+            for across in range(0, min(height, width) - reach + 1, step):
+                yield (along, across) if height >= width else (across, along)
 
 
 def read_image(path: Path, grey: bool = False) -> Float32:

@@ -33,7 +33,7 @@ class DataSettings(Settings):
     )
     seed: int = setting(0, "of the split and of the fields", low=0)
     validation_share: float = setting(
-        0.1, "of the files of each style; of the width of an image", low=0.001, high=0.9
+        0.1, "of the files of each style; of the longer side of an image", low=0.001, high=0.9
     )
     test_share: float = setting(0.1, "as validation_share; 0 for none", low=0.0, high=0.9)
     validation_samples: int = setting(

@@ -20,16 +20,17 @@ def sets():
     return read_crops(FEW)
 
 
-@pytest.mark.parametrize("width", [451, 512, 1000])
-def test_the_crops_of_two_splits_share_no_pixel(width):
-    seen = {}
+@pytest.mark.parametrize("crop", [64, 110])
+@pytest.mark.parametrize("shape", [(300, 451), (512, 512), (872, 1000), (500, 380)])
+def test_the_crops_of_two_splits_share_no_pixel(shape, crop):
+    seen, settings = {}, replace(FEW, {"crop": crop})
     for split in ("train", "validation", "test"):
-        mask = np.zeros((200, width), bool)
-        places = list(corners(200, width, split, FEW))
+        mask = np.zeros(shape, bool)
+        places = list(corners(*shape, split, settings))
         assert places
         for y, x in places:
-            assert x + FEW.crop <= width and y + FEW.crop <= 200
-            mask[y : y + FEW.crop, x : x + FEW.crop] = True
+            assert mask[y : y + crop, x : x + crop].shape == (crop, crop)
+            mask[y : y + crop, x : x + crop] = True
         seen[split] = mask
     assert not (seen["train"] & seen["validation"]).any()
     assert not (seen["train"] & seen["test"]).any()
@@ -37,18 +38,53 @@ def test_the_crops_of_two_splits_share_no_pixel(width):
     assert seen["train"].sum() > seen["validation"].sum()
 
 
+def test_strips_for_training_lie_around_those_that_are_held_out():
+    assert strips(500, FEW) == {
+        "train": [(0, 124), (188, 312), (376, 500)],
+        "validation": [(124, 188)],
+        "test": [(312, 376)],
+    }
+    assert strips(300, FEW) == {
+        "train": [(0, 86), (150, 236)],
+        "validation": [(86, 150)],
+        "test": [(236, 300)],
+    }
+    assert strips(1000, replace(FEW, {"test_share": 0.0, "validation_share": 0.2})) == {
+        "train": [(0, 266), (466, 733), (733, 1000)],
+        "validation": [(266, 466)],
+        "test": [(733, 733)],
+    }
+
+
+def test_the_splits_of_a_style_look_alike():
+    """The mean of a colour in held-out crops lies within that of training's deviation."""
+    sets = read_crops(DataSettings())
+    means = {}
+    for split, of in sets.splits.items():
+        styles = np.asarray(of.styles)
+        means[split] = np.stack([of.values[styles == k].mean(axis=(0, 2, 3)) for k in range(7)])
+    train = sets.splits["train"]
+    spread = np.stack(
+        [train.values[np.asarray(train.styles) == k].std(axis=(0, 2, 3)) for k in range(7)]
+    )
+    for split in ("validation", "test"):
+        assert (np.abs(means[split] - means["train"]) < spread).all()
+
+
 def test_crops_lie_where_their_split_is(sets):
     """Each one is found again in its image, in its strip."""
     image = read_image(images_folder() / "ihc.png")
     style = sets.names.index("ihc")
     for split, of in sets.splits.items():
-        first, end = strips(image.shape[2], FEW)[split]
-        windows = np.lib.stride_tricks.sliding_window_view(image[0, :, first:end], (64, 64))
-        firsts = windows[:, :, 0, :8]
+        firsts = [
+            np.lib.stride_tricks.sliding_window_view(image[0, first:end], (64, 64))[:, :, 0, :8]
+            for first, end in strips(512, FEW)[split]
+        ]
         rows = [row for row, found in enumerate(of.styles) if found == style]
         assert len(rows) == (24 if split == "train" else 8)
         for row in rows[:4]:
-            assert (firsts == of.values[row][0, 0, :8]).all(axis=-1).any()
+            wanted = of.values[row][0, 0, :8]
+            assert any((found == wanted).all(axis=-1).any() for found in firsts)
 
 
 def test_images_are_those_of_the_library():
@@ -101,5 +137,5 @@ def test_the_demo_is_prepared_and_read(tmp_path):
 
 
 def test_a_crop_that_leaves_nothing_to_train_on_is_refused():
-    with pytest.raises(SettingsError, match="leaves 51 of 451 columns of an image for training"):
+    with pytest.raises(SettingsError, match="leaves 51 of 451 pixels along an image for training"):
         strips(451, replace(FEW, {"crop": 200}))
