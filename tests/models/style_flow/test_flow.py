@@ -146,3 +146,14 @@ def test_the_layout_changes_nothing_but_the_memory(make, latents, layout):
 def test_bounds_of_t0_that_leave_nothing_are_refused():
     with pytest.raises(SettingsError, match=r"flow.t0_low must lie below flow.t0_high, not 0.5"):
         FlowSettings(t0_low=0.5, t0_high=0.5)
+
+
+def test_a_network_in_bfloat16_moves_a_state_in_float32(make, latents):
+    network, start = make(), start_of(latents(), SEED, FlowSettings())
+    plain = transport(network.of_style(STYLE), start, FlowSettings())
+    with torch.autocast("cpu", torch.bfloat16):
+        end = transport(network.of_style(STYLE), start, FlowSettings())
+    end.x.square().sum().backward()
+    assert end.x.dtype == torch.float32
+    assert 0.0 < (end.x - plain.x).norm() < 0.03 * (plain.x - start.x).norm()
+    assert all(parameter.grad.isfinite().all() for parameter in network.condition.parameters())
