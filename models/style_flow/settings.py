@@ -112,6 +112,13 @@ class FlowSettings(Settings):
     )
     t0_low: float = setting(0.01, "t0 is uniform between this and t0_high", low=0.0, high=0.999)
     t0_high: float = setting(1.0, "see t0_low", low=0.001, high=1.0)
+    bend: float = setting(
+        0.0,
+        "deviation of smooth random displacements of the source, in training alone",
+        unit="cells",
+        low=0.0,
+        high=64.0,
+    )
     checkpointing: bool = setting(
         True, "a step keeps its state alone and is computed again in the backward pass"
     )
