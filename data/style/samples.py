@@ -1,10 +1,14 @@
-"""A latent, its style, the style it is to get, and latents of that: what a sample is.
+"""A latent, its style, the style it is to get, and latents of that.
 
-latent       float32 [C, H, W]
-style        int64, its own
-target       int64, the style to give it
-references   float32 [R, C, H, W] of the target style, none of them the latent itself
-seed         int64, where one was given
+A sample:
+
+    latent             float32 [C, H, W]
+    style              int64, its own
+    target             int64, the style to give it
+    references         float32 [R, C, H, W] of the target style, none of them the latent itself:
+                       with the source as reference nothing but the identity is learnt (002-M1)
+    pooled_references  as many of all styles, where they are asked for (002-M13)
+    seed               int64, where one was given
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -86,8 +91,11 @@ class StyleSamples(Dataset[dict[str, Tensor]]):
             "latent": torch.from_numpy(np.array(self.latents[row])),
             "style": torch.tensor(int(self.styles[row])),
             "target": torch.tensor(target),
-            "references": torch.from_numpy(self._references(row, target, generator)),
+            "references": self._drawn(self.members[target], row, generator),
         }
+        if self.settings.pooled_references:
+            everything = np.arange(len(self.styles))
+            sample["pooled_references"] = self._drawn(everything, row, generator)
         return sample if seed is None else {**sample, "seed": torch.tensor(seed)}
 
     @property
@@ -131,13 +139,13 @@ class StyleSamples(Dataset[dict[str, Tensor]]):
         other = int(generator.integers(len(self.names) - 1))
         return other + int(other >= own)
 
-    def _references(self, row: int, target: int, generator: np.random.Generator) -> Float32:
-        count = self.settings.references
-        if self.settings.reference == "source":
-            return np.repeat(self.latents[row][None], count, axis=0)
-        others = self.members[target]
-        others = others[others != row]
-        return self.latents[generator.choice(others, count, replace=False)]
+    def _drawn(
+        self, members: NDArray[np.int64], row: int, generator: np.random.Generator
+    ) -> Tensor:
+        """R of those latents, not the one of that row."""
+        others = members[members != row]
+        rows = generator.choice(others, self.settings.references, replace=False)
+        return torch.from_numpy(self.latents[rows])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_latents": None}

@@ -74,7 +74,7 @@ def check_counts(
             f"{place}: data.content={settings.content} is none of the styles, which are "
             f"{', '.join(names)}. Name one, or leave it empty."
         )
-    needed = 1 if settings.reference == "source" else settings.references + 1
+    needed = settings.references + 1
     for split in SPLITS if settings.test_share else SPLITS[:2]:
         counts = Counter(styles[split])
         short = {

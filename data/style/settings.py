@@ -58,11 +58,8 @@ class DataSettings(Settings):
     identity_share: float = setting(
         0.0, "of the samples whose target is their own style (002-M12)", low=0.0, high=1.0
     )
-    reference: str = setting(
-        "target",
-        "the references are of the target style; or the source itself, which teaches the "
-        "identity (002-M1)",
-        choices=("target", "source"),
+    pooled_references: bool = setting(
+        False, "a sample has as many latents of any styles, for a loss of samples without theirs"
     )
     crop: int = setting(64, "side of an embedded crop", unit="pixels", low=8, high=256)
     stride: int = setting(16, "step between embedded crops", unit="pixels", low=1, high=256)

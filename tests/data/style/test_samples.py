@@ -75,11 +75,18 @@ def test_references_are_others_of_the_target_style(prepared):
         assert not (sample["references"] == sample["latent"]).flatten(1).all(dim=1).any()
 
 
-def test_the_references_of_the_wrong_form_are_the_source(prepared):
-    """002-M1"""
-    for sample in draws(opened(prepared, reference="source"), 20):
-        assert (sample["references"] == sample["latent"]).all()
-        assert sample["target"] != sample["style"]
+def test_pooled_references_are_of_all_styles_and_leave_the_others_as_they_are(prepared):
+    samples, plain = opened(prepared, pooled_references=True), opened(prepared)
+    everything = torch.from_numpy(samples.latents.copy())
+    styles = Counter()
+    for n, sample in enumerate(draws(samples, 300)):
+        pooled = sample.pop("pooled_references")
+        assert same(sample, plain[(n % len(plain), n)])
+        assert not (pooled == sample["latent"]).flatten(1).all(dim=1).any()
+        rows = [int((everything == one).flatten(1).all(dim=1).nonzero()[0]) for one in pooled]
+        assert len(set(rows)) == 3
+        styles.update(samples.styles[rows].tolist())
+    assert all(styles[style] == pytest.approx(300, abs=60) for style in range(STYLES))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2])
