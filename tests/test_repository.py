@@ -33,11 +33,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "settings": set(),
     # Wings of a subject do not know each other; what they share lies beside them.
     "data": LOWEST,
-    "data.fields": {"data"},
-    "data.hdr": {"data"},
-    "data.mri": {"data"},
+    **{f"data.{wing}": {"data"} for wing in ("fields", "hdr", "mri", "style")},
     "models": LOWEST,
-    **{f"models.{wing}": {"models"} for wing in ("autoencoders", "fields", "hdr")},
+    **{f"models.{w}": {"models"} for w in ("autoencoders", "fields", "hdr", "style_flow")},
     **{f"models.diffusion{wing}": {"models"} for wing in ("", ".score_aug", ".strategies")},
     "losses": LOWEST | {"models", "losses.balancers"},  # feature networks and encodings
     "losses.balancers": {"losses"},
