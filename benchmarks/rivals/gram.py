@@ -44,8 +44,8 @@ def sampled(form: str, draws: int = DRAWS, at_once: int = 50) -> Iterator[Row]:
     values: list[float] = []
     for seeds in torch.arange(draws).split(at_once):
         places = drawn(draw_uniform(seeds, "gram", (POSITIONS,)), SAMPLED)
-        parts = (taken(latent.expand(len(seeds), -1, -1), places) for latent in (x, y))
-        values += gram_distance(*parts, FLOOR, form).tolist()
+        one, other = (taken(latent.expand(len(seeds), -1, -1), places) for latent in (x, y))
+        values += gram_distance(one, other, FLOOR, form).tolist()
     mean, error = math.fsum(values) / draws, standard_error(values) or math.nan
     name = f"gram/{form}"
     yield Row(f"{name}/mean_of_{draws}_draws", mean, "", "all positions", full, None)
