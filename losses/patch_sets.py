@@ -117,7 +117,8 @@ def directions(node: SwdNode, batch: Tensors, size: int, x1: Tensor) -> Tensor:
         seed = batch["update_seed"][:1]
     channels = x1.shape[1]
     shape = (node.projections, channels * size**2)
-    found = unit(draw_normal(seed.to(x1.device), f"swd.directions_{size}", shape).to(x1.dtype))
+    normals = draw_normal(seed.to(x1.device), f"swd.directions_{size}", shape)
+    along = unit(normals.to(x1.dtype))
     if node.mean_removed and size > 1:
-        found = without_means(found, channels)
-    return found if is_own else found[0]
+        along = without_means(along, channels)
+    return along if is_own else along[0]

@@ -269,8 +269,9 @@ def groups(node: SwdSettings, target_style: Tensor, is_dropped: Tensor) -> list[
     """
     labels = target_style if node.group == "style" else torch.zeros_like(target_style)
     labels = torch.where(is_dropped, -1, labels)
-    found = torch.unique(labels).tolist()
-    paying = [label for label in found if label >= 0 or node.dropped == "pooled"]
+    paying = [
+        label for label in torch.unique(labels).tolist() if label >= 0 or node.dropped == "pooled"
+    ]
     return [torch.nonzero(labels == label)[:, 0] for label in paying]
 
 
