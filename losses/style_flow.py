@@ -18,7 +18,7 @@ _SAMPLES = samples_of("latent")
 _SWD_KEYS = (
     *(f"patch_{size}" for size in (1, 3, 5, 7)),
     *("mean_removed", "padding", "projections", "directions", "max_samples", "draws"),
-    *("group", "against", "dropped", "style_weights"),
+    *("group", "dropped", "style_weights"),
 )
 
 TERMS: dict[str, Term] = {

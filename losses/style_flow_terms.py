@@ -8,8 +8,8 @@ region without autocast, and tensors converted before it (002-M16).
 Of the prediction: `x1` [B, C, H, W], where the flow ends; `velocity` [B, C, H, W] at (x_t, t) and
 `x0`, where the flow starts; `divergence` [B], an estimate of the trace of d velocity / d x_t;
 `dropped` [B] bool, whose style was withheld (absent: none's).
-Of the batch: `latent` [B, C, H, W], the source; `style`, `target_style` int64 [B]; `reference`
-[B, R, C, H, W]; `pooled_reference`, the same of any styles; `seed` [B]; `update_seed` [B] in
+Of the batch: `latent` [B, C, H, W], the source; `style`, `target` int64 [B]; `references`
+[B, R, C, H, W]; `pooled_references`, the same of any styles; `seed` [B]; `update_seed` [B] in
 training.
 """
 
@@ -71,15 +71,10 @@ class SwdSettings(TermSettings):
         "has which style",
         choices=("sample", "style", "pooled"),
     )
-    against: str = setting(
-        "references",
-        "references of the target style, or the source, the document's fatal bug",
-        choices=("references", "source"),
-    )
     dropped: str = setting(
         "content",
         "samples without their style: pay nothing here, are compared with references of any "
-        "styles, or the document's, of the style that they were not told",
+        "styles, or the document's, with those of the style that they were not told",
         choices=("content", "pooled", "target"),
     )
     style_weights: tuple[float, ...] = setting(
@@ -216,7 +211,7 @@ def swd(prediction: Tensors, batch: Tensors, settings: StyleFlowTree) -> Tensor:
     x1 = entry(prediction, "x1", "swd")
     with without_autocast(x1):
         is_dropped = dropped(prediction) & (node.dropped != "target")
-        weights = style_weights(node, batch["target_style"], is_dropped)
+        weights = style_weights(node, batch["target"], is_dropped)
         costs = []
         for size in node.sizes:
             sets = PatchSets.of(x1, references(node, batch, is_dropped), batch["seed"], node, size)
@@ -224,7 +219,7 @@ def swd(prediction: Tensors, batch: Tensors, settings: StyleFlowTree) -> Tensor:
             if node.group == "sample":
                 costs.append((weights * sets.distance(node, by)).sum())
                 continue
-            for at in groups(node, batch["target_style"], is_dropped):
+            for at in groups(node, batch["target"], is_dropped):
                 cost = sets.chosen(at).together().distance(node, by)
                 costs.append((weights[at].sum() * cost).sum())
         total = torch.stack(costs).sum() if costs else x1.sum() * 0.0
@@ -232,42 +227,50 @@ def swd(prediction: Tensors, batch: Tensors, settings: StyleFlowTree) -> Tensor:
 
 
 def references(node: SwdSettings, batch: Tensors, is_dropped: Tensor) -> Tensor:
-    """What each sample is compared with, [B, R, C, H, W]."""
-    if node.against == "source":
-        return precise(batch["latent"])[:, None]
-    given = precise(batch["reference"])
-    if node.dropped != "pooled":
+    """What each sample is compared with, [B, R, C, H, W].
+
+    Raises:
+        ValueError: the batch lacks the references of samples without their style.
+    """
+    given = precise(batch["references"])
+    if node.dropped != "pooled" or not bool(is_dropped.any()):
         return given
-    pooled = precise(batch["pooled_reference"])
+    if "pooled_references" not in batch:
+        raise ValueError(
+            "loss.swd.dropped=pooled compares samples without their style with references of any "
+            "styles, the batch's 'pooled_references', which it lacks. Let the data make them, or "
+            "take loss.swd.dropped=content."
+        )
+    pooled = precise(batch["pooled_references"])
     return torch.where(is_dropped[:, None, None, None, None], pooled, given)
 
 
-def style_weights(node: SwdSettings, target_style: Tensor, is_dropped: Tensor) -> Tensor:
+def style_weights(node: SwdSettings, target: Tensor, is_dropped: Tensor) -> Tensor:
     """The factor on each sample, [B]: of one without its style 1, or 0 where it pays nothing.
 
     Raises:
         ValueError: a style without a weight.
     """
-    ones = torch.ones(len(target_style), device=target_style.device)
+    ones = torch.ones(len(target), device=target.device)
     if node.style_weights:
         table = ones.new_tensor(node.style_weights)
-        if int(target_style.max()) >= len(table):
+        if int(target.max()) >= len(table):
             raise ValueError(
                 f"loss.swd.style_weights must have a number for every style, and {len(table)} do "
-                f"not reach style {int(target_style.max())}. Add numbers, or take () for 1."
+                f"not reach style {int(target.max())}. Add numbers, or take () for 1."
             )
-        weights = table[target_style]
+        weights = table[target]
     else:
         weights = ones
     without = 1.0 if node.dropped == "pooled" else 0.0
     return torch.where(is_dropped, without, weights)
 
 
-def groups(node: SwdSettings, target_style: Tensor, is_dropped: Tensor) -> list[Tensor]:
+def groups(node: SwdSettings, target: Tensor, is_dropped: Tensor) -> list[Tensor]:
     """The places of the samples that are compared together; those without their style apart, and
     in none where they pay nothing.
     """
-    labels = target_style if node.group == "style" else torch.zeros_like(target_style)
+    labels = target if node.group == "style" else torch.zeros_like(target)
     labels = torch.where(is_dropped, -1, labels)
     paying = [
         label for label in torch.unique(labels).tolist() if label >= 0 or node.dropped == "pooled"
@@ -334,7 +337,7 @@ def repulsion(prediction: Tensors, batch: Tensors, settings: StyleFlowTree) -> T
     x1 = entry(prediction, "x1", "repulsion")
     square = (x1 - precise(batch["latent"])).square().flatten(1).mean(dim=1)
     distance = (square + TINY).sqrt() / settings.loss.repulsion.margin
-    changes = batch["target_style"] != batch["style"]
+    changes = batch["target"] != batch["style"]
     return (changes * (1.0 - distance).clamp_min(0.0).square()).sum()
 
 
@@ -344,4 +347,4 @@ TINY = 1e-12
 
 def changing(batch: Tensors, settings: object) -> Tensor:
     """The samples whose target style is not their own."""
-    return (batch["target_style"] != batch["style"]).sum(dtype=torch.float64)
+    return (batch["target"] != batch["style"]).sum(dtype=torch.float64)

@@ -6,7 +6,7 @@ change, all positions. `swd_target` is the objective, and its distance above `sw
 flow has left to do: a finite number of patches of the same style is not at 0 (002-M5).
 
 Shapes: B samples, R references, C channels, H rows, W columns, N positions, P directions, K
-styles; `x1`, `latent` [B, C, H, W], `reference` [B, R, C, H, W], `target_style` int64 [B].
+styles; `x1`, `latent` [B, C, H, W], `references` [B, R, C, H, W], `target` int64 [B].
 """
 
 from __future__ import annotations
@@ -108,13 +108,13 @@ def style_sums(
     rows = []
     with torch.autocast(prediction["x1"].device.type, enabled=False):
         x1, source = prediction["x1"].float(), batch["latent"].float()
-        for one, itself, real in zip(x1, source, batch["reference"].float(), strict=True):
+        for one, itself, real in zip(x1, source, batch["references"].float(), strict=True):
             style = of_all_sizes(real)
             target, start = (swd(of_all_sizes(x[None]), style) for x in (one, itself))
             rows.append(torch.stack([target, floor(real), halves(real), start]))
     values = torch.stack([*torch.stack(rows).unbind(dim=1), x1.new_ones(len(x1)).double()])
     sums = values.new_zeros(len(MEASURES) + 1, styles)
-    sums.index_add_(1, batch["target_style"], values)
+    sums.index_add_(1, batch["target"], values)
     return sums.flatten(), sums[-1].sum()
 
 
@@ -187,7 +187,7 @@ def style_flow_metrics(styles: Sequence[str]) -> list[Metric]:
     """The metrics; the first two are the objectives.
 
     Args:
-        styles: their names, in the order of `target_style`, of letters, digits and _ alone.
+        styles: their names, in the order of `target`, of letters, digits and _ alone.
     """
     count = len(styles)
     sums = functools.partial(style_sums, count)

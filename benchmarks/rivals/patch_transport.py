@@ -188,8 +188,8 @@ def exchanged_value(group: str, samples: int = 8, references: int = 4) -> float:
 
     batch = {
         "latent": fields(style, 1)[:, 0],
-        "reference": fields(1 - style, references),
-        "target_style": torch.from_numpy(1 - style),
+        "references": fields(1 - style, references),
+        "target": torch.from_numpy(1 - style),
         "seed": torch.arange(samples),
     }
     changes = {"swd.group": group, "swd.max_samples": 0}

@@ -90,10 +90,10 @@ def style_flow_batch(seed=0, side=6, training=True, dtype=torch.float32):
     prediction["divergence"] = 5.0 * normal(B)
     batch = {
         "latent": normal(B, C, side, side),
-        "reference": normal(B, R, C, side, side) + 0.5,
-        "pooled_reference": normal(B, R, C, side, side) - 0.5,
+        "references": normal(B, R, C, side, side) + 0.5,
+        "pooled_references": normal(B, R, C, side, side) - 0.5,
         "style": torch.tensor([0, 1, 0, 0]),
-        "target_style": torch.tensor([1, 0, 1, 0]),
+        "target": torch.tensor([1, 0, 1, 0]),
         "seed": torch.tensor([11, 7, 5, 3]),
     }
     if training:

@@ -64,7 +64,7 @@ def test_swd_by_sample(flow, sizes, directions):
     expected = [
         squared_distance(
             columns(prediction["x1"][i : i + 1], size),
-            columns(batch["reference"][i], size),
+            columns(batch["references"][i], size),
             directions_of(seeds[i], size),
         )
         for i in range(B)
@@ -79,7 +79,7 @@ def test_swd_by_style_is_of_all_samples_of_a_target_style_weighed_by_their_numbe
     by_style = [
         squared_distance(
             columns(prediction["x1"][places], 3),
-            columns(batch["reference"][places].flatten(0, 1), 3),
+            columns(batch["references"][places].flatten(0, 1), 3),
             directions_of(99, 3),
         )
         for places in ([0, 2], [1, 3])
@@ -90,7 +90,7 @@ def test_swd_by_style_is_of_all_samples_of_a_target_style_weighed_by_their_numbe
 def test_swd_pooled_is_of_all_samples(flow):
     prediction, batch = flow.given()
     found = flow.value("swd", prediction, batch, swd__group="pooled")
-    x, y = columns(prediction["x1"], 3), columns(batch["reference"].flatten(0, 1), 3)
+    x, y = columns(prediction["x1"], 3), columns(batch["references"].flatten(0, 1), 3)
     assert found == pytest.approx(squared_distance(x, y, directions_of(99, 3)), rel=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_the_documents_swd(flow):
     one set of directions, mean squared difference of sorted projections.
     """
     prediction, batch = flow.given()
-    batch["reference"] = batch["reference"][:, :1]
+    batch["references"] = batch["references"][:, :1]
     found = flow.value(
         "swd",
         prediction,
@@ -114,7 +114,7 @@ def test_the_documents_swd(flow):
     places = keys.argsort(descending=True)[:50].numpy()
     x, y = (
         columns(np_padded(latents), 3)[places]
-        for latents in (prediction["x1"], batch["reference"][:, 0])
+        for latents in (prediction["x1"], batch["references"][:, 0])
     )
     x, y = (np.sort(side @ directions_of(99, 3).T, axis=0) for side in (x, y))
     assert found == pytest.approx(np.mean((x - y) ** 2), rel=1e-5)
@@ -127,7 +127,7 @@ def np_padded(latents):
 def test_independent_draws_are_of_each_side(flow):
     """Equal latents on both sides: shared draws see no difference, draws of each side do."""
     prediction, batch = flow.given()
-    batch["reference"] = prediction["x1"][:, None].expand(-1, R, -1, -1, -1)
+    batch["references"] = prediction["x1"][:, None]
     shared, independent = (
         flow.value("swd", prediction, batch, swd__max_samples=8, swd__draws=draws)
         for draws in ("shared", "independent")
@@ -147,7 +147,7 @@ def test_patches_lose_the_mean_of_each_channel(flow):
     expected = [
         squared_distance(
             free(columns(prediction["x1"][i : i + 1], 3)),
-            free(columns(batch["reference"][i], 3)),
+            free(columns(batch["references"][i], 3)),
             directions_of(0, 3),
         )
         for i in range(B)
@@ -159,11 +159,12 @@ def test_patches_lose_the_mean_of_each_channel(flow):
     assert again == pytest.approx(found, rel=1e-4)
 
 
-def test_the_source_as_the_reference_is_the_documents_bug(flow):
+def test_sources_as_references_are_the_documents_bug(flow):
     """The distance is then 0 at the identity, whatever the target style (002-M1)."""
     prediction, batch = flow.given()
     identity = {**prediction, "x1": batch["latent"]}
-    assert flow.value("swd", identity, batch, swd__against="source") == 0.0
+    bug = {**batch, "references": batch["latent"][:, None]}
+    assert flow.value("swd", identity, bug) == 0.0
     assert flow.value("swd", identity, batch) > 0.1
 
 
@@ -193,10 +194,13 @@ def test_a_dropped_style_pays_nothing_pooled_or_what_it_was_not_told(flow, group
 
     told = total(flow.at(prediction, kept), flow.at(batch, kept))
     assert total(prediction, batch) == pytest.approx(told, rel=1e-5)
-    pooled = {**flow.at(batch, gone), "reference": batch["pooled_reference"][gone]}
+    pooled = {**flow.at(batch, gone), "references": batch["pooled_references"][gone]}
     alone = {**flow.at(prediction, gone), "dropped": torch.tensor([False])}
     both = told + total(alone, pooled)
     assert total(prediction, batch, swd__dropped="pooled") == pytest.approx(both, rel=1e-5)
+    with pytest.raises(ValueError, match="'pooled_references', which it lacks"):
+        lacking = {k: v for k, v in batch.items() if k != "pooled_references"}
+        total(prediction, lacking, swd__dropped="pooled")
     without = {k: v for k, v in prediction.items() if k != "dropped"}
     unchanged = total(prediction, batch, swd__dropped="target")
     assert unchanged == pytest.approx(total(without, batch), rel=1e-6)
@@ -234,10 +238,10 @@ def test_pooled_is_no_mean_of_samples_and_does_not_see_who_has_which_style(flow)
     prediction, batch = flow.given()
     field = torch.randn(R, C, S, S, generator=torch.Generator().manual_seed(1))
     sign = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(B, 1, 1, 1)
-    batch["reference"] = sign[:, None] * (field + 3.0)
+    batch["references"] = sign[:, None] * (field + 3.0)
     prediction["x1"] = -sign * (field[0] + 3.0)
-    batch["reference"] = batch["reference"][:, :1]
-    batch["target_style"] = torch.tensor([0, 1, 0, 1])
+    batch["references"] = batch["references"][:, :1]
+    batch["target"] = torch.tensor([0, 1, 0, 1])
     pooled = flow.value("swd", prediction, batch, swd__group="pooled")
     parts = [
         flow.value("swd", flow.at(prediction, [i]), flow.at(batch, [i]), swd__group="pooled")

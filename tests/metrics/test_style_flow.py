@@ -28,8 +28,8 @@ def given(seed=0, references=R):
 
     batch = {
         "latent": normal(B, C, S, S),
-        "reference": normal(B, references, C, S, S) + 0.5,
-        "target_style": torch.tensor([0, 2, 2, 0, 2]),
+        "references": normal(B, references, C, S, S) + 0.5,
+        "target": torch.tensor([0, 2, 2, 0, 2]),
         "seed": torch.arange(B),
     }
     return {"x1": normal(B, C, S, S) + 0.3}, batch
@@ -76,7 +76,7 @@ def test_directions_are_unit_vectors_that_never_change():
 def test_swd_is_pots_and_its_columns_are_means_over_styles():
     prediction, batch = given()
     found = measured(prediction, batch)
-    real, style = batch["reference"], batch["target_style"].numpy()
+    real, style = batch["references"], batch["target"].numpy()
     target = np.array([by_pot(prediction["x1"][i : i + 1], real[i]) for i in range(B)])
     source = np.array([by_pot(batch["latent"][i : i + 1], real[i]) for i in range(B)])
     halves = np.array([by_pot(real[i, :2], real[i, 2:]) for i in range(B)])
@@ -191,7 +191,7 @@ def test_measures_are_those_that_the_terms_are_at_all_positions_and_many_directi
         )
 
     swd, ssm = (float(TERMS[name].sum(prediction, batch, Tree())) / B for name in ("swd", "ssm"))
-    sums, _ = style_sums(1, prediction, {**batch, "target_style": torch.zeros(B).long()}, None)
+    sums, _ = style_sums(1, prediction, {**batch, "target": torch.zeros(B).long()}, None)
     assert float(sums[0]) / B == pytest.approx(swd, rel=0.05)
     total, count = style_flow.content_distance(prediction, batch, None)
     assert float(total / count) == pytest.approx(ssm, rel=1e-6)
