@@ -45,7 +45,8 @@ def sliced_wasserstein(
     parts = directions.split(max(1, min(count, at_once // by_direction)), dim=-2)
     if len(parts) == 1 or not torch.is_grad_enabled():
         return torch.stack([_projected_cost(x, y, part) for part in parts]).sum(dim=0) / count
-    costs = [checkpoint(_projected_cost, x, y, part, use_reentrant=False) for part in parts]
+    again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    costs = [again(_projected_cost, x, y, part) for part in parts]
     return torch.stack(costs).sum(dim=0) / count
 
 

@@ -145,3 +145,21 @@ def test_the_distance_of_two_fields_is_that_of_their_laws(size, means):
     expected = gaussian_fields.sliced_wasserstein(one, other, size, 16, directions.numpy())
     found = sliced_wasserstein(x[None], y[None], directions)
     assert float(found) == pytest.approx(expected, rel=0.02)
+
+
+def test_parts_hold_no_more_for_the_gradient_than_the_vectors():
+    """Numbers that the graph keeps, of 256 directions at once and by parts."""
+    x, directions = normal(1, 4, 500).requires_grad_(), unit(normal(256, 4))
+    kept = {}
+    for at_once in (1 << 24, 4000):
+        sizes = {}
+
+        def keep(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            value = sliced_wasserstein(x, normal(1, 4, 500, seed=1), directions, at_once)
+        kept[at_once] = sum(sizes.values())
+        value.sum().backward()
+    assert kept[4000] < 0.1 * kept[1 << 24]
