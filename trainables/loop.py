@@ -243,7 +243,7 @@ class Training(Generic[Tree, PreparedT]):
 
     @property
     def validated(self) -> dict[str, nn.Module]:
-        """The modules as validation sees them: moving averages, with the last weights in `last.*`."""
+        """The modules as validation sees them: moving averages; last weights are `last.*`."""
         averages = {name: average.module for name, average in self.ema.items()}
         newest = {f"last.{name}": self.modules[name] for name in self.ema}
         return {**self.modules, **averages, **self.teachers, **newest}

@@ -14,13 +14,16 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from benchmarks.measuring.rows import Row, main, standard_error
 from data.files import Float64
+
+if TYPE_CHECKING:
+    from benchmarks.measuring.diffusion_images import Trained
 
 DRAWS = (4, 5, 6, 7)
 STEPS = 20
@@ -73,7 +76,7 @@ def _error(made: Float64, asked: Float64) -> float:
     return float(np.abs(made - asked).sum(1).mean())
 
 
-def _requests(network: Any) -> tuple[Float64, Float64, Float64]:
+def _requests(network: Trained) -> tuple[Float64, Float64, Float64]:
     """(counts of the slices of validation [N, K], spacing of each in mm, mean counts of the
     training's slices [K]).
     """
@@ -89,7 +92,7 @@ def _requests(network: Any) -> tuple[Float64, Float64, Float64]:
     return counts, spacing, np.mean(of_train, axis=0)
 
 
-def _counts(network: Any, masks: np.ndarray[Any, np.dtype[np.bool_]], spacing: Float64) -> Float64:
+def _counts(network: Trained, masks: np.ndarray[Any, np.dtype[np.bool_]], spacing: Float64) -> Float64:
     from data.mri.lesions import lesions_of
     from trainables.diffusion.samples import size_counts
 

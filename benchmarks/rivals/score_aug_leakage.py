@@ -16,13 +16,16 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measuring.rows import Row, main, standard_error
+
+if TYPE_CHECKING:
+    from benchmarks.measuring.diffusion_images import Trained
 
 DRAWS = (4, 5, 6, 7)
 IMAGES, STEPS = 64, 20
@@ -74,7 +77,7 @@ def measure() -> Iterator[Row]:
         yield Row(f"score_aug_leakage/{name}", mean, "%", "its standard error", error, None)
 
 
-def _slices(network: Any, split: str) -> Tensor:
+def _slices(network: Trained, split: str) -> Tensor:
     """The images of a split as they are, [N, 1, H, W]."""
     from data.mri.dataset import open_split
 
