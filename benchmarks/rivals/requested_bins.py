@@ -92,7 +92,9 @@ def _requests(network: Trained) -> tuple[Float64, Float64, Float64]:
     return counts, spacing, np.mean(of_train, axis=0)
 
 
-def _counts(network: Trained, masks: np.ndarray[Any, np.dtype[np.bool_]], spacing: Float64) -> Float64:
+def _counts(
+    network: Trained, masks: np.ndarray[Any, np.dtype[np.bool_]], spacing: Float64
+) -> Float64:
     from data.mri.lesions import lesions_of
     from trainables.diffusion.samples import size_counts
 

@@ -72,8 +72,8 @@ def measure() -> Iterator[Row]:
             made = images_of(network, seeds, STEPS)
             shares[name].append(_share_turned(classifier, made))
     for name, values in shares.items():
-        error = 100.0 * standard_error(values)
-        mean = 100.0 * statistics.mean(values)
+        percent = [100.0 * value for value in values]
+        mean, error = statistics.mean(percent), standard_error(percent)
         yield Row(f"score_aug_leakage/{name}", mean, "%", "its standard error", error, None)
 
 
