@@ -83,3 +83,16 @@ def test_a_training_with_batches_of_one_modality_resumes_to_the_bit(shared_cache
     changes = {**MULTI, "condition.mode.batches": "grouped", "train.steps": 4}
     examined = Examined(SYSTEM, shared_cache, changes)
     assert [str(fault) for fault in resumes_exactly(examined)] == []
+
+
+@pytest.mark.slow
+def test_latents_of_several_modalities_are_grouped_as_their_images(
+    shared_cache, autoencoders, latents
+):
+    changes = {**MULTI, "condition.mode.batches": "grouped"}
+    settings = latents.settings(autoencoders("vae"), **changes)
+    loaders = SYSTEM.loaders(settings, SYSTEM.prepare(settings, shared_cache))
+    opened = loaders.train, loaders.order
+    found = modalities(opened, drawn(opened, Share(4, 1)))
+    assert all(len(one) == 1 for one in found)
+    assert len(set().union(*found)) == 4
