@@ -84,16 +84,29 @@ def made_ready(system: Any, resolved: Any, force: bool) -> Ready:
 def train(
     place: Place, ready: Ready, directory: Path, resume: bool, budget: Budget
 ) -> Mapping[str, Any]:
-    """Trains to the end, or to that of the budget, and returns the last report."""
+    """Trains to the end, or to that of the budget, and returns the last report. A resume that
+    fails before its first report leaves the stored settings as they were.
+    """
     from settings.files import write_settings
     from settings.flat import flatten
 
     directory.mkdir(parents=True, exist_ok=True)
-    flat, path = flatten(ready.resolved.settings), TrainingPaths(directory).settings
+    paths = TrainingPaths(directory)
+    flat, path, before = flatten(ready.resolved.settings), paths.settings, None
     if resume and path.exists():
         _say_changes(path, flat)
+        before = path.read_bytes(), _size(paths.reports)
     write_settings(path, flat, timeline=ready.resolved.timeline)
-    return _run(place, ready, directory, resume, budget)
+    try:
+        return _run(place, ready, directory, resume, budget)
+    except Exception:
+        if before is not None and _size(paths.reports) == before[1]:
+            path.write_bytes(before[0])
+        raise
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _say_changes(path: Path, settings: Mapping[str, Any]) -> None:

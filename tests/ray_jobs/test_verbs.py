@@ -63,6 +63,16 @@ def test_a_resume_to_fewer_steps_than_were_done_is_refused_and_changes_nothing(t
     assert train.main(["train.steps=4", *resume]) == 0
 
 
+def test_a_resume_that_fails_before_its_first_report_leaves_the_settings(trained, capsys):
+    before = (trained / "settings.json").read_bytes()
+    resume = ["--no-ray", "--resume", "--dir", str(trained)]
+    failing = ["data.samples=4", "data.fail_at=1", "train.steps=6", *resume]
+    assert train.main(failing) == 2
+    assert "goes on with another data.fail_at: -1 -> 1" in capsys.readouterr().out
+    assert (trained / "settings.json").read_bytes() == before
+    assert train.main(["train.steps=6", *resume]) == 0
+
+
 def test_a_resume_takes_no_other_base(trained, capsys):
     assert train.main([TOY, "--preset", "x", "--no-ray", "--resume", "--dir", str(trained)]) == 2
     assert "leave out --settings and --preset" in capsys.readouterr().err

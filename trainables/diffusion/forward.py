@@ -149,16 +149,17 @@ def _again(
     settings: DiffusionSettings,
     plan: Plan | None,
 ) -> Tensor:
-    """The predictions, in training those of a share of the samples by a second pass where
-    `loss.consistency` compares them; in evaluation it would be the first again. The pass is over
-    all samples, for to pick them out would wait for the device.
+    """The predictions, in training those of a share of the samples by a second pass without
+    gradient, as in the document, where `loss.consistency` compares them; in evaluation it would be
+    the first again. The pass is over all samples, for to pick them out would wait for the device.
     """
     node = settings.loss.consistency
     if not (node.is_on and modules["network"].training):
         return output
-    again = predict(modules, given["noisy"], given["t"], batch, settings, forward=1, plan=plan)
-    if "leading" in given:
-        again = again * given["leading"]
+    with torch.no_grad():
+        again = predict(modules, given["noisy"], given["t"], batch, settings, forward=1, plan=plan)
+        if "leading" in given:
+            again = again * given["leading"]
     is_twice = draw_uniform(batch[SEED], "consistency") < node.probability
     return torch.where(is_twice.view(-1, *[1] * (output.ndim - 1)), again, output)
 

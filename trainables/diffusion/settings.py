@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from data.mri.augment import AugmentSettings
@@ -123,11 +124,11 @@ class ConditionSettings(Settings):
 
     @property
     def dropout(self) -> float:
-        """Share of the training samples without any condition, at least: the least dropout of the
-        conditions that there are.
+        """Share of the training samples without any condition: each is left out by a draw of its
+        own. 0 where there is none.
         """
-        nodes = (self.mask, self.mode, self.sizes)
-        return min((node.dropout for node in nodes if node.enabled), default=0.0)
+        dropouts = [node.dropout for node in (self.mask, self.mode, self.sizes) if node.enabled]
+        return math.prod(dropouts) if dropouts else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +233,12 @@ class DiffusionSettings(SystemSettings):
                     "once. Set loss.sda.enabled=false, or another space."
                 )
             self.loss.sda.check_sides(self.data.space(self.model.spatial_dims))
+        if self.score_aug.removes and self.condition.sizes.enabled:
+            raise SettingsError(
+                "score_aug with shifts, cutouts or patterns takes lesions away that "
+                "condition.sizes has counted. Turn score_aug.translation and .cutout off with "
+                "score_aug.kind=single or compose, or set condition.sizes.enabled=false."
+            )
         terms = {"regional": self.loss.regional.is_on, "perceptual": self.loss.perceptual.is_on}
         named = [name for name, is_on in terms.items() if is_on]
         if self.score_aug.enabled and named:

@@ -224,6 +224,11 @@ def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
             f"makes images without masks (data.group={settings.data.group}). Leave it out."
         )
     bins = condition.sizes.bins if condition.sizes.enabled else 0
+    if counts and not bins:
+        raise SettingsError(
+            f"counts={list(counts)}: this network was not told sizes of lesions "
+            "(condition.sizes.enabled=false). Leave counts out."
+        )
     if len(counts) not in (0, bins):
         raise SettingsError(
             f"counts has one number for each of the {bins} bins that this network knows "

@@ -175,6 +175,12 @@ class ScoreAugSettings(Settings):
             return self.v2.destructive > 0.0 and self.v2.cutout_share > 0.0
         return self.cutout.enabled
 
+    @property
+    def removes(self) -> bool:
+        """Whether parts of an image are taken away."""
+        shifts = "translation" in self.names
+        return self.enabled and (shifts or self.draws_cutouts or self.draws_patterns)
+
     def check(self) -> None:
         if not self.enabled:
             return

@@ -25,9 +25,9 @@ def check_guidance(settings: GuidanceSettings, dropout: float) -> None:
     if is_guided(settings) and dropout <= 0.0:
         raise SettingsError(
             "guidance needs a network that was trained without its condition at times, and this "
-            f"one's dropout is {dropout:g}: sampling.guidance must stay at 1, not "
-            f"{settings.start:g} to {settings.end:g}. Set both ends to 1, or train with a dropout "
-            "of the condition above 0."
+            f"one's dropout is {dropout:g}, or it has no condition: sampling.guidance must stay "
+            f"at 1, not {settings.start:g} to {settings.end:g}. Set both ends to 1, or train with "
+            "a condition (condition.*) whose dropout is above 0."
         )
 
 

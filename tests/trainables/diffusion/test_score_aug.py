@@ -183,3 +183,18 @@ def test_a_training_with_each_keeps_the_rules_of_trainings(
 def test_a_training_with_sda_keeps_the_contract(shared_cache):
     changes = {**SDA, "train.steps": 4}
     assert [str(fault) for fault in check(Examined(SYSTEM, shared_cache, changes))] == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"score_aug.translation.enabled": True},
+        {"score_aug.cutout.enabled": True, "score_aug.kind": "compose"},
+        {"score_aug.kind": "v2"},
+    ],
+)
+def test_lesions_that_were_counted_are_not_taken_away(changes):
+    told = {**SYSTEM.small, **ON, "condition.sizes.enabled": True, "data.group": "seg"}
+    replace(SYSTEM.Settings(), told)
+    with pytest.raises(SettingsError, match=r"condition\.sizes has counted"):
+        replace(SYSTEM.Settings(), {**told, **changes})

@@ -102,7 +102,7 @@ def test_without_guidance_the_unconditional_network_is_not_asked():
 def test_guidance_needs_an_unconditional_branch(start, end):
     """001-M21: a network whose condition was never dropped has none."""
     settings = GuidanceSettings(start=start, end=end)
-    with pytest.raises(SettingsError, match=r"this one's dropout is 0: .* stay at 1, not"):
+    with pytest.raises(SettingsError, match=r"this one's dropout is 0, .* stay at 1, not"):
         check_guidance(settings, 0.0)
     check_guidance(settings, 0.15)
     check_guidance(GuidanceSettings(), 0.0)
