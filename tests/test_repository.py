@@ -56,7 +56,10 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "trainables.api": STEPS | {"trainables"},
     "trainables.contract": LOOP | {"trainables", "trainables.loop"},
     **dict.fromkeys(OF_SYSTEMS | {"trainables.diffusion.settings"}, SYSTEM),
-    "trainables.diffusion": SYSTEM | {f"trainables.diffusion.{n}" for n in ("latent", "settings")},
+    "trainables.diffusion": SYSTEM
+    | {f"trainables.diffusion.{n}" for n in ("inspecting", "latent", "settings")},
+    "trainables.diffusion.inspecting": SYSTEM
+    | {"trainables.diffusion", "trainables.diffusion.settings"},
     "trainables.diffusion.latent": SYSTEM | {"trainables.diffusion.settings"},
     "trainables.diffusion_rejection": SYSTEM
     | {"trainables.diffusion", "trainables.diffusion.settings"},
