@@ -114,6 +114,9 @@ class Choice:
 def coarse_to_fine(scores: Scores, low: int, high: int, tolerance: float) -> Choice:
     """Scores a grid of low ... high, then closer and closer around the best, what cannot be told
     from it, and the least number within the tolerance, until the neighbours of each are known.
+
+    A valley that is narrower than an interval of the first grid may be missed; `every_number`
+    misses none.
     """
     stride = max(1, math.ceil((high - low) / _INTERVALS))
     for steps in sorted({*range(low, high + 1, stride), high}):
