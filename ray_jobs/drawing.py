@@ -107,7 +107,6 @@ class Drawer:
         generation.check(system, asked)
         options = generation.options_of(system, given)
         opened: Any = open_checkpoint(self.path, moved)
-        self.solvers: Solvers = system.solvers(opened.settings, options)
         self._given = tuple(given)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._modules = {name: m.to(self._device) for name, m in opened.modules.items()}
@@ -119,6 +118,7 @@ class Drawer:
             count=arguments.count,
             batch_size=arguments.batch_size or system.generates.batch_size,
         )
+        self.solvers: Solvers = system.solvers(opened.settings, self._request)
 
     def refuse_given(self, keys: Collection[str], why: str) -> None:
         """Refuses options that the verb sets itself."""

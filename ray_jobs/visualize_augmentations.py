@@ -7,7 +7,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_jobs.verb import (
     OK,
@@ -19,6 +19,11 @@ from ray_jobs.verb import (
     run_verb,
 )
 from settings.option import positive, whole
+
+if TYPE_CHECKING:
+    from settings.schema import Settings
+    from trainables.parts import Loaders
+    from trainables.system import System
 
 _DESCRIPTION = """\
   {command} compression --output views.png
@@ -90,7 +95,7 @@ def _visualize(arguments: Namespace) -> int:
 
 
 def _further(
-    system: Any, settings: Any, prepared: Any, indices: Sequence[int], seed: int
+    system: System, settings: Settings, prepared: object, indices: Sequence[int], seed: int
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """The figures beside the first: each augmentation alone, and those of the system."""
     from settings.flat import replace
@@ -135,7 +140,7 @@ def _batch(loaders: Any, indices: Sequence[int], seed: int) -> list[dict[str, An
     return [{name: batch[name][row] for name in names} for row in range(len(indices))]
 
 
-def _collated(loaders: Any, indices: Sequence[int], seed: int) -> Any:
+def _collated(loaders: Loaders, indices: Sequence[int], seed: int) -> Any:
     from torch.utils.data import default_collate
 
     from models.draws import hash63

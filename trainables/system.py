@@ -196,12 +196,9 @@ class System(Protocol[SettingsT, PreparedT]):
         """
         raise SettingsError(f"system {self.name} has no member `generate`.")
 
-    def solvers(self, settings: SettingsT, options: Any) -> Solvers:
+    def solvers(self, settings: SettingsT, request: Request) -> Solvers:
         """The ways in which `draw` can make a sample of its noise, for the verbs `solvers` and
-        `optimal_steps`.
-
-        Args:
-            options: the tree of `Generates.options`, with what holds for all of them.
+        `optimal_steps`, under the options of the request, as far as they hold for all of them.
 
         Raises:
             SettingsError: options under which they cannot be compared.

@@ -233,8 +233,8 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
     ) -> Measures:
         return generate(settings, modules, request)
 
-    def solvers(self, settings: DiffusionSettings, options: GenerateSettings) -> Solvers:
-        return solvers(settings, options)
+    def solvers(self, settings: DiffusionSettings, request: Request) -> Solvers:
+        return solvers(settings, request.options)
 
     def draw(self, settings: DiffusionSettings, modules: Modules, request: Request) -> Drawn:
         return draw(settings, modules, request)

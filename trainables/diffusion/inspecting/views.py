@@ -17,6 +17,7 @@ from metrics.diffusion import LEVELS
 from models.diffusion.score_aug.sda import shifted
 from models.diffusion.score_aug.settings import ScoreAugSettings
 from models.diffusion.score_aug.transforms import Plan, apply, symmetries, unchanged
+from models.diffusion.spaces import Space
 from models.diffusion.strategies.times import on_grid
 from settings.flat import flatten
 from trainables.api import Tensors
@@ -136,7 +137,7 @@ def _symmetry_name(turns: int, flip: int) -> str:
     return ", ".join(parts)
 
 
-def _sda(settings: DiffusionSettings, space: Any, given: Tensors) -> dict[str, Tensor]:
+def _sda(settings: DiffusionSettings, space: Space, given: Tensors) -> dict[str, Tensor]:
     """Images as they are at t, and every turned or flipped one at the time that t is shifted to,
     as `forward` makes them.
     """
