@@ -67,10 +67,10 @@ def check(system: System, asked: Asked) -> None:
             f"--batch-size {asked.batch_size}: system {name} takes its inputs one by one. Leave "
             "out --batch-size."
         )
-    _options(system, asked.options)
+    options_of(system, asked.options)
 
 
-def _options(system: System, options: Mapping[str, str]) -> Settings:
+def options_of(system: System, options: Mapping[str, str]) -> Settings:
     """The tree of the system's options with these values."""
     from settings.flat import leaves, replace
     from trainables.checkpoints.external import KEY
@@ -97,7 +97,7 @@ def generate(
     request = Request(
         target=target,
         source=asked.source,
-        options=_options(system, asked.options),
+        options=options_of(system, asked.options),
         count=asked.count or 1,
         seed=asked.seed or 0,
         batch_size=asked.batch_size or system.generates.batch_size,

@@ -41,6 +41,8 @@ VERBS: Mapping[str, str] = {
     "analyze": "Rank the trials of a sweep; write frames and a page.",
     "generate": "Apply a checkpoint to inputs of your own, or draw.",
     "simulate": "Replay a sweep under other schedulers and budgets.",
+    "solvers": "Compare the solvers of a checkpoint's samples.",
+    "optimal_steps": "Find the least number of steps that is enough.",
     "encode_latents": "Encode an autoencoder's data and measure its latents.",
     "profile": "Print parameters, time and memory of training steps.",
     "lr_finder": "Find out how large a learning rate a training bears.",
@@ -277,13 +279,13 @@ def data_lines(notes: Mapping[str, float]) -> list[str]:
     return lines
 
 
-def check_directory(path: Path) -> None:
+def check_directory(path: Path, option: str = "--dir") -> None:
     """Refuses a directory that cannot be made because a file is in its way."""
     from settings.schema import SettingsError
 
     there = next(p for p in (path, *path.parents) if p.exists())
     if not there.is_dir():
-        raise SettingsError(f"--dir {path}: {there} is a file. Name a directory.")
+        raise SettingsError(f"{option} {path}: {there} is a file. Name a directory.")
 
 
 def cache_directory() -> Path:

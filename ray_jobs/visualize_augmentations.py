@@ -7,7 +7,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_jobs.verb import (
     OK,
@@ -20,13 +20,22 @@ from ray_jobs.verb import (
 )
 from settings.option import positive, whole
 
+if TYPE_CHECKING:
+    from settings.schema import Settings
+    from trainables.parts import Loaders
+    from trainables.system import System
+
 _DESCRIPTION = """\
   {command} compression --output views.png
   {command} compression augment.vae.elastic_probability=1 \\
       batch_augment.enabled=true --output views.png
+  {command} diffusion score_aug.enabled=true score_aug.kind=v2 \\
+      --output views.png
 
 A row is a sample, a column a batch of a training. Of volumes it shows the slice with most of the
-lesions, else the middle one; channels lie side by side, and lesions are outlined."""
+lesions, else the middle one; channels lie side by side, and lesions are outlined. Where the system
+has them, there are further figures beside it: views_each.png has each augmentation alone, and
+others what a training does behind its loader."""
 
 _LEAST_SIDE = 160  # pixels of a shown image; smaller ones are enlarged by a whole factor
 _GAP, _HEADER = 4, 16  # pixels
@@ -73,10 +82,38 @@ def _visualize(arguments: Namespace) -> int:
     indices = indices or _chosen(loaders.train, arguments.count, arguments.seed)
     for view in range(1, arguments.views + 1):
         columns[f"view {view}"] = _batch(loaders, indices, arguments.seed * 1000 + view)
+    figures: dict[str, Mapping[str, Sequence[Mapping[str, Any]]]] = {"": columns}
+    figures |= _further(system, settings, prepared, indices, arguments.seed)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _figure(columns).save(target)
     print(f"training samples {', '.join(map(str, indices))}: {target}")
+    for name, shown in figures.items():
+        path = target.with_stem(f"{target.stem}_{name}") if name else target
+        _figure(shown).save(path)
+        if name:
+            print(f"{' '.join(name.split('_'))}: {path}")
     return OK
+
+
+def _further(
+    system: System, settings: Settings, prepared: object, indices: Sequence[int], seed: int
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """The figures beside the first: each augmentation alone, and those of the system."""
+    from settings.flat import replace
+
+    plain = system.loaders(replace(settings, system.originals), prepared)
+    figures: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    alone = system.augmentations(settings)
+    if alone:
+        figures["each"] = {"original": _batch(plain, indices, 0)}
+    for name, changes in alone.items():
+        loaders = system.loaders(replace(settings, changes), prepared)
+        figures["each"][name] = _batch(loaders, indices, seed * 1000 + 1)
+    views = system.augmented_views(settings, prepared, _collated(plain, indices, seed))
+    for figure, columns in views.items():
+        figures[figure] = {
+            name: [{"image": image} for image in images] for name, images in columns.items()
+        }
+    return figures
 
 
 def _chosen(train: Any, count: int, seed: int) -> list[int]:
@@ -98,14 +135,18 @@ def _chosen(train: Any, count: int, seed: int) -> list[int]:
 
 def _batch(loaders: Any, indices: Sequence[int], seed: int) -> list[dict[str, Any]]:
     """`image` and `mask` of each sample after the loader's own collation."""
+    batch = _collated(loaders, indices, seed)
+    names = [name for name in ("image", "mask") if name in batch]
+    return [{name: batch[name][row] for name in names} for row in range(len(indices))]
+
+
+def _collated(loaders: Loaders, indices: Sequence[int], seed: int) -> Any:
     from torch.utils.data import default_collate
 
     from models.draws import hash63
 
     samples = [loaders.train[(index, hash63(seed, index))] for index in indices]
-    batch = (loaders.collate or default_collate)(samples)
-    names = [name for name in ("image", "mask") if name in batch]
-    return [{name: batch[name][row] for name in names} for row in range(len(indices))]
+    return (loaders.collate or default_collate)(samples)
 
 
 def _image_of(sample: Mapping[str, Any]) -> Any:

@@ -130,6 +130,11 @@ def positives(text: str) -> list[int]:
     return [positive(part.strip()) for part in text.split(",")]
 
 
+def positive_numbers(text: str) -> list[float]:
+    """Numbers above 0, with commas between them, for argparse."""
+    return [positive_number(part.strip()) for part in text.split(",")]
+
+
 def numbers(text: str) -> list[float]:
     """Numbers with commas between them, for argparse."""
     values: Sequence[float] = [_number(part) for part in text.split(",")]

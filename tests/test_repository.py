@@ -25,6 +25,7 @@ PARTS = LOWEST | {"models", "losses", "metrics", "data", "search_spaces"}
 STEPS = {"trainables.optimizing", "trainables.stepping"}
 LOOP = STEPS | {"trainables.checkpoints", "trainables.reporting"}
 SYSTEM = LOOP | {"trainables", "trainables.loop", "trainables.api"}
+BASE = SYSTEM | {"trainables.diffusion", "trainables.diffusion.settings"}
 SWEEP = {"ray_jobs.sweeping", "ray_jobs.engine", "ray_jobs.training"}
 _MODULES = [spelled.partition(":")[0] for spelled in SYSTEMS.values()]
 OF_SYSTEMS = {".".join(module.split(".")[:2]) for module in _MODULES} | {"trainables.toy"}
@@ -54,10 +55,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "trainables.api": STEPS | {"trainables"},
     "trainables.contract": LOOP | {"trainables", "trainables.loop"},
     **dict.fromkeys(OF_SYSTEMS | {"trainables.diffusion.settings"}, SYSTEM),
-    "trainables.diffusion": SYSTEM | {f"trainables.diffusion.{n}" for n in ("latent", "settings")},
+    "trainables.diffusion": BASE | {f"trainables.diffusion.{n}" for n in ("inspecting", "latent")},
+    **{f"trainables.diffusion{name}": BASE for name in (".inspecting", "_rejection")},
     "trainables.diffusion.latent": SYSTEM | {"trainables.diffusion.settings"},
-    "trainables.diffusion_rejection": SYSTEM
-    | {"trainables.diffusion", "trainables.diffusion.settings"},
     # Who proposes and who stops do not know each other.
     "search": PARTS | {"search.optuna", "search.samplers", "search.schedulers"},
     "search.optuna": {"search"},
@@ -75,10 +75,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "benchmarks": PARTS
     | {"trainables", "search", "search.optuna", "results", "ray_jobs"}
     | {"benchmarks.measuring", "benchmarks.regret", "benchmarks.claiming", "benchmarks.rivals"},
-    "benchmarks.claiming": {"benchmarks.measuring"},
     "benchmarks.measuring": set(),
-    "benchmarks.rivals": {"benchmarks.measuring"},
-    "benchmarks.regret": {"benchmarks.measuring"},
+    **{f"benchmarks.{w}": {"benchmarks.measuring"} for w in ("claiming", "regret", "rivals")},
 }
 """Who may import whom, beside itself.
 

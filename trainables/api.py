@@ -48,7 +48,7 @@ from trainables.external import External, external_file
 from trainables.optimizing.optimizer import OptimizerSettings, RateSettings
 from trainables.parts import Built, Finding, Forward, Loaders, Modules, Order, Phase
 from trainables.reference import Reference
-from trainables.request import Generates, Measures, Request
+from trainables.request import Drawn, Generates, Measures, Request, Solver, Solvers
 from trainables.stepping.orders import grouped, permuted, stratified
 from trainables.stepping.train_settings import SystemSettings, TrainSettings
 from trainables.system import SystemBase
@@ -115,6 +115,10 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "Generates",
     "Request",
     "Measures",
+    # `solvers` and `optimal_steps`: ways to make samples, and what they have made
+    "Solver",
+    "Solvers",
+    "Drawn",
     # data
     "Order",
     "permuted",

@@ -1,4 +1,6 @@
-"""What a system's `generate` takes, and what it is asked for."""
+"""What a system's `generate` takes, and what it is asked for; and by which solvers its samples are
+made.
+"""
 
 from __future__ import annotations
 
@@ -91,3 +93,59 @@ class Request:
             indices = range(first, min(first + step, samples))
             seeds = [hash63(self.seed, _STREAM, index) for index in indices]
             yield indices, torch.tensor(seeds, dtype=torch.int64)
+
+
+# Solvers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """A way from noise to samples, more exact with more work.
+
+    Attributes:
+        name: as it is shown.
+        options: of `Generates.options`, beside what varies.
+        varies: the keys that get the number of steps, or the tolerance.
+        by_tolerance: whether that is a tolerance, to which it chooses its steps itself.
+        draws: whether it draws noise on the way: what it makes is then another sample than that of
+            a solver without, and its distance to it is no error.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    varies: tuple[str, ...]
+    by_tolerance: bool = False
+    draws: bool = False
+
+    def at(self, number: float) -> dict[str, Any]:
+        """Its options with so many steps, or with this tolerance."""
+        return {**self.options, **dict.fromkeys(self.varies, number)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solvers:
+    """Those of a system.
+
+    Attributes:
+        reference: what the others are compared with, by `reference_number` steps.
+        each: all that can be compared.
+        chosen: the one that the options ask for.
+    """
+
+    reference: Solver
+    reference_number: int
+    each: tuple[Solver, ...]
+    chosen: Solver
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples that a system has made.
+
+    Attributes:
+        samples: float32 [N, ...] on the CPU, not cut to the range of the data.
+        evaluations: of its network, over all samples.
+    """
+
+    samples: Tensor
+    evaluations: int

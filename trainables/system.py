@@ -21,7 +21,7 @@ from settings.systems import SYSTEMS, current_name
 from trainables.examination import Examination
 from trainables.parts import Built, Finding, Loaders, Modules, Phase
 from trainables.reference import Reference
-from trainables.request import Generates, Measures, Request
+from trainables.request import Drawn, Generates, Measures, Request, Solvers
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 """The tree of a system's settings."""
@@ -196,6 +196,21 @@ class System(Protocol[SettingsT, PreparedT]):
         """
         raise SettingsError(f"system {self.name} has no member `generate`.")
 
+    def solvers(self, settings: SettingsT, request: Request) -> Solvers:
+        """The ways in which `draw` can make a sample of its noise, for the verbs `solvers` and
+        `optimal_steps`, under the options of the request, as far as they hold for all of them.
+
+        Raises:
+            SettingsError: options under which they cannot be compared.
+        """
+        raise SettingsError(f"system {self.name} has no member `solvers`.")
+
+    def draw(self, settings: SettingsT, modules: Modules, request: Request) -> Drawn:
+        """The samples that `generate` would write, as they are, in the order of their indices;
+        equal noise for equal seeds, whatever the solver.
+        """
+        raise SettingsError(f"system {self.name} has no member `draw`.")
+
     def encode(
         self,
         settings: SettingsT,
@@ -259,6 +274,28 @@ class System(Protocol[SettingsT, PreparedT]):
             speaks.
         """
         raise SettingsError(f"system {self.name} has no member `profile_step`.")
+
+    def augmentations(self, settings: SettingsT) -> Mapping[str, Mapping[str, Any]]:
+        """Every augmentation of a single sample, by name, with the settings under which `loaders`
+        has this one alone, and always, for the verb `visualize_augmentations`. By default none is
+        shown by itself.
+        """
+        return {}
+
+    def augmented_views(
+        self, settings: SettingsT, prepared: PreparedT, batch: Tensors
+    ) -> Mapping[str, Mapping[str, Tensor]]:
+        """Further figures for the verb `visualize_augmentations`: of what a training does to its
+        samples behind the loader. By default there are none.
+
+        Args:
+            batch: of the loader, as it is without augmentation.
+
+        Returns:
+            figure -> column -> images [B, n, H, W] or [B, n, D, H, W] in [0, 1], whose n channels
+            are shown side by side.
+        """
+        return {}
 
 
 class SystemBase(System[SettingsT, PreparedT]):

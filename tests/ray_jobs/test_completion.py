@@ -95,7 +95,7 @@ def offered(forks, tmp_path):
     ("line", "expected"),
     [
         ("weighbridge ", list(VERBS)),
-        ("weighbridge s", ["sweep", "simulate"]),
+        ("weighbridge s", ["sweep", "simulate", "solvers"]),
         ("weighbridge zz", []),
         ("weighbridge train ", list(SYSTEMS)),
         ("weighbridge sweep --trials 3 hdr", ["hdr_patch"]),

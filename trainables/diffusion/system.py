@@ -23,6 +23,7 @@ from settings.mri import channels_of
 from trainables.api import (
     Built,
     Composite,
+    Drawn,
     Examination,
     Finding,
     Generates,
@@ -33,12 +34,15 @@ from trainables.api import (
     Phase,
     Reference,
     Request,
+    Solvers,
     SystemBase,
     Tensors,
 )
 from trainables.diffusion.examine import examinations
 from trainables.diffusion.forward import PROGRESS, denoise, noise_only
 from trainables.diffusion.heatmap import heatmap
+from trainables.diffusion.inspecting.solvers import solvers
+from trainables.diffusion.inspecting.views import augmentations, augmented_views
 from trainables.diffusion.latent.autoencoder import FrozenAutoencoder
 from trainables.diffusion.latent.modules import (
     externals,
@@ -55,7 +59,7 @@ from trainables.diffusion.references import references
 from trainables.diffusion.samples import PAIRS, Pairs, WithCounts, open_splits, order_of
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.diffusion.tags import figure_tags, tags
-from trainables.diffusion.use import GenerateSettings, generate
+from trainables.diffusion.use import GenerateSettings, draw, generate
 from trainables.drawing import flat, rows
 
 _SHOWN_DEVIATIONS = 3.0
@@ -229,6 +233,20 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
         self, settings: DiffusionSettings, modules: Modules, request: Request
     ) -> Measures:
         return generate(settings, modules, request)
+
+    def solvers(self, settings: DiffusionSettings, request: Request) -> Solvers:
+        return solvers(settings, request.options)
+
+    def draw(self, settings: DiffusionSettings, modules: Modules, request: Request) -> Drawn:
+        return draw(settings, modules, request)
+
+    def augmentations(self, settings: DiffusionSettings) -> Mapping[str, Mapping[str, Any]]:
+        return augmentations(settings)
+
+    def augmented_views(
+        self, settings: DiffusionSettings, prepared: Prepared, batch: Tensors
+    ) -> Mapping[str, Mapping[str, Tensor]]:
+        return augmented_views(settings, prepared, batch)
 
     def profile_cases(
         self, settings: DiffusionSettings, kinds: Sequence[str], sizes: Sequence[str]

@@ -23,6 +23,7 @@ from models.diffusion.strategies.settings import SamplingSettings
 from settings.flat import replace
 from settings.mri import GROUPS, MASK, MODALITIES
 from trainables.api import (
+    Drawn,
     Measures,
     Modules,
     Request,
@@ -117,14 +118,8 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
         DataError: no mask is usable.
     """
     options: GenerateSettings = request.options
-    check_guidance(options.sampling.guidance, settings.condition.dropout)
-    _check_conditions(settings, request)
     space: Any = modules["space"]
-    if not space.decodes:
-        dims = settings.model.spatial_dims
-        space.attach(found_again(space.source, dims, options.autoencoder))
-    device = space.shift.device
-    asked = _asked(settings, space.affine, request)
+    asked, device = _ready(settings, modules, request), space.shift.device
     names = ("samples", "clipped_values", "values", "further_attempts", "not_met")
     counts = dict.fromkeys(names, 0.0)
     wanted = Filter(
@@ -160,6 +155,42 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
             _write(request.target, index, one, condition, settings, options)
         write_png(request.target / f"grid_{indices[0]:06d}.png", rows(flat(image)))
     return counts
+
+
+def draw(settings: DiffusionSettings, modules: Modules, request: Request) -> Drawn:
+    """The images that `generate` would write, not clipped, by `sampling` alone: without filter or
+    rejection.
+
+    Raises:
+        SettingsError, DataError: as `generate`.
+    """
+    options: GenerateSettings = request.options
+    space: Any = modules["space"]
+    asked, device = _ready(settings, modules, request), space.shift.device
+    images, evaluations = [], 0
+    for indices, seeds in request.batches(len(asked)):
+        conditions = [asked[index // request.count] for index in indices]
+        batch = _batch(settings, options, conditions, seeds, device)
+        with _autocast(options.precision, device):
+            path = sampled(settings, modules, batch, seeds.to(device), options.sampling)
+            state = last(path)
+            images.append(space.decode(state.x).float().cpu())
+        evaluations += state.evaluations
+    return Drawn(torch.cat(images), evaluations)
+
+
+def _ready(settings: DiffusionSettings, modules: Modules, request: Request) -> list[_Asked]:
+    """The conditions, once it is checked that they and the guidance fit, and a space without its
+    autoencoder has it.
+    """
+    options: GenerateSettings = request.options
+    check_guidance(options.sampling.guidance, settings.condition.dropout)
+    _check_conditions(settings, request)
+    space: Any = modules["space"]
+    if not space.decodes:
+        dims = settings.model.spatial_dims
+        space.attach(found_again(space.source, dims, options.autoencoder))
+    return _asked(settings, space.affine, request)
 
 
 def _rejecter(
