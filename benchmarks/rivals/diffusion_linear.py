@@ -25,6 +25,9 @@ from benchmarks.measuring.rows import Row, main, row, standard_error
 from data.files import Float64
 
 if TYPE_CHECKING:
+    from models.diffusion.spaces import Space
+    from trainables.api import Loaders
+    from trainables.diffusion.prepared import Prepared
     from trainables.diffusion.settings import DiffusionSettings
 
 DRAWS = (4, 5, 6, 7)
@@ -73,13 +76,12 @@ def _of_draw(draw: int) -> dict[str, dict[str, float]]:
     loaders = system.loaders(settings, prepared)
     for split in ("validation", "test"):
         reference = measure_references(system, settings, prepared, split)["linear"]
-        pairs: Any = getattr(loaders, split)
-        error = _error(settings, space, pairs, split, loaders, mean, covariance)
+        error = _error(settings, space, split, loaders, mean, covariance)
         found[split] = {"linear": reference["val.denoising_mse"], "fuller": error}
     return found
 
 
-def _augmented(settings: DiffusionSettings, prepared: Any, space: Any) -> Float64:
+def _augmented(settings: DiffusionSettings, prepared: Prepared, space: Space) -> Float64:
     """Training images as a training sees them, standardised, [N, H, W]."""
     from data.mri.dataset import open_split
 
@@ -119,10 +121,9 @@ def _stationary(rows: Float64) -> Float64:
 
 def _error(
     settings: DiffusionSettings,
-    space: Any,
-    pairs: Any,
+    space: Space,
     split: str,
-    loaders: Any,
+    loaders: Loaders,
     mean: Float64,
     covariance: Float64,
 ) -> float:
@@ -136,6 +137,7 @@ def _error(
     from trainables.stepping.inputs import batch_of
 
     errors = []
+    pairs: Any = getattr(loaders, split)
     for level in range(len(LEVELS)):
         batch = batch_of(loaders, split, list(range(level, len(pairs), PAIRS)))
         given = noised(space, batch, settings)

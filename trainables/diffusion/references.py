@@ -1,5 +1,5 @@
-"""What a denoiser has to beat: the mean image, the noisy image itself, and the best linear
-denoiser that the training split can tell of.
+"""What a denoiser has to beat: the mean image, the noisy image itself, and the linear denoiser of
+the training split's principal components (`benchmarks.rivals.diffusion_linear` has a fuller one).
 
 Shapes: N training images of n values in the space of the diffusion, [B, c, *s] of a batch; K
 principal components.
@@ -42,7 +42,7 @@ def references(settings: DiffusionSettings, prepared: Prepared) -> dict[str, Ref
     linear = fit_linear(images.flatten(1), patients)
     mean = linear.mean.view(images.shape[1:])
     about = (
-        f"the best linear denoiser: {len(linear.axes)} principal components of {len(images)} "
+        f"a linear denoiser: {len(linear.axes)} principal components of {len(images)} "
         "training images, their variances and that of all other directions on patients left out"
     )
     made: dict[str, tuple[Estimate, str]] = {
