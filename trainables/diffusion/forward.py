@@ -126,7 +126,7 @@ def _augmented(
     seeds = _seeds(batch, node.per)
     draw = draw_sda(node, seeds, given["t"], batch["image"].shape[2:])
     moved = {"image": apply(draw.plan, batch["image"])}
-    if node.moves_conditions and settings.condition.mask.enabled:
+    if node.moves_conditions and (settings.condition.mask.enabled or settings.control.enabled):
         moved["mask"] = apply(draw.plan, batch["mask"])
     clean = space.encode(moved["image"].float())
     noise, told = (apply(draw.plan, given[name]) for name in ("noise", "told"))

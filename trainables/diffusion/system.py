@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from losses.diffusion import terms
 from metrics.diffusion import diffusion_metrics
 from metrics.perceptual import refuse_missing
-from models.diffusion.build import build_network
+from models.diffusion.build import build_control, build_network
 from models.diffusion.latent_space import LatentSpace
 from models.diffusion.spaces import Space, build_space
 from settings.flat import replace
@@ -36,6 +36,7 @@ from trainables.api import (
     SystemBase,
     Tensors,
 )
+from trainables.diffusion.control import other_trunk
 from trainables.diffusion.forward import PROGRESS, denoise, noise_only
 from trainables.diffusion.heatmap import heatmap
 from trainables.diffusion.latent.autoencoder import FrozenAutoencoder
@@ -157,6 +158,8 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
 
     def phases(self, settings: DiffusionSettings, prepared: Prepared | None) -> Sequence[Phase]:
         modules = ("network", "conditions") if _has_conditions(settings) else ("network",)
+        if settings.control.enabled:
+            modules = ("control",)
         composite = Composite(terms(settings), settings.loss)
         plain = {"perceptual": noise_only} if "perceptual" in composite.terms else {}
         curriculum = settings.strategy.curriculum.enabled
@@ -186,15 +189,16 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
 
     def preflight(self, settings: DiffusionSettings, prepared: Prepared) -> Sequence[Finding]:
         refuse_missing(settings)
+        found = list(other_trunk(settings))
         if settings.augmented_diffusion.enabled and not settings.space.is_latent:
-            return [
+            found.append(
                 Finding(
                     "augmented_diffusion.enabled=true masks channels of latents, and has no "
                     f"effect with space.kind={settings.space.kind}. Leave it out, or set "
                     "space.kind=latent."
                 )
-            ]
-        return []
+            )
+        return found
 
     def unit_key(self, settings: DiffusionSettings) -> str:
         """A folder has none: its own train/ and val/ say whose scans are which; nor has a file of
@@ -272,7 +276,18 @@ def _made(
     if isinstance(space, LatentSpace):
         placed.source = meta["latents"]["source"]
         modules |= frozen_modules(space, mask_encoder)
-    return Built(modules=modules, meta={"channels": channels, **meta})
+    ready = None
+    if settings.control.enabled:
+        settings.control.check_size(sides, space.size_of(sides))
+        modules["control"] = build_control(settings.model, settings.control, network.in_channels)
+        ready = _copy_encoder
+    return Built(modules=modules, meta={"channels": channels, **meta}, ready=ready)
+
+
+def _copy_encoder(modules: Modules) -> None:
+    """The control branch begins as the encoder of the network that was loaded."""
+    control: Any = modules["control"]
+    control.copy_encoder(modules["network"])
 
 
 def _has_conditions(settings: DiffusionSettings) -> bool:

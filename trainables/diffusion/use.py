@@ -62,6 +62,10 @@ class GenerateSettings(Settings):
     counts: tuple[int, ...] = setting(
         (), "of a network that was told them: lesions in every bin of sizes", low=0, high=1000
     )
+    control_scale: float = setting(
+        1.0, "of a network with a control branch: times control.scale; 0 leaves it out", low=0.0,
+        high=10.0,
+    )
     filter: FilterSettings = field(default_factory=FilterSettings)
     precision: str = setting("no", "mixed precision of the network", choices=("no", "bf16"))
     autoencoder: str = setting(
@@ -122,8 +126,10 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
         DataError: no mask is usable.
     """
     options: GenerateSettings = request.options
-    check_guidance(options.sampling.guidance, settings.condition.dropout)
+    check_guidance(options.sampling.guidance, settings.dropout)
     _check_conditions(settings, request)
+    scale = settings.control.scale * options.control_scale
+    settings = replace(settings, {"control.scale": scale})
     space: Any = modules["space"]
     if not space.decodes:
         dims = settings.model.spatial_dims
@@ -186,10 +192,11 @@ def _autocast(precision: str, device: torch.device) -> AbstractContextManager[An
 
 def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
     condition, counts = settings.condition, request.options.counts
-    if request.source is not None and not condition.mask.enabled:
+    takes_masks = condition.mask.enabled or settings.control.enabled
+    if request.source is not None and not takes_masks:
         raise SettingsError(
             f"--input {request.source}: this network was trained without masks "
-            "(condition.mask.enabled=false). Leave out --input."
+            "(condition.mask.enabled=false, control.enabled=false). Leave out --input."
         )
     if request.source is None and condition.mask.enabled:
         raise SettingsError(
@@ -197,7 +204,7 @@ def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
             "patients with one, by --input PATH."
         )
     filters = request.options.filter.enabled
-    if filters and settings.data.group != MASK and not condition.mask.enabled:
+    if filters and settings.data.group != MASK and not (takes_masks and request.source):
         raise SettingsError(
             "filter.enabled=true looks at masks, or at images under their masks, and this network "
             f"makes images without masks (data.group={settings.data.group}). Leave it out."
@@ -249,7 +256,7 @@ def _batch(
         "seed": seeds,
         "modality": torch.full((size,), MODALITIES.index(options.modality)),
     }
-    if settings.condition.mask.enabled:
+    if asked[0].mask is not None:
         batch["mask"] = torch.stack([one.mask for one in asked if one.mask is not None])
     if settings.condition.sizes.enabled:
         counts = options.counts or (0,) * settings.condition.sizes.bins
@@ -304,7 +311,7 @@ def examinations(settings: DiffusionSettings) -> tuple[Examination, ...]:
         "generated_mean": "mean of the values of images that the network makes",
         "generated_outside": f"share of these values outside [-{_MARGIN}, 1 + {_MARGIN}]",
     }
-    reads = ("sampling.*", "condition.*", "strategy.*", "space.*", "data.*_size")
+    reads = ("sampling.*", "condition.*", "control.*", "strategy.*", "space.*", "data.*_size")
     columns = [Column(name, "", None, text, reads=reads) for name, text in names.items()]
     return (Examination("generated", _CASES, columns, _run, _draw),)
 
@@ -312,7 +319,7 @@ def examinations(settings: DiffusionSettings) -> tuple[Examination, ...]:
 def _path(exam: Exam) -> Iterator[State]:
     settings: DiffusionSettings = exam.settings
     modules = {name: exam.modules[name] for name in ("network", "space")}
-    known = ("conditions", MASK_ENCODER)
+    known = ("conditions", "control", MASK_ENCODER)
     modules |= {name: exam.modules[name] for name in known if name in exam.modules}
     samples: Any = getattr(exam.loaders, exam.split)
     batch = exam.fetch([case * PAIRS % len(samples) for case in exam.cases])
