@@ -281,6 +281,9 @@ def _made(
         settings.control.check_size(sides, space.size_of(sides))
         modules["control"] = build_control(settings.model, settings.control, network.in_channels)
         ready = _copy_encoder
+        for name in ("network", "conditions"):
+            if name in modules:
+                modules[name].requires_grad_(False)
     return Built(modules=modules, meta={"channels": channels, **meta}, ready=ready)
 
 
