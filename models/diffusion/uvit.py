@@ -11,7 +11,6 @@ from models.diffusion.interface import (
     DiffusionNetwork,
     Perturb,
     conditioned,
-    sinusoids,
     unperturbed,
 )
 from models.diffusion.settings import UVIT_SIZES, ModelSettings
@@ -23,6 +22,7 @@ from models.diffusion.transformer import (
     patchify,
     unpatchify,
 )
+from models.sinusoids import sinusoids
 
 DEVIATION = 0.02
 """Of all weights at the start, normal within two deviations."""

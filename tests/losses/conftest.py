@@ -1,4 +1,4 @@
-"""Balancers with steps as they see them."""
+"""Balancers with steps as they see them; batches of style_flow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import torch
 
 from losses.balancers.base import Observed
 from losses.balancers.settings import BalancerSettings, make_balancer
+from losses.style_flow import terms
+from losses.style_flow_terms import LossSettings
 from losses.terms import Term
+from settings.flat import replace
 
 # Balancers: three terms, and steps as a balancer sees them
 
@@ -62,3 +65,53 @@ def follow(balancer, steps, first=0):
 def balancers():
     makers = {"terms": TERMS, "make": make_balanced, "seen": seen, "course": course}
     return SimpleNamespace(**makers, weights=weights, follow=follow)
+
+
+# style_flow: a batch and what a forward makes of it
+
+B, R, C = 4, 3, 3
+
+
+class StyleFlowTree:
+    """What the terms read of a system's settings."""
+
+    def __init__(self, **changes):
+        self.loss = replace(LossSettings(), {k.replace("__", "."): v for k, v in changes.items()})
+
+
+def style_flow_batch(seed=0, side=6, training=True, dtype=torch.float32):
+    """(prediction, batch) of 4 samples of 2 styles, one of which keeps its own."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    prediction = {name: normal(B, C, side, side) for name in ("x1", "x0", "velocity")}
+    prediction["divergence"] = 5.0 * normal(B)
+    batch = {
+        "latent": normal(B, C, side, side),
+        "references": normal(B, R, C, side, side) + 0.5,
+        "pooled_references": normal(B, R, C, side, side) - 0.5,
+        "style": torch.tensor([0, 1, 0, 0]),
+        "target": torch.tensor([1, 0, 1, 0]),
+        "seed": torch.tensor([11, 7, 5, 3]),
+    }
+    if training:
+        batch["update_seed"] = torch.full((B,), 99)
+    return prediction, batch
+
+
+def samples_at(tensors, places):
+    return {name: values[places] for name, values in tensors.items()}
+
+
+def value_of_term(name, prediction, batch, **changes):
+    tree = StyleFlowTree(**changes)
+    total, count = terms(tree)[name](prediction, batch, tree)
+    return float(total) / float(count)
+
+
+@pytest.fixture(scope="session")
+def flow():
+    makers = {"given": style_flow_batch, "at": samples_at, "value": value_of_term}
+    return SimpleNamespace(**makers, Tree=StyleFlowTree)

@@ -8,6 +8,7 @@ from data.mri.augment import AugmentSettings
 from data.mri.dataset import DataSettings
 from losses.diffusion import LossSettings
 from metrics.diffusion import MetricSettings
+from metrics.diffusion_signs import DiffusionHealthSettings
 from metrics.ms_ssim import check_sides
 from models.diffusion.conditions import ModeSettings, SizeBinSettings
 from models.diffusion.control_settings import ControlSettings
@@ -24,7 +25,6 @@ from models.diffusion.strategies.settings import (
 from models.efficientnet import SHORTEST_SIDE
 from settings.mri import MASK
 from trainables.api import (
-    HealthSettings,
     OptimizerSettings,
     ScheduleSettings,
     Settings,
@@ -160,9 +160,9 @@ class DiffusionSettings(SystemSettings):
     )
     metric: MetricSettings = field(default_factory=MetricSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
-    health: HealthSettings = field(
+    health: DiffusionHealthSettings = field(
         # a prediction that begins at 0 has a first gradient of about 10
-        default_factory=lambda: HealthSettings(gradient_norm_high=30.0)
+        default_factory=lambda: DiffusionHealthSettings(gradient_norm_high=30.0)
     )
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(

@@ -37,6 +37,7 @@ from trainables.api import (
     Tensors,
 )
 from trainables.diffusion.control import other_trunk
+from trainables.diffusion.examine import examinations
 from trainables.diffusion.forward import PROGRESS, denoise, noise_only
 from trainables.diffusion.heatmap import heatmap
 from trainables.diffusion.latent.autoencoder import FrozenAutoencoder
@@ -55,13 +56,11 @@ from trainables.diffusion.references import references
 from trainables.diffusion.samples import PAIRS, Pairs, WithCounts, open_splits
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.diffusion.tags import figure_tags, tags
-from trainables.diffusion.use import (
-    GenerateSettings,
-    draw_latents,
-    draw_row,
-    examinations,
-    generate,
-)
+from trainables.diffusion.use import GenerateSettings, generate
+from trainables.drawing import flat, rows
+
+_SHOWN_DEVIATIONS = 3.0
+"""Of standardised latents, from black to white."""
 
 Samples = TypeVar("Samples", bound=Dataset[dict[str, Tensor]])
 
@@ -220,8 +219,9 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
 
     def picture(self, prediction: Tensors, batch: Tensors) -> Tensor:
         if "reconstruction" in prediction:
-            return draw_row(batch["image"], prediction["reconstruction"])
-        return draw_latents(prediction["clean"], prediction["clean_estimate"])
+            return rows(flat(batch["image"]), flat(prediction["reconstruction"]))
+        latents = (prediction["clean"][:, :1], prediction["clean_estimate"][:, :1])
+        return rows(*(flat(0.5 + values / (2.0 * _SHOWN_DEVIATIONS)) for values in latents))
 
     def charts(
         self, settings: DiffusionSettings, report: Mapping[str, float | str | None]

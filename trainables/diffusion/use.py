@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +23,6 @@ from models.diffusion.strategies.settings import SamplingSettings
 from settings.flat import replace
 from settings.mri import GROUPS, MASK, MODALITIES
 from trainables.api import (
-    Column,
-    Exam,
-    Examination,
     Measures,
     Modules,
     Request,
@@ -36,19 +33,16 @@ from trainables.api import (
 )
 from trainables.diffusion.filters import Filter, FilterSettings, with_retries
 from trainables.diffusion.latent.autoencoder import found_again
-from trainables.diffusion.latent.modules import MASK_ENCODER
 from trainables.diffusion.prediction import predict, strategy_of
-from trainables.diffusion.samples import PAIRS
+from trainables.diffusion.rejection import (
+    Rejecter,
+    RejectionNode,
+    make_rejecter,
+    open_head,
+    warm_up_seeds,
+)
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.drawing import flat, rows, write_png
-
-_CASES = 4
-"""Images that an examination makes."""
-
-_SHOWN_DEVIATIONS = 3.0
-
-_MARGIN = 0.05
-"""Beyond [0, 1], from which on a value counts as outside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +61,7 @@ class GenerateSettings(Settings):
         high=10.0,
     )
     filter: FilterSettings = field(default_factory=FilterSettings)
+    rejection: RejectionNode = field(default_factory=RejectionNode)
     precision: str = setting("no", "mixed precision of the network", choices=("no", "bf16"))
     autoencoder: str = setting(
         "",
@@ -145,11 +140,17 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
         least_lesion(settings.data, settings.model.spatial_dims),
     )
 
+    rejecter = _rejecter(settings, modules, options, asked, device)
+
     def made(seeds: Tensor, asked: Sequence[_Asked]) -> Tensor:
         batch = _batch(settings, options, asked, seeds, device)
         with _autocast(options.precision, device):
-            path = sampled(settings, modules, batch, seeds.to(device), options.sampling)
-            image: Tensor = space.decode(last(path).x).float().cpu()
+            if rejecter is None:
+                path = sampled(settings, modules, batch, seeds.to(device), options.sampling)
+                x = last(path).x
+            else:
+                x = rejecter.counted(batch, seeds.to(device), counts)
+            image: Tensor = space.decode(x).float().cpu()
         return image
 
     for indices, seeds in request.batches(len(asked)):
@@ -165,6 +166,26 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
             _write(request.target, index, one, condition, settings, options)
         write_png(request.target / f"grid_{indices[0]:06d}.png", rows(flat(image)))
     return counts
+
+
+def _rejecter(
+    settings: DiffusionSettings,
+    modules: Modules,
+    options: GenerateSettings,
+    asked: Sequence[_Asked],
+    device: torch.device,
+) -> Rejecter | None:
+    """Rejection by the head that the options name, warmed up under the conditions in turn; None
+    where they name none.
+    """
+    node = options.rejection
+    if not node.checkpoint:
+        return None
+    head, seeds = open_head(node.checkpoint, modules), warm_up_seeds(node)
+    conditions = [asked[index % len(asked)] for index in range(len(seeds))]
+    batch = _batch(settings, options, conditions, seeds, device)
+    with _autocast(options.precision, device):
+        return make_rejecter(settings, modules, head, batch, options.sampling, node)
 
 
 def _attempted(
@@ -285,73 +306,3 @@ def _write(
         # X, Y, Z as NIfTI has them, from D, H, W.
         placed = asked.affine[:, [2, 1, 0, 3]]
         write_nifti(target / f"{index:06d}{end}.nii.gz", volume.transpose(2, 1, 0), placed, text)
-
-
-def draw_row(image: Tensor, estimate: Tensor) -> Tensor:
-    """Rows of images and of their clean estimates, [3, 2 H, n W]."""
-    return rows(flat(image), flat(estimate))
-
-
-def draw_latents(clean: Tensor, estimate: Tensor) -> Tensor:
-    """The same of the first channel of standardised latents, +- `_SHOWN_DEVIATIONS` of them."""
-    spread = 2.0 * _SHOWN_DEVIATIONS
-    return draw_row(*(0.5 + values[:, :1] / spread for values in (clean, estimate)))
-
-
-# The examination
-
-
-def examinations(settings: DiffusionSettings) -> tuple[Examination, ...]:
-    """Images that the network makes by `sampling`, and the way to them; not of a file of latents,
-    without their autoencoder.
-    """
-    if not settings.space.has_images:
-        return ()
-    names = {
-        "generated_mean": "mean of the values of images that the network makes",
-        "generated_outside": f"share of these values outside [-{_MARGIN}, 1 + {_MARGIN}]",
-    }
-    reads = ("sampling.*", "condition.*", "control.*", "strategy.*", "space.*", "data.*_size")
-    columns = [Column(name, "", None, text, reads=reads) for name, text in names.items()]
-    return (Examination("generated", _CASES, columns, _run, _draw),)
-
-
-def _path(exam: Exam) -> Iterator[State]:
-    settings: DiffusionSettings = exam.settings
-    modules = {name: exam.modules[name] for name in ("network", "space")}
-    known = ("conditions", "control", MASK_ENCODER)
-    modules |= {name: exam.modules[name] for name in known if name in exam.modules}
-    samples: Any = getattr(exam.loaders, exam.split)
-    batch = exam.fetch([case * PAIRS % len(samples) for case in exam.cases])
-    seeds = torch.tensor([exam.seed(case) for case in exam.cases], device=exam.device)
-    return sampled(settings, modules, {**batch, "seed": seeds}, seeds, settings.sampling)
-
-
-def _run(exam: Exam) -> Mapping[str, tuple[Tensor, Tensor]]:
-    space: Any = exam.modules["space"]
-    with exam.autocast():
-        image = space.decode(last(_path(exam)).x).double()
-    is_outside = (image < -_MARGIN) | (image > 1.0 + _MARGIN)
-    count = torch.tensor(image.numel(), dtype=torch.float64)
-    return {
-        "generated_mean": (image.sum(), count),
-        "generated_outside": (is_outside.double().sum(), count),
-    }
-
-
-def _draw(exam: Exam) -> Mapping[str, Tensor]:
-    space: Any = exam.modules["space"]
-    with exam.autocast():
-        states = [space.decode(state.x) for state in _path(exam)]
-    settings: DiffusionSettings = exam.settings
-    shown = min(settings.logging.num_intermediate_steps, len(states))
-    places = np.linspace(0, len(states) - 1, shown).round().astype(int)
-    names = GROUPS[settings.data.group] if states[-1].shape[1] > 1 else ()
-    return {
-        "generated": rows(flat(states[-1])),
-        **{
-            f"generated_{name}": rows(flat(states[-1][:, channel : channel + 1]))
-            for channel, name in enumerate(names)
-        },
-        "trajectory": rows(*(flat(states[place]) for place in places)),
-    }

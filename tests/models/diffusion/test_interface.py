@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 
-import numpy as np
 import pytest
 import torch
 
 from models.diffusion.build import CLASSES, build_network
-from models.diffusion.interface import PLACES, combined, conditioned, joined, sinusoids
+from models.diffusion.interface import PLACES, combined, conditioned, joined
 from models.diffusion.settings import KINDS, ModelSettings
 from settings.flat import replace
 from settings.schema import SettingsError
@@ -190,16 +188,6 @@ def test_cross_attention_needs_something_to_attend_to():
 def test_settings_that_fit_no_network_are_refused(changes):
     with pytest.raises(SettingsError, match=f"model.{next(iter(changes))}"):
         replace(ModelSettings(), changes)
-
-
-def test_sinusoids_by_the_papers_formula():
-    times, width = torch.tensor([0.0, 0.001, 0.5, 1.0]), 8
-    expected = np.empty((4, width))
-    for row, time in enumerate(times.double().numpy()):
-        for i in range(width // 2):
-            angle = 1000.0 * time / 10000.0 ** (2 * i / width)
-            expected[row, i], expected[row, width // 2 + i] = math.cos(angle), math.sin(angle)
-    np.testing.assert_allclose(sinusoids(times, width).numpy(), expected, atol=2e-4)
 
 
 def test_embeddings_are_combined_as_one_after_the_other_where_one_has_a_scale():

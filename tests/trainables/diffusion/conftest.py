@@ -11,6 +11,7 @@ import torch
 from settings.flat import replace
 from trainables.checkpoints import checkpoint
 from trainables.compression.system import Compression
+from trainables.contract import samples, training
 from trainables.diffusion.system import Diffusion
 from trainables.loop import fit
 from trainables.run import LocalRun
@@ -111,3 +112,16 @@ def latent_file(autoencoders, tmp_path_factory, shared_cache):
         given = ["--checkpoint", str(autoencoders("vae")), "--output", str(path)]
         assert encode_latents.main(given) == 0
     return path
+
+
+@pytest.fixture(scope="session")
+def rules_of_trainings():
+    """Rules of the contract without those that turn on all terms at once, for `sda` and ScoreAug
+    exclude each other, and those of a single batch, of which one draw for all may leave nothing.
+    """
+    return (
+        samples.draws_by_sample,
+        training.learns_one_batch,
+        training.resumes_exactly,
+        training.validates_alike_in_any_batches,
+    )

@@ -33,6 +33,10 @@ CHANGES = {
 }
 
 
+SMALL = {"data.volume_size": (16, 16, 16)}
+"""For what the size of the demo shows no better."""
+
+
 def trained(cache, folder, **changes):
     """(the training's last report, how far its weights have gone)"""
     named = {key.replace("__", "."): value for key, value in changes.items()}
@@ -63,14 +67,14 @@ def test_ten_steps_of_every_network_in_3d(shared_cache, tmp_path, kind, space, o
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 def test_ten_steps_of_ddpm_in_3d(shared_cache, tmp_path, prediction, one_thread):
     changes = {"strategy__kind": "ddpm", "strategy__ddpm__prediction": prediction}
-    report = trained(shared_cache, tmp_path, **changes)
+    report = trained(shared_cache, tmp_path, **changes, **SMALL)
     assert report["step"] == STEPS and math.isfinite(report["val.denoising_mse"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["mode_seg_conditioned_3d", "mode_seg_conditioned_input_3d"])
 def test_ten_steps_of_conditioned_masks_in_3d(shared_cache, tmp_path, preset, one_thread):
-    resolved = resolve(DiffusionSettings, SYSTEM.name, preset=preset, sampled=CHANGES)
+    resolved = resolve(DiffusionSettings, SYSTEM.name, preset=preset, sampled={**CHANGES, **SMALL})
     prepared = SYSTEM.prepare(resolved.settings, shared_cache)
     run = LocalRun(tmp_path)
     fit(SYSTEM, resolved.settings, run, prepared)

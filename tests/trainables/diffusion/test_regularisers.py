@@ -216,7 +216,14 @@ def test_consistency_is_zero_with_its_gradient_where_nothing_is_drawn(shared_cac
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
-def test_a_training_with_each_keeps_the_contract(shared_cache, name):
-    """Resume in the middle, batches cut otherwise, terms: everything that `check` asks."""
+def test_a_training_with_each_keeps_the_rules_of_trainings(shared_cache, rules_of_trainings, name):
+    """Resume in the middle, batches cut otherwise, one batch that is learned."""
     examined = Examined(SYSTEM, shared_cache, {**EACH[name], "train.steps": 4})
+    assert [str(fault) for rule in rules_of_trainings for fault in rule(examined)] == []
+
+
+@pytest.mark.slow
+def test_a_training_with_two_passes_keeps_the_contract(shared_cache):
+    """Everything that `check` asks."""
+    examined = Examined(SYSTEM, shared_cache, {**EACH["self_conditioning"], "train.steps": 4})
     assert [str(fault) for fault in check(examined)] == []

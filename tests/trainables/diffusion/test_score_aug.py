@@ -12,7 +12,6 @@ from models.diffusion.score_aug.sda import draw_sda
 from models.diffusion.score_aug.transforms import MODALITY_FACTORS, apply, unchanged
 from settings.flat import replace
 from settings.schema import SettingsError
-from trainables.contract import samples, training
 from trainables.contract.check import check
 from trainables.contract.examined import Examined
 from trainables.diffusion.forward import denoise, noised
@@ -168,25 +167,16 @@ def test_what_they_do_not_go_with_is_refused(changes, message):
         replace(SYSTEM.Settings(), {**SYSTEM.small, **changes})
 
 
-OF_TRAINING = (
-    samples.draws_by_sample,
-    training.learns_one_batch,
-    training.resumes_exactly,
-    training.validates_alike_in_any_batches,
-)
-"""Without the rules that turn on all terms at once, for `sda` and ScoreAug exclude each other, and
-those of a single batch, of which one draw for all may leave nothing.
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [EVERYTHING, {**ON, "score_aug.per": "batch"}, {**SDA, "loss.sda.per": "batch"}],
 )
-def test_a_training_with_each_keeps_the_rules_of_trainings(shared_cache, changes):
+def test_a_training_with_each_keeps_the_rules_of_trainings(
+    shared_cache, rules_of_trainings, changes
+):
     examined = Examined(SYSTEM, shared_cache, {**changes, "train.steps": 4})
-    assert [str(fault) for rule in OF_TRAINING for fault in rule(examined)] == []
+    assert [str(fault) for rule in rules_of_trainings for fault in rule(examined)] == []
 
 
 @pytest.mark.slow

@@ -1,0 +1,3 @@
+from trainables.diffusion_rejection.system import DiffusionRejection
+
+__all__ = ["DiffusionRejection"]
