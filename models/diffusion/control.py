@@ -16,9 +16,10 @@ from monai.networks.nets import ControlNet
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from models.diffusion.interface import conditioned, sinusoids
+from models.diffusion.interface import conditioned
 from models.diffusion.settings import ModelSettings
 from models.diffusion.unet import Unet, keep_digits
+from models.sinusoids import sinusoids
 from settings.schema import SettingsError
 
 OWN = "controlnet_"

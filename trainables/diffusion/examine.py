@@ -180,7 +180,7 @@ def _signs(exam: Exam) -> Mapping[str, tuple[Tensor, Tensor]]:
     at_times = torch.stack(said).double()
     deviations = (at_times - at_times.mean(dim=0)).square().sum()
     squared = [error.double().square().sum() for error in errors]
-    if "last.network" not in exam.modules:
+    if not any(f"last.{name}" in exam.modules for name in _modules(exam)):
         squared = [torch.full_like(value, math.nan) for value in squared]
     return {
         TIME_RESPONSE: (torch.stack([deviations, at_times.square().sum()]), count),

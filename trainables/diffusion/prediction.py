@@ -93,6 +93,13 @@ class Conditions(nn.Module):
         return combined(embeddings), maps
 
 
+def is_learning(modules: Modules) -> bool:
+    """Whether a step of a training asks: by the mode of the control branch where there is one, for
+    the network beside it is frozen in evaluation.
+    """
+    return modules.get("control", modules["network"]).training
+
+
 def predict(
     modules: Modules,
     noisy: Tensor,
@@ -142,7 +149,7 @@ def predict(
     if not node.enabled:
         return asked()
     estimate = _first_estimate(asked, noisy, t, settings)
-    if modules["network"].training:
+    if is_learning(modules):
         is_given = draw_uniform(batch[SEED], "self_conditioning") < node.probability
         estimate = torch.where(is_given.view(-1, *[1] * (noisy.ndim - 1)), estimate, 0.0)
     return asked(estimate)
@@ -184,7 +191,7 @@ def _run(
     network: Any = modules["network"]
     node = settings.regulariser.feature_noise
     further = {"added": added} if added else {}
-    if not (node.enabled and network.training):
+    if not (node.enabled and is_learning(modules)):
         output: Tensor = network(x, t, embedding, context, **further)
         return output.float()
     noise = FeatureNoise(node, batch[SEED], forward)
@@ -210,12 +217,12 @@ def _control_image(
     modules: Modules, batch: Tensors, settings: DiffusionSettings, is_null: Tensor | None
 ) -> Tensor | None:
     """The mask that the control branch sees, in pixels: 1 in lesions, -1 outside, 0 where it is
-    not given; None where the branch is not asked.
+    not given; None where the branch is not asked: without masks, and where it is left out.
     """
     node = settings.control
-    if not node.enabled or node.scale == 0.0 or "mask" not in batch:
+    if not node.enabled or "control" not in modules or "mask" not in batch:
         return None
-    if modules["network"].training and node.dropout > 0.0:
+    if is_learning(modules) and node.dropout > 0.0:
         dropped = draw_uniform(batch[SEED], "control") < node.dropout
         is_null = dropped if is_null is None else dropped | is_null
     signs = 2.0 * batch["mask"].float() - 1.0

@@ -232,6 +232,12 @@ class DiffusionSettings(SystemSettings):
                 "stays as it is, and train.init_from names none. Set it to a training of "
                 "diffusion with the same model.*, or control.enabled=false."
             )
+        if self.control.scale == 0.0:
+            raise SettingsError(
+                "control.enabled=true trains what the branch adds, and control.scale=0 leaves it "
+                "out, so that nothing is learnt. Set a scale above 0; control_scale=0 is an "
+                "option of generate."
+            )
         unsure = self.data.source == "folder" and not self.data.require_seg
         if self.data.group == MASK or unsure or not self.space.has_images:
             raise SettingsError(

@@ -283,7 +283,7 @@ def _made(
         ready = _copy_encoder
         for name in ("network", "conditions"):
             if name in modules:
-                modules[name].requires_grad_(False)
+                modules[name].requires_grad_(False).eval()  # draws no dropout
     return Built(modules=modules, meta={"channels": channels, **meta}, ready=ready)
 
 

@@ -123,8 +123,11 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
     options: GenerateSettings = request.options
     check_guidance(options.sampling.guidance, settings.dropout)
     _check_conditions(settings, request)
-    scale = settings.control.scale * options.control_scale
-    settings = replace(settings, {"control.scale": scale})
+    if options.control_scale == 0.0:
+        modules = {name: module for name, module in modules.items() if name != "control"}
+    else:
+        scale = settings.control.scale * options.control_scale
+        settings = replace(settings, {"control.scale": scale})
     space: Any = modules["space"]
     if not space.decodes:
         dims = settings.model.spatial_dims

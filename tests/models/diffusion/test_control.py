@@ -8,6 +8,7 @@ import torch
 from models.diffusion.build import build_control
 from models.diffusion.control import OWN
 from models.diffusion.control_settings import ControlSettings
+from models.diffusion.rejection_head import Tapped
 from models.diffusion.settings import ModelSettings
 from settings.flat import replace
 from settings.schema import SettingsError
@@ -109,6 +110,17 @@ def test_the_widths_of_the_document_fit_latents_of_factor_8(pair, dims):
     assert [8 * side for side in given["x"].shape[2:]] == list(image.shape[2:])
     added = control(given["x"], given["time"], image, given["embedding"])
     assert torch.equal(network(**given, added=added), network(**given))
+
+
+def test_a_tapped_network_hears_it_and_its_features_do(pair, shake):
+    network, control, given, image = pair(2)
+    shake(control)
+    added = control(given["x"], given["time"], image, given["embedding"])
+    tapped = Tapped(network)
+    tapped(**given)
+    alone = tapped.features
+    assert torch.equal(tapped(**given, added=added), network(**given, added=added))
+    torch.testing.assert_close(tapped.features, alone + added[-1])
 
 
 def test_all_but_its_own_layers_are_taken(pair):

@@ -88,11 +88,79 @@ def test_only_the_branch_is_trained_and_it_began_as_the_encoder(
     assert held == []
 
 
+@pytest.mark.slow
 def test_the_contract_holds(settings_of, shared_cache):
     defaults = flatten(replace(SYSTEM.Settings(), SYSTEM.small))
     given = {k: v for k, v in flatten(settings_of()).items() if v != defaults[k]}
     faults = check(Examined(SYSTEM, shared_cache, {**given, "train.steps": 4}))
     assert faults == []
+
+
+def shaken(settings, cache):
+    """(modules as a training has them but for weights that are not 0, two of its samples)"""
+    prepared = SYSTEM.prepare(settings, cache)
+    modules = SYSTEM.build(settings, prepared).modules
+    for module in modules.values():
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return modules, batch_of(SYSTEM.loaders(settings, prepared), "train", [(0, 5), (1, 6)])
+
+
+def test_what_is_frozen_draws_no_dropout_and_the_branch_does(settings_of, shared_cache):
+    """Conditions that are always dropped in the training of the network are given in this one."""
+    conditions = {"data__group": "multi_modality", "condition__mode__enabled": True,
+                  "condition__mask__enabled": True}  # fmt: skip
+    dropped = {"condition__mode__dropout": 1.0, "condition__mask__dropout": 1.0}
+    settings = settings_of(**conditions, **dropped, control__dropout=0.0)
+    modules, batch = shaken(settings, shared_cache)
+    noisy, t = torch.randn(2, 1, 16, 16), torch.tensor([0.3, 0.6])
+    none = torch.ones(2, dtype=torch.bool)
+
+    def said(settings, is_null=None):
+        return predict(modules, noisy, t, batch, settings, is_null).detach()
+
+    stepping, without = said(settings), said(settings_of(**conditions, control__dropout=1.0))
+    for module in modules.values():
+        module.eval()
+    assert torch.equal(stepping, said(settings))
+    assert not torch.equal(stepping, said(settings, none))
+    assert not torch.equal(without, stepping)
+    assert not torch.equal(without, said(settings, none))  # the mask of the network is given
+
+
+def test_a_training_resumed_in_the_middle_is_the_uninterrupted_one(
+    settings_of, shared_cache, tmp_path
+):
+    """With a moving average, of the branch alone, whose error is measured."""
+    settings = settings_of(train__ema_decay=0.5)
+    train(settings, tmp_path / "whole", shared_cache)
+    train(settings, tmp_path / "part", shared_cache, stop_step=2)
+    report = train(settings, tmp_path / "part", shared_cache, resume=True)
+    whole, part = stored(tmp_path / "whole"), stored(tmp_path / "part")
+    assert whole.keys() == part.keys()
+    assert all(torch.equal(part[key], value) for key, value in whole.items())
+    averaged = {key.split(".")[1] for key in whole if key.startswith("ema.")}
+    assert averaged == {"control"}
+    assert report["val.average_error"] > 0.0
+
+
+@pytest.mark.slow
+def test_two_workers_learn_the_branch_as_one_does(trunk, ranks, shared_cache, tmp_path):
+    values = {
+        **SYSTEM.small, **SHORT, **BRANCH, "train.init_from": str(trunk),
+        "optimizer.eps": 1e-4,  # with 1e-8 Adam takes a whole step for rounding
+    }  # fmt: skip
+
+    def trained(name, world, batch):
+        settings = {**values, "train.batch_size": batch}
+        folder, cache = tmp_path / name, str(shared_cache)
+        return ranks.trained(folder, world, "diffusion", settings, cache=cache)
+
+    (one, expected), (two, found) = trained("one", 1, 4), trained("two", 2, 2)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5, msg=key)
+    for report in two:
+        assert report["val.loss.mse"] == pytest.approx(one[0]["val.loss.mse"], rel=1e-4)
 
 
 def test_without_a_mask_the_branch_is_not_asked(settings_of, shared_cache):
@@ -110,8 +178,7 @@ def test_without_a_mask_the_branch_is_not_asked(settings_of, shared_cache):
     expected = predict(alone, noisy, t, batch, plain)
     without = {key: value for key, value in batch.items() if key != "mask"}
     assert torch.equal(predict(alone, noisy, t, without, settings), expected)
-    none = replace(settings, {"control.scale": 0.0})
-    assert torch.equal(predict(alone, noisy, t, batch, none), expected)
+    assert torch.equal(predict(alone, noisy, t, batch, settings), expected)
     assert not torch.equal(predict(modules, noisy, t, batch, settings), expected)
 
 
@@ -151,6 +218,7 @@ def test_what_does_not_fit_is_refused(settings_of, shared_cache):
         ({"model__kind": "uvit"}, "model.kind=uvit has none"),
         ({"data__group": "seg"}, "lesion masks"),
         ({"control__widths": (4, 8)}, "Give it 1"),
+        ({"control__scale": 0.0}, "control.scale=0 leaves it out"),
     ):
         with pytest.raises(SettingsError, match=words):
             settings_of(**changes)
