@@ -1,104 +1,134 @@
-"""Whether lesions are where a control branch is asked for them: the share of the voxels of the
-requested lesions that are brighter with control than without, of the same noise; beside it the
-share under the mask of another patient, at the same voxels. The share of an image with itself
-counts ties as half and is 0.5.
+"""Whether lesions are where a control branch is asked for them: the share of the voxels of
+requested lesions that are brighter with control than without, of the same noise; beside it that of
+the same voxels under the mask of another patient. An image against itself has ties alone, which
+count as half. First, whether the branch has learnt: the squared error of the velocity with control
+over that of the frozen network, on the pairs of validation.
+
+    python -m benchmarks.rivals.diffusion_control --json
 """
 
 from __future__ import annotations
 
+import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.measuring.rows import Row, main
+import torch
+from torch import Tensor
 
-STEPS = 400
+from benchmarks.measuring.rows import Row, main, standard_error
+
+if TYPE_CHECKING:
+    from benchmarks.measuring.diffusion_images import Trained
+
+DRAW = 7
+"""Of the data (`data.seed`)."""
+
 SEEDS = 4
 """Of noise, for each mask."""
 
+STEPS = 10
+"""Of the sampler."""
+
+SIZE: Mapping[str, Any] = {
+    "data.image_size": 32, "train.steps": 400, "train.report_every": 400, "train.test": False,
+}  # fmt: skip
+"""Of both trainings: the steps of the demo at half its sides."""
+
 
 def measure() -> Iterator[Row]:
-    """Trains the network and then its branch at the size of the demo, on one thread, and makes
-    images of the masks of the test and validation patients; errors are standard errors over
-    patients.
+    """Trains `right`, then `control` on it; the peer of a row is its standard error over patients
+    of validation and test.
     """
-    import torch
+    from benchmarks.measuring.diffusion_images import trained
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        found = shares(Path(folder))
-    for name, by_patient in found.items():
-        values = torch.tensor(list(by_patient.values()), dtype=torch.float64)
-        error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
-        yield Row(f"diffusion_control/{name}/share", float(values.mean()), "", "", None, None)
-        yield Row(f"diffusion_control/{name}/error", error, "", "", None, None)
-        yield Row(f"diffusion_control/{name}/patients", len(values), "", "", None, None)
+        first = Path(folder) / "right"
+        trained("right", SIZE, DRAW, first)
+        changes = {**SIZE, "train.init_from": str(first)}
+        network = trained("control", changes, DRAW, Path(folder) / "control")
+    masks, patients = _masks(network)
+    for name, value in _errors(network).items():
+        yield Row(f"diffusion_control/{name}", value, "", "", None, None)
+    for name, found in _shares(network, masks, patients).items():
+        error, mean = standard_error(found), statistics.mean(found)
+        yield Row(f"diffusion_control/{name}", mean, "", "its standard error", error, None)
+    yield Row("diffusion_control/masks", len(masks), "", "", None, None)
+    yield Row("diffusion_control/patients", len(set(patients)), "", "", None, None)
 
 
-def shares(folder: Path) -> dict[str, dict[str, float]]:
-    """Name of what was asked for -> patient -> share of brighter voxels."""
-    import torch
-
-    from benchmarks.measuring.steps import prepared_settings
-    from models.diffusion.strategies.sampling import last
-    from settings.flat import replace
-    from trainables.checkpoints import checkpoint
-    from trainables.checkpoints.restore import open_checkpoint
-    from trainables.diffusion.use import sampled
-    from trainables.loop import fit
-    from trainables.run import LocalRun
+@torch.no_grad()
+def _errors(network: Trained) -> dict[str, float]:
+    """Squared errors of the controlled network over those of the frozen one, in all voxels and in
+    those of lesions, and with the mask of another image.
+    """
+    from trainables.diffusion.forward import noise_only
+    from trainables.diffusion.samples import PAIRS
+    from trainables.stepping.inputs import batch_of
     from trainables.system import load_system
 
-    system = load_system("diffusion")
-    quiet = {"train.steps": STEPS, "train.report_every": STEPS, "train.tensorboard": False,
-             "train.figures": False, "train.test": False}  # fmt: skip
-    settings, prepared = prepared_settings(system, quiet)
-    fit(system, settings, LocalRun(folder / "right"), prepared)
-    branch = {"control.enabled": True, "control.widths": (16,)}
-    settings = replace(settings, {**branch, "train.init_from": str(folder / "right")})
-    fit(system, settings, LocalRun(folder / "control"), prepared)
-    modules = open_checkpoint(checkpoint.find(folder / "control", best=False)).modules
-    masks, patients = masks_of(system, settings, prepared)
-    seeds = torch.arange(len(masks))
-    # the mask of the first sample of another patient, further on in the list
+    loaders = load_system("diffusion").loaders(network.settings, network.prepared)
+    images = len(loaders.validation) // PAIRS  # type: ignore[arg-type]  # map-style
+    batch = batch_of(loaders, "validation", range(images * PAIRS))
+    others = batch["mask"].roll(images // 2 * PAIRS, 0)
+    alone = {name: module for name, module in network.modules.items() if name != "control"}
+    sums = {}
+    for name, modules, masks in (
+        ("frozen", alone, batch["mask"]),
+        ("control", network.modules, batch["mask"]),
+        ("wrong_mask", network.modules, others),
+    ):
+        said = noise_only(modules, {**batch, "mask": masks}, network.settings)
+        error = (said["prediction"] - said["target"]).double().square()
+        sums[name] = torch.stack([error.sum(), error[batch["mask"] > 0].sum()])
+    return {
+        f"{name}/{place}": float(ratio)
+        for name in ("control", "wrong_mask")
+        for place, ratio in zip(
+            ("error", "error_in_lesions"), sums[name] / sums["frozen"], strict=True
+        )
+    }
+
+
+def _shares(network: Trained, masks: Tensor, patients: list[str]) -> dict[str, list[float]]:
+    """Shares of brighter voxels, one of each patient, by what was asked for."""
+    from benchmarks.measuring.diffusion_images import images_of
+
+    count = len(masks)
     others = [
-        next(j for j in (*range(i + 1, len(masks)), *range(i)) if patients[j] != patients[i])
-        for i in range(len(masks))
+        next(j % count for j in range(i + 1, i + count) if patients[j % count] != patients[i])
+        for i in range(count)
     ]
     asked = {"control": masks, "wrong_mask": masks[others]}
-
-    def made(batch: dict[str, Any]) -> Any:
-        with torch.no_grad():
-            path = sampled(settings, modules, batch, batch["seed"], settings.sampling)
-            return modules["space"].decode(last(path).x)
-
-    found: dict[str, dict[str, float]] = {}
     sums: dict[tuple[str, str], list[float]] = {}
     for repeat in range(SEEDS):
-        noise = {"seed": seeds + repeat * len(masks)}
-        plain = made(noise)
+        seeds = list(range(repeat * count, (repeat + 1) * count))
+        plain = images_of(network, seeds, STEPS)
         for name, given in asked.items():
-            image = made({**noise, "mask": given})
+            image = images_of(network, seeds, STEPS, {"mask": given})
             wins = (image > plain).double() + 0.5 * (image == plain).double()
             for win, mask, patient in zip(wins, masks, patients, strict=True):
                 total = sums.setdefault((name, patient), [0.0, 0.0])
                 total[0] += float(win[mask > 0].sum())
                 total[1] += float((mask > 0).sum())
-    for (name, patient), (brighter, voxels) in sums.items():
-        found.setdefault(name, {})[patient] = brighter / voxels
-    return found
+    shares: dict[str, list[float]] = {}
+    for (name, _), (brighter, voxels) in sums.items():
+        shares.setdefault(f"{name}/share", []).append(brighter / voxels)
+    return shares
 
 
-def masks_of(system: Any, settings: Any, prepared: Any) -> tuple[Any, list[str]]:
-    """The masks with a lesion of the validation and test samples, and the patient of each."""
-    import torch
-
+def _masks(network: Trained) -> tuple[Tensor, list[str]]:
+    """The masks with a lesion of the samples of validation and test, and the patient of each."""
     from trainables.diffusion.samples import PAIRS
+    from trainables.system import load_system
 
-    loaders = system.loaders(settings, prepared)
+    loaders = load_system("diffusion").loaders(network.settings, network.prepared)
     masks, patients = [], []
-    for split, samples in (("validation", loaders.validation), ("test", loaders.test)):
+    for split in ("validation", "test"):
+        samples: Any = getattr(loaders, split)
         for at in range(0, len(samples or ()), PAIRS):
             mask = samples[at]["mask"]
             if bool(mask.any()):
