@@ -6,9 +6,8 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from models.diffusion.control_settings import ControlSettings
 from models.diffusion.interface import DiffusionNetwork
-from models.diffusion.settings import ModelSettings
+from models.diffusion.settings import ControlSettings, ModelSettings
 from settings.schema import SettingsError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from monai.networks.nets import ControlNet
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.diffusion.interface import conditioned
@@ -88,7 +88,7 @@ class Control(ControlNet):
         zeros = [*self.controlnet_down_blocks, self.controlnet_mid_block]
         return [scale * zero(h) for zero, h in zip(zeros, found, strict=True)]
 
-    def _run(self, part: Any, *inputs: Tensor) -> Any:
+    def _run(self, part: nn.Module, *inputs: Tensor) -> Any:
         if not (self.checkpointing and torch.is_grad_enabled()):
             return part(*inputs)
         return checkpoint(part, *inputs, use_reentrant=False)

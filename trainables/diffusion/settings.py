@@ -11,10 +11,9 @@ from metrics.diffusion import MetricSettings
 from metrics.diffusion_signs import DiffusionHealthSettings
 from metrics.ms_ssim import check_sides
 from models.diffusion.conditions import ModeSettings, SizeBinSettings
-from models.diffusion.control_settings import ControlSettings
 from models.diffusion.regularisers import RegulariserSettings
 from models.diffusion.score_aug.settings import ScoreAugSettings
-from models.diffusion.settings import ModelSettings
+from models.diffusion.settings import ControlSettings, ModelSettings
 from models.diffusion.spaces import SPACES, SpaceSettings
 from models.diffusion.strategies.guidance import check_guidance
 from models.diffusion.strategies.settings import (

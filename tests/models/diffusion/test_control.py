@@ -7,9 +7,8 @@ import torch
 
 from models.diffusion.build import build_control
 from models.diffusion.control import OWN
-from models.diffusion.control_settings import ControlSettings
 from models.diffusion.rejection_head import Tapped
-from models.diffusion.settings import ModelSettings
+from models.diffusion.settings import ControlSettings, ModelSettings
 from settings.flat import replace
 from settings.schema import SettingsError
 
