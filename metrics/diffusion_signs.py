@@ -29,7 +29,7 @@ _MEASURED = (
     MeasuredSign(
         "time_response",
         f"val.{TIME_RESPONSE}",
-        "what is predicted hardly depends on the time (see train.precision, optimizer.lr): "
+        "what is predicted does not depend on the time (see train.precision, optimizer.lr): "
         "relative deviation over times",
         warns_below=True,
     ),
@@ -53,10 +53,10 @@ class DiffusionHealthSettings(HealthSettings):
     )
     spread_high: float = setting(2.0, "warn above: the same", low=0.0)
     time_response: float = setting(
-        0.02, "warn below: relative deviation over times of what is predicted", low=0.0
+        1e-6, "warn below: relative deviation over times of what is predicted", low=0.0
     )
     average_behind: float = setting(
-        1.5,
+        2.0,
         "warn above: squared error of the moving average over that of the last weights",
         low=0.0,
     )

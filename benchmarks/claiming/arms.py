@@ -59,10 +59,20 @@ _COMPRESSION = (
     "val.latent_std",
 )
 
+_DIFFUSION = (
+    "val.denoising_mse",
+    "val.denoising_mse_log_snr_m6",
+    "val.denoising_mse_log_snr_0",
+    "val.denoising_mse_log_snr_6",
+    "val.psnr_db",
+    "val.tumour_l1",
+)
+
 COLUMNS: Mapping[str, Sequence[str]] = {
     "hdr_patch": _HDR_PATCH,
     "conditioner": _CONDITIONER,
     "compression": _COMPRESSION,
+    "diffusion": _DIFFUSION,
 }
 """What the findings on a system show; of others every metric with a direction."""
 

@@ -30,13 +30,17 @@ class TransformerSize:
 DIT_SIZES: Mapping[str, TransformerSize] = MappingProxyType(
     {
         "demo": TransformerSize(width=64, heads=4, depth=4),
+        "demo-B": TransformerSize(width=128, heads=8, depth=4),
+        "demo-L": TransformerSize(width=176, heads=11, depth=8),
         "S": TransformerSize(width=384, heads=6, depth=12),
         "B": TransformerSize(width=768, heads=12, depth=12),
         "L": TransformerSize(width=1024, heads=16, depth=24),
         "XL": TransformerSize(width=1152, heads=16, depth=28),
     }
 )
-"""arXiv 2212.09748, table 1, and a small one for the demo."""
+"""arXiv 2212.09748, table 1; for the demo S, B and L with a third of the blocks and a sixth of the
+width, in whole heads.
+"""
 
 HDIT_SIZES: Mapping[str, TransformerSize] = MappingProxyType(
     {

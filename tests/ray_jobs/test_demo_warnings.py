@@ -11,7 +11,7 @@ SHORT = ("train.steps=12", "train.report_every=4", "train.tensorboard=false", "-
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["hdr_patch", "conditioner", "compression"])
+@pytest.mark.parametrize("system", ["hdr_patch", "conditioner", "compression", "diffusion"])
 def test_a_default_training_warns_of_nothing(system, tmp_path, monkeypatch, capsys, one_thread):
     monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(tmp_path / "cache"))
     assert main([system, *SHORT, "--dir", str(tmp_path / "run")]) == 0

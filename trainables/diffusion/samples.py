@@ -22,6 +22,7 @@ from data.mri.dataset import open_split, units_of
 from data.mri.lesions import lesions_of
 from data.mri.store import FixedSamples, TrainSamples
 from metrics.diffusion import LEVELS, TIME_BINS
+from trainables.api import Order, grouped
 from trainables.diffusion.latent.latents import PreparedLatents, WithLatents
 from trainables.diffusion.prepared import Prepared
 from trainables.diffusion.settings import DiffusionSettings
@@ -89,6 +90,19 @@ def size_counts(
     """How many diameters lie in each bin, int64 [K]; one below the first edge is in none."""
     places = np.searchsorted(edges_mm, diameters_mm, side="right")
     return np.bincount(places, minlength=len(edges_mm) + 1)[1:].astype(np.int64)
+
+
+def order_of(settings: DiffusionSettings, train: TrainSamples | WithLatents) -> Order | None:
+    """In which order training samples are drawn, by `condition.mode.batches`; None mixes all."""
+    batches = settings.condition.mode.batches
+    if batches == "mixed":
+        return None
+    if isinstance(train, WithLatents):
+        column = train.prepared.latents.column("modality")
+        modalities = [int(column[row]) for row in train.rows]
+    else:
+        modalities = train.table["modality"].tolist()
+    return grouped(modalities, in_turn=batches == "in_turn")
 
 
 # The splits

@@ -91,6 +91,21 @@ class LeadingSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class ModeNode(ModeSettings):
     enabled: bool = setting(False, "the modality is told to the network")
+    batches: str = setting(
+        "mixed",
+        "of which modalities a batch is: of all; of one, in a shuffled order of the batches "
+        "(grouped); or of one, and all of a modality before the next (in_turn, the document's "
+        "form, 001-M16)",
+        choices=("mixed", "grouped", "in_turn"),
+    )
+
+    def check(self) -> None:
+        if self.batches != "mixed" and not self.enabled:
+            raise SettingsError(
+                f"condition.mode.batches={self.batches} makes batches of one modality, where "
+                "there are several: with data.group=multi_modality and "
+                "condition.mode.enabled=true. Set both, or condition.mode.batches=mixed."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ from trainables.diffusion.prediction import Conditions
 from trainables.diffusion.prepared import Prepared, prepare
 from trainables.diffusion.profile import profile_cases, profile_step
 from trainables.diffusion.references import references
-from trainables.diffusion.samples import PAIRS, Pairs, WithCounts, open_splits
+from trainables.diffusion.samples import PAIRS, Pairs, WithCounts, open_splits, order_of
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.diffusion.tags import figure_tags, tags
 from trainables.diffusion.use import GenerateSettings, generate
@@ -162,6 +162,7 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
             warnings=data.warnings,
             test=pairs["test"] if len(pairs["test"]) else None,
             units=units,
+            order=order_of(settings, splits.train),
         )
 
     def phases(self, settings: DiffusionSettings, prepared: Prepared | None) -> Sequence[Phase]:

@@ -28,15 +28,16 @@ def permuted() -> Order:
     return lambda size, batch: _Turns(np.arange(size))
 
 
-def grouped(groups: Sequence[Hashable]) -> Order:
+def grouped(groups: Sequence[Hashable], *, in_turn: bool = False) -> Order:
     """Each micro-batch, over all ranks together, is of one group: volumes of one shape, images of
     one size.
 
-    An epoch is the groups' batches in a shuffled order. Each group is passed through in turns,
-    every turn a permutation of its own, and a batch that its turn does not fill takes the rest
-    from the next one; a group smaller than a batch is repeated in it, each time with another
-    sample seed. Of the first e epochs a group of n samples has ceil(e n / batch) batches: all are
-    seen in the first epoch, and each equally often in the long run.
+    An epoch is the groups' batches in a shuffled order, or those of one group after the other.
+    Each group is passed through in turns, every turn a permutation of its own, and a batch that
+    its turn does not fill takes the rest from the next one; a group smaller than a batch is
+    repeated in it, each time with another sample seed. Of the first e epochs a group of n samples
+    has ceil(e n / batch) batches: all are seen in the first epoch, and each equally often in the
+    long run.
 
     The unit is a micro-batch over all ranks: one rank with 8 samples and two with 4 see the same,
     and so does `train.accumulate` micro-batch by micro-batch; but 4 samples accumulated twice are
@@ -44,8 +45,12 @@ def grouped(groups: Sequence[Hashable]) -> Order:
 
     Args:
         groups: the group of each training sample.
+        in_turn: all batches of a group follow each other, so that what is learned last in an
+            epoch is one group (001-M16).
     """
-    return lambda size, batch: _Grouped(list(_members(groups, size, "groups").values()), batch)
+    return lambda size, batch: _Grouped(
+        list(_members(groups, size, "groups").values()), batch, in_turn
+    )
 
 
 def stratified(strata: Sequence[Hashable], shares: Mapping[Hashable, int] | None = None) -> Order:
@@ -122,8 +127,8 @@ class _Turns:
 class _Grouped:
     """`grouped`, for batches of a size."""
 
-    def __init__(self, members: Sequence[Indices], batch: int) -> None:
-        self._batch = batch
+    def __init__(self, members: Sequence[Indices], batch: int, in_turn: bool) -> None:
+        self._batch, self._in_turn = batch, in_turn
         self._groups: list[Index] = [_Turns(indices, n) for n, indices in enumerate(members)]
         self._sizes = np.array([len(indices) for indices in members])
         self._drawn: tuple[int, int, int] | None = None
@@ -149,7 +154,8 @@ class _Grouped:
             for number in range(begin, end)
         ]
         drawn = np.random.default_rng(hash63(seed, 1, epoch))
-        self._order = np.array(pairs)[drawn.permutation(len(pairs))]
+        places = np.arange(len(pairs)) if self._in_turn else drawn.permutation(len(pairs))
+        self._order = np.array(pairs)[places]
         self._drawn = seed, int(begins.sum()), int(ends.sum())
 
     def _batches_before(self, epoch: int) -> Indices:

@@ -122,7 +122,8 @@ class Strategy(ABC):
             low, high = window(curriculum, progress)
             t = low + (high - low) * t
         if self.settings.jitter.enabled:
-            t = jittered(t, seeds, self.settings.jitter.std)
+            jitter = self.settings.jitter
+            t = jittered(t, seeds, jitter.std, jitter.form)
         return (on_grid(t, self.levels) if self.levels else t).float()
 
     def noised(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from settings.schema import Settings, SettingsError, setting
 KINDS = ("rflow", "ddpm")
 LAWS = ("logit_normal", "uniform")
 PREDICTIONS = ("epsilon", "v")
+JITTER_FORMS = ("reflected", "clamped")
 LIBRARY = "torchdiffeq"
 """The solver that is one of the library's, by its own name."""
 
@@ -102,10 +103,16 @@ class CurriculumSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class JitterSettings(Settings):
-    """Normal noise on the t that was drawn, reflected at 0 and 1 so that none gathers there."""
+    """Normal noise on the t that was drawn, which stays in [0, 1]."""
 
     enabled: bool = setting(False, "add noise to t")
     std: float = setting(0.05, "its standard deviation, t being in [0, 1]", low=0.0, high=0.5)
+    form: str = setting(
+        "reflected",
+        "at 0 and 1: reflected, so that none gathers there; or clamped, the document's form, "
+        "which leaves t at 0 and at 1 themselves",
+        choices=JITTER_FORMS,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,10 +38,12 @@ def window(
     return low, high
 
 
-def jittered(t: Tensor, seeds: Tensor, std: float) -> Tensor:
-    """t and normal noise, reflected at 0 and at 1 as often as needed."""
-    moved = torch.remainder(t + std * draw_normal(seeds, "jitter").to(t), 2.0)
-    return 1.0 - (1.0 - moved).abs()
+def jittered(t: Tensor, seeds: Tensor, std: float, form: str = "reflected") -> Tensor:
+    """t and normal noise: reflected at 0 and at 1 as often as needed, or clamped to [0, 1]."""
+    moved = t + std * draw_normal(seeds, "jitter").to(t)
+    if form == "clamped":
+        return moved.clamp(0.0, 1.0)
+    return 1.0 - (1.0 - torch.remainder(moved, 2.0)).abs()
 
 
 def on_grid(t: Tensor, steps: int) -> Tensor:

@@ -85,7 +85,7 @@ def test_an_average_of_the_first_weights_is_warned_of(shared_cache, tmp_path):
         train__report_every=60,
         optimizer__lr=1e-2,
     )
-    assert slow["val.average_error"] > 1.5
+    assert slow["val.average_error"] > 2.0
     assert slow["health.average_behind.warned"] == 1.0
 
 
@@ -139,8 +139,8 @@ def test_the_error_of_an_average_is_relative_to_the_last_weights(shared_cache):
     [
         ("val.generated_spread", 0.4, "spread_low"),
         ("val.generated_spread", 2.1, "spread_high"),
-        ("val.time_response", 0.01, "time_response"),
-        ("val.average_error", 1.6, "average_behind"),
+        ("val.time_response", 5e-7, "time_response"),
+        ("val.average_error", 2.1, "average_behind"),
     ],
 )
 def test_each_sign_warns_beyond_its_threshold(column, value, sign):

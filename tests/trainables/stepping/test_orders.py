@@ -121,6 +121,18 @@ def test_groups_take_turns_in_an_order_that_differs_from_epoch_to_epoch():
     assert len(epochs) == 3 and "aaaabbbb" not in epochs
 
 
+def test_groups_in_turn_follow_each_other_and_have_the_same_batches():
+    """Of every epoch the same batches as shuffled, one group's before the next one's."""
+    names = "a" * 10 + "b" * 14
+    shuffled = indices(grouped(names), 24, 4, 12)
+    in_turn = indices(grouped(names, in_turn=True), 24, 4, 12)
+    assert sorted(in_turn[:7]) == sorted(shuffled[:7])
+    assert sorted(in_turn[7:]) == sorted(shuffled[7:])
+    assert "".join(names[batch[0]] for batch in in_turn) == "aaabbbb" + "aabbb"
+    cut = list(chain(*micros(grouped(names, in_turn=True), 24, Share(4, 1), 5, last=12)))
+    assert [index for index, _ in cut] == list(chain(*in_turn[5:]))
+
+
 def test_a_single_sample_and_groups_of_one_fill_their_batches():
     assert indices(grouped(["a"]), 1, 3, 2) == [[0, 0, 0], [0, 0, 0]]
     drawn = indices(grouped(range(5)), 5, 4, 5)

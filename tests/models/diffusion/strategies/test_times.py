@@ -122,8 +122,27 @@ def test_jitter_is_reflected_normal_noise():
     assert np.abs(stats.spearmanr(before, times(strategy(**changes)) - before)[0]) < 0.5
 
 
-def test_jitter_of_steps_leads_to_steps():
-    t = times(strategy(kind="ddpm", ddpm__steps=100, jitter__enabled=True)) * 100
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_clamped_jitter_gathers_at_the_ends_and_reflected_does_not(end):
+    """Of uniform t and normal noise of deviation s, s / sqrt(2 pi) leaves [0, 1] at each end."""
+    on = {"rflow__law": "uniform", "jitter__enabled": True, "jitter__std": 0.2}
+    share = float((times(strategy(**on, jitter__form="clamped")) == end).mean())
+    assert share == pytest.approx(0.2 / np.sqrt(2 * np.pi), rel=0.05)
+    assert not (times(strategy(**on)) == end).any()
+
+
+def test_forms_of_jitter_agree_inside():
+    on = {"rflow__law": "uniform", "jitter__enabled": True}
+    clamped, reflected = times(strategy(**on, jitter__form="clamped")), times(strategy(**on))
+    inside = (clamped > 0) & (clamped < 1)
+    assert inside.any() and not inside.all()
+    assert np.allclose(clamped[inside], reflected[inside], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["reflected", "clamped"])
+def test_jitter_of_steps_leads_to_steps(form):
+    made = strategy(kind="ddpm", ddpm__steps=100, jitter__enabled=True, jitter__form=form)
+    t = times(made) * 100
     assert np.abs(t - np.round(t)).max() < 1e-4 and t.min() >= 1.0 - 1e-4
 
 
