@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.diffusion.interface import DiffusionNetwork
-from models.diffusion.settings import ModelSettings
+from models.diffusion.settings import ControlSettings, ModelSettings
 from settings.schema import SettingsError
+
+if TYPE_CHECKING:
+    from models.diffusion.control import Control
 
 CLASSES: Mapping[str, str] = {
     "unet": "models.diffusion.unet:Unet",
@@ -57,3 +60,10 @@ def build_network(
         out_channels=out_channels,
         context_channels=condition_channels if by_context else 0,
     )
+
+
+def build_control(settings: ModelSettings, control: ControlSettings, in_channels: int) -> Control:
+    """A control branch for a network of these settings that takes `in_channels`."""
+    module = importlib.import_module("models.diffusion.control")
+    made: Control = module.Control(settings, in_channels, control.widths)
+    return made

@@ -8,6 +8,7 @@ Shapes: B samples, C channels of the features, `*s` their cells.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,11 +82,13 @@ class Tapped:
         time: Tensor,
         embedding: Tensor | None = None,
         context: Tensor | None = None,
+        added: Sequence[Tensor] = (),
     ) -> Tensor:
         def kept(place: str, features: Tensor) -> Tensor:
             if place == "middle":
                 self.features = features
             return features
 
-        output: Tensor = self.network(x, time, embedding, context, kept)
+        further = {"added": added} if added else {}  # only a UNet takes it
+        output: Tensor = self.network(x, time, embedding, context, kept, **further)
         return output

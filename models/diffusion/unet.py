@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from monai.networks.nets import DiffusionModelUNet
@@ -45,7 +46,7 @@ class Unet(DiffusionNetwork, DiffusionModelUNet):
             num_head_channels=shape.head_width,
             use_flash_attention=True,
         )
-        _keep_digits(self)
+        keep_digits(self)
         self.describe(
             settings,
             in_channels,
@@ -62,7 +63,14 @@ class Unet(DiffusionNetwork, DiffusionModelUNet):
         embedding: Tensor | None = None,
         context: Tensor | None = None,
         perturb: Perturb = unperturbed,
+        added: Sequence[Tensor] = (),
     ) -> Tensor:
+        """As every network's.
+
+        Args:
+            added: to the skip connections and, the last, to the middle
+                (`models.diffusion.control`).
+        """
         self.check_input(x, time, embedding, context)
         convolution: Any = self.conv_in
         dtype = convolution.conv.weight.dtype
@@ -74,7 +82,12 @@ class Unet(DiffusionNetwork, DiffusionModelUNet):
             h, outputs = self.run(block, h, e)
             skips += outputs
             h = perturb("encoder", h)
-        h = perturb("middle", self.run(self.middle_block, h, e))
+        h = self.run(self.middle_block, h, e)
+        if added:
+            *of_skips, of_middle = added
+            skips = [skip + more for skip, more in zip(skips, of_skips, strict=True)]
+            h = h + of_middle
+        h = perturb("middle", h)
         up_blocks: Any = self.up_blocks
         for block in up_blocks:
             count = len(block.resnets)
@@ -90,7 +103,7 @@ class _OfContiguous(nn.Linear):
         return super().forward(input.contiguous())
 
 
-def _keep_digits(module: nn.Module) -> None:
+def keep_digits(module: nn.Module) -> None:
     """Replaces the projections of the library's attention, whose input is a transposed view.
     torch multiplies such a view in another order where the weight requires no gradient, so that a
     moving average and the same weights in a checkpoint would differ in the last digit.

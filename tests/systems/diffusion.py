@@ -27,6 +27,7 @@ CURVE = {
 LEARNS = "val.loss.mse"
 
 BESIDE_A_PRESET = {
+    "control": ["train.init_from=runs/right"],
     "latent": ["space.latents=runs/vae"],
     "mode_bravo_seg_cond": ["space.latents=runs/vae", "condition.mask.encoder=runs/masks"],
 }

@@ -55,7 +55,7 @@ def examinations(settings: DiffusionSettings) -> tuple[Examination, ...]:
 
 
 def _generated(settings: DiffusionSettings) -> Examination:
-    reads = ("sampling.*", "condition.*", "strategy.*", "space.*", "data.*_size")
+    reads = ("sampling.*", "condition.*", "control.*", "strategy.*", "space.*", "data.*_size")
     cases = _CASES[settings.model.spatial_dims]
     outside = f"share of these values outside [-{_MARGIN}, 1 + {_MARGIN}]"
     spread = (
@@ -76,7 +76,7 @@ def _reading(column: Column, reads: tuple[str, ...]) -> Column:
 
 
 def _modules(exam: Exam) -> Modules:
-    names = ("network", "space", "conditions", MASK_ENCODER)
+    names = ("network", "space", "conditions", "control", MASK_ENCODER)
     return {name: exam.modules[name] for name in names if name in exam.modules}
 
 
@@ -180,7 +180,7 @@ def _signs(exam: Exam) -> Mapping[str, tuple[Tensor, Tensor]]:
     at_times = torch.stack(said).double()
     deviations = (at_times - at_times.mean(dim=0)).square().sum()
     squared = [error.double().square().sum() for error in errors]
-    if "last.network" not in exam.modules:
+    if not any(f"last.{name}" in exam.modules for name in _modules(exam)):
         squared = [torch.full_like(value, math.nan) for value in squared]
     return {
         TIME_RESPONSE: (torch.stack([deviations, at_times.square().sum()]), count),

@@ -21,7 +21,7 @@ from models.diffusion.spaces import Space
 from models.diffusion.strategies.interface import Strategy, mixed
 from models.diffusion.strategies.times import on_grid
 from trainables.api import Modules, Tensors, draw_integers, draw_normal, draw_uniform
-from trainables.diffusion.prediction import predict, strategy_of
+from trainables.diffusion.prediction import is_learning, predict, strategy_of
 from trainables.diffusion.samples import BIN, LEVEL
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.stepping.inputs import SCHEDULE, SEED, UPDATE_SEED
@@ -119,14 +119,14 @@ def _augmented(
     shifted times; else those of the images as they are.
     """
     node = settings.loss.sda
-    if not (node.is_on and modules["network"].training) or LEVEL in batch:
+    if not (node.is_on and is_learning(modules)) or LEVEL in batch:
         return _named_sda(output, given["target"], given["weight"])
     space: Any = modules["space"]
     strategy = strategy_of(settings, given["clean"].shape[2:])
     seeds = _seeds(batch, node.per)
     draw = draw_sda(node, seeds, given["t"], batch["image"].shape[2:])
     moved = {"image": apply(draw.plan, batch["image"])}
-    if node.moves_conditions and settings.condition.mask.enabled:
+    if node.moves_conditions and (settings.condition.mask.enabled or settings.control.enabled):
         moved["mask"] = apply(draw.plan, batch["mask"])
     clean = space.encode(moved["image"].float())
     noise, told = (apply(draw.plan, given[name]) for name in ("noise", "told"))
@@ -154,7 +154,7 @@ def _again(
     the first again. The pass is over all samples, for to pick them out would wait for the device.
     """
     node = settings.loss.consistency
-    if not (node.is_on and modules["network"].training):
+    if not (node.is_on and is_learning(modules)):
         return output
     with torch.no_grad():
         again = predict(modules, given["noisy"], given["t"], batch, settings, forward=1, plan=plan)

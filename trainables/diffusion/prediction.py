@@ -93,6 +93,13 @@ class Conditions(nn.Module):
         return combined(embeddings), maps
 
 
+def is_learning(modules: Modules) -> bool:
+    """Whether a step of a training asks: by the mode of the control branch where there is one, for
+    the network beside it is frozen in evaluation.
+    """
+    return modules.get("control", modules["network"]).training
+
+
 def predict(
     modules: Modules,
     noisy: Tensor,
@@ -120,6 +127,9 @@ def predict(
         images += [] if maps is None else [maps]
     if plan is not None:
         images = [apply(plan, image) for image in images]
+    control = _control_image(modules, batch, settings, is_null)
+    if control is not None and plan is not None:
+        control = apply(plan, control)
     context = None
     if images and settings.model.conditioning == "cross_attn":
         context, images = torch.cat(images, dim=1), []
@@ -130,13 +140,16 @@ def predict(
         if settings.score_aug.enabled and settings.score_aug.modality_factors:
             x = by_modality(x, _modes(batch, len(x), settings))
         x = torch.cat([x, *beside], dim=1) if beside else x
-        return _run(modules, x, t, embedding, context, batch, settings, forward)
+        added: Sequence[Tensor] = ()
+        if control is not None:
+            added = modules["control"](x, t, control, embedding, settings.control.scale)
+        return _run(modules, x, t, embedding, context, added, batch, settings, forward)
 
     node = settings.regulariser.self_conditioning
     if not node.enabled:
         return asked()
     estimate = _first_estimate(asked, noisy, t, settings)
-    if modules["network"].training:
+    if is_learning(modules):
         is_given = draw_uniform(batch[SEED], "self_conditioning") < node.probability
         estimate = torch.where(is_given.view(-1, *[1] * (noisy.ndim - 1)), estimate, 0.0)
     return asked(estimate)
@@ -169,6 +182,7 @@ def _run(
     t: Tensor,
     embedding: Tensor | None,
     context: Tensor | None,
+    added: Sequence[Tensor],
     batch: Tensors,
     settings: DiffusionSettings,
     forward: int,
@@ -176,11 +190,12 @@ def _run(
     """One pass of the network, in training with noise on its features where that is asked for."""
     network: Any = modules["network"]
     node = settings.regulariser.feature_noise
-    if not (node.enabled and network.training):
-        output: Tensor = network(x, t, embedding, context)
+    further = {"added": added} if added else {}
+    if not (node.enabled and is_learning(modules)):
+        output: Tensor = network(x, t, embedding, context, **further)
         return output.float()
     noise = FeatureNoise(node, batch[SEED], forward)
-    output = network(x, t, embedding, context, noise)
+    output = network(x, t, embedding, context, noise, **further)
     noise.check()
     return output.float()
 
@@ -196,6 +211,24 @@ def _first_estimate(
     strategy = strategy_of(settings, noisy.shape[2:])
     estimate = strategy.clean_estimate(noisy, output, t).to(noisy.dtype)
     return estimate.clamp(-_LARGEST_ESTIMATE, _LARGEST_ESTIMATE)
+
+
+def _control_image(
+    modules: Modules, batch: Tensors, settings: DiffusionSettings, is_null: Tensor | None
+) -> Tensor | None:
+    """The mask that the control branch sees, in pixels: 1 in lesions, -1 outside, 0 where it is
+    not given; None where the branch is not asked: without masks, and where it is left out.
+    """
+    node = settings.control
+    if not node.enabled or "control" not in modules or "mask" not in batch:
+        return None
+    if is_learning(modules) and node.dropout > 0.0:
+        dropped = draw_uniform(batch[SEED], "control") < node.dropout
+        is_null = dropped if is_null is None else dropped | is_null
+    signs = 2.0 * batch["mask"].float() - 1.0
+    if is_null is None:
+        return signs
+    return torch.where(is_null.view(-1, *[1] * (signs.ndim - 1)), 0.0, signs)
 
 
 def _mask_image(

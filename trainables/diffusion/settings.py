@@ -14,7 +14,7 @@ from metrics.ms_ssim import check_sides
 from models.diffusion.conditions import ModeSettings, SizeBinSettings
 from models.diffusion.regularisers import RegulariserSettings
 from models.diffusion.score_aug.settings import ScoreAugSettings
-from models.diffusion.settings import ModelSettings
+from models.diffusion.settings import ControlSettings, ModelSettings
 from models.diffusion.spaces import SPACES, SpaceSettings
 from models.diffusion.strategies.guidance import check_guidance
 from models.diffusion.strategies.settings import (
@@ -130,6 +130,11 @@ class ConditionSettings(Settings):
         dropouts = [node.dropout for node in (self.mask, self.mode, self.sizes) if node.enabled]
         return math.prod(dropouts) if dropouts else 0.0
 
+    @property
+    def is_any(self) -> bool:
+        """Whether there is a condition."""
+        return self.mask.enabled or self.mode.enabled or self.sizes.enabled
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingSettings(tags.LoggingSettings):
@@ -158,6 +163,7 @@ class DiffusionSettings(SystemSettings):
     space: SpaceSettings = field(default_factory=SpaceSettings)
     augmented_diffusion: LeadingSettings = field(default_factory=LeadingSettings)
     condition: ConditionSettings = field(default_factory=ConditionSettings)
+    control: ControlSettings = field(default_factory=ControlSettings)
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(steps=10))
     loss: LossSettings = field(default_factory=LossSettings)
     regulariser: RegulariserSettings = field(default_factory=RegulariserSettings)
@@ -195,6 +201,14 @@ class DiffusionSettings(SystemSettings):
         images = self.data.space(self.model.spatial_dims)
         return SPACES[self.space.kind](self.model.spatial_dims, 1).size_of(images)
 
+    @property
+    def dropout(self) -> float:
+        """Share of the training samples without any condition, at least, the mask of a control
+        branch included.
+        """
+        shares = [self.condition.dropout] if self.condition.is_any else []
+        return min([*shares, *([self.control.dropout] if self.control.enabled else [])], default=0)
+
     def check(self) -> None:
         self._check_conditions()
         if self.space.is_latent:
@@ -207,7 +221,8 @@ class DiffusionSettings(SystemSettings):
             self.model.check_size(sides)
             self.score_aug.check_sides(sides)
         self._check_augmented()
-        check_guidance(self.sampling.guidance, self.condition.dropout)
+        self._check_control()
+        check_guidance(self.sampling.guidance, self.dropout)
         images = self.data.space(self.model.spatial_dims)
         if self.metric.ms_ssim and self.space.has_images:
             check_sides(images)
@@ -217,6 +232,44 @@ class DiffusionSettings(SystemSettings):
                 f"samples have {' x '.join(map(str, images))}. Use larger ones, or "
                 "loss.perceptual.enabled=false."
             )
+
+    def _check_control(self) -> None:
+        if not self.control.enabled:
+            return
+        if self.model.kind != "unet":
+            raise SettingsError(
+                "control.enabled=true copies the encoder of a UNet, and model.kind="
+                f"{self.model.kind} has none. Set model.kind=unet, or control.enabled=false."
+            )
+        if not self.train.init_from:
+            raise SettingsError(
+                "control.enabled=true trains a branch on a network that was trained before and "
+                "stays as it is, and train.init_from names none. Set it to a training of "
+                "diffusion with the same model.*, or control.enabled=false."
+            )
+        if self.control.scale == 0.0:
+            raise SettingsError(
+                "control.enabled=true trains what the branch adds, and control.scale=0 leaves it "
+                "out, so that nothing is learnt. Set a scale above 0; control_scale=0 is an "
+                "option of generate."
+            )
+        unsure = self.data.source == "folder" and not self.data.require_seg
+        if self.data.group == MASK or unsure or not self.space.has_images:
+            raise SettingsError(
+                "control.enabled=true needs images with their lesion masks. Use a data.group of "
+                "images (not seg), data.require_seg=true with a folder, and for space.latents the "
+                "checkpoint of an autoencoder instead of a file of latents."
+            )
+        if self.space.is_latent:
+            return
+        if self.score_aug.enabled and self.space.kind != "pixel":
+            raise SettingsError(
+                "score_aug.enabled=true transforms what is diffused, and the mask of "
+                f"control.enabled=true is in pixels, not in space.kind={self.space.kind}. Set "
+                "space.kind=pixel, or turn score_aug off."
+            )
+        images = self.data.space(self.model.spatial_dims)
+        self.control.check_size(images, self.sides)
 
     def _check_augmented(self) -> None:
         """What ScoreAug and SDA do not go with."""

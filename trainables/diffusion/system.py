@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,10 +16,10 @@ from torch.utils.data import Dataset
 from losses.diffusion import terms
 from metrics.diffusion import diffusion_metrics
 from metrics.perceptual import refuse_missing
-from models.diffusion.build import build_network
+from models.diffusion.build import build_control, build_network
 from models.diffusion.latent_space import LatentSpace
 from models.diffusion.spaces import Space, build_space
-from settings.flat import replace
+from settings.flat import flatten, replace
 from settings.mri import channels_of
 from trainables.api import (
     Built,
@@ -38,6 +39,8 @@ from trainables.api import (
     SystemBase,
     Tensors,
 )
+from trainables.checkpoints import checkpoint
+from trainables.checkpoints.checkpoint import CheckpointError
 from trainables.diffusion.examine import examinations
 from trainables.diffusion.forward import PROGRESS, denoise, noise_only
 from trainables.diffusion.heatmap import heatmap
@@ -64,6 +67,13 @@ from trainables.drawing import flat, rows
 
 _SHOWN_DEVIATIONS = 3.0
 """Of standardised latents, from black to white."""
+
+_SHARED = (
+    *("model.kind", "model.spatial_dims", "model.unet.", "space.kind", "data.group"),
+    *("strategy.kind", "strategy.ddpm.prediction", "condition.", "score_aug.enabled"),
+    *("score_aug.omega", "score_aug.modality_factors", "regulariser.self_conditioning.enabled"),
+)
+"""Settings, or what they begin with, that say what the frozen network is and was taught."""
 
 Samples = TypeVar("Samples", bound=Dataset[dict[str, Tensor]])
 
@@ -161,6 +171,8 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
 
     def phases(self, settings: DiffusionSettings, prepared: Prepared | None) -> Sequence[Phase]:
         modules = ("network", "conditions") if _has_conditions(settings) else ("network",)
+        if settings.control.enabled:
+            modules = ("control",)
         composite = Composite(terms(settings), settings.loss)
         plain = {"perceptual": noise_only} if "perceptual" in composite.terms else {}
         curriculum = settings.strategy.curriculum.enabled
@@ -190,15 +202,16 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
 
     def preflight(self, settings: DiffusionSettings, prepared: Prepared) -> Sequence[Finding]:
         refuse_missing(settings)
+        found = list(_other_trunk(settings))
         if settings.augmented_diffusion.enabled and not settings.space.is_latent:
-            return [
+            found.append(
                 Finding(
                     "augmented_diffusion.enabled=true masks channels of latents, and has no "
                     f"effect with space.kind={settings.space.kind}. Leave it out, or set "
                     "space.kind=latent."
                 )
-            ]
-        return []
+            )
+        return found
 
     def unit_key(self, settings: DiffusionSettings) -> str:
         """A folder has none: its own train/ and val/ say whose scans are which; nor has a file of
@@ -291,7 +304,50 @@ def _made(
     if isinstance(space, LatentSpace):
         placed.source = meta["latents"]["source"]
         modules |= frozen_modules(space, mask_encoder)
-    return Built(modules=modules, meta={"channels": channels, **meta})
+    ready = None
+    if settings.control.enabled:
+        settings.control.check_size(sides, space.size_of(sides))
+        modules["control"] = build_control(settings.model, settings.control, network.in_channels)
+        ready = _copy_encoder
+        for name in ("network", "conditions"):
+            if name in modules:
+                modules[name].requires_grad_(False).eval()  # draws no dropout
+    return Built(modules=modules, meta={"channels": channels, **meta}, ready=ready)
+
+
+def _copy_encoder(modules: Modules) -> None:
+    """The control branch begins as the encoder of the network that was loaded."""
+    control: Any = modules["control"]
+    control.copy_encoder(modules["network"])
+
+
+def _other_trunk(settings: DiffusionSettings) -> Iterator[Finding]:
+    """One finding for all settings in which the training of the frozen network differs. Where its
+    checkpoint is gone there is none: a training that is resumed has the network itself.
+    """
+    if not settings.control.enabled:
+        return
+    try:
+        path = checkpoint.find(Path(settings.train.init_from).expanduser(), best=True)
+        theirs: dict[str, Any] = checkpoint.read_meta(path).get("settings", {})
+    except CheckpointError:
+        return
+    ours = json.loads(json.dumps(flatten(settings)))
+    theirs = json.loads(json.dumps(theirs))
+    differing = [
+        f"{key} is {theirs[key]} there and {value} here"
+        for key, value in ours.items()
+        if key.startswith(_SHARED)
+        and not key.endswith("dropout")
+        and theirs.get(key, value) != value
+    ]
+    if differing:
+        yield Finding(
+            f"control.enabled=true keeps the network of {path} as it is, which was trained with "
+            f"other settings: {'; '.join(differing)}. Take its settings, or train a network with "
+            "these first.",
+            hopeless=True,
+        )
 
 
 def _has_conditions(settings: DiffusionSettings) -> bool:

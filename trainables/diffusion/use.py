@@ -57,6 +57,10 @@ class GenerateSettings(Settings):
     counts: tuple[int, ...] = setting(
         (), "of a network that was told them: lesions in every bin of sizes", low=0, high=1000
     )
+    control_scale: float = setting(
+        1.0, "of a network with a control branch: times control.scale; 0 leaves it out", low=0.0,
+        high=10.0,
+    )
     filter: FilterSettings = field(default_factory=FilterSettings)
     rejection: RejectionNode = field(default_factory=RejectionNode)
     precision: str = setting("no", "mixed precision of the network", choices=("no", "bf16"))
@@ -118,6 +122,13 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
         DataError: no mask is usable.
     """
     options: GenerateSettings = request.options
+    check_guidance(options.sampling.guidance, settings.dropout)
+    _check_conditions(settings, request)
+    if options.control_scale == 0.0:
+        modules = {name: module for name, module in modules.items() if name != "control"}
+    else:
+        scale = settings.control.scale * options.control_scale
+        settings = replace(settings, {"control.scale": scale})
     space: Any = modules["space"]
     asked, device = _ready(settings, modules, request), space.shift.device
     names = ("samples", "clipped_values", "values", "further_attempts", "not_met")
@@ -238,10 +249,11 @@ def _autocast(precision: str, device: torch.device) -> AbstractContextManager[An
 
 def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
     condition, counts = settings.condition, request.options.counts
-    if request.source is not None and not condition.mask.enabled:
+    takes_masks = condition.mask.enabled or settings.control.enabled
+    if request.source is not None and not takes_masks:
         raise SettingsError(
             f"--input {request.source}: this network was trained without masks "
-            "(condition.mask.enabled=false). Leave out --input."
+            "(condition.mask.enabled=false, control.enabled=false). Leave out --input."
         )
     if request.source is None and condition.mask.enabled:
         raise SettingsError(
@@ -249,7 +261,7 @@ def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
             "patients with one, by --input PATH."
         )
     filters = request.options.filter.enabled
-    if filters and settings.data.group != MASK and not condition.mask.enabled:
+    if filters and settings.data.group != MASK and not (takes_masks and request.source):
         raise SettingsError(
             "filter.enabled=true looks at masks, or at images under their masks, and this network "
             f"makes images without masks (data.group={settings.data.group}). Leave it out."
@@ -306,7 +318,7 @@ def _batch(
         "seed": seeds,
         "modality": torch.full((size,), MODALITIES.index(options.modality)),
     }
-    if settings.condition.mask.enabled:
+    if asked[0].mask is not None:
         batch["mask"] = torch.stack([one.mask for one in asked if one.mask is not None])
     if settings.condition.sizes.enabled:
         counts = options.counts or (0,) * settings.condition.sizes.bins
