@@ -203,11 +203,12 @@ class DiffusionSettings(SystemSettings):
 
     @property
     def dropout(self) -> float:
-        """Share of the training samples without any condition, at least, the mask of a control
-        branch included.
+        """Share of the training samples without any condition, the mask of a control branch
+        included; 0 where there is none.
         """
-        shares = [self.condition.dropout] if self.condition.is_any else []
-        return min([*shares, *([self.control.dropout] if self.control.enabled else [])], default=0)
+        if not self.control.enabled:
+            return self.condition.dropout
+        return self.control.dropout * (self.condition.dropout if self.condition.is_any else 1.0)
 
     def check(self) -> None:
         self._check_conditions()

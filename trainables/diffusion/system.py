@@ -202,16 +202,16 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
 
     def preflight(self, settings: DiffusionSettings, prepared: Prepared) -> Sequence[Finding]:
         refuse_missing(settings)
-        found = list(_other_trunk(settings))
+        findings = list(_other_trunk(settings))
         if settings.augmented_diffusion.enabled and not settings.space.is_latent:
-            found.append(
+            findings.append(
                 Finding(
                     "augmented_diffusion.enabled=true masks channels of latents, and has no "
                     f"effect with space.kind={settings.space.kind}. Leave it out, or set "
                     "space.kind=latent."
                 )
             )
-        return found
+        return findings
 
     def unit_key(self, settings: DiffusionSettings) -> str:
         """A folder has none: its own train/ and val/ say whose scans are which; nor has a file of

@@ -122,15 +122,13 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
         DataError: no mask is usable.
     """
     options: GenerateSettings = request.options
-    check_guidance(options.sampling.guidance, settings.dropout)
-    _check_conditions(settings, request)
+    space: Any = modules["space"]
+    asked, device = _ready(settings, modules, request), space.shift.device
     if options.control_scale == 0.0:
         modules = {name: module for name, module in modules.items() if name != "control"}
     else:
         scale = settings.control.scale * options.control_scale
         settings = replace(settings, {"control.scale": scale})
-    space: Any = modules["space"]
-    asked, device = _ready(settings, modules, request), space.shift.device
     names = ("samples", "clipped_values", "values", "further_attempts", "not_met")
     counts = dict.fromkeys(names, 0.0)
     wanted = Filter(
@@ -195,7 +193,7 @@ def _ready(settings: DiffusionSettings, modules: Modules, request: Request) -> l
     autoencoder has it.
     """
     options: GenerateSettings = request.options
-    check_guidance(options.sampling.guidance, settings.condition.dropout)
+    check_guidance(options.sampling.guidance, settings.dropout)
     _check_conditions(settings, request)
     space: Any = modules["space"]
     if not space.decodes:

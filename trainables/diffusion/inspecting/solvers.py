@@ -40,7 +40,7 @@ def solvers(settings: DiffusionSettings, options: GenerateSettings) -> Solvers:
     _check(options)
     if settings.strategy.kind == "ddpm":
         return _of_ddpm(settings, options.sampling)
-    own = [_flow(name) for name in SOLVERS]
+    ours = [_flow(name) for name in SOLVERS]
     library = []
     if importlib.util.find_spec("torchdiffeq") is not None:
         library = [_library(method) for method in (*FIXED_METHODS, *ADAPTIVE_METHODS)]
@@ -49,7 +49,7 @@ def solvers(settings: DiffusionSettings, options: GenerateSettings) -> Solvers:
     return Solvers(
         reference=_flow(REFERENCE),
         reference_number=REFERENCE_STEPS,
-        each=(*own, *library, _flow(MONAI)),
+        each=(*ours, *library, _flow(MONAI)),
         chosen=chosen,
     )
 
