@@ -264,6 +264,12 @@ def _check_conditions(settings: DiffusionSettings, request: Request) -> None:
             "filter.enabled=true looks at masks, or at images under their masks, and this network "
             f"makes images without masks (data.group={settings.data.group}). Leave it out."
         )
+    modality = request.options.modality
+    if modality != GenerateSettings().modality and not condition.mode.enabled:
+        raise SettingsError(
+            f"modality={modality}: this network was not told modalities "
+            f"(condition.mode.enabled=false), and makes {settings.data.group}. Leave it out."
+        )
     bins = condition.sizes.bins if condition.sizes.enabled else 0
     if counts and not bins:
         raise SettingsError(

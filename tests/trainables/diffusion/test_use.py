@@ -134,6 +134,8 @@ def test_conditions_that_the_network_does_not_know_are_refused(shared_cache, tmp
     settings, modules = made(shared_cache)
     with pytest.raises(SettingsError, match="without masks"):
         generate(settings, modules, tmp_path / "a", source=patient)
+    with pytest.raises(SettingsError, match="was not told modalities"):
+        generate(settings, modules, tmp_path / "m", {"modality": "flair"})
     with pytest.raises(SettingsError, match="was not told sizes of lesions"):
         generate(settings, modules, tmp_path / "b", {"counts": (1, 2)})
     with pytest.raises(SettingsError, match="dropout is 0"):
