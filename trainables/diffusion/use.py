@@ -124,11 +124,7 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
     options: GenerateSettings = request.options
     space: Any = modules["space"]
     asked, device = _ready(settings, modules, request), space.shift.device
-    if options.control_scale == 0.0:
-        modules = {name: module for name, module in modules.items() if name != "control"}
-    else:
-        scale = settings.control.scale * options.control_scale
-        settings = replace(settings, {"control.scale": scale})
+    settings, modules = _controlled(settings, modules, options)
     names = ("samples", "clipped_values", "values", "further_attempts", "not_met")
     counts = dict.fromkeys(names, 0.0)
     wanted = Filter(
@@ -176,6 +172,7 @@ def draw(settings: DiffusionSettings, modules: Modules, request: Request) -> Dra
     options: GenerateSettings = request.options
     space: Any = modules["space"]
     asked, device = _ready(settings, modules, request), space.shift.device
+    settings, modules = _controlled(settings, modules, options)
     images, evaluations = [], 0
     for indices, seeds in request.batches(len(asked)):
         conditions = [asked[index // request.count] for index in indices]
@@ -186,6 +183,16 @@ def draw(settings: DiffusionSettings, modules: Modules, request: Request) -> Dra
             images.append(space.decode(state.x).float().cpu())
         evaluations += state.evaluations
     return Drawn(torch.cat(images), evaluations)
+
+
+def _controlled(
+    settings: DiffusionSettings, modules: Modules, options: GenerateSettings
+) -> tuple[DiffusionSettings, Modules]:
+    """With the control branch as strong as it is asked to be; at 0 without it."""
+    if options.control_scale == 0.0:
+        return settings, {name: module for name, module in modules.items() if name != "control"}
+    scale = settings.control.scale * options.control_scale
+    return replace(settings, {"control.scale": scale}), modules
 
 
 def _ready(settings: DiffusionSettings, modules: Modules, request: Request) -> list[_Asked]:
