@@ -14,7 +14,7 @@ from settings.schema import Settings
 NAME = "style_flow"
 
 CURVE = {
-    "train.steps": 40,
+    "train.steps": 24,
     "optimizer.lr": 1e-2,
     "loss.velocity.enabled": True,
     "loss.divergence.enabled": True,

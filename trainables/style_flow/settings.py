@@ -51,7 +51,10 @@ class StyleFlowSettings(SystemSettings):
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     data: DataSettings = field(
-        default_factory=lambda: DataSettings(source="fields", held_out_crops=16)
+        # of longer correlations a field of this side has too few patches to be told by
+        default_factory=lambda: DataSettings(
+            source="fields", held_out_crops=16, field_lengths=(0.0, 0.4, 0.8)
+        )
     )
     health: HealthSettings = field(default_factory=HealthSettings)
     optimizer: OptimizerSettings = field(

@@ -66,7 +66,7 @@ class StyleFlow(SystemBase[StyleFlowSettings, Prepared]):
         "model.decoder_blocks": 1,
         "flow.steps": 2,
         "data.field_side": 8,
-        "data.field_lengths": (0.5, 6.0),
+        "data.field_lengths": (0.0, 0.8),
         "data.references": 2,
         "data.crops": 12,
         "data.held_out_crops": 5,
