@@ -58,6 +58,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "trainables.diffusion.latent": SYSTEM | {"trainables.diffusion.settings"},
     "trainables.diffusion_rejection": SYSTEM
     | {"trainables.diffusion", "trainables.diffusion.settings"},
+    "trainables.style_flow": SYSTEM,
     # Who proposes and who stops do not know each other.
     "search": PARTS | {"search.optuna", "search.samplers", "search.schedulers"},
     "search.optuna": {"search"},
