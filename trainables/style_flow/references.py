@@ -57,13 +57,13 @@ def with_channel_moments(source: Tensor, style: Moments) -> Tensor:
     """Mean and deviation of each channel of a sample replaced by those of its style (adaptive
     instance normalisation, arXiv 1703.06868, equation 8).
     """
-    own = moments_of(vectors_of(source))
+    sample = moments_of(vectors_of(source))
     shape = (*source.shape[:2], 1, 1)
 
     def spread(moments: Moments) -> Tensor:
         return moments.covariance.diagonal(dim1=-2, dim2=-1).sqrt().view(shape)
 
-    normal = (source.double() - own.mean.view(shape)) / spread(own)
+    normal = (source.double() - sample.mean.view(shape)) / spread(sample)
     return (normal * spread(style) + style.mean.view(shape)).to(source.dtype)
 
 
@@ -72,8 +72,8 @@ def whitened_and_coloured(source: Tensor, style: Moments) -> Tensor:
     1705.08086, equations 1 and 2).
     """
     vectors = vectors_of(source)
-    own = moments_of(vectors)
-    white = (vectors - own.mean[:, None]) @ root_of(own.covariance, -0.5)
+    sample = moments_of(vectors)
+    white = (vectors - sample.mean[:, None]) @ root_of(sample.covariance, -0.5)
     coloured = white @ root_of(style.covariance, 0.5) + style.mean[:, None]
     return coloured.mT.view_as(source).to(source.dtype)
 
@@ -82,10 +82,10 @@ def references(train: StyleSamples) -> dict[str, Reference]:
     """Fitted to the training latents."""
     everything = torch.from_numpy(train.latents.copy())
     each = [everything[_spaced(members.tolist())] for members in train.members]
-    found = [moments_of(vectors_of(latents).flatten(0, 1)) for latents in each]
+    fitted = [moments_of(vectors_of(latents).flatten(0, 1)) for latents in each]
     mean, covariance = (
         torch.stack(parts)
-        for parts in zip(*((one.mean, one.covariance) for one in found), strict=True)
+        for parts in zip(*((one.mean, one.covariance) for one in fitted), strict=True)
     )
 
     def moved(change: Callable[[Tensor, Moments], Tensor]) -> Callable[[Tensors], Tensors]:

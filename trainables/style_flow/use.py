@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from data.files import DataError
 from data.style.files import SUFFIXES, read_latent
 from models.style_flow.conditioning import NULL_STYLE
+from models.style_flow.network import VelocityUnet
 from models.style_flow.sampling import inversion_error, transfer
 from models.style_flow.settings import SamplingSettings
 from trainables.api import (
@@ -67,13 +67,17 @@ def generate(settings: StyleFlowSettings, modules: Modules, request: Request) ->
             "train with a share above 0."
         )
     target = _style("style", options.style, names)
-    own = _style("source_style", options.source_style, names) if options.source_style else None
+    inverted_as = (
+        _style("source_style", options.source_style, names) if options.source_style else None
+    )
     contents = _read(request.given, settings, network)
     device = next(network.parameters()).device
     errors: list[Tensor] = []
     for indices, seeds in request.batches(len(contents)):
         content = torch.stack([contents[index // request.count] for index in indices]).to(device)
-        source = torch.full((len(content),), NULL_STYLE if own is None else own, device=device)
+        source = torch.full(
+            (len(content),), NULL_STYLE if inverted_as is None else inverted_as, device=device
+        )
         wanted = torch.full_like(source, target)
         with torch.no_grad():
             x = transfer(network, content, source, wanted, seeds.to(device), sampling)
@@ -97,7 +101,7 @@ def _style(key: str, name: str, names: Sequence[str]) -> int:
     return list(names).index(name)
 
 
-def _read(source: Path, settings: StyleFlowSettings, network: Any) -> list[Tensor]:
+def _read(source: Path, settings: StyleFlowSettings, network: VelocityUnet) -> list[Tensor]:
     """The latents of a file, or of a folder in the order of their names, as the network knows
     them.
     """
