@@ -58,6 +58,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "trainables.diffusion": BASE | {f"trainables.diffusion.{n}" for n in ("inspecting", "latent")},
     **{f"trainables.diffusion{name}": BASE for name in (".inspecting", "_rejection")},
     "trainables.diffusion.latent": SYSTEM | {"trainables.diffusion.settings"},
+    "trainables.style_flow": SYSTEM,
     # Who proposes and who stops do not know each other.
     "search": PARTS | {"search.optuna", "search.samplers", "search.schedulers"},
     "search.optuna": {"search"},

@@ -17,6 +17,7 @@ HDR = {"data.hdr", "models.hdr"}
 FIELDS = {"data.fields", "models.fields"}
 MRI = {"data.mri", "models.autoencoders"}
 DIFFUSION = {"data.mri", "models.diffusion", "models.autoencoders"}
+STYLE = {"data.style", "models.style_flow"}
 
 WINGS_OF: Mapping[str, set[str]] = {
     "losses.hdr_patch": HDR,
@@ -30,6 +31,7 @@ WINGS_OF: Mapping[str, set[str]] = {
     "metrics.compression": MRI,
     "metrics.rate": MRI,
     "trainables.hdr_patch": HDR,
+    "trainables.style_flow": STYLE,
     "trainables.compression": MRI,
     "trainables.conditioner": FIELDS,
     "trainables.diffusion": DIFFUSION,

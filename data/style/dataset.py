@@ -23,7 +23,7 @@ _FORMAT = 1
 
 _OPEN_ONLY = (
     *("validation_samples", "content", "targets", "target_by", "identity_share"),
-    *("references", "pooled_references"),
+    *("references", "references_of", "pooled_references"),
 )
 """Settings that are applied on reading and do not change the stored files."""
 

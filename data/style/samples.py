@@ -6,8 +6,9 @@ A sample:
     style              int64, its own
     target             int64, the style to give it
     references         float32 [R, C, H, W] of the target style, none of them the latent itself:
-                       with the source as reference nothing but the identity is learnt (002-M1)
-    pooled_references  as many of all styles, where they are asked for (002-M13)
+                       with the source as reference nothing but the identity is learnt (002-M1),
+                       which data.references_of=source shows
+    pooled_references  as many of all styles, in a training that asks for them (002-M13)
     seed               int64, where one was given
 """
 
@@ -93,9 +94,12 @@ class StyleSamples(Dataset[dict[str, Tensor]]):
             "target": torch.tensor(target),
             "references": self._drawn(self.members[target], row, generator),
         }
-        if self.settings.pooled_references:
+        if self.settings.pooled_references and seed is not None:
             everything = np.arange(len(self.styles))
             sample["pooled_references"] = self._drawn(everything, row, generator)
+        if self.settings.references_of == "source" and seed is not None:
+            count = self.settings.references
+            sample["references"] = sample["latent"].expand(count, -1, -1, -1).clone()
         return sample if seed is None else {**sample, "seed": torch.tensor(seed)}
 
     @property

@@ -40,6 +40,12 @@ class DataSettings(Settings):
         0, "pairs of a latent and a target style in validation, evenly spaced; 0 takes all", low=0
     )
     references: int = setting(4, "latents of the target style in each sample", low=1, high=1024)
+    references_of: str = setting(
+        "target",
+        "of the references of a training sample: the target style; or the source, itself R times, "
+        "an example of what learns the identity alone (002-M1)",
+        choices=("target", "source"),
+    )
     content: str = setting(
         "", "the style whose latents alone are transferred; empty transfers those of all"
     )

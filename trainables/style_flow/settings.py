@@ -1,0 +1,99 @@
+"""The settings of system `style_flow`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from data.style.settings import DataSettings
+from losses.style_flow import LossSettings
+from models.style_flow.settings import FlowSettings, ModelSettings
+from trainables.api import (
+    HealthSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    Settings,
+    SettingsError,
+    SystemSettings,
+    TrainSettings,
+    setting,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelDropSettings(Settings):
+    """Training samples that are not told their target style, for guidance."""
+
+    share: float = setting(0.1, "of the samples; 0 for none, and no guidance", low=0.0, high=1.0)
+    per: str = setting(
+        "sample",
+        "each sample by itself, or the document's, all of an update or none (002-M13)",
+        choices=("sample", "update"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSettings(Settings):
+    """Where the flow of a validation sample starts, whatever a training draws."""
+
+    t0: float = setting(
+        0.5, "0 is noise alone, which knows nothing of the source; 1 the source", low=0.0, high=1.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleFlowSettings(SystemSettings):
+    """The defaults are the demo: three styles of Gaussian fields, CPU-sized."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    t0: ScheduleSettings = field(default_factory=ScheduleSettings)
+    label_drop: LabelDropSettings = field(default_factory=LabelDropSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    data: DataSettings = field(
+        # of longer correlations a field of this side has too few patches to be told by
+        default_factory=lambda: DataSettings(
+            source="fields", held_out_crops=16, field_lengths=(0.0, 0.4, 0.8)
+        )
+    )
+    health: HealthSettings = field(default_factory=HealthSettings)
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(
+            lr=1e-3, weight_decay=1e-5, warmup=0.05, final=0.01
+        )
+    )
+    train: TrainSettings = field(
+        default_factory=lambda: TrainSettings(
+            steps=300, batch_size=8, report_every=100, validation_batch_size=16
+        )
+    )
+
+    def check(self) -> None:
+        data, swd = self.data, self.loss.swd
+        if data.source == "embedded":
+            raise SettingsError(
+                "data.source=embedded has images, and this system transfers latents. Encode them "
+                "with an autoencoder into a folder for each style (data.source=folder), or take "
+                "data.source=fields."
+            )
+        if swd.dropped == "pooled" and self.label_drop.share and not data.pooled_references:
+            raise SettingsError(
+                "loss.swd.dropped=pooled compares samples without their style with references of "
+                "any styles: set data.pooled_references=true, or loss.swd.dropped=content."
+            )
+        if data.source == "fields":
+            self._check_fields()
+
+    def _check_fields(self) -> None:
+        data, weights = self.data, self.loss.swd.style_weights
+        divisor, styles = self.model.divisor, len(data.field_lengths)
+        if data.field_side % divisor:
+            raise SettingsError(
+                f"data.field_side must be a multiple of {divisor} (two halvings), not "
+                f"{data.field_side}."
+            )
+        if len(weights) not in (0, styles):
+            raise SettingsError(
+                f"loss.swd.style_weights has a number for each of the {styles} styles, or none, "
+                f"not {len(weights)}."
+            )
