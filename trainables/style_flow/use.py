@@ -110,7 +110,8 @@ def _read(source: Path, settings: StyleFlowSettings, network: VelocityUnet) -> l
         paths = sorted(p for p in source.rglob("*") if p.suffix in SUFFIXES)
     if not paths:
         raise DataError(f"{source}: expected latents ({', '.join(SUFFIXES)}), found none.")
-    divisor, latents = settings.model.divisor, []
+    divisor = settings.model.divisor
+    latents: list[Tensor] = []
     for path in paths:
         values, _ = read_latent(path)
         first = latents[0].shape if latents else values.shape
