@@ -6,6 +6,7 @@ Shapes: B cases; x_t [B, c, *s]; images [B, C, *S].
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -67,12 +68,8 @@ def _generated(settings: DiffusionSettings) -> Examination:
         Column("generated_outside", "", None, outside),
         Column(SPREAD, "", None, spread, _ratio_of_deviations),
     ]
-    placed = [_reading(column, reads) for column in columns]
+    placed = [dataclasses.replace(column, reads=reads) for column in columns]
     return Examination("generated", cases, placed, _make, _draw)
-
-
-def _reading(column: Column, reads: tuple[str, ...]) -> Column:
-    return Column(column.name, column.unit, column.mode, column.help, column.finish, reads)
 
 
 def _modules(exam: Exam) -> Modules:
@@ -120,7 +117,7 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ratio_of_deviations(moments: Tensor, count: float) -> float:
     made, squares, given, given_squares = moments.view(4, -1)
-    of_made = (squares - made.square() / count).sum()
+    of_made = (squares - made.square() / count).sum().clamp(min=0.0)  # but for rounding
     of_given = (given_squares - given.square() / count).sum()
     return math.sqrt(of_made / of_given) if count > 1 and of_given > 0 else math.nan
 
