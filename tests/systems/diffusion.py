@@ -26,6 +26,9 @@ CURVE = {
 }
 LEARNS = "val.loss.mse"
 
+CHANGES_UNTIL = {"full": 0.4}
+"""The end of the curriculum is one of the numbers that it searches."""
+
 BESIDE_A_PRESET = {
     "control": ["train.init_from=runs/right"],
     "latent": ["space.latents=runs/vae"],

@@ -15,14 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # A name that goes breaks systems that we have never seen: add, and take none away.
 NAMES = """
-    BalancerSettings Built Column Composite DataError Exam Examination External Finding Forward
-    GathersOverUpdate Generates HealthSettings Loaders Measures Metric Modules
-    OptimizerSettings Order Phase RateSettings Reference Request SOLVERS ScheduleSettings
-    Settings SettingsError SystemBase SystemSettings Tensors Term TermSettings TrainSettings
-    Velocity adversarial_term cached_folder differences draw_integers draw_normal draw_uniform
-    external_file grouped guided hole_values images images_with_hole integrate marked
-    per_sample permuted random_split samples_of setting shift_time stratified time_grid
-    trajectory twice_differentiable values values_of weighted_values
+    BalancerSettings Built Column Composite DataError Drawn Exam Examination External
+    Finding Forward GathersOverUpdate Generates HealthSettings Loaders Measures Metric
+    Modules OptimizerSettings Order Phase RateSettings Reference Request SOLVERS
+    ScheduleSettings Settings SettingsError Solver Solvers SystemBase SystemSettings Tensors
+    Term TermSettings TrainSettings Velocity adversarial_term cached_folder differences
+    draw_integers draw_normal draw_uniform external_file grouped guided hole_values images
+    images_with_hole integrate marked per_sample permuted random_split samples_of setting
+    shift_time stratified time_grid trajectory twice_differentiable values values_of
+    weighted_values
 """
 
 

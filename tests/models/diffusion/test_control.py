@@ -103,6 +103,7 @@ def test_the_scale_multiplies_what_is_added(pair, shake):
         assert torch.equal(2.0 * once, twice)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_widths_of_the_document_fit_latents_of_factor_8(pair, dims):
     network, control, given, image = pair(dims, (16, 32, 96, 256))

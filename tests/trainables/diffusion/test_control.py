@@ -68,6 +68,7 @@ def train(settings, folder, cache, **run):
     return fit(SYSTEM, settings, LocalRun(folder, **run), SYSTEM.prepare(settings, cache))
 
 
+@pytest.mark.slow
 def test_only_the_branch_is_trained_and_it_began_as_the_encoder(
     settings_of, trunk, shared_cache, tmp_path
 ):
@@ -128,6 +129,7 @@ def test_what_is_frozen_draws_no_dropout_and_the_branch_does(settings_of, shared
     assert not torch.equal(without, said(settings, none))  # the mask of the network is given
 
 
+@pytest.mark.slow
 def test_a_training_resumed_in_the_middle_is_the_uninterrupted_one(
     settings_of, shared_cache, tmp_path
 ):

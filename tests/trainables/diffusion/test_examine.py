@@ -75,6 +75,7 @@ def test_without_a_moving_average_nothing_is_behind(shared_cache, tmp_path):
     assert "health.average_behind" in report and report["health.average_behind"] is None
 
 
+@pytest.mark.slow
 def test_an_average_of_the_first_weights_is_warned_of(shared_cache, tmp_path):
     """The data are learned within 60 steps, and the average still has the weights of before."""
     slow = trained(

@@ -45,7 +45,7 @@ def test_a_size_of_the_unet_is_the_documents():
     ("kind", "size", "words"),
     [
         ("gan", "64", "--kinds takes unet, dit, hdit, uvit"),
-        ("dit-M", "64", "dit has the sizes demo, S, B, L, XL, not 'M'"),
+        ("dit-M", "64", "dit has the sizes demo, demo-B, demo-L, S, B, L, XL, not 'M'"),
         ("unet/2", "64", "a unet has none"),
         ("dit/two", "64", "a patch is a number of cells"),
         ("dit/3", "66", "patch_size"),
