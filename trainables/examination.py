@@ -28,7 +28,7 @@ class Exam:
 
     Attributes:
         modules: in eval mode on `device`: the moving averages where there are some, also as
-            `ema.<module>`, with the last weights in `last.<module>` while a training runs.
+            `ema.<module>`, with the last weights in `last.<module>`.
             Gradients are off; `torch.enable_grad()` puts them on, and what a backward leaves in
             the parameters is dropped afterwards.
         loaders, split: the data, and which part of it is looked at: validation or test.

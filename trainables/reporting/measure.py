@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 from settings.atomic_file import atomic_file
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
-from trainables.checkpoints.restore import built_for, load_validated
+from trainables.checkpoints.restore import built_for, fill, load_validated, stripped
 from trainables.parts import Loaders
 from trainables.reporting.evaluate import Worst, evaluate
 from trainables.reporting.examine import examine
@@ -118,7 +119,8 @@ def modules_of(
     accelerator: Accelerator,
 ) -> dict[str, nn.Module]:
     """The modules of a checkpoint as validation sees them, on the accelerator's device: with the
-    weights of the moving average where there is one, also under the names `ema.<module>`.
+    weights of the moving average where there is one, also under the names `ema.<module>`, and the
+    last weights under `last.<module>`.
     """
     stored = checkpoint.load(path, system.name, settings.train.external)
     built = built_for(system, settings, prepared, stored.meta)
@@ -126,8 +128,13 @@ def modules_of(
     load_validated(modules, stored.tensors)
     for module in modules.values():
         devices.lay_out(module, settings.train.channels_last)
-    if any(name.startswith("ema.") for name in stored.tensors):
-        modules |= {f"ema.{name}": module for name, module in modules.items()}
+    averaged = {key.split(".")[1] for key in stored.tensors if key.startswith("ema.")}
+    if averaged:
+        newest = {f"last.{name}": copy.deepcopy(modules[name]) for name in sorted(averaged)}
+        for name, module in newest.items():
+            kept_as = f"module.{name.removeprefix('last.')}."
+            fill(module, stripped(stored.tensors, kept_as), f"module {name}")
+        modules |= {f"ema.{name}": module for name, module in modules.items()} | newest
     return modules
 
 

@@ -11,7 +11,6 @@ from data.mri.nifti_write import write_nifti
 from settings.flat import flatten, replace
 from settings.schema import SettingsError
 from trainables.checkpoints import checkpoint
-from trainables.contract.check import check
 from trainables.contract.examined import Examined
 from trainables.diffusion.prediction import predict
 from trainables.diffusion.system import Diffusion
@@ -90,11 +89,16 @@ def test_only_the_branch_is_trained_and_it_began_as_the_encoder(
 
 
 @pytest.mark.slow
-def test_the_contract_holds(settings_of, shared_cache):
+def test_a_training_of_the_branch_keeps_the_rules_of_trainings(
+    settings_of, shared_cache, rules_of_trainings
+):
+    """The rules of a single batch are not for it: without `train.init_from` the last layer of the
+    frozen network is 0, and no gradient reaches the branch.
+    """
     defaults = flatten(replace(SYSTEM.Settings(), SYSTEM.small))
     given = {k: v for k, v in flatten(settings_of()).items() if v != defaults[k]}
-    faults = check(Examined(SYSTEM, shared_cache, {**given, "train.steps": 4}))
-    assert faults == []
+    examined = Examined(SYSTEM, shared_cache, {**given, "train.steps": 4})
+    assert [str(fault) for rule in rules_of_trainings for fault in rule(examined)] == []
 
 
 def shaken(settings, cache):
