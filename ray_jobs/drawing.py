@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_jobs.verb import check_directory, refuse_without
+from ray_jobs.verb import add_checkpoint, check_directory, refuse_without
 from settings.flat import replace
 from settings.option import positive, whole
 from settings.schema import SettingsError
@@ -40,13 +40,7 @@ class Timed:
 def add_drawing_arguments(made: ArgumentParser, count: int, count_help: str) -> None:
     """What both verbs are asked: whose samples, how many, and where to."""
     add = made.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        metavar="DIR",
-        help="a step-* folder, or a training, of which the best checkpoint is taken",
-    )
-    add("--newest", action="store_true", help="take the newest checkpoint, not the best")
+    add_checkpoint(made)
     add("--input", metavar="PATH", help="what to generate from, if the system takes inputs")
     add("--output", required=True, metavar="DIR", help="a folder for the files")
     how_many = f"{count_help} (default {count})"

@@ -13,6 +13,7 @@ from typing import Any
 
 from ray_jobs.verb import (
     OK,
+    add_checkpoint,
     cache_directory,
     finish,
     parser,
@@ -51,13 +52,7 @@ def make_parser() -> ArgumentParser:
     """The verb's options."""
     made = parser("encode_latents", _DESCRIPTION)
     add = made.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        metavar="DIR",
-        help="a step-* folder, or a training, of which the best checkpoint is taken",
-    )
-    add("--newest", action="store_true", help="take the newest checkpoint, not the best")
+    add_checkpoint(made)
     add("--output", metavar="FILE", help="the file to write, *.arrow")
     add("--measure-only", action="store_true", help="write nothing")
     add(

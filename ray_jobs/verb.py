@@ -71,6 +71,18 @@ def parser(verb: str, more: str = "") -> ArgumentParser:
     return made
 
 
+def add_checkpoint(made: ArgumentParser) -> None:
+    """Asks which checkpoint of which training."""
+    made.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="a step-* folder, or a training, of which the best checkpoint is taken",
+    )
+    newest = "take the newest checkpoint, not the best"
+    made.add_argument("--newest", action="store_true", help=newest)
+
+
 def add_settings_arguments(made: ArgumentParser, system_required: bool = True) -> None:
     """SYSTEM, key=value overrides, --preset and --settings."""
     nargs = None if system_required else "?"
