@@ -148,7 +148,8 @@ def predict(
     node = settings.regulariser.self_conditioning
     if not node.enabled:
         return asked()
-    estimate = _first_estimate(asked, noisy, t, settings)
+    space: Any = modules["space"]
+    estimate = _first_estimate(asked, noisy, t, settings, space.deviation)
     if is_learning(modules):
         is_given = draw_uniform(batch[SEED], "self_conditioning") < node.probability
         estimate = torch.where(is_given.view(-1, *[1] * (noisy.ndim - 1)), estimate, 0.0)
@@ -202,15 +203,20 @@ def _run(
 
 @torch.no_grad()
 def _first_estimate(
-    asked: Callable[..., Tensor], noisy: Tensor, t: Tensor, settings: DiffusionSettings
+    asked: Callable[..., Tensor],
+    noisy: Tensor,
+    t: Tensor,
+    settings: DiffusionSettings,
+    deviation: Tensor,
 ) -> Tensor:
-    """The clean estimate of a pass that is given 0 in its place, kept to what standardised images
-    have: where there is noise alone an estimate of ddpm divides by nearly 0.
+    """The clean estimate of a pass that is given 0 in its place, kept to what images of this
+    deviation have: where there is noise alone an estimate of ddpm divides by nearly 0.
     """
     output = asked(torch.zeros_like(noisy))
     strategy = strategy_of(settings, noisy.shape[2:])
     estimate = strategy.clean_estimate(noisy, output, t).to(noisy.dtype)
-    return estimate.clamp(-_LARGEST_ESTIMATE, _LARGEST_ESTIMATE)
+    largest = _LARGEST_ESTIMATE * deviation.to(estimate)
+    return estimate.clamp(-largest, largest)
 
 
 def _control_image(

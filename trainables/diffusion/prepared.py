@@ -60,7 +60,7 @@ class Prepared:
             shift, scale = torch.zeros_like(deviations), torch.ones_like(deviations)
         else:
             shift, scale = (torch.tensor(part) for part in moments[settings.statistics])
-        space.standardise(shift, scale, deviations)
+        space.standardise(shift, scale / settings.input_scale, deviations)
         return space
 
     def needed_latents(self) -> PreparedLatents:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from data.mri.dataset import open_split
 from settings.flat import replace
+from settings.schema import SettingsError
 from trainables.diffusion.forward import noised
 from trainables.diffusion.prediction import strategy_of
 from trainables.diffusion.references import Linear, fit_linear
@@ -90,14 +92,20 @@ def test_references_predict_what_their_estimate_amounts_to(shared_cache, kind):
 
 
 @pytest.mark.parametrize("kind", ["rflow", "ddpm"])
-@pytest.mark.parametrize("statistics", ["none", "sample_means"])
-def test_the_objective_compares_images_whatever_they_are_divided_by(
-    shared_cache, kind, statistics
-):
+@pytest.mark.parametrize(
+    "divided",
+    [
+        {"space.statistics": "none"},
+        {"space.statistics": "sample_means"},
+        {"space.input_scale": 0.25},
+    ],
+    ids=["none", "sample_means", "input_scale"],
+)
+def test_the_objective_compares_images_whatever_they_are_divided_by(shared_cache, kind, divided):
     """Of one channel: the same noise beside the image's own deviation, the error in its units."""
     values = []
-    for name in ("voxels", statistics):
-        changes = {"strategy.kind": kind, "space.statistics": name}
+    for differing in ({}, divided):
+        changes = {"strategy.kind": kind, **differing}
         settings = replace(SYSTEM.Settings(), {**SYSTEM.small, **changes})
         prepared = SYSTEM.prepare(settings, shared_cache)
         loaders = SYSTEM.loaders(settings, prepared)
@@ -110,5 +118,21 @@ def test_the_objective_compares_images_whatever_they_are_divided_by(
             of_each.append(metric.finish(sums, float(pairs)))
         values.append(of_each)
         deviation = float(prepared.space(settings.space).deviation)
-        assert (deviation == pytest.approx(1.0, rel=1e-5)) == (name == "voxels")
+        assert (deviation == pytest.approx(1.0, rel=1e-5)) == (not differing)
     assert values[1] == pytest.approx(values[0], rel=2e-3)
+
+
+def test_input_scale_is_the_deviation_of_what_is_noised(shared_cache):
+    settings = replace(SYSTEM.Settings(), {**SYSTEM.small, "space.input_scale": 0.25})
+    prepared = SYSTEM.prepare(settings, shared_cache)
+    space, samples = prepared.space(settings.space), open_split(prepared.data, "train")
+    images = torch.stack([samples.read(place)["image"] for place in range(len(samples))])
+    z = space.encode(images)
+    assert float(z.std(correction=0)) == pytest.approx(0.25, rel=1e-4)
+    assert float(z.mean()) == pytest.approx(0.0, abs=1e-4)
+    torch.testing.assert_close(space.decode(z), images, atol=1e-5, rtol=1e-5)
+
+
+def test_input_scale_of_images_that_are_not_standardised_is_refused():
+    with pytest.raises(SettingsError, match=r"space\.statistics=none leaves images as they are"):
+        replace(SYSTEM.Settings(), {"space.statistics": "none", "space.input_scale": 0.5})
