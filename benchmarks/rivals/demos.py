@@ -2,7 +2,7 @@
 are trained as long: one training of each for each draw of the data, judged on its validation and
 on its test by the system's own metrics.
 
-    python -m benchmarks.rivals.demos [SYSTEM ...] --json
+    python -m benchmarks.rivals.demos [SYSTEM ...] [--only draws_4_to_7] --json
 
 The settings of the demos were chosen on draws of 0 to 3, those of compression on draw 0. Draws 4
 to 7 chose nothing, and are the ones to quote.
@@ -135,13 +135,14 @@ def rows_of(name: str, demo: Demo, group: str, draws: Sequence[Values]) -> Itera
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"of {', '.join(DEMOS)}")
+    parser.add_argument("--only", choices=DRAWS, help="one of the groups of draws")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for name in args.systems or DEMOS:
-        for group, numbers in DRAWS.items():
+        for group in [args.only] if args.only else DRAWS:
             draws = []
-            for draw in numbers:
+            for draw in DRAWS[group]:
                 with tempfile.TemporaryDirectory() as folder:
                     draws.append(measured(name, DEMOS[name], draw, Path(folder)))
             for found in rows_of(name, DEMOS[name], group, draws):

@@ -69,7 +69,8 @@ _SHOWN_DEVIATIONS = 3.0
 """Of standardised latents, from black to white."""
 
 _SHARED = (
-    *("model.kind", "model.spatial_dims", "model.unet.", "space.kind", "data.group"),
+    *("model.kind", "model.spatial_dims", "model.unet.", "data.group"),
+    *("space.kind", "space.statistics", "space.input_scale"),
     *("strategy.kind", "strategy.ddpm.prediction", "condition.", "score_aug.enabled"),
     *("score_aug.omega", "score_aug.modality_factors", "regulariser.self_conditioning.enabled"),
 )
@@ -235,7 +236,8 @@ class Diffusion(SystemBase[DiffusionSettings, Prepared]):
         if "reconstruction" in prediction:
             return rows(flat(batch["image"]), flat(prediction["reconstruction"]))
         latents = (prediction["clean"][:, :1], prediction["clean_estimate"][:, :1])
-        return rows(*(flat(0.5 + values / (2.0 * _SHOWN_DEVIATIONS)) for values in latents))
+        span = 2.0 * _SHOWN_DEVIATIONS * prediction["deviation"].max()
+        return rows(*(flat(0.5 + values / span) for values in latents))
 
     def charts(
         self, settings: DiffusionSettings, report: Mapping[str, float | str | None]
