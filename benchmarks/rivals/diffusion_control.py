@@ -33,9 +33,9 @@ STEPS = 10
 """Of the sampler."""
 
 SIZE: Mapping[str, Any] = {
-    "data.image_size": 32, "train.steps": 400, "train.report_every": 400, "train.test": False,
+    "data.image_size": 32, "train.report_every": 400, "train.test": False,
 }  # fmt: skip
-"""Of both trainings: the steps of the demo at half its sides."""
+"""Of both trainings: half the sides of the demo."""
 
 
 def measure() -> Iterator[Row]:
