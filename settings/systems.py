@@ -14,6 +14,7 @@ SYSTEMS: Mapping[str, str] = {
     "conditioner": "trainables.conditioner.system:Conditioner",
     "compression": "trainables.compression.system:Compression",
     "diffusion": "trainables.diffusion.system:Diffusion",
+    "style_flow": "trainables.style_flow.system:StyleFlow",
     "field_vae": "trainables.conditioner.field_vae:FieldVae",
 }
 """Name -> "module:attribute". The system's search spaces are `search_spaces.<name>:SPACES`, its

@@ -49,7 +49,7 @@ _JUDGED_BY = ("validation.t0", "data.references", "data.validation_samples")
 class StyleFlow(SystemBase[StyleFlowSettings, Prepared]):
     """See `trainables.system.System` for what each member is."""
 
-    name = "trainables.style_flow.system:StyleFlow"
+    name = "style_flow"
     Settings = StyleFlowSettings
     prepare_reads = (
         *("data.source", "data.root", "data.scale", "data.latent_source", "data.multiply"),
