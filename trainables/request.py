@@ -35,8 +35,9 @@ class Generates:
         inputs: what `--input` names, in words; "" for a system that takes none.
         needs_inputs: whether there is nothing to generate without them.
         draws: whether its samples are draws, each from a seed of its own, in any number. Every
-            sample (or batch) is then a file that is named by its index, for several processes may
-            write into the folder. Otherwise there is one process, and one result for each input.
+            sample (or batch) is then a file that is named by its index, or its input, for several
+            processes may write into the folder. Otherwise there is one process, and one result for
+            each input.
         batch_size: samples that go through the modules together, unless the user says otherwise; 0
             for a system that takes its inputs one by one.
         options: settings of its own, `key=value` of the verb: a solver, its steps, a guidance.

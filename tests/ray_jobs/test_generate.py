@@ -60,6 +60,22 @@ def test_one_checkpoint_or_the_newest_can_be_named(trained, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["step"] == 4
 
 
+@pytest.mark.parametrize("ending", ["", "checkpoints"])
+def test_a_training_before_its_first_checkpoint_is_one_all_the_same(
+    trained, tmp_path, capsys, ending
+):
+    run_without = tmp_path / "run"
+    shutil.copytree(trained / "run", run_without, ignore=shutil.ignore_patterns("step-*"))
+    made = ("--input", trained / "mine.npy", "--output", tmp_path / "out")
+    assert run("--checkpoint", run_without / ending, *made) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {run_without} is a training without a checkpoint yet: ")
+    assert "let it go on with --resume" in said
+    (run_without / "settings.json").unlink()
+    assert run("--checkpoint", run_without / ending, *made) == 2
+    assert "is neither a checkpoint (step-*/meta.json) nor" in capsys.readouterr().err
+
+
 def test_the_best_trial_of_a_sweep_is_taken(trained, tmp_path, capsys):
     sweep = tmp_path / "sweep"
     for trial, value in enumerate((0.5, 0.2)):

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from settings.atomic_file import force_to_disk
 from settings.command import command
-from settings.paths import TrainingPaths
+from settings.paths import STAGES, TrainingPaths
 from settings.systems import as_stored, current_name
 from trainables.checkpoints import external
 from trainables.checkpoints.error import CheckpointError, ExternalError
@@ -199,11 +199,26 @@ def find(path: Path, best: bool = False) -> Path:
         at = path.parent if path.name.startswith(_PREFIX) else folder
         raise CheckpointError(
             why_removed(at)
+            or _why_none_yet(folder.parent)
             or f"{path} is neither a checkpoint (step-*/meta.json) nor a folder with some."
         )
     noted = read_meta(steps[-1]).get("best") if best else None
     at_steps = {step_of(step): step for step in steps}
     return at_steps.get(noted[0], steps[-1]) if noted else steps[-1]
+
+
+def _why_none_yet(directory: Path) -> str:
+    """That a training has not come to its first checkpoint, and what to do; "" where there is no
+    training.
+    """
+    files = TrainingPaths(directory).settings, directory / STAGES
+    if not any(file.exists() for file in files):
+        return ""
+    return (
+        f"{directory} is a training without a checkpoint yet: the first comes with a report, "
+        "after train.report_every steps at the earliest. Wait for it where the training runs; "
+        "where it has stopped, let it go on with --resume."
+    )
 
 
 def removed(folder: Path) -> dict[str, Any] | None:

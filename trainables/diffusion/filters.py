@@ -4,7 +4,7 @@ their place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,19 @@ class FilterSettings(Settings):
 
 
 @dataclass(frozen=True)
+class Miss:
+    """Why a mask or an image is not taken.
+
+    Attributes:
+        rule: `white`, `counts`, `lesions` or `inside`.
+        text: what it has, and what was asked for.
+    """
+
+    rule: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Filter:
     """What a mask has to be, or an image under its mask.
 
@@ -61,24 +74,33 @@ class Filter:
     edges_mm: Sequence[float]
     least_pixels: int
 
-    def takes(self, image: Tensor, affine: Float64, given: Tensor | None = None) -> bool:
-        """Whether it is kept.
+    def miss(self, image: Tensor, affine: Float64, given: Tensor | None = None) -> Miss | None:
+        """What it misses; None where it is taken.
 
         Args:
             image: a mask [1, *S], whose pixels above 1/2 are lesion; or an image [C, *S].
             affine: [4, 4], from (d, h, w) to mm.
             given: the mask [1, *S] that the image was made under.
         """
+        asked = self.settings
         if given is not None:
-            return share_in_brain(image, given, self.settings.brain) >= self.settings.inside
+            inside = share_in_brain(image, given, asked.brain)
+            text = f"share of the lesions in brain: {inside:.3g}; filter.inside={asked.inside:g}"
+            return None if inside >= asked.inside else Miss("inside", text)
         mask = (image[0] > 0.5).numpy()
         spacing = np.linalg.norm(affine[:3, :3], axis=0)[3 - mask.ndim :]
         diameters = lesions_of(mask, spacing.tolist(), self.least_pixels).diameters_mm
-        if mask.mean() > self.settings.white:
-            return False
+        if (white := float(mask.mean())) > asked.white:
+            return Miss("white", f"share of lesion: {white:.3g}; filter.white={asked.white:g}")
         if self.counts:
-            return size_counts(diameters, self.edges_mm).tolist() == list(self.counts)
-        return self.settings.least <= len(diameters) <= self.settings.most
+            counts, wanted = size_counts(diameters, self.edges_mm).tolist(), list(self.counts)
+            text = f"lesions by size: {counts}; counts={wanted}"
+            return None if counts == wanted else Miss("counts", text)
+        number = len(diameters)
+        if asked.least <= number <= asked.most:
+            return None
+        bounds = f"filter.least={asked.least}, filter.most={asked.most}"
+        return Miss("lesions", f"lesions: {number}; {bounds}")
 
 
 def share_in_brain(image: Tensor, mask: Tensor, threshold: float) -> float:
@@ -95,26 +117,36 @@ def share_in_brain(image: Tensor, mask: Tensor, threshold: float) -> float:
 def with_retries(
     made: Callable[[Tensor, Sequence[int]], Tensor],
     seeds: Tensor,
-    takes: Callable[[Tensor, int], bool],
+    miss: Callable[[Tensor, int], Miss | None],
     retries: int,
-) -> tuple[Tensor, int, int]:
+) -> tuple[Tensor, int, Mapping[int, Miss]]:
     """Images for seeds, of which those that are not taken are made again from further seeds of
     the same sample; the last attempt stays.
 
     Args:
         made: images [b, ...] of seeds [b] and their places in the batch.
-        takes: whether an image of that place is taken.
+        miss: what an image of that place misses.
 
     Returns:
-        (images [B, ...], further attempts, samples that no attempt has met)
+        (images [B, ...], further attempts, what the samples miss that no attempt has met, by
+        their places)
     """
     images = made(seeds, range(len(seeds))).clone()
     attempts = 0
+    misses = _misses(images, range(len(seeds)), miss)
     for attempt in range(1, retries + 1):
-        missed = [place for place, image in enumerate(images) if not takes(image, place)]
-        if not missed:
-            return images, attempts, 0
-        again = [hash63(int(seeds[place]), _ATTEMPT, attempt) for place in missed]
-        images[missed] = made(torch.tensor(again, dtype=torch.int64), missed)
-        attempts += len(missed)
-    return images, attempts, sum(not takes(image, place) for place, image in enumerate(images))
+        if not misses:
+            break
+        places = list(misses)
+        again = [hash63(int(seeds[place]), _ATTEMPT, attempt) for place in places]
+        images[places] = made(torch.tensor(again, dtype=torch.int64), places)
+        attempts += len(places)
+        misses = _misses(images, places, miss)
+    return images, attempts, misses
+
+
+def _misses(
+    images: Tensor, places: Sequence[int], miss: Callable[[Tensor, int], Miss | None]
+) -> dict[int, Miss]:
+    looked = {place: miss(images[place], place) for place in places}
+    return {place: one for place, one in looked.items() if one is not None}

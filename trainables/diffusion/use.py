@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from models.diffusion.strategies.sampling import State, last, sample_path
 from models.diffusion.strategies.settings import SamplingSettings
 from settings.flat import replace
 from settings.mri import GROUPS, MASK, MODALITIES
+from settings.warning import warn
 from trainables.api import (
     Drawn,
     Measures,
@@ -32,7 +33,7 @@ from trainables.api import (
     Tensors,
     setting,
 )
-from trainables.diffusion.filters import Filter, FilterSettings, with_retries
+from trainables.diffusion.filters import Filter, FilterSettings, Miss, with_retries
 from trainables.diffusion.latent.autoencoder import found_again
 from trainables.diffusion.prediction import predict, strategy_of
 from trainables.diffusion.rejection import (
@@ -44,6 +45,9 @@ from trainables.diffusion.rejection import (
 )
 from trainables.diffusion.settings import DiffusionSettings
 from trainables.drawing import flat, rows, write_png
+
+NOT_MET = "not_met"
+"""The folder of what the filter has not taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +77,17 @@ class GenerateSettings(Settings):
 
 @dataclass(frozen=True)
 class _Asked:
-    """One condition: a mask [1, *S] or None, and the place of what is made."""
+    """One condition: a mask [1, *S] or None, and the place of what is made.
+
+    Attributes:
+        folder: for the results of the mask's patient.
+        end: of their names: which slice.
+    """
 
     mask: Tensor | None
     affine: Float64
+    folder: Path = Path()
+    end: str = ""
 
 
 def sampled(
@@ -113,8 +124,10 @@ def sampled(
 
 
 def generate(settings: DiffusionSettings, modules: Modules, request: Request) -> Measures:
-    """Writes `<index>.nii.gz` for every sample, in [0, 1] and with the affine of its mask or of
-    the training's grid (masks: 0 and 1; two modalities: a file each), and a PNG for each batch.
+    """Writes `<index>.nii.gz` for every sample, or `<patient>/<modality>.nii.gz` where it is made
+    under a mask (`_write`), in [0, 1] and with the affine of its mask or of the training's grid
+    (masks: 0 and 1; two modalities: a file each), and a PNG for each batch. What the filter has
+    not taken lies in `not_met/`, each with a text that says why.
 
     Raises:
         SettingsError: a condition that this network does not know, or guidance that it has not
@@ -125,8 +138,9 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
     space: Any = modules["space"]
     asked, device = _ready(settings, modules, request), space.shift.device
     settings, modules = _controlled(settings, modules, options)
-    names = ("samples", "clipped_values", "values", "further_attempts", "not_met")
-    counts = dict.fromkeys(names, 0.0)
+    names = ("samples", "further_attempts", "not_met")
+    clipped = () if settings.data.group == MASK else ("clipped_values", "values")
+    counts = dict.fromkeys((*names, *clipped), 0.0)
     wanted = Filter(
         options.filter,
         options.counts,
@@ -149,16 +163,25 @@ def generate(settings: DiffusionSettings, modules: Modules, request: Request) ->
 
     for indices, seeds in request.batches(len(asked)):
         conditions = [asked[index // request.count] for index in indices]
-        image, attempts, missed = _attempted(made, seeds, conditions, wanted)
+        image, attempts, misses = _attempted(made, seeds, conditions, wanted)
         counts["further_attempts"] += attempts
-        counts["not_met"] += missed
+        counts["not_met"] += len(misses)
+        for miss in misses.values():
+            rule = f"not_met_{miss.rule}"
+            counts[rule] = counts.get(rule, 0.0) + 1.0
         counts["samples"] += len(image)
-        counts["values"] += image.numel()
-        counts["clipped_values"] += int(((image < 0.0) | (image > 1.0)).sum())
+        if clipped:  # a mask is what is above 1/2
+            counts["values"] += image.numel()
+            counts["clipped_values"] += int(((image < 0.0) | (image > 1.0)).sum())
         image = image.clamp(0.0, 1.0)
-        for index, one, condition in zip(indices, image, conditions, strict=True):
-            _write(request.target, index, one, condition, settings, options)
+        for place, (index, condition) in enumerate(zip(indices, conditions, strict=True)):
+            _write(request, index, image[place], condition, settings, misses.get(place))
         write_png(request.target / f"grid_{indices[0]:06d}.png", rows(flat(image)))
+    if counts["not_met"]:
+        warn(
+            f"{counts['not_met']:g} of {counts['samples']:g} met the filter in no attempt "
+            f"(filter.retries={options.filter.retries}): see {request.target / NOT_MET}"
+        )
     return counts
 
 
@@ -234,14 +257,14 @@ def _attempted(
     seeds: Tensor,
     conditions: Sequence[_Asked],
     wanted: Filter,
-) -> tuple[Tensor, int, int]:
+) -> tuple[Tensor, int, Mapping[int, Miss]]:
     """`with_retries`, or a single attempt where nothing is filtered."""
     if not wanted.settings.enabled:
-        return made(seeds, conditions), 0, 0
+        return made(seeds, conditions), 0, {}
     return with_retries(
         lambda seeds, places: made(seeds, [conditions[place] for place in places]),
         seeds,
-        lambda image, place: wanted.takes(image, conditions[place].affine, conditions[place].mask),
+        lambda image, place: wanted.miss(image, conditions[place].affine, conditions[place].mask),
         wanted.settings.retries,
     )
 
@@ -300,17 +323,18 @@ def _asked(
     dims = settings.model.spatial_dims
     data = replace(settings.data, {"group": MASK})
     asked = []
-    for _, files in find_inputs(request.source, MASK):
+    for folder, files in find_inputs(request.source, MASK):
         for scan in read_scans(files, data, dims):
             volume = torch.from_numpy(scan.image)
             if dims == 3:
-                asked.append(_Asked(volume, scan.affine))
+                asked.append(_Asked(volume, scan.affine, folder))
                 continue
-            for place in range(scan.inside.start, scan.inside.stop):
-                if bool(volume[:, place].any()):
+            for number in range(volume.shape[1]):  # all are the file's: `dims` is 2
+                if bool(volume[:, number].any()):
                     affine = scan.affine.copy()
-                    affine[:3, 3] += (place - scan.inside.start) * affine[:3, 0]
-                    asked.append(_Asked(volume[:, place], affine))
+                    affine[:3, 3] += number * affine[:3, 0]
+                    end = f"_slice_{number:03d}"
+                    asked.append(_Asked(volume[:, number], affine, folder, end))
     if not asked:
         raise DataError(f"{request.source}: expected masks with lesions, found none.")
     return asked
@@ -340,21 +364,33 @@ def _batch(
 
 
 def _write(
-    target: Path,
+    request: Request,
     index: int,
     image: Tensor,
     asked: _Asked,
     settings: DiffusionSettings,
-    options: GenerateSettings,
+    miss: Miss | None,
 ) -> None:
-    group = settings.data.group
-    names = (options.modality,) if group == "multi_modality" else GROUPS[group]
+    """`000017.nii.gz`, of two modalities `000017_t1_pre.nii.gz` and `000017_t1_gd.nii.gz`; under a
+    mask `<patient>/bravo_slice_017.nii.gz`, of several samples of a mask
+    `<patient>/bravo_slice_017_sample_003.nii.gz`.
+    """
+    group, target = settings.data.group, request.target
+    names = (request.options.modality,) if group == "multi_modality" else GROUPS[group]
+    if miss is not None:
+        target /= NOT_MET
     for name, channel in zip(names, image.numpy(), strict=True):
         volume = channel if channel.ndim == 3 else channel[None]
         if group == MASK:
             volume = (volume > 0.5).astype(np.uint8)
-        end = f"_{name}" if len(names) > 1 else ""
+        if asked.mask is None:
+            stem = Path(f"{index:06d}{f'_{name}' if len(names) > 1 else ''}")
+        else:
+            sample = f"_sample_{index % request.count:03d}" if request.count > 1 else ""
+            stem = asked.folder / f"{name}{asked.end}{sample}"
         text = f"{name}, made by {settings.strategy.kind}"
         # X, Y, Z as NIfTI has them, from D, H, W.
         placed = asked.affine[:, [2, 1, 0, 3]]
-        write_nifti(target / f"{index:06d}{end}.nii.gz", volume.transpose(2, 1, 0), placed, text)
+        write_nifti(target / f"{stem}.nii.gz", volume.transpose(2, 1, 0), placed, text)
+        if miss is not None:
+            (target / f"{stem}.txt").write_text(f"{miss.text}\n")

@@ -110,7 +110,7 @@ def test_volumes_are_made_slice_by_slice_under_their_masks(
     write_nifti(tmp_path / "patients" / "one" / "seg.nii.gz", mask, affine, "a mask")
     measures = generate(trained.path, tmp_path / "out", source=tmp_path / "patients", count=2)
     assert measures["samples"] == 2
-    images = [nibabel.load(file) for file in (tmp_path / "out").glob("*.nii.gz")]
+    images = [nibabel.load(file) for file in (tmp_path / "out").rglob("*.nii.gz")]
     assert [image.shape for image in images] == [(16, 16, 8)] * 2
     assert images[0].header.get_zooms() == pytest.approx(spacing)
     held = {file.stem for file in (tmp_path / "run" / "external").iterdir()}

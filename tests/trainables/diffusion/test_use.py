@@ -4,6 +4,8 @@ asked is that the same is made again; what is made of a trained one is asked els
 
 from __future__ import annotations
 
+import shutil
+
 import nibabel
 import numpy as np
 import pytest
@@ -43,8 +45,10 @@ def generate(settings, modules, target, options=None, **request):
 
 
 def volumes(folder):
-    files = sorted(folder.glob("*.nii.gz"))
-    return {file.name: np.asarray(nibabel.load(file).dataobj) for file in files}
+    files = sorted(folder.rglob("*.nii.gz"))
+    return {
+        str(file.relative_to(folder)): np.asarray(nibabel.load(file).dataobj) for file in files
+    }
 
 
 def test_one_seed_gives_the_same_files_again_and_another_gives_others(shared_cache, tmp_path):
@@ -93,7 +97,8 @@ def test_files_lie_on_the_grid_of_the_training_and_within_0_and_1(shared_cache, 
 
 def test_masks_are_masks_and_bf16_is_near(shared_cache, tmp_path):
     settings, modules = made(shared_cache, data__group="seg")
-    generate(settings, modules, tmp_path / "mask")
+    measures = generate(settings, modules, tmp_path / "mask")
+    assert "clipped_values" not in measures and "values" not in measures
     (mask,) = volumes(tmp_path / "mask").values()
     assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1}
     settings, modules = made(shared_cache)
@@ -119,7 +124,12 @@ def test_every_slice_with_a_lesion_is_made_under_its_mask(shared_cache, tmp_path
     settings, modules = made(shared_cache, **changes)
     measures = generate(settings, modules, tmp_path / "out", source=patient, count=2)
     assert measures["samples"] == 4
-    files = sorted((tmp_path / "out").glob("*.nii.gz"))
+    files = sorted((tmp_path / "out").rglob("*.nii.gz"))
+    assert [str(file.relative_to(tmp_path / "out")) for file in files] == [
+        f"one/bravo_slice_00{number}_sample_00{sample}.nii.gz"
+        for number in (1, 3)
+        for sample in (0, 1)
+    ]
     heights = [float(nibabel.load(file).affine[2, 3]) for file in files]
     assert heights == pytest.approx([5.0, 5.0, 15.0, 15.0])  # slices 1 and 3, 5 mm apart
     plain = generate(settings, modules, tmp_path / "plain", source=patient)
@@ -127,7 +137,20 @@ def test_every_slice_with_a_lesion_is_made_under_its_mask(shared_cache, tmp_path
     guided = generate(settings, modules, tmp_path / "guided", strong, source=patient)
     assert plain["samples"] == guided["samples"] == 2
     first, second = (volumes(tmp_path / name) for name in ("plain", "guided"))
+    assert list(first) == ["one/bravo_slice_001.nii.gz", "one/bravo_slice_003.nii.gz"]
     assert all(np.abs(first[name] - second[name]).max() > 1e-4 for name in first)
+
+
+def test_volumes_under_masks_lie_in_their_patients_folders(shared_cache, tmp_path, patient):
+    """As the reconstructions of `compression`; of two modalities each by its name."""
+    shutil.copytree(patient / "one", patient / "two")
+    changes = {"model__spatial_dims": 3, "data__volume_size": (8, 16, 16), "data__group": "dual"}
+    settings, modules = made(shared_cache, condition__mask__enabled=True, **changes)
+    generate(settings, modules, tmp_path / "out", source=patient)
+    names = [f"{folder}/t1_{end}.nii.gz" for folder in ("one", "two") for end in ("gd", "pre")]
+    images = volumes(tmp_path / "out")
+    assert list(images) == names
+    assert np.abs(images[names[0]] - images[names[2]]).max() > 0.0  # one mask, two seeds
 
 
 def test_conditions_that_the_network_does_not_know_are_refused(shared_cache, tmp_path, patient):
