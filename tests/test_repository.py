@@ -34,7 +34,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "settings": set(),
     # Wings of a subject do not know each other; what they share lies beside them.
     "data": LOWEST,
-    **{f"data.{wing}": {"data"} for wing in ("fields", "hdr", "mri", "style")},
+    **{f"data.{wing}": {"data"} for wing in ("fields", "hdr", "mri", "style", "text")},
     "models": LOWEST,
     **{f"models.{w}": {"models"} for w in ("autoencoders", "fields", "hdr", "style_flow")},
     **{f"models.diffusion{wing}": {"models"} for wing in ("", ".score_aug", ".strategies")},
