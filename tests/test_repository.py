@@ -34,9 +34,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "settings": set(),
     # Wings of a subject do not know each other; what they share lies beside them.
     "data": LOWEST,
-    **{f"data.{wing}": {"data"} for wing in ("fields", "hdr", "mri", "style")},
+    **{f"data.{wing}": {"data"} for wing in ("fields", "hdr", "mri", "style", "text")},
     "models": LOWEST,
-    **{f"models.{w}": {"models"} for w in ("autoencoders", "fields", "hdr", "style_flow")},
+    **{f"models.{w}": {"models"} for w in ("autoencoders", "fields", "hdr", "npt", "style_flow")},
     **{f"models.diffusion{wing}": {"models"} for wing in ("", ".score_aug", ".strategies")},
     "losses": LOWEST | {"models", "losses.balancers"},  # feature networks and encodings
     "losses.balancers": {"losses"},
@@ -59,6 +59,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     **{f"trainables.diffusion{name}": BASE for name in (".inspecting", "_rejection")},
     "trainables.diffusion.latent": SYSTEM | {"trainables.diffusion.settings"},
     "trainables.style_flow": SYSTEM,
+    "trainables.npt": SYSTEM,
     # Who proposes and who stops do not know each other.
     "search": PARTS | {"search.optuna", "search.samplers", "search.schedulers"},
     "search.optuna": {"search"},

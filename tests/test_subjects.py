@@ -18,6 +18,7 @@ FIELDS = {"data.fields", "models.fields"}
 MRI = {"data.mri", "models.autoencoders"}
 DIFFUSION = {"data.mri", "models.diffusion", "models.autoencoders"}
 STYLE = {"data.style", "models.style_flow"}
+TEXT = {"data.text", "models.npt"}
 
 WINGS_OF: Mapping[str, set[str]] = {
     "losses.hdr_patch": HDR,
@@ -32,6 +33,7 @@ WINGS_OF: Mapping[str, set[str]] = {
     "metrics.rate": MRI,
     "trainables.hdr_patch": HDR,
     "trainables.style_flow": STYLE,
+    "trainables.npt": TEXT,
     "trainables.compression": MRI,
     "trainables.conditioner": FIELDS,
     "trainables.diffusion": DIFFUSION,
