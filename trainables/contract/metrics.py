@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
 import torch
 
@@ -29,13 +29,18 @@ def measures_by_sums(examined: Examined) -> Iterator[Fault]:
     with torch.no_grad():
         whole = examined.with_averages(settings, modules)
         prediction = forward(phase, whole, batch, settings)
+        alike: dict[tuple[str, ...], list[Metric]] = {}
         for metric in examined.system.metrics(settings, examined.prepared):
-            yield from _measures(examined, metric, prediction, batch)
+            if (yield from _measures(examined, metric, prediction, batch)):
+                alike.setdefault(tuple(metric.reads), []).append(metric)
+        for metrics in alike.values():
+            yield from _declare_what_they_read(examined, metrics, prediction, batch)
 
 
 def _measures(
     examined: Examined, metric: Metric, prediction: Tensors, batch: Tensors
-) -> Iterator[Fault]:
+) -> Generator[Fault, None, bool]:
+    """Whether it measures anything is what it returns."""
     subject, settings = f"metric {metric.name}", examined.settings
     untouched = cloned(prediction)
     measured = metric.measure(prediction, batch, settings)
@@ -46,7 +51,7 @@ def _measures(
             f"it returns a {type(measured).__name__}",
             "Return (sums, count) in float64; `per_sample` makes both of a value per sample",
         )
-        return
+        return False
     sums, count = measured
     if not same(cloned(prediction), untouched):
         yield Fault(subject, "it changes nothing", "the prediction is another one", "Copy first")
@@ -57,7 +62,7 @@ def _measures(
             f"sums {sums.dtype} {list(sums.shape)}, count {count.tolist()}",
             "Sum in float64, and return sums and not a mean",
         )
-        return
+        return False
     if sums.ndim and metric.finish is mean:
         yield Fault(
             subject,
@@ -65,7 +70,7 @@ def _measures(
             f"it has {len(sums)} sums and the default",
             "Give Metric(..., finish=function of (sums, count))",
         )
-        return
+        return False
     value = metric.finish(sums, float(count))
     if not isinstance(value, float):
         yield Fault(subject, "finish returns a float", f"it returns {value!r}", "Call float()")
@@ -88,24 +93,52 @@ def _measures(
                 f"{whole.tolist()} over the whole, {added.tolist()} over the parts together",
                 "Return sums over samples with their count; `finish` makes the mean",
             )
+    return True
 
-    def measure(tree: SystemSettings) -> str:
-        """The metric under other settings, from which `metrics` may make it anew."""
-        metrics = examined.system.metrics(tree, examined.prepared)
-        namesake = next(other for other in metrics if other.name == metric.name)
-        total, number = namesake.measure(prediction, batch, tree)
-        return repr(namesake.finish(total, float(number)))
 
-    before = measure(settings)
+def _declare_what_they_read(
+    examined: Examined, metrics: Sequence[Metric], prediction: Tensors, batch: Tensors
+) -> Iterator[Fault]:
+    """Of metrics with the same `reads`. They are asked together, and alone where one changes: each
+    tree costs once, and so does each sum that several finish.
+    """
+    settings, reads = examined.settings, metrics[0].reads
+    undeclared = [key for key in leaves(type(settings)) if not declares(reads, key)]
 
-    undeclared = [k for k in leaves(type(settings)) if not declares(metric.reads, k)]
-    for key in guilty(undeclared, settings, measure, before, examined.has_the_network):
-        yield Fault(
-            subject,
-            "`Metric.reads` lists every key that changes what it measures",
-            f"{key} does and is not in reads={metric.reads}",
-            f'Add "{key}": a search over it cannot be judged by this metric',
-        )
+    def values(tree: SystemSettings, names: Collection[str]) -> dict[str, str]:
+        """The metrics under other settings, from which `metrics` may make them anew."""
+        there = [it for it in examined.system.metrics(tree, examined.prepared) if it.name in names]
+        measures = {id(metric.measure): metric.measure for metric in there}
+        sums = {at: measure(prediction, batch, tree) for at, measure in measures.items()}
+        finished = {}
+        for metric in there:
+            total, number = sums[id(metric.measure)]
+            finished[metric.name] = repr(metric.finish(total, float(number)))
+        return finished
+
+    def changing(names: Collection[str]) -> list[str]:
+        before = values(settings, names)
+
+        def differs(tree: SystemSettings) -> bool:
+            after = values(tree, names)
+            if any(after[name] != before[name] for name in after):
+                return True
+            if after.keys() != before.keys():
+                raise KeyError("some are not there to be looked at: change fewer keys")
+            return False
+
+        return guilty(undeclared, settings, differs, False, examined.has_the_network)
+
+    if not changing([metric.name for metric in metrics]):
+        return
+    for metric in metrics:
+        for key in changing([metric.name]):
+            yield Fault(
+                f"metric {metric.name}",
+                "`Metric.reads` lists every key that changes what it measures",
+                f"{key} does and is not in reads={metric.reads}",
+                f'Add "{key}": a search over it cannot be judged by this metric',
+            )
 
 
 RULES: tuple[Callable[[Examined], Iterator[Fault]], ...] = (measures_by_sums,)
