@@ -134,6 +134,7 @@ _CONDITIONS = ("mask", "mode", "sizes")
 # What the four spaces leave out of the document's table of tunables.
 _FURTHER: dict[str, Domain] = {
     "strategy.rflow.std": Uniform(0.5, 2.5, when=_NORMAL),  # ours is 1.8
+    "space.input_scale": LogUniform(0.1, 1.0),  # and 0.25
     "strategy.rflow.transform.enabled": Choice(_ON_OFF, when=_FLOW),
     "strategy.rflow.transform.scale": LogUniform(0.5, 4.0, when=_TRANSFORM),
     "loss.consistency.enabled": Choice(_ON_OFF),

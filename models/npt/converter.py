@@ -14,6 +14,7 @@ Shapes: B samples, L tokens, d width, f of the MLP, r rank, k pairs; h, a [B, L,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,13 +126,16 @@ class Converter(nn.Module):
         code = self.code(a, noise)
         raw_a, raw_b = self.pairs_of(code.z)
         v_a, v_b = in_gauge(raw_a, raw_b, self.gauge)
-        normed = layer.post_attention_layernorm(h)
+        parts: Any = layer
+        normed = parts.post_attention_layernorm(h)
         scalar = torch.einsum("blkd,bld->blk", v_a, normed)
         change = torch.einsum("blk,blkf->blf", scalar, v_b)
-        mlp = modulated(layer.mlp, normed, change)
+        mlp = modulated(parts.mlp, normed, change)
         return Conversion(h, a, normed, code, raw_a[:, :, 0], v_a, v_b, scalar, change, mlp)
 
 
 def modulated(mlp: nn.Module, x: Tensor, change: Tensor) -> Tensor:
     """W_down (SiLU(W_gate x + change) * W_up x)"""
-    return mlp.down_proj(mlp.act_fn(mlp.gate_proj(x) + change) * mlp.up_proj(x))
+    parts: Any = mlp
+    output: Tensor = parts.down_proj(parts.act_fn(parts.gate_proj(x) + change) * parts.up_proj(x))
+    return output

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,19 +25,22 @@ class RuledLayer(nn.Module):
         self.layer, self.rule = layer, rule
 
     def forward(self, hidden_states: Tensor, **others: object) -> Tensor:
-        normed = self.layer.input_layernorm(hidden_states)
-        attention, _ = self.layer.self_attn(hidden_states=normed, **others)
+        layer: Any = self.layer
+        normed = layer.input_layernorm(hidden_states)
+        attention, _ = layer.self_attn(hidden_states=normed, **others)
         return self.rule(self.layer, hidden_states, attention)
 
 
 def layers_of(llama: nn.Module) -> nn.ModuleList:
-    layers: nn.ModuleList = llama.model.layers
+    body: Any = llama.model
+    layers: nn.ModuleList = body.layers
     return layers
 
 
 def with_rules(llama: nn.Module, rules: Mapping[int, Rule]) -> nn.Module:
     """The Llama with rules in some of its layers: a shell around the same weights."""
-    shell, body = _shallow(llama), _shallow(llama.model)
+    model: Any = llama.model
+    shell, body = _shallow(llama), _shallow(model)
     body.layers = nn.ModuleList(
         RuledLayer(layer, rules[place]) if place in rules else layer
         for place, layer in enumerate(layers_of(llama))
@@ -57,7 +61,9 @@ def _shallow(module: nn.Module) -> nn.Module:
 
 def mlp(layer: nn.Module, x: Tensor) -> Tensor:
     """MLP(norm(x)), not added to x."""
-    return layer.mlp(layer.post_attention_layernorm(x))
+    parts: Any = layer
+    output: Tensor = parts.mlp(parts.post_attention_layernorm(x))
+    return output
 
 
 def as_it_is(layer: nn.Module, h: Tensor, a: Tensor) -> Tensor:
@@ -118,11 +124,15 @@ def gate_change(layer: nn.Module, h: Tensor, a: Tensor) -> Tensor:
     """W_gate (norm(h + a) - norm(h)), [B, L, d_ffn]: what attention changes about the gate. It is
     not W_gate a, because of the norm (003-M7).
     """
-    norm = layer.post_attention_layernorm
-    return layer.mlp.gate_proj(norm(h + a) - norm(h))
+    parts: Any = layer
+    norm = parts.post_attention_layernorm
+    change: Tensor = parts.mlp.gate_proj(norm(h + a) - norm(h))
+    return change
 
 
 @torch.no_grad()
 def gate_of_attention(layer: nn.Module, a: Tensor) -> Tensor:
     """W_gate a, which the document takes for that change."""
-    return layer.mlp.gate_proj(a)
+    parts: Any = layer
+    gate: Tensor = parts.mlp.gate_proj(a)
+    return gate

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.special import log_softmax, logsumexp
 
-from losses.npt import TERMS, LossSettings, terms
-from losses.npt_terms import chunked_kl
+from losses.npt.loss import TERMS, LossSettings, terms
+from losses.npt.terms import chunked_kl
 from settings.flat import replace
 from settings.schema import SettingsError
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.npt import TERMS
+from losses.npt.loss import TERMS
 from models.npt.converter import Converter, in_gauge
 from models.npt.layers import (
     Recorded,

@@ -19,7 +19,7 @@ from torch import Tensor
 from data.text.dataset import Prepared, notes, open_split, prepare, warnings
 from data.text.settings import DataSettings
 from losses.next_token import TERMS, LossSettings
-from metrics.language import language_metrics
+from metrics.npt import language_metrics
 from models.npt.llama import config_of, logits_of, make_llama
 from models.npt.settings import LlamaSettings
 from trainables.api import (

@@ -1,5 +1,5 @@
 """The forward of npt: the student on the teacher's weights, and what each of its converted layers
-was to do. Shapes as in `losses.npt_terms`.
+was to do. Shapes as in `losses.npt.terms`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trainables.stepping.inputs import SEED
 
 
 def convert(modules: Modules, batch: Tensors, settings: NptSettings) -> dict[str, Tensor]:
-    """The prediction of `losses.npt_terms`. In training some samples feed the converted layers
+    """The prediction of `losses.npt.terms`. In training some samples feed the converted layers
     what the teacher does (`model.teacher_share`), and codes are drawn; in validation the student
     is all by itself.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from data.text.settings import DataSettings
-from losses.npt import LossSettings
+from losses.npt.loss import LossSettings
 from models.npt.settings import ConverterSettings, LlamaSettings
 from trainables.api import (
     HealthSettings,

@@ -13,7 +13,7 @@ from torch import nn
 
 from data.text.dataset import Prepared as Text
 from data.text.dataset import prepare
-from losses.npt import terms
+from losses.npt.loss import terms
 from metrics.npt import npt_metrics
 from models.npt.converter import Converter
 from models.npt.llama import freeze, make_llama
@@ -150,4 +150,5 @@ class Npt(SystemBase[NptSettings, Prepared]):
 def first_maps(modules: Modules) -> list[nn.Parameter]:
     """W_down of every converter, on which all terms depend."""
     converters: list[Converter] = list(of(modules).each.values())  # type: ignore[arg-type]
-    return [converter.down.weight for converter in converters]
+    weights: list[Any] = [converter.down.weight for converter in converters]
+    return weights

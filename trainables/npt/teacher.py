@@ -23,8 +23,16 @@ from data.files import DataError
 from data.text.dataset import Prepared as Text
 from data.text.dataset import open_split
 from data.text.windows import TextWindows
-from metrics.language import nats
-from models.npt.layers import Recorded, Rule, mlp, target, with_rules, without_attention
+from metrics.npt import nats
+from models.npt.layers import (
+    Recorded,
+    Rule,
+    layers_of,
+    mlp,
+    target,
+    with_rules,
+    without_attention,
+)
 from models.npt.llama import freeze, logits_of, make_llama, open_llama
 from models.npt.student import teach
 from settings.flat import replace
@@ -185,7 +193,7 @@ def _say(text: str) -> None:
 
 @torch.no_grad()
 def _measure(llama: nn.Module, settings: NptSettings, text: Text, folder: Path) -> dict[str, Any]:
-    count: int = llama.config.num_hidden_layers
+    count = len(layers_of(llama))
     validation = open_split(text, "validation", settings.data)
     rules: dict[str, Mapping[int, Rule]] = {
         **{str(at): {at: without_attention} for at in range(count)},
@@ -204,8 +212,8 @@ def _measure(llama: nn.Module, settings: NptSettings, text: Text, folder: Path) 
 
 
 def _directions(settings: NptSettings, llama: nn.Module) -> int:
-    width: int = llama.config.hidden_size
-    return min(settings.loss.orthogonality.directions, width)
+    config: Any = llama.config
+    return min(settings.loss.orthogonality.directions, int(config.hidden_size))
 
 
 def cost_of(whole: Mapping[str, float], without: Mapping[str, float]) -> Cost:
@@ -240,12 +248,13 @@ def nats_by_document(llama: nn.Module, windows: TextWindows) -> dict[str, float]
 
 def facts_of(llama: nn.Module, windows: TextWindows, directions: int) -> dict[str, Tensor]:
     """See `Teacher.facts`; over real tokens of evenly spaced windows."""
-    places = tuple(range(len(llama.model.layers)))
+    layers = layers_of(llama)
+    places = tuple(range(len(layers)))
     moments = [_Moments() for _ in places]
     for _, batch in _batches(windows):
         _, records = teach(llama, batch["tokens"], places)
         for at in places:
-            moments[at].add(llama.model.layers[at], records[at], batch["mask"])
+            moments[at].add(layers[at], records[at], batch["mask"])
     each = [moment.facts(directions) for moment in moments]
     return {name: torch.stack([one[name] for one in each]).contiguous() for name in each[0]}
 
@@ -261,7 +270,8 @@ class _Moments:
     def add(self, layer: nn.Module, record: Recorded, mask: Tensor) -> None:
         h, a = record.hidden, record.attention
         missing = target(layer, h, a) - mlp(layer, h)
-        normed = layer.post_attention_layernorm(h)
+        parts: Any = layer
+        normed: Tensor = parts.post_attention_layernorm(h)
         x, y, z = (v[mask].double() for v in (a, missing, normed))
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         self.square = self.square + x.T @ x

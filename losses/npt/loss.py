@@ -1,14 +1,14 @@
-"""The loss of npt: which terms a training has. `losses.npt_terms` has the formulas,
-`losses.npt_settings` the settings.
+"""The loss of npt: which terms a training has. `losses.npt.terms` has the formulas,
+`losses.npt.settings` the settings.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from losses import npt_terms as formulas
-from losses.npt_settings import LossSettings
-from losses.npt_terms import NptTree
+from losses.npt import terms as formulas
+from losses.npt.settings import LossSettings
+from losses.npt.terms import NptTree
 from losses.terms import Term
 
 __all__ = ["TERMS", "LossSettings", "terms"]

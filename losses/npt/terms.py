@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from losses.npt_settings import LossSettings
+from losses.npt.settings import LossSettings
 from losses.terms import Tensors
 
 EPS = 1e-6
@@ -123,7 +123,7 @@ def fidelity(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
     student, teacher = prediction["logits"], prediction["teacher_logits"]
     if node.form == "document":
         return total(mean_square(student - teacher)[:, None], batch)
-    flat = (x.flatten(0, 1) for x in (teacher, student))
+    flat = teacher.flatten(0, 1), student.flatten(0, 1)
     kl = chunked_kl(*flat, node.temperature, node.chunk)
     return total(kl.view(batch["mask"].shape)[:, None], batch)
 
