@@ -40,7 +40,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     **{f"models.diffusion{wing}": {"models"} for wing in ("", ".score_aug", ".strategies")},
     "losses": LOWEST | {"models", "losses.balancers"},  # feature networks and encodings
     "losses.balancers": {"losses"},
-    "losses.npt": {"losses"},
+    "losses.npt": {"losses", "losses.balancers"},
     "metrics": LOWEST | {"models"},
     "search_spaces": LOWEST,
     # What a system is (system.py) and where a trial runs (run.py) know nobody; optimizing
