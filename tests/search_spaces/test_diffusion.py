@@ -147,6 +147,30 @@ def test_ranges_of_regional_weights_do_not_overlap():
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_the_point_right_lies_in_every_space(space):
+    values = flatten(replace(SYSTEM.Settings(), preset_file("diffusion", "right").values))
+    settings = flatten(replace(SYSTEM.Settings(), space.fixed))
+    assert space.bind(settings).place("right", values, settings).outside == ()
+
+
+def test_asam_is_drawn_with_its_own_radii():
+    """Of 0.5 to 2 (Kwon et al. 2021, table 3), ten times those of SAM, which has both."""
+    setup = new_setup(SweepOptions(system="diffusion", space="full", sampler="random"))
+    plan = dataclasses.replace(setup.plan, points=())
+    drawn = [ask(plan, SweepState(), number) for number in range(200)]
+    radii = {
+        adaptive: {
+            each["optimizer.sam.radius"]
+            for each in drawn
+            if each.get("optimizer.sam.adaptive", False) == adaptive
+        }
+        for adaptive in (False, True)
+    }
+    assert radii[True] == {0.5, 1.0, 2.0} < radii[False]
+    assert {0.0, 0.01, 0.05, 0.1} < radii[False]
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_spaces_are_legal_for_the_system(space):
     checked = check_space(space, leaves(SYSTEM.Settings), prepare_reads=SYSTEM.prepare_reads)
     bound = checked.bind(flatten(replace(SYSTEM.Settings(), space.fixed)))
