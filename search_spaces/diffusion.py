@@ -167,8 +167,8 @@ _FURTHER: dict[str, Domain] = {
     # 10 to 200 of the document's 500 epochs
     "progress.end": Uniform(0.02, 0.4, when={"strategy.curriculum.enabled": (True,)}),
     "optimizer.noise.gamma": Uniform(0.3, 1.1, when={"optimizer.noise.eta": (0.01, 0.3, 1.0)}),
-    # ASAM's radii are ten times SAM's (Kwon et al. 2021). A key has one domain whatever others are,
-    # so that of two trials with such a radius one is of SAM.
+    # ASAM's radii are ten times SAM's (Kwon et al. 2021). A key has one domain, whatever others
+    # are, so that of two trials with such a radius one is of SAM.
     "optimizer.sam.radius": Choice((0.0, 0.01, 0.05, 0.1, *_ASAM_RADII)),
     "optimizer.sam.adaptive": Choice(_ON_OFF, when={"optimizer.sam.radius": _ASAM_RADII}),
     "train.ema_decay": Choice((0.0, 0.9, 0.99, 0.999)),
