@@ -108,6 +108,7 @@ def image_metric(
         functools.partial(score_images, score, key, part),
         f"{text}{words}, mean over images",
         reads=reads,
+        detail=bool(part.modality),
     )
 
 
@@ -154,4 +155,5 @@ def sharpness_metrics(group: str) -> Iterator[Metric]:
             functools.partial(boundary, part),
             f"gradient on the boundary of lesions{end.replace('_', ' of ', 1)} over the image's",
             sharpness,
+            detail=bool(part.modality),
         )

@@ -232,7 +232,7 @@ def _denoising(settings: DiffusionTree) -> Iterator[Metric]:
         name = f"denoising_mse_log_snr_{'m' if level < 0 else ''}{abs(level):.0f}"
         finish = functools.partial(error_at, place)
         text = f"squared error of the clean estimate at log-SNR {level:g}"
-        yield Metric(name, "", "min", denoising_sums, text, finish, reads)
+        yield Metric(name, "", "min", denoising_sums, text, finish, reads, detail=True)
 
 
 def _predicted() -> Iterator[Metric]:
@@ -245,7 +245,7 @@ def _predicted() -> Iterator[Metric]:
             finish = functools.partial(time_bin, row, place)
             text = f"squared error of what is predicted, t from {ends}{words}"
             name = f"{region}_mse_t{place}"
-            yield Metric(name, "", "min", time_sums, text, finish, _NOISED)
+            yield Metric(name, "", "min", time_sums, text, finish, _NOISED, detail=True)
 
 
 def _words_of(region: str) -> str:

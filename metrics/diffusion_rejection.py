@@ -6,6 +6,7 @@ Shapes: B pairs; `logit`, `label` (1 is real), `level` (a place in `LEVELS`) [B]
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -39,7 +40,8 @@ def rejection_metrics() -> list[Metric]:
     """All of them; the first is the objective."""
     made = list(_at(None, ""))
     for place, level in enumerate(LEVELS):
-        made += _at(place, f"_{level_name(level)}")
+        parts = _at(place, f"_{level_name(level)}")
+        made += [dataclasses.replace(metric, detail=True) for metric in parts]
     return made
 
 
@@ -69,6 +71,7 @@ def _at(place: int | None, end: str) -> Iterator[Metric]:
         yield Metric(
             f"reliability{end}_b{index}", "", None, bound(_share_real, place, index),
             f"share of real where the head says {index / BINS:g} to {(index + 1) / BINS:g}{where}",
+            detail=True,
         )  # fmt: skip
 
 

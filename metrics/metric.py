@@ -37,6 +37,8 @@ class Metric:
         reads: settings keys (patterns of fnmatch) that change what is *measured*, not what is
             learnt. A space that searches one of them is refused with this metric as objective.
         help: one line for `--show` and the page.
+        detail: a part of another measure (one size of lesions, one bin of times), which `train`
+            leaves out of what it prints at its end.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Metric:
     help: str
     finish: Callable[[Tensor, float], float] = mean
     reads: tuple[str, ...] = ()
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Column:
     help: str
     finish: Callable[[Tensor, float], float] = mean
     reads: tuple[str, ...] = ()
+    detail: bool = False
 
 
 def per_sample(values: Tensor) -> tuple[Tensor, Tensor]:

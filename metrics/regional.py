@@ -152,7 +152,8 @@ def regional_metrics(seg_mode: bool) -> tuple[Metric, ...]:
         words = "mean over lesions" if name in LESIONS else "mean over pixels"
         finish = functools.partial(mean_of, row)
         text = f"mean absolute error, {words}{_of_size(name)}"
-        errors.append(Metric(name, "", "min", error_sums, text, finish))
+        detail = name.endswith(SIZE_NAMES)
+        errors.append(Metric(name, "", "min", error_sums, text, finish, detail=detail))
     text = "tumour_l1 over background_l1"
     errors.insert(2, Metric("tumour_background_ratio", "", None, error_sums, text, ratio))
     return (*errors, *(_overlap_metrics() if seg_mode else ()))
@@ -178,6 +179,14 @@ def _overlap_metrics() -> tuple[Metric, ...]:
         rows.append((f"regional_dice{end}", row, pooled_dice, pooled))
         rows.append((f"lesion_dice{end}", row, mean_dice, f"{mean} {near}, their mean"))
     return tuple(
-        Metric(name, "", "max", overlap_sums, text, functools.partial(finish, row))
+        Metric(
+            name,
+            "",
+            "max",
+            overlap_sums,
+            text,
+            functools.partial(finish, row),
+            detail=name.endswith(SIZE_NAMES),
+        )
         for name, row, finish, text in rows
     )

@@ -4,7 +4,6 @@ here or on a worker group.
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import time
 from argparse import ArgumentParser, Namespace
@@ -13,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.training import run, stages
-from ray_jobs.training.begun import check_begun, check_length, nothing_to_resume
+from ray_jobs.training.begun import (
+    check_begun,
+    check_length,
+    check_network,
+    newest,
+    nothing_to_resume,
+)
 from ray_jobs.verb import (
     ALL_FAILED,
     OK,
@@ -167,9 +172,10 @@ def _train_once(
     directory = _directory(arguments)
     if arguments.resume:
         check_length(resolved.settings, directory)
+        check_network(system, resolved.settings, directory)
     ready = run.made_ready(system, resolved, arguments.force)
     report = run.train(_place(arguments), ready, directory, arguments.resume, budget)
-    run.print_report(report)
+    run.print_report(report, system, resolved.settings, directory)
     if run.is_cut(resolved.settings, report):
         at = f"at step {report['step']}"
         return _stopped(arguments, directory, at)
@@ -205,12 +211,14 @@ def _train_chain(
     directory = _directory(arguments)
     for stage, tree in zip(chain.waiting, trees, strict=True):
         check_length(tree, at_stage(directory, stage.number))
+        check_network(system, tree, at_stage(directory, stage.number))
     ready, shapes = [], []
     for line, resolved in zip(stages.lines(chain, trees), plan, strict=True):
         print(line, flush=True)
         ready.append(run.made_ready(system, resolved, arguments.force))
         if not arguments.resume:  # a chain that has begun was checked then
-            shapes.append(stages.shapes(system, resolved.settings, ready[-1].prepared))
+            built = system.build(resolved.settings, ready[-1].prepared)  # for this alone
+            shapes.append(stages.shapes(built))
     stages.check_fit(chain.waiting, shapes)
     directory.mkdir(parents=True, exist_ok=True)
     # The chain last: with it the directory holds a training.
@@ -252,7 +260,7 @@ def _run_chain(
         if budget.is_over and stage.number < len(chain.stages):
             at = f"before stage {stage.number + 1}"
             return _stopped(arguments, directory, at)
-    run.print_report(report)
+    run.print_report(report, one.system, settings, folder)
     print(f"\neach stage is a training of its own in {directory}; {stages.FILE} has their ends")
     return SOME_FAILED if failure else OK
 
@@ -336,12 +344,8 @@ def _resumed_system(directory: Path, named: str | None, chain: stages.Chain | No
     there is none.
     """
     from settings.schema import SettingsError
-    from trainables.checkpoints import checkpoint
 
-    own = chain.system if chain else None
-    for path in reversed(checkpoint.available(TrainingPaths(directory).checkpoints)):
-        with contextlib.suppress(checkpoint.CheckpointError):
-            own = own or checkpoint.read_meta(path)["system"]
+    own = chain.system if chain else newest(directory)[1].get("system")
     if own and named not in (None, own):
         raise SettingsError(f"{directory} is a training of {own}, not of {named}.")
     return own or named

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ray_jobs.training.stages import FILE
+from ray_jobs.training.stages import FILE, Shapes, shapes
 from settings.paths import TrainingPaths
 from settings.warning import warn
 
 if TYPE_CHECKING:
+    from settings.schema import Value
     from trainables.stepping.train_settings import SystemSettings
+    from trainables.system import System
 
 
 def check_begun(directory: Path, resume: bool) -> None:
@@ -59,3 +63,59 @@ def check_length(settings: SystemSettings, directory: Path) -> None:
             f"{steps}: a training does not go back. Leave it out to keep the length, give more, "
             "or train anew in another directory."
         )
+
+
+def check_network(system: System, settings: SystemSettings, directory: Path) -> None:
+    """Refuses settings under which the network would be another than that of the newest readable
+    checkpoint, before the data are prepared. Whether one can be built without them is the
+    system's: where it cannot, its weights are refused when they are loaded.
+
+    Raises:
+        SettingsError: with the keys, both values of each, and the ways out.
+    """
+    from settings.flat import flatten, replace
+    from settings.schema import SettingsError, listed
+    from trainables.checkpoints.restore import built_without_data
+
+    path, meta = newest(directory)
+    if path is None:
+        return
+    before, now = flatten(replace(system.Settings(), meta["settings"])), flatten(settings)
+    changed = [key for key in now if now[key] != before[key] and not key.startswith("train.")]
+    if not changed:
+        return
+
+    def network(values: Mapping[str, Value]) -> Shapes:
+        tree = replace(system.Settings(), values)
+        return shapes(built_without_data(system, tree, meta, path))
+
+    try:
+        stored = network(before)
+    except Exception:  # of a system: any
+        return
+    if network(now) == stored:
+        return
+
+    def is_another(key: str) -> bool:
+        try:
+            return network({**before, key: now[key]}) != stored
+        except SettingsError:  # by itself it does not go with the others
+            return True
+
+    keys = [key for key in changed if is_another(key)] or changed
+    values = [f"{key} is {listed(before[key])} there, not {listed(now[key])}" for key in keys]
+    raise SettingsError(
+        f"a training that goes on keeps its network, and {directory} has another: "
+        f"{'; '.join(values)}. Leave {'it' if len(keys) == 1 else 'them'} out to go on, or train "
+        "the other network in another directory."
+    )
+
+
+def newest(directory: Path) -> tuple[Path | None, Mapping[str, Any]]:
+    """The newest readable checkpoint with its meta; (None, {}) where there is none."""
+    from trainables.checkpoints import checkpoint
+
+    for path in reversed(checkpoint.available(TrainingPaths(directory).checkpoints)):
+        with contextlib.suppress(checkpoint.CheckpointError):
+            return path, checkpoint.read_meta(path)
+    return None, {}

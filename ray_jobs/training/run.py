@@ -13,6 +13,7 @@ from ray_jobs.verb import INTERRUPTED, PROJECT, cache_directory, tell_data
 from settings.command import command
 from settings.paths import TrainingPaths
 from settings.warning import warn
+from settings.words import counted
 
 if TYPE_CHECKING:
     from trainables.run import Budget
@@ -132,12 +133,35 @@ def stopped(place: Place, seconds: float, directory: Path, at: str, force: bool)
     return INTERRUPTED
 
 
-def print_report(report: Mapping[str, Any]) -> None:
-    """Prints the validation columns of a report, one a line."""
-    values = {key: value for key, value in report.items() if key.startswith("val.")}
-    width = max((len(key) for key in values), default=0)
-    for key, value in values.items():
-        print(f"  {key:<{width}}  {'-' if value is None else format(value, '.6g')}")
+def print_report(
+    report: Mapping[str, Any], system: System, settings: SystemSettings, directory: Path
+) -> None:
+    """Prints what matters of a report, one column a line, and where the rest is: the objective
+    first, measures that are no part of another one (`Metric.detail`), terms, and the health signs
+    that have warned; of those but the objective what has a value.
+    """
+    from trainables.configured import Configured
+
+    columns = {key: value for key, value in report.items() if key.startswith("val.")}
+    measures = Configured(system, settings).measures
+    details = {f"val.{each.name}" for each in measures if each.detail}
+    objective = objective_of(system, settings)[0]
+    shown = {objective: columns.get(objective)}
+    shown |= {k: v for k, v in columns.items() if v is not None and k not in details}
+    left = columns.keys() - shown.keys()
+    warned = (key for key, value in report.items() if key.endswith(".warned") and value)
+    signs = [key.removesuffix(".warned") for key in warned]
+    shown |= {sign: report.get(sign) for sign in signs}
+    width = max(map(len, shown))
+    for key, value in shown.items():
+        end = "  (has warned)" if key in signs else ""
+        print(f"  {key:<{width}}  {'-' if value is None else format(value, '.6g')}{end}")
+    if left:
+        empty = sum(columns[key] is None for key in left)
+        without = f", {empty} of them without a value" if empty else ""
+        rest = counted(len(left), "further column")
+        print(f"{rest}{without}: the last line of {TrainingPaths(directory).reports}")
+    print(f"beside what needs no training: {command('evaluate')} {shlex.quote(str(directory))}")
 
 
 def is_cut(settings: SystemSettings, report: Mapping[str, Any]) -> bool:

@@ -12,13 +12,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from settings.atomic_file import atomic_file
 from settings.paths import STAGES as FILE
 from settings.schema import SettingsError, Value
 from settings.systems import current_name
 from settings.words import counted
+
+if TYPE_CHECKING:
+    from trainables.parts import Built
 
 FORMAT = 1
 _BETWEEN_VALUES = re.compile(r",(?![^\[]*\])")
@@ -181,11 +184,10 @@ def planned(stage: Stage, flat: Mapping[str, Value]) -> Stage:
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
-def shapes(system: Any, settings: Any, prepared: Any) -> Shapes:
+def shapes(built: Built) -> Shapes:
     """The shapes of a network's parameters and buffers, by module and name, without external
-    modules. The network is built for this alone.
+    modules.
     """
-    built = system.build(settings, prepared)
     return {
         name: {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
         for name, module in built.modules.items()

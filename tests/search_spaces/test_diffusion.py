@@ -146,6 +146,31 @@ def test_ranges_of_regional_weights_do_not_overlap():
         assert domain.contains(flatten(SYSTEM.Settings())[key])
 
 
+@pytest.mark.parametrize("name", SPACES)
+def test_what_a_space_searches_has_the_point_right_within(name):
+    """What it does not search may differ there; the sampler is told of no such point."""
+    setup = new_setup(SweepOptions(system="diffusion", space=name))
+    right = next(point for point in setup.plan.points if point.name == "right")
+    assert not set(right.outside) & set(SPACES[name].domains)
+
+
+def test_asam_is_drawn_with_its_own_radii():
+    """Of 0.5 to 2, ten times those of SAM, which has both."""
+    setup = new_setup(SweepOptions(system="diffusion", space="full", sampler="random"))
+    plan = dataclasses.replace(setup.plan, points=())
+    drawn = [ask(plan, SweepState(), number) for number in range(200)]
+    radii = {
+        adaptive: {
+            each["optimizer.sam.radius"]
+            for each in drawn
+            if each.get("optimizer.sam.adaptive", False) == adaptive
+        }
+        for adaptive in (False, True)
+    }
+    assert radii[True] == {0.5, 1.0, 2.0} < radii[False]
+    assert {0.0, 0.01, 0.05, 0.1} < radii[False]
+
+
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_spaces_are_legal_for_the_system(space):
     checked = check_space(space, leaves(SYSTEM.Settings), prepare_reads=SYSTEM.prepare_reads)

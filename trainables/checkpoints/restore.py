@@ -49,7 +49,7 @@ def open_checkpoint(path: Path, moved: str = "") -> Opened:
     meta = checkpoint.read_meta(path)
     system = load_system(meta["system"])
     settings = replace(system.Settings(), meta["settings"])
-    modules = _built(system, settings, meta, path).modules
+    modules = built_without_data(system, settings, meta, path).modules
     tensors = checkpoint.load(path, system.name, moved or settings.train.external).tensors
     load_validated(modules, tensors)
     for module in modules.values():
@@ -129,7 +129,14 @@ def _rebuilt(system: System, settings: Settings, meta: Mapping[str, Any]) -> Bui
     return dataclasses.replace(system.rebuild(settings, meta), meta=meta)
 
 
-def _built(system: System, settings: Settings, meta: Mapping[str, Any], path: Path) -> Built:
+def built_without_data(
+    system: System, settings: Settings, meta: Mapping[str, Any], path: Path
+) -> Built:
+    """The modules of a checkpoint with this meta, under these settings, with weights of no use.
+
+    Raises:
+        CheckpointError: they need to know what it does not say.
+    """
     if not offers(system, "rebuild"):
         return system.build(settings, None)
     if "built" not in meta:
