@@ -3,7 +3,8 @@
 Both are written anew and not by the loss's functions, with constants of their own, so that no
 setting changes what judges: patches of 1 x 1 and 3 x 3 without padding, 512 directions that never
 change, all positions. `swd_target` is the objective, and its distance above `swd_floor` is what a
-flow has left to do: a finite number of patches of the same style is not at 0 (002-M5).
+flow has left to do: a finite number of patches of the same style is not at 0 (002-M5). Below them
+the signs that a training is ill.
 
 Shapes: B samples, R references, C channels, H rows, W columns, N positions, P directions, K
 styles; `x1`, `latent` [B, C, H, W], `references` [B, R, C, H, W], `target` int64 [B].
@@ -14,14 +15,19 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metrics.health import STOP_HELP, HealthSettings
+from metrics.health_signs import SIGNS, MeasuredSign
 from metrics.metric import Metric, Tensors, per_sample
 from models.draws import draw_normal
+from settings.schema import setting
 
 SIZES = (1, 3)
 DIRECTIONS, SEED = 512, 0
@@ -29,8 +35,13 @@ DIRECTIONS, SEED = 512, 0
 FLOOR = 1e-3
 """Length of a vector below which its direction is let go; four channels of deviation 1 have 2."""
 
-MEASURES = ("target", "floor", "halves", "source")
-"""Rows of `style_sums`: of the end point, one reference, half of them, the source."""
+MEASURES = ("target", "floor", "halves", "source", "moved")
+"""Rows of `style_sums`: of the end point, one reference, half of them, the source, all from the
+references; of the end point from the source.
+"""
+
+MOVED, OUTSIDE, VELOCITY = "moved_share", "outside_share", "velocity_share"
+"""Columns of validation that signs of health read."""
 
 Measured = tuple[Tensor, Tensor]
 
@@ -103,15 +114,16 @@ def style_sums(
     styles: int, prediction: Tensors, batch: Tensors, settings: object
 ) -> tuple[Tensor, Tensor]:
     """Of each of `MEASURES` the sum over the samples of each target style, then their number:
-    [5 K]; the samples.
+    [6 K]; the samples.
     """
     rows = []
     with torch.autocast(prediction["x1"].device.type, enabled=False):
         x1, source = prediction["x1"].float(), batch["latent"].float()
         for one, itself, real in zip(x1, source, batch["references"].float(), strict=True):
             style = of_all_sizes(real)
-            target, start = (swd(of_all_sizes(x[None]), style) for x in (one, itself))
-            rows.append(torch.stack([target, floor(real), halves(real), start]))
+            end, start = (of_all_sizes(x[None]) for x in (one, itself))
+            costs = swd(end, style), floor(real), halves(real), swd(start, style), swd(end, start)
+            rows.append(torch.stack(costs))
     values = torch.stack([*torch.stack(rows).unbind(dim=1), x1.new_ones(len(x1)).double()])
     sums = values.new_zeros(len(MEASURES) + 1, styles)
     sums.index_add_(1, batch["target"], values)
@@ -145,6 +157,24 @@ def identity_gap(styles: int, sums: Tensor, count: float) -> float:
     """How much nearer to the target style than the source was: 0 of the identity."""
     source, target = (over_styles(styles, name, sums, count) for name in ("source", "target"))
     return source - target
+
+
+def moved_share(styles: int, sums: Tensor, count: float) -> float:
+    """The distance of the end point's patches from the source's, over the floor: 0 of the
+    identity.
+    """
+    moved, floor_ = (over_styles(styles, name, sums, count) for name in ("moved", "floor"))
+    return moved / floor_ if floor_ > 0.0 else math.nan
+
+
+def outside(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
+    """Values of the end points below the least or above the greatest of their references, channel
+    by channel; the values. Of a real latent about 2 / (1 + R N) of them.
+    """
+    x1, real = prediction["x1"].float(), batch["references"].float()
+    low, high = real.amin(dim=(1, 3, 4)), real.amax(dim=(1, 3, 4))
+    is_outside = (x1 < low[..., None, None]) | (x1 > high[..., None, None])
+    return is_outside.sum(dtype=torch.float64), x1.new_tensor(x1.numel(), dtype=torch.float64)
 
 
 # Content
@@ -224,4 +254,59 @@ def style_flow_metrics(styles: Sequence[str]) -> list[Metric]:
         Metric("swd_source", "", None, sums, f"{text}: the source", mean_of("source")),
         Metric("identity_gap", "", "max", sums, "swd_source less swd_target", gap),
         Metric("content_floor", "", None, content_floor, "content_distance of the source itself"),
+        Metric(
+            MOVED,
+            "",
+            None,
+            sums,
+            "the same distance between x_1 and its source, over swd_floor",
+            functools.partial(moved_share, count),
+        ),
+        Metric(OUTSIDE, "", None, outside, "values of x_1 beyond all of its references, share"),
     ]
+
+
+# Signs of health
+
+_MEASURED = (
+    MeasuredSign(
+        "velocity_low",
+        f"val.{VELOCITY}",
+        "the velocity has collapsed: its root mean square over that of source - noise",
+        warns_below=True,
+    ),
+    MeasuredSign(
+        "moved_low",
+        f"val.{MOVED}",
+        "results are their sources (is the source its own reference?): their distance over that "
+        "of two latents of one style",
+        warns_below=True,
+    ),
+    MeasuredSign(
+        "outside_high",
+        f"val.{OUTSIDE}",
+        "latents leave the range of the style: share of their values",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleHealthSettings(HealthSettings):
+    """Health thresholds of a style transfer. A network that starts at 0 has no velocity (002-M2),
+    and one whose reference is the source gives it back (002-M1).
+    """
+
+    measured: ClassVar[tuple[MeasuredSign, ...]] = _MEASURED
+
+    velocity_low: float = setting(
+        0.05, "warn below: root mean square of v over that of source - noise", low=0.0
+    )
+    moved_low: float = setting(
+        0.2, "warn below: distance of x_1 from its source over that of latents of a style", low=0.0
+    )
+    outside_high: float = setting(
+        0.05, "warn above: share of the values of x_1 beyond all references", low=0.0, high=1.0
+    )
+    stop: tuple[str, ...] = setting(
+        (), STOP_HELP, choices=(*SIGNS, *(sign.name for sign in _MEASURED))
+    )

@@ -195,3 +195,37 @@ def test_measures_are_those_that_the_terms_are_at_all_positions_and_many_directi
     assert float(sums[0]) / B == pytest.approx(swd, rel=0.05)
     total, count = style_flow.content_distance(prediction, batch, None)
     assert float(total / count) == pytest.approx(ssm, rel=1e-6)
+
+
+# Signs
+
+
+def test_how_far_patches_have_moved_grows_as_a_square():
+    """Of x_1 = c source, W_2^2 = (c - 1)^2 times the mean square of the projections."""
+    _, batch = given()
+    shares = [measured({"x1": c * batch["latent"]}, batch)["moved_share"] for c in (1.0, 1.5, 3.0)]
+    assert shares[0] == 0.0
+    assert shares[2] == pytest.approx(16.0 * shares[1], rel=1e-4)
+    far = measured({"x1": 3.0 * batch["latent"]}, batch)
+    squares = [
+        np.mean(
+            (columns(batch["latent"][i : i + 1], size) @ directions(C, size).double().numpy().T)
+            ** 2
+        )
+        for i in range(B)
+        for size in SIZES
+    ]
+    by_sample = 4.0 * np.reshape(squares, (B, -1)).mean(axis=1)
+    expected = np.mean([by_sample[[0, 3]].mean(), by_sample[[1, 2, 4]].mean()])
+    assert far["moved_share"] * far["swd_floor"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_values_beyond_all_references_are_counted_channel_by_channel():
+    prediction, batch = given()
+    x1, real = prediction["x1"].numpy(), batch["references"].numpy()
+    axes = (1, 3, 4)
+    low, high = (each(real, axis=axes)[:, :, None, None] for each in (np.min, np.max))
+    expected = np.mean((x1 < low) | (x1 > high))
+    assert measured(prediction, batch)["outside_share"] == pytest.approx(expected, rel=1e-12)
+    assert measured({"x1": batch["references"][:, 0]}, batch)["outside_share"] == 0.0
+    assert measured({"x1": 1e3 + prediction["x1"]}, batch)["outside_share"] == 1.0

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from data.style.settings import DataSettings
 from losses.style_flow import LossSettings
+from metrics.style_flow import StyleHealthSettings
 from models.style_flow.settings import FlowSettings, ModelSettings
 from trainables.api import (
-    HealthSettings,
     OptimizerSettings,
     ScheduleSettings,
     Settings,
@@ -56,7 +56,7 @@ class StyleFlowSettings(SystemSettings):
             source="fields", held_out_crops=16, field_lengths=(0.0, 0.4, 0.8)
         )
     )
-    health: HealthSettings = field(default_factory=HealthSettings)
+    health: StyleHealthSettings = field(default_factory=StyleHealthSettings)
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(
             lr=1e-3, weight_decay=1e-5, warmup=0.05, final=0.01

@@ -22,6 +22,7 @@ from models.style_flow.network import VelocityUnet
 from trainables.api import (
     Built,
     Composite,
+    Examination,
     Finding,
     Loaders,
     Measures,
@@ -37,6 +38,7 @@ from trainables.api import (
 )
 from trainables.drawing import rows, scaled
 from trainables.stepping.inputs import SEED, UPDATE_SEED, batch_of
+from trainables.style_flow.examine import examinations
 from trainables.style_flow.forward import T0, stylise
 from trainables.style_flow.references import references
 from trainables.style_flow.settings import StyleFlowSettings
@@ -121,6 +123,11 @@ class StyleFlow(SystemBase[StyleFlowSettings, Prepared]):
             dataclasses.replace(metric, reads=(*metric.reads, *_JUDGED_BY))
             for metric in style_flow_metrics(column_names(names))
         ]
+
+    def examinations(
+        self, settings: StyleFlowSettings, prepared: Prepared | None
+    ) -> Sequence[Examination]:
+        return examinations()
 
     def unit_key(self, settings: StyleFlowSettings) -> str:
         """Other fields, or another split of a folder's files."""
