@@ -15,6 +15,7 @@ SYSTEMS: Mapping[str, str] = {
     "compression": "trainables.compression.system:Compression",
     "diffusion": "trainables.diffusion.system:Diffusion",
     "field_vae": "trainables.conditioner.field_vae:FieldVae",
+    "style_vae": "trainables.style_flow.style_vae:StyleVae",
 }
 """Name -> "module:attribute". The system's search spaces are `search_spaces.<name>:SPACES`, its
 presets `settings/presets/<name>/`.
