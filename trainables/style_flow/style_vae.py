@@ -138,14 +138,10 @@ class StyleVae(SystemBase[StyleVaeSettings, Prepared]):
             units={split: prepared.units[split] for split in ("validation", "test")},
         )
 
-    def phases(
-        self, settings: StyleVaeSettings, prepared: Prepared | None
-    ) -> Sequence[Phase]:
+    def phases(self, settings: StyleVaeSettings, prepared: Prepared | None) -> Sequence[Phase]:
         return [Phase("vae", ("vae",), reconstruct, Composite(TERMS, settings.loss))]
 
-    def metrics(
-        self, settings: StyleVaeSettings, prepared: Prepared | None
-    ) -> Sequence[Metric]:
+    def metrics(self, settings: StyleVaeSettings, prepared: Prepared | None) -> Sequence[Metric]:
         return style_vae_metrics()
 
     def references(
@@ -182,9 +178,7 @@ class StyleVae(SystemBase[StyleVaeSettings, Prepared]):
         return rows(batch["image"], prediction["reconstruction"])
 
 
-def reconstruct(
-    modules: Modules, batch: Tensors, settings: StyleVaeSettings
-) -> dict[str, Tensor]:
+def reconstruct(modules: Modules, batch: Tensors, settings: StyleVaeSettings) -> dict[str, Tensor]:
     """The prediction on a batch."""
     prediction: dict[str, Tensor] = modules["vae"](batch["image"], batch.get(SEED))
     return prediction
