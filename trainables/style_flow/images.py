@@ -48,7 +48,6 @@ from trainables.style_flow.style_vae import (
     ModelSettings,
     StyleVae,
     StyleVaeSettings,
-    crop_data,
 )
 
 _FORMAT = 1
@@ -210,7 +209,7 @@ def _tree(vae: ImageVaeSettings, crops: CropSettings) -> StyleVaeSettings:
     return StyleVaeSettings(
         model=ModelSettings(vae=vae.network),
         loss=LossSettings(kl=TermSettings(weight=vae.beta)),
-        data=crop_data(crops).of_crops,
+        data=crops.of_crops,
         optimizer=OptimizerSettings(
             lr=vae.lr, warmup=base.optimizer.warmup, final=base.optimizer.final
         ),

@@ -186,7 +186,7 @@ def reconstruct(modules: Modules, batch: Tensors, settings: StyleVaeSettings) ->
 
 def crop_data(crops: CropSettings) -> DataSettings:
     """The data whose images are crops alone; every split needs two of each style."""
-    return DataSettings(source="embedded", references=1, **asdict(crops))
+    return DataSettings(source="embedded", references=1, **asdict(crops.of_crops))
 
 
 def training_images(prepared: Prepared) -> Tensor:

@@ -90,11 +90,12 @@ def test_crops_that_the_network_cannot_halve_are_refused():
 
 
 @pytest.mark.slow
-def test_it_learns_more_than_the_components(prepared, tmp_path):
+def test_it_learns_more_than_the_components(shared_cache, tmp_path):
     """They are where it begins, and the best that is linear in a cell."""
     settings = settings_of(
-        model__vae__widths=(8, 16, 16), train__steps=60, train__batch_size=16, optimizer__lr=3e-3
+        model__vae__widths=(8, 16, 16), data__crops=128, train__steps=200, train__batch_size=16
     )
+    prepared = SYSTEM.prepare(settings, shared_cache)
     report = fit(load_system("style_vae"), settings, LocalRun(tmp_path), prepared)
     images = images_of(prepared)
     linear = torch.from_numpy(restored_by_components(images, images_of(prepared, "train")))
