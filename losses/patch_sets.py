@@ -1,4 +1,4 @@
-"""Sets of patches that `losses.style_flow_terms.swd` compares: of a sample and its references, or
+"""Sets of patches that `losses.style.terms.swd` compares: of a sample and its references, or
 of several samples together.
 
 Shapes: B samples (of sets made together 1), R references, C channels, D = C k^2, n patches of a

@@ -16,6 +16,7 @@ SYSTEMS: Mapping[str, str] = {
     "diffusion": "trainables.diffusion.system:Diffusion",
     "style_flow": "trainables.style_flow.system:StyleFlow",
     "field_vae": "trainables.conditioner.field_vae:FieldVae",
+    "style_vae": "trainables.style_flow.style_vae:StyleVae",
 }
 """Name -> "module:attribute". The system's search spaces are `search_spaces.<name>:SPACES`, its
 presets `settings/presets/<name>/`.

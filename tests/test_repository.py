@@ -40,8 +40,9 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     **{f"models.diffusion{wing}": {"models"} for wing in ("", ".score_aug", ".strategies")},
     "losses": LOWEST | {"models", "losses.balancers"},  # feature networks and encodings
     "losses.balancers": {"losses"},
-    "losses.npt": {"losses", "losses.balancers"},
+    **{f"losses.{w}": {"losses", "losses.balancers", "models"} for w in ("npt", "style")},
     "metrics": LOWEST | {"models"},
+    "metrics.style": {"metrics", "models"},
     "search_spaces": LOWEST,
     # What a system is (system.py) and where a trial runs (run.py) know nobody; optimizing
     # <- stepping <- checkpoints <- reporting <- loop.py; then the systems, which do not know each

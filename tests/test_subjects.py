@@ -17,7 +17,7 @@ HDR = {"data.hdr", "models.hdr"}
 FIELDS = {"data.fields", "models.fields"}
 MRI = {"data.mri", "models.autoencoders"}
 DIFFUSION = {"data.mri", "models.diffusion", "models.autoencoders"}
-STYLE = {"data.style", "models.style_flow"}
+STYLE = {"data.style", "models.style_flow", "models.autoencoders"}
 TEXT = {"data.text", "models.npt"}
 
 WINGS_OF: Mapping[str, set[str]] = {

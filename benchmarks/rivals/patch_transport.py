@@ -19,8 +19,8 @@ from benchmarks.measuring.gaussian_fields import Law, sliced_wasserstein, two_st
 from benchmarks.measuring.rows import Row, main
 from benchmarks.measuring.steps import undisturbed_clock
 from losses import sliced_wasserstein as ours
-from losses.style_flow import TERMS
-from losses.style_flow_terms import LossSettings
+from losses.style.flow import TERMS
+from losses.style.terms import LossSettings
 from settings.flat import replace
 
 PATCHES, SIZE, CHANNELS, DIRECTIONS = 8192, 3, 4, 64

@@ -18,7 +18,7 @@ import numpy as np
 
 from data.files import DataError, Float32
 from data.style.sets import SPLITS, StyleSet, StyleSets
-from data.style.settings import DataSettings
+from data.style.settings import CropSettings
 from settings.schema import SettingsError
 
 IMAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -43,7 +43,7 @@ _REDUCED = {"retina.jpg": 2}
 """Averaged over squares of so many pixels, else a crop has no more than one vessel."""
 
 
-def read_crops(settings: DataSettings) -> StyleSets:
+def read_crops(settings: CropSettings) -> StyleSets:
     """RGB crops [3, S, S] in [-1, 1] of every style and split."""
     found: dict[str, list[tuple[Float32, int, str]]] = {split: [] for split in SPLITS}
     folder = images_folder()
@@ -72,7 +72,7 @@ def read_crops(settings: DataSettings) -> StyleSets:
     return StyleSets("the images of scikit-image", list(IMAGES), splits)
 
 
-def strips(length: int, settings: DataSettings) -> dict[str, list[tuple[int, int]]]:
+def strips(length: int, settings: CropSettings) -> dict[str, list[tuple[int, int]]]:
     """First row or column and last + 1 of the strips of each split along an image. Validation and
     test have one each, of their share of the length and at least the side of a crop; training has
     what lies before, between and behind them, where that is enough for crops.
@@ -104,7 +104,7 @@ def strips(length: int, settings: DataSettings) -> dict[str, list[tuple[int, int
 
 
 def corners(
-    height: int, width: int, split: str, settings: DataSettings
+    height: int, width: int, split: str, settings: CropSettings
 ) -> Iterator[tuple[int, int]]:
     """(y, x) of the crops of a split; the strips lie along the longer side, rows if both are
     equal.

@@ -84,7 +84,8 @@ def prepare(settings: DataSettings, cache: Path) -> Prepared:
             "described": described(sets),
         }
 
-    key = _FORMAT, shaping(settings, _OPEN_ONLY), states
+    shapes = settings.of_crops if settings.source == "embedded" else settings
+    key = _FORMAT, settings.source, shaping(shapes, _OPEN_ONLY), states
     folder, index = cached_by(cache, "style", key, make)
     check_counts(index["place"], index["names"], index["styles"], settings)
     made = {name: value for name, value in index.items() if name not in ("format", "place")}

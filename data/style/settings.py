@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from settings.schema import Settings, SettingsError, setting
 
@@ -10,7 +10,39 @@ SOURCES = ("embedded", "folder", "fields")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings(Settings):
+class CropSettings(Settings):
+    """Of the images inside scikit-image: what their crops are."""
+
+    validation_share: float = setting(
+        0.1, "of the files of each style; of the longer side of an image", low=0.001, high=0.9
+    )
+    test_share: float = setting(0.1, "as validation_share; 0 for none", low=0.0, high=0.9)
+    crop: int = setting(64, "side of an embedded crop", unit="pixels", low=8, high=256)
+    stride: int = setting(16, "step between embedded crops", unit="pixels", low=1, high=256)
+    crops: int = setting(
+        256, "embedded crops or fields of a style for training, at most", low=8, high=100_000
+    )
+    held_out_crops: int = setting(
+        32, "embedded crops or fields of a style for validation, and for a test", low=2
+    )
+    grey: bool = setting(False, "embedded crops without colour, in three equal channels")
+
+    def check(self) -> None:
+        if self.validation_share + self.test_share >= 1.0:
+            raise SettingsError(
+                "data.validation_share + data.test_share must leave something to train on: below "
+                f"1, not {self.validation_share:g} + {self.test_share:g}."
+            )
+
+    @property
+    def of_crops(self) -> CropSettings:
+        """The crops alone, of settings that have more."""
+        values = {f.name: getattr(self, f.name) for f in fields(CropSettings)}
+        return CropSettings(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(CropSettings):
     source: str = setting(
         "embedded",
         "embedded: crops of the images inside scikit-image, for an autoencoder; folder: latents "
@@ -32,10 +64,6 @@ class DataSettings(Settings):
         1.0, "factor on the numbers of the files when they are read", low=1e-6, high=1e6
     )
     seed: int = setting(0, "of the split and of the fields", low=0)
-    validation_share: float = setting(
-        0.1, "of the files of each style; of the longer side of an image", low=0.001, high=0.9
-    )
-    test_share: float = setting(0.1, "as validation_share; 0 for none", low=0.0, high=0.9)
     validation_samples: int = setting(
         0, "pairs of a latent and a target style in validation, evenly spaced; 0 takes all", low=0
     )
@@ -67,15 +95,6 @@ class DataSettings(Settings):
     pooled_references: bool = setting(
         False, "a sample has as many latents of any styles, for a loss of samples without theirs"
     )
-    crop: int = setting(64, "side of an embedded crop", unit="pixels", low=8, high=256)
-    stride: int = setting(16, "step between embedded crops", unit="pixels", low=1, high=256)
-    crops: int = setting(
-        256, "embedded crops or fields of a style for training, at most", low=8, high=100_000
-    )
-    held_out_crops: int = setting(
-        32, "embedded crops or fields of a style for validation, and for a test", low=2
-    )
-    grey: bool = setting(False, "embedded crops without colour, in three equal channels")
     field_channels: int = setting(4, "of a field", low=1, high=64)
     field_side: int = setting(16, "of a field", unit="cells", low=4, high=512)
     field_lengths: tuple[float, ...] = setting(
@@ -86,11 +105,7 @@ class DataSettings(Settings):
     )
 
     def check(self) -> None:
-        if self.validation_share + self.test_share >= 1.0:
-            raise SettingsError(
-                "data.validation_share + data.test_share must leave something to train on: below "
-                f"1, not {self.validation_share:g} + {self.test_share:g}."
-            )
+        super().check()
         if self.source == "folder" and not self.root:
             raise SettingsError("data.source=folder needs data.root, the folder of the styles.")
         if self.source != "folder" and self.root:

@@ -10,8 +10,8 @@ import torch
 
 from losses.balancers.base import Observed
 from losses.balancers.settings import BalancerSettings, make_balancer
-from losses.style_flow import terms
-from losses.style_flow_terms import LossSettings
+from losses.style.flow import terms
+from losses.style.terms import LossSettings
 from losses.terms import Term
 from settings.flat import replace
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from losses.style_flow import TERMS, terms
-from losses.style_flow_terms import LossSettings
+from losses.style.flow import TERMS, terms
+from losses.style.terms import LossSettings
 from losses.terms import TermSettings
 from models.draws import draw_normal, draw_uniform
 from settings.flat import leaves

@@ -10,8 +10,8 @@ import torch
 from torch.autograd import gradcheck
 
 from losses.gram import gram_distance
-from losses.style_flow import TERMS
-from losses.style_flow_terms import divergence_image_axes
+from losses.style.flow import TERMS
+from losses.style.terms import divergence_image_axes
 from models.draws import draw_uniform
 from settings.schema import SettingsError
 

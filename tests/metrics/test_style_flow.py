@@ -9,10 +9,10 @@ import ot
 import pytest
 import torch
 
-from losses.style_flow import TERMS
-from losses.style_flow_terms import LossSettings
-from metrics import style_flow
-from metrics.style_flow import MEASURES, SIZES, directions, style_flow_metrics, style_sums
+from losses.style.flow import TERMS
+from losses.style.terms import LossSettings
+from metrics.style import flow as style_flow
+from metrics.style.flow import MEASURES, SIZES, directions, style_flow_metrics, style_sums
 from settings.flat import replace
 
 B, R, C, S = 5, 4, 3, 6

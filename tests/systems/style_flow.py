@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
-from losses.style_flow import TERMS, LossSettings
+from losses.style.flow import TERMS, LossSettings
 from settings.flat import replace
 from settings.schema import Settings
 

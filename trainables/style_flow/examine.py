@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from metrics.style_flow import VELOCITY, gram_distance, of_all_sizes, swd
+from metrics.style.flow import VELOCITY, gram_distance, of_all_sizes, swd
 from models.style_flow.flow import start_of
 from models.style_flow.sampling import generate, inversion_error, invert
 from models.style_flow.settings import GuidanceSettings, SamplingSettings

@@ -24,7 +24,7 @@ T0 = "t0"
 
 
 def stylise(modules: Modules, batch: Tensors, settings: StyleFlowSettings) -> dict[str, Tensor]:
-    """The prediction of `losses.style_flow_terms`. Velocity and divergence, at the start, are made
+    """The prediction of `losses.style.terms`. Velocity and divergence, at the start, are made
     where a term reads them: in training those that are on, in validation those that are measured.
     """
     network: Any = modules["network"]

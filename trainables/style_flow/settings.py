@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from data.style.settings import DataSettings
-from losses.style_flow import LossSettings
-from metrics.style_flow import StyleHealthSettings
+from losses.style.flow import LossSettings
+from metrics.style.flow import StyleHealthSettings
 from models.style_flow.settings import FlowSettings, ModelSettings
 from trainables.api import (
     OptimizerSettings,
@@ -17,6 +17,8 @@ from trainables.api import (
     TrainSettings,
     setting,
 )
+from trainables.style_flow.classifier import ClassifierSettings
+from trainables.style_flow.images import ImageVaeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class StyleFlowSettings(SystemSettings):
     label_drop: LabelDropSettings = field(default_factory=LabelDropSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     loss: LossSettings = field(default_factory=LossSettings)
+    vae: ImageVaeSettings = field(default_factory=ImageVaeSettings)
+    classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     data: DataSettings = field(
         # of longer correlations a field of this side has too few patches to be told by
         default_factory=lambda: DataSettings(
@@ -70,11 +74,11 @@ class StyleFlowSettings(SystemSettings):
 
     def check(self) -> None:
         data, swd = self.data, self.loss.swd
-        if data.source == "embedded":
+        cells = self.vae.factor * self.model.divisor
+        if data.source == "embedded" and not self.vae.folder and data.crop % cells:
             raise SettingsError(
-                "data.source=embedded has images, and this system transfers latents. Encode them "
-                "with an autoencoder into a folder for each style (data.source=folder), or take "
-                "data.source=fields."
+                f"data.crop must be a multiple of {cells} (vae.factor={self.vae.factor}, and two "
+                f"halvings of the latent), not {data.crop}."
             )
         if swd.dropped == "pooled" and self.label_drop.share and not data.pooled_references:
             raise SettingsError(

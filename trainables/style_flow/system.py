@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.style.dataset import Prepared, open_split, prepare
+from data.style.crops import IMAGES
+from data.style.dataset import open_split
 from data.style.folder import find_styles
 from data.style.settings import DataSettings
-from losses.style_flow import terms
-from metrics.style_flow import style_flow_metrics
+from losses.style.flow import terms
+from metrics.style.flow import style_accuracy, style_flow_metrics
 from models.style_flow.network import VelocityUnet
 from trainables.api import (
     Built,
@@ -40,6 +41,8 @@ from trainables.drawing import rows, scaled
 from trainables.stepping.inputs import SEED, UPDATE_SEED, batch_of
 from trainables.style_flow.examine import examinations
 from trainables.style_flow.forward import T0, stylise
+from trainables.style_flow.images import open_codec
+from trainables.style_flow.prepared import Styles, prepare_styles
 from trainables.style_flow.references import references
 from trainables.style_flow.settings import StyleFlowSettings
 from trainables.style_flow.use import GENERATES, generate
@@ -48,7 +51,7 @@ _JUDGED_BY = ("validation.t0", "data.references", "data.validation_samples")
 """Keys that change what every metric measures."""
 
 
-class StyleFlow(SystemBase[StyleFlowSettings, Prepared]):
+class StyleFlow(SystemBase[StyleFlowSettings, Styles]):
     """See `trainables.system.System` for what each member is."""
 
     name = "style_flow"
@@ -57,7 +60,7 @@ class StyleFlow(SystemBase[StyleFlowSettings, Prepared]):
         *("data.source", "data.root", "data.scale", "data.latent_source", "data.multiply"),
         *("data.seed", "data.validation_share", "data.test_share", "data.references"),
         *("data.crop", "data.crops", "data.stride", "data.held_out_crops", "data.grey"),
-        *("data.field_*", "data.content"),
+        *("data.field_*", "data.content", "vae.*", "classifier.*"),
     )
     generates = GENERATES
     small: Mapping[str, Any] = {
@@ -72,26 +75,35 @@ class StyleFlow(SystemBase[StyleFlowSettings, Prepared]):
         "data.references": 2,
         "data.crops": 12,
         "data.held_out_crops": 5,
+        "vae.width": 4,
+        "vae.steps": 2,
+        "classifier.steps": 40,
+        "classifier.width": 8,
         "loss.swd.projections": 16,
         "train.batch_size": 4,
         "train.validation_batch_size": 8,
         "train.measure_idle_terms": True,
     }
 
-    def prepare(self, settings: StyleFlowSettings, cache: Path) -> Prepared:
-        return prepare(settings.data, cache)
+    def prepare(self, settings: StyleFlowSettings, cache: Path) -> Styles:
+        return prepare_styles(settings, cache)
 
-    def build(self, settings: StyleFlowSettings, prepared: Prepared) -> Built:
-        return self.rebuild(
-            settings, {"channels": prepared.shape[0], "styles": list(prepared.names)}
-        )
+    def build(self, settings: StyleFlowSettings, prepared: Styles) -> Built:
+        meta = {"channels": prepared.shape[0], "styles": list(prepared.names)}
+        built = self.rebuild(settings, meta)
+        if prepared.codec is not None:
+            built.modules["codec"] = open_codec(prepared.codec_meta, prepared.codec)
+            built.external = {"codec": prepared.codec}
+            built.meta = {**meta, "codec": dict(prepared.codec_meta)}
+        return built
 
     def rebuild(self, settings: StyleFlowSettings, meta: Mapping[str, Any]) -> Built:
         network: Any = VelocityUnet(settings.model, meta["channels"], len(meta["styles"]))
         network.style_names = tuple(meta["styles"])
-        return Built(modules={"network": network}, meta=dict(meta))
+        codec = {"codec": open_codec(meta["codec"])} if "codec" in meta else {}
+        return Built(modules={"network": network, **codec}, meta=dict(meta))
 
-    def loaders(self, settings: StyleFlowSettings, prepared: Prepared) -> Loaders:
+    def loaders(self, settings: StyleFlowSettings, prepared: Styles) -> Loaders:
         data = settings.data
         train, validation, test = (
             open_split(prepared, split, data) for split in ("train", "validation", "test")
@@ -99,12 +111,14 @@ class StyleFlow(SystemBase[StyleFlowSettings, Prepared]):
         return Loaders(
             train,
             validation,
+            notes=prepared.notes,
+            warnings=prepared.warnings,
             test=test if len(test) else None,
             units={"validation": validation.units, "test": test.units},
             order=stratified(train.targets) if data.target_by == "pair" else None,
         )
 
-    def phases(self, settings: StyleFlowSettings, prepared: Prepared | None) -> Sequence[Phase]:
+    def phases(self, settings: StyleFlowSettings, prepared: Styles | None) -> Sequence[Phase]:
         moves = settings.t0.kind != "constant"
         phase = Phase(
             "network",
@@ -117,11 +131,15 @@ class StyleFlow(SystemBase[StyleFlowSettings, Prepared]):
         )
         return [phase]
 
-    def metrics(self, settings: StyleFlowSettings, prepared: Prepared | None) -> Sequence[Metric]:
+    def metrics(self, settings: StyleFlowSettings, prepared: Styles | None) -> Sequence[Metric]:
+        """Without `val.style_accuracy` where the classifier is refused."""
         names = style_names(settings.data) if prepared is None else prepared.names
+        judge = None if prepared is None else prepared.judge
+        metrics = style_flow_metrics(column_names(names))
+        if settings.classifier.steps and (prepared is None or judge is not None):
+            metrics.append(style_accuracy(judge))
         return [
-            dataclasses.replace(metric, reads=(*metric.reads, *_JUDGED_BY))
-            for metric in style_flow_metrics(column_names(names))
+            dataclasses.replace(metric, reads=(*metric.reads, *_JUDGED_BY)) for metric in metrics
         ]
 
     def examinations(
@@ -133,12 +151,10 @@ class StyleFlow(SystemBase[StyleFlowSettings, Prepared]):
         """Other fields, or another split of a folder's files."""
         return "data.seed"
 
-    def references(
-        self, settings: StyleFlowSettings, prepared: Prepared
-    ) -> Mapping[str, Reference]:
+    def references(self, settings: StyleFlowSettings, prepared: Styles) -> Mapping[str, Reference]:
         return references(open_split(prepared, "train", settings.data))
 
-    def preflight(self, settings: StyleFlowSettings, prepared: Prepared) -> Sequence[Finding]:
+    def preflight(self, settings: StyleFlowSettings, prepared: Styles) -> Sequence[Finding]:
         if settings.loss.swd.group != "style" or settings.data.target_by == "pair":
             return []
         return [
@@ -150,7 +166,7 @@ class StyleFlow(SystemBase[StyleFlowSettings, Prepared]):
         ]
 
     def audit_tensors(
-        self, settings: StyleFlowSettings, prepared: Prepared
+        self, settings: StyleFlowSettings, prepared: Styles
     ) -> Mapping[str, tuple[Tensors, Tensors]]:
         """End points near their sources: beyond its margin nothing repels."""
         loaders = self.loaders(settings, prepared)
@@ -181,6 +197,8 @@ def style_names(data: DataSettings) -> list[str]:
     """Of data that are not prepared: the folders, or those of the fields."""
     if data.source == "folder":
         return list(find_styles(Path(data.root).expanduser()))
+    if data.source == "embedded":
+        return list(IMAGES)
     return [f"field_{number}" for number in range(len(data.field_lengths))]
 
 

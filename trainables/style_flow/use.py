@@ -27,6 +27,7 @@ from trainables.api import (
 )
 from trainables.drawing import rows, scaled, write_png
 from trainables.style_flow.forward import of
+from trainables.style_flow.image_files import codec_of, draw_images, read_images
 from trainables.style_flow.settings import StyleFlowSettings
 
 
@@ -42,7 +43,8 @@ class GenerateSettings(Settings):
 
 
 GENERATES = Generates(
-    "a latent (.pt, .npy, .safetensors), or a folder of latents",
+    "a latent (.pt, .npy, .safetensors) or a folder of latents; after a training on images an "
+    "image, or a folder of images",
     draws=True,
     batch_size=8,
     options=GenerateSettings,
@@ -52,10 +54,12 @@ GENERATES = Generates(
 def generate(settings: StyleFlowSettings, modules: Modules, request: Request) -> Measures:
     """Writes `<index>.npy` for every sample, a latent in the style, and a PNG of each batch: rows
     of the sources and of the results, their first channel from its least to its greatest value.
+    After a training on images these are images: `<index>.png` for each sample, and rows of the
+    sources, of a training crop of the style, and of the results.
 
     Raises:
         SettingsError: a style that was not trained, or guidance that was not learnt.
-        DataError: there is no latent, or one of another shape.
+        DataError: there is no latent or image, or one of another shape.
     """
     options: GenerateSettings = request.options
     network, sampling = of(modules), options.sampling
@@ -70,11 +74,16 @@ def generate(settings: StyleFlowSettings, modules: Modules, request: Request) ->
     inverted_as = (
         _style("source_style", options.source_style, names) if options.source_style else None
     )
-    contents = _read(request.given, settings, network)
     device = next(network.parameters()).device
+    codec = codec_of(modules)
+    if codec is None:
+        contents = _read(request.given, settings, network)
+    else:
+        contents = read_images(request.given, codec.factor * settings.model.divisor)
     errors: list[Tensor] = []
     for indices, seeds in request.batches(len(contents)):
-        content = torch.stack([contents[index // request.count] for index in indices]).to(device)
+        given = torch.stack([contents[index // request.count] for index in indices]).to(device)
+        content = given if codec is None else codec.encode(given)
         source = torch.full(
             (len(content),), NULL_STYLE if inverted_as is None else inverted_as, device=device
         )
@@ -84,8 +93,11 @@ def generate(settings: StyleFlowSettings, modules: Modules, request: Request) ->
             errors.append(inversion_error(network, content, source, sampling).cpu())
         for index, one in zip(indices, x.cpu().numpy(), strict=True):
             np.save(request.target / f"{index:06d}.npy", one)
-        shown = [values[:, :1].float().cpu() for values in (content, x)]
-        drawn = rows(*(scaled(values, values) for values in shown))
+        if codec is None:
+            shown = [values[:, :1].float().cpu() for values in (content, x)]
+            drawn = rows(*(scaled(values, values) for values in shown))
+        else:
+            drawn = draw_images(codec, given, x, target, indices, request.target)
         write_png(request.target / f"grid_{indices[0]:06d}.png", drawn)
     known = torch.cat(errors) if errors else torch.zeros(0)
     error = (float(known.double().sum()), float(known.numel()))

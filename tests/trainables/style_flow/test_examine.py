@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from metrics.health import findings
 from metrics.health_signs import readings
-from metrics.style_flow import FLOOR
+from metrics.style.flow import FLOOR
 from models.style_flow.conditioning import NULL_STYLE
 from settings.flat import replace
 from trainables.loop import fit

@@ -216,7 +216,7 @@ def test_what_generate_refuses(trained, contents, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data__source": "embedded"}, "transfers latents"),
+        ({"data__source": "embedded", "data__crop": 40}, "multiple of 16"),
         ({"loss__swd__dropped": "pooled"}, "pooled_references=true"),
         ({"data__field_side": 10}, "multiple of 4"),
         ({"loss__swd__style_weights": (1.0,)}, "each of the 2 styles"),

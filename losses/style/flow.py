@@ -1,4 +1,4 @@
-"""The loss of style_flow: which terms a training has. `losses.style_flow_terms` has the formulas
+"""The loss of style_flow: which terms a training has. `losses.style.terms` has the formulas
 and the settings.
 """
 
@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from losses import style_flow_terms as formulas
 from losses.counts import samples_of
-from losses.style_flow_terms import LossSettings, StyleFlowTree
+from losses.style import terms as formulas
+from losses.style.terms import LossSettings, StyleFlowTree
 from losses.terms import Term
 
 __all__ = ["TERMS", "LossSettings", "terms"]

@@ -266,6 +266,29 @@ def style_flow_metrics(styles: Sequence[str]) -> list[Metric]:
     ]
 
 
+def style_accuracy(classify: Callable[[Tensor], Tensor] | None) -> Metric:
+    """The share of end points that are taken for their target style.
+
+    Args:
+        classify: latents [B, C, H, W] -> int64 [B]; None where only the declaration is asked for.
+    """
+    return Metric(
+        "style_accuracy",
+        "",
+        "max",
+        functools.partial(_taken, classify),
+        "share of the end points that a classifier of real latents takes for their target style",
+    )
+
+
+def _taken(
+    classify: Callable[[Tensor], Tensor], prediction: Tensors, batch: Tensors, settings: object
+) -> Measured:
+    x1 = prediction["x1"]
+    with torch.autocast(x1.device.type, enabled=False):
+        return per_sample((classify(x1.float()) == batch["target"]).double())
+
+
 # Signs of health
 
 _MEASURED = (
