@@ -143,7 +143,7 @@ class StyleFlow(SystemBase[StyleFlowSettings, Styles]):
         ]
 
     def examinations(
-        self, settings: StyleFlowSettings, prepared: Prepared | None
+        self, settings: StyleFlowSettings, prepared: Styles | None
     ) -> Sequence[Examination]:
         return examinations()
 
