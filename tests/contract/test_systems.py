@@ -55,9 +55,14 @@ def test_it_has_a_test_split_units_and_references(case):
     assert bool(case.system.references(case.settings, case.prepared)) == in_repository
 
 
+ONE_DRAW = {"style_vae": "the images of a wheel, cut one way"}
+"""Listed systems without a unit key."""
+
+
+
 def test_every_value_of_its_unit_key_draws_other_samples(case):
     key = case.system.unit_key(case.settings)
-    assert bool(key) == (case.name in SYSTEMS)
+    assert bool(key) == (case.name in SYSTEMS and case.name not in ONE_DRAW)
     if not key:
         return
     assert leaves(case.system.Settings)[key].type is int
