@@ -282,8 +282,13 @@ def style_accuracy(classify: Callable[[Tensor], Tensor] | None) -> Metric:
 
 
 def _taken(
-    classify: Callable[[Tensor], Tensor], prediction: Tensors, batch: Tensors, settings: object
+    classify: Callable[[Tensor], Tensor] | None,
+    prediction: Tensors,
+    batch: Tensors,
+    settings: object,
 ) -> Measured:
+    if classify is None:
+        raise ValueError("a declaration of style_accuracy has no classifier to measure by.")
     x1 = prediction["x1"]
     with torch.autocast(x1.device.type, enabled=False):
         return per_sample((classify(x1.float()) == batch["target"]).double())

@@ -75,6 +75,7 @@ def statistics(latents: Tensor) -> Tensor:
         variance = covariance.diagonal(dim1=1, dim2=2) + _FLOOR
         scale = variance.rsqrt()
         correlation = covariance * scale[:, :, None] * scale[:, None, :]
-        row, column = torch.triu_indices(*correlation.shape[1:], offset=1, device=latents.device)
+        side = correlation.shape[1]
+        row, column = torch.triu_indices(side, side, offset=1, device=latents.device)
         parts += [0.5 * variance.log(), correlation[:, row, column]]
     return torch.cat(parts, dim=1)
