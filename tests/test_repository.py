@@ -24,7 +24,8 @@ LOWEST = {"settings"}
 PARTS = LOWEST | {"models", "losses", "metrics", "data", "search_spaces"}
 STEPS = {"trainables.optimizing", "trainables.stepping"}
 LOOP = STEPS | {"trainables.checkpoints", "trainables.reporting"}
-SYSTEM = LOOP | {"trainables", "trainables.loop", "trainables.api"}
+ABOVE = LOOP | {"trainables", "trainables.loop"}
+SYSTEM = ABOVE | {"trainables.api", "trainables.nested"}
 BASE = SYSTEM | {"trainables.diffusion", "trainables.diffusion.settings"}
 SWEEP = {"ray_jobs.sweeping", "ray_jobs.engine", "ray_jobs.training"}
 _MODULES = [spelled.partition(":")[0] for spelled in SYSTEMS.values()]
@@ -55,12 +56,11 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "trainables.reporting": STEPS | {"trainables", "trainables.checkpoints"},
     "trainables.loop": LOOP | {"trainables"},
     "trainables.api": STEPS | {"trainables"},
-    "trainables.contract": LOOP | {"trainables", "trainables.loop"},
+    **{f"trainables.{wing}": ABOVE for wing in ("contract", "nested")},
     **dict.fromkeys(OF_SYSTEMS | {"trainables.diffusion.settings"}, SYSTEM),
     "trainables.diffusion": BASE | {f"trainables.diffusion.{n}" for n in ("inspecting", "latent")},
     **{f"trainables.diffusion{name}": BASE for name in (".inspecting", "_rejection")},
     "trainables.diffusion.latent": SYSTEM | {"trainables.diffusion.settings"},
-    "trainables.style_flow": SYSTEM,
     "trainables.npt": SYSTEM,
     # Who proposes and who stops do not know each other.
     "search": PARTS | {"search.optuna", "search.samplers", "search.schedulers"},

@@ -23,9 +23,7 @@ ON_STDERR = {
     "ray_jobs/encode_latents.py": "the counts of the data, beside --json",
     "ray_jobs/evaluate.py": "the counts of the data, beside --json",
     "ray_jobs/verb.py": "errors, and that stderr lasts",
-    "trainables/conditioner/field_vae_training.py": "the progress of a training before the first",
-    "trainables/style_flow/images.py": "the progress of a training before the first",
-    "trainables/npt/teacher.py": "what a teacher costs without attention, before the first",
+    "trainables/nested/training.py": "the progress of a training before the first",
     THE_PLACE: "warnings",
 }
 """Who writes to stderr, and what: nothing of it but in one place is a warning."""

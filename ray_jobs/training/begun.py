@@ -91,7 +91,7 @@ def check_network(system: System, settings: SystemSettings, directory: Path) -> 
 
     try:
         stored = network(before)
-    except Exception:  # of a system: any
+    except Exception:  # of a system without its data: any; with them it is built, or says why not
         return
     if network(now) == stored:
         return

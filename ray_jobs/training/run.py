@@ -100,7 +100,7 @@ def train(
     write_settings(path, flat, timeline=ready.resolved.timeline)
     try:
         return _run(place, ready, directory, resume, budget)
-    except Exception:  # of a system or a checkpoint: any; it is raised on
+    except Exception:  # whatever ends it before a report: the settings stay, and it is raised on
         if before is not None and _size(paths.reports) == before[1]:
             path.write_bytes(before[0])
         raise

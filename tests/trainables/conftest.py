@@ -285,7 +285,23 @@ def trained_by_ranks(directory, world, system, settings, **more):
     return reports, checkpoint.load(newest, name).tensors
 
 
+def same_however_cut(directory, system, settings, rel, **more):
+    """4 samples a step, 2 ranks x 2, and 2 x 2 by one: the reports are those of one with all."""
+    cuts = {"one": (1, 4, 1), "two": (2, 2, 1), "accumulated": (1, 2, 2)}
+    reports = {}
+    for name, (world, batch, accumulate) in cuts.items():
+        cut = {**settings, "train.batch_size": batch, "train.accumulate": accumulate}
+        reports[name] = trained_by_ranks(directory / name, world, system, cut, **more)[0][0]
+    for name in ("two", "accumulated"):
+        for column, value in reports["one"].items():
+            if "seconds" not in column and isinstance(value, float):
+                near = pytest.approx(value, rel=rel, abs=1e-6)
+                assert reports[name][column] == near, (name, column)
+
+
 @pytest.fixture
 def ranks(one_thread):
     """Trainings by several real processes (gloo), beside one that is alone."""
-    return SimpleNamespace(launch=launch, trained=trained_by_ranks)
+    return SimpleNamespace(
+        launch=launch, trained=trained_by_ranks, same_however_cut=same_however_cut
+    )

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -24,16 +23,15 @@ from losses.terms import TermSettings
 from models.fields.field_vae import FieldVaeModel, ModelSettings
 from settings.atomic_file import atomic_file
 from settings.flat import flatten, replace
-from settings.paths import TrainingPaths
 from settings.schema import SettingsError, setting
-from trainables.checkpoints import checkpoint
 from trainables.conditioner.field_vae import FieldVae, FieldVaeSettings
 from trainables.conditioner.field_vae_file import load_vae, trained_on, write_module
-from trainables.loop import fit
+from trainables.nested.training import refuse_group, say, train_within
 from trainables.optimizing.optimizer import OptimizerSettings
-from trainables.run import LocalRun, Report
 
 VAE_FILE, REQUEST_FILE = "vae.safetensors", "request.json"
+
+_NAME = "simulation VAE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +94,7 @@ def train_or_load(
     with _only_one(folder):
         _claim(folder, request)
         if not file.is_file():
-            _refuse_group(folder)
+            refuse_group(_NAME)
             _train(vae, fields_path, np.array(split.train), folder)
         shutil.rmtree(folder / "training", ignore_errors=True)
     return file
@@ -118,22 +116,17 @@ def _train(vae: VaeSettings, fields_path: Path, train: np.ndarray, folder: Path)
             built = system.build(tree, prepared)
         write_module(folder / VAE_FILE, built.modules["vae"], built.meta["trained_on"])
         return
-    run = LocalRun(folder / "training", resume=True, on_report=_report)
-    fit(system, tree, run, prepared)
-    newest = checkpoint.available(TrainingPaths(folder / "training").checkpoints)[-1]
+    newest = train_within(
+        system,
+        tree,
+        prepared,
+        folder / "training",
+        name=_NAME,
+        column="val.reconstruction_error",
+        shown="error {:.2%}",
+        resume=True,
+    )
     write_module(folder / VAE_FILE, load_vae(newest), trained_on(newest)[0])
-
-
-def _report(report: Report) -> None:
-    error = report.get("val.reconstruction_error")
-    shown = f"{error:.2%}" if isinstance(error, float) else "not measured"
-    _say(f"simulation VAE: step {report['step']}, error {shown}")
-
-
-def _say(text: str) -> None:
-    """Writes to standard error: standard output belongs to the verbs, which may print JSON."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 def _tree(vae: VaeSettings, fields_path: Path, indices: Path) -> FieldVaeSettings:
@@ -191,18 +184,6 @@ def _claim(folder: Path, request: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_group(folder: Path) -> None:
-    """Refuses to train in a worker group, where every rank would wait for the others within the
-    lock.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        raise RuntimeError(
-            f"the simulation VAE is not in {folder}, and a worker of a group cannot train it. "
-            "Prepare on one process first, with WEIGHBRIDGE_CACHE on a folder that all machines "
-            "share."
-        )
-
-
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Lets one process in at a time; the lock goes with the process that holds it, however it
@@ -212,6 +193,6 @@ def _only_one(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            _say(f"waiting for another process that trains a simulation VAE in {folder}")
+            say(f"waiting for another process that trains a simulation VAE in {folder}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

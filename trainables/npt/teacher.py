@@ -7,7 +7,7 @@ Shapes: M layers, d width, q directions.
 from __future__ import annotations
 
 import json
-import sys
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,15 +36,12 @@ from models.npt.layers import (
 from models.npt.llama import freeze, logits_of, make_llama, open_llama
 from models.npt.student import teach
 from settings.flat import replace
-from settings.paths import TrainingPaths
 from trainables.api import External, external_file
-from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import fill, open_checkpoint
 from trainables.external import read_tensors, write_tensors
-from trainables.loop import fit
+from trainables.nested.training import say, train_within
 from trainables.npt.byte_llama import ByteLlama, ByteLlamaSettings
 from trainables.npt.settings import NptSettings
-from trainables.run import LocalRun, Report
 
 _FORMAT = 1
 """Version of what is stored; part of its name."""
@@ -170,22 +167,18 @@ def _trained(settings: NptSettings, text: Text, folder: Path) -> nn.Module:
         },
     )
     with torch.random.fork_rng(devices=[]):
-        run = LocalRun(folder / "training", resume=False, on_report=_report)
-        fit(ByteLlama(), tree, run, text)
-    newest = checkpoint.available(TrainingPaths(folder / "training").checkpoints)[-1]
-    return open_checkpoint(newest).modules["llama"]
-
-
-def _report(report: Report) -> None:
-    value = report.get("val.nats_per_token")
-    shown = f"{value:.3f} nats a token" if isinstance(value, float) else "not measured"
-    _say(f"teacher: step {report['step']}, {shown}")
-
-
-def _say(text: str) -> None:
-    """Writes to standard error: standard output belongs to the verbs, which may print JSON."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+        newest = train_within(
+            ByteLlama(),
+            tree,
+            text,
+            folder / "training",
+            name="teacher",
+            column="val.nats_per_token",
+            shown="{:.3f} nats a token",
+        )
+    llama = open_checkpoint(newest).modules["llama"]
+    shutil.rmtree(folder / "training")
+    return llama
 
 
 # What is measured of it
@@ -205,7 +198,7 @@ def _measure(llama: nn.Module, settings: NptSettings, text: Text, folder: Path) 
     for name, rule in rules.items():
         without = nats_by_document(with_rules(llama, rule), validation)
         costs[name] = asdict(cost_of(whole, without))
-    _say(described(mean, {name: Cost(**cost) for name, cost in costs.items()}))
+    say(described(mean, {name: Cost(**cost) for name, cost in costs.items()}))
     facts = facts_of(llama, open_split(text, "train", settings.data), _directions(settings, llama))
     save_file(facts, folder / _FACTS)
     return {"nats": mean, "costs": costs}

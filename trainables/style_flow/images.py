@@ -5,7 +5,6 @@ folder, and what it makes of every crop.
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from metrics.image import psnr_db
 from models.autoencoders.settings import VaeSettings
 from models.autoencoders.vae import Vae
 from settings.flat import flatten
-from settings.paths import TrainingPaths
 from trainables.api import (
     External,
     OptimizerSettings,
@@ -37,11 +35,9 @@ from trainables.api import (
     external_file,
     setting,
 )
-from trainables.checkpoints import checkpoint
 from trainables.checkpoints.restore import open_checkpoint
 from trainables.external import write_tensors
-from trainables.loop import fit
-from trainables.run import LocalRun, Report
+from trainables.nested.training import train_within
 from trainables.style_flow.codec import ImageCodec, made, meta_of, of_folder, of_vae
 from trainables.style_flow.style_vae import (
     CHANNELS,
@@ -228,25 +224,17 @@ def _train(settings: StyleVaeSettings, folder: Path, cache: Path) -> None:
     """Trains one and writes `folder/vae.safetensors`.
 
     Raises:
-        RuntimeError: in a worker of a group, each of which would train one of its own.
+        RuntimeError: in a worker of a group.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        raise RuntimeError(
-            "the autoencoder of images is not in the cache, and a worker of a group cannot train "
-            "it. Prepare on one process first, with WEIGHBRIDGE_CACHE on a folder that all "
-            "machines share."
-        )
     system: Any = StyleVae()
-    run = LocalRun(folder / "training", on_report=_say)
-    fit(system, settings, run, system.prepare(settings, cache))
-    newest = checkpoint.available(TrainingPaths(folder / "training").checkpoints)[-1]
+    newest = train_within(
+        system,
+        settings,
+        system.prepare(settings, cache),
+        folder / "training",
+        name="autoencoder of images",
+        column="val.psnr_db",
+        shown="{:.1f} dB",
+    )
     write_tensors(folder / _VAE, open_checkpoint(newest).modules["vae"].state_dict())
     shutil.rmtree(folder / "training")
-
-
-def _say(report: Report) -> None:
-    """Writes to standard error: standard output belongs to the verbs, which may print JSON."""
-    quality = report.get("val.psnr_db")
-    shown = f"{quality:.1f} dB" if isinstance(quality, float) else "not measured"
-    sys.stderr.write(f"autoencoder of images: step {report['step']}, {shown}\n")
-    sys.stderr.flush()

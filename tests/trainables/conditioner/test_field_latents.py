@@ -89,15 +89,15 @@ from pathlib import Path
 import numpy as np
 import torch
 torch.set_num_threads(1)
-from trainables.conditioner import field_vae_training
+from trainables.nested import training
 from trainables.conditioner.field_latents import VaeSettings, train_or_load
 
-said = field_vae_training._say
+said = training.say
 def say(text):
     said(text)
     if "step 3," in text:
         os.kill(os.getpid(), signal.SIGKILL)
-field_vae_training._say = say
+training.say = say
 vae = VaeSettings(filters=(12, 10, 8), main_size=6, hier_size=4, steps=6, batch_size=4)
 train_or_load(vae, Path(sys.argv[1]), np.arange(0, 20), Path(sys.argv[2]))
 """

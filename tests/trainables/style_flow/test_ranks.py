@@ -38,16 +38,5 @@ EACH = {
 
 @pytest.mark.parametrize("own", EACH.values(), ids=EACH)
 def test_a_step_is_the_same_however_it_is_cut(ranks, shared_cache, tmp_path, own):
-    """4 samples, 2 ranks x 2, and 2 x 2 by one."""
-    cuts = {"one": (1, 4, 1), "two": (2, 2, 1), "accumulated": (1, 2, 2)}
-    reports = {}
-    for name, (world, batch, accumulate) in cuts.items():
-        settings = {**GENTLE, **own, "train.batch_size": batch, "train.accumulate": accumulate}
-        cache = str(shared_cache)
-        found, _ = ranks.trained(tmp_path / name, world, "style_flow", settings, cache=cache)
-        reports[name] = found[0]
-    for name in ("two", "accumulated"):
-        for column, value in reports["one"].items():
-            if "seconds" not in column and isinstance(value, float):
-                near = pytest.approx(value, rel=1e-5, abs=1e-6)
-                assert reports[name][column] == near, (name, column)
+    settings, cache = {**GENTLE, **own}, str(shared_cache)
+    ranks.same_however_cut(tmp_path, "style_flow", settings, rel=1e-5, cache=cache)
