@@ -61,6 +61,7 @@ def language_metrics() -> list[Metric]:
         Metric("perplexity", "", "min", measure, "exp of nats_per_token", perplexity),
     ]
 
+
 # Of the student
 
 

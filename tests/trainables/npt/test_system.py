@@ -27,6 +27,8 @@ from trainables.npt.teacher import Cost, cost_of, load
 from trainables.run import LocalRun
 from trainables.stepping.inputs import batch_of
 
+pytestmark = pytest.mark.slow  # the import of Llama alone takes seconds
+
 SYSTEM = Npt()
 
 
