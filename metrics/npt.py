@@ -28,18 +28,21 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 
 def nats(logits: Tensor, batch: Tensors) -> Measured:
-    """Of every real token but the first of a sample, given those before it: (sum, tokens)."""
+    """Of the real tokens but the first of each sample, given those before them: the sum [B], and
+    how many they are [B].
+    """
     logs = log_probabilities(logits[:, :-1])
     of_next = logs.gather(-1, batch["tokens"][:, 1:, None])[..., 0]
     real = batch["mask"][:, 1:]
-    return -torch.where(real, of_next, 0.0).sum(), real.sum(dtype=torch.float64)
+    return -torch.where(real, of_next, 0.0).sum(dim=1), real.sum(dim=1, dtype=torch.float64)
 
 
 def nats_of(name: str) -> Callable[[Tensors, Tensors, object], Measured]:
-    """`nats` of those logits of the prediction."""
+    """`nats` of those logits of the prediction, over all samples."""
 
     def measure(prediction: Tensors, batch: Tensors, settings: object) -> Measured:
-        return nats(prediction[name], batch)
+        sums, counts = nats(prediction[name], batch)
+        return sums.sum(), counts.sum()
 
     return measure
 
@@ -57,6 +60,7 @@ def language_metrics() -> list[Metric]:
         Metric("nats_per_token", "nat", "min", measure, text),
         Metric("perplexity", "", "min", measure, "exp of nats_per_token", perplexity),
     ]
+
 
 # Of the student
 

@@ -38,6 +38,8 @@ from settings.schema import SettingsError
 from trainables.npt.forward import convert
 from trainables.npt.settings import NptSettings
 
+pytestmark = pytest.mark.slow  # the import of Llama alone takes seconds
+
 V, L = 61, 12
 SIZES = LlamaSettings(layers=3, width=24, hidden=40, heads=4, key_heads=2)
 

@@ -6,6 +6,7 @@ Shapes: M layers, d width, q directions.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -187,7 +188,8 @@ def _trained(settings: NptSettings, text: Text, folder: Path) -> nn.Module:
 @torch.no_grad()
 def _measure(llama: nn.Module, settings: NptSettings, text: Text, folder: Path) -> dict[str, Any]:
     count = len(layers_of(llama))
-    validation = open_split(text, "validation", settings.data)
+    every = dataclasses.replace(settings.data, validation_windows=0)
+    validation = open_split(text, "validation", every)
     rules: dict[str, Mapping[int, Rule]] = {
         **{str(at): {at: without_attention} for at in range(count)},
         "all": dict.fromkeys(range(count), without_attention),
@@ -230,12 +232,11 @@ def nats_by_document(llama: nn.Module, windows: TextWindows) -> dict[str, float]
     """Cross entropy of a token in each document, evenly spaced windows of all."""
     sums: dict[str, list[float]] = {}
     for indices, batch in _batches(windows):
-        for row, index in enumerate(indices):
-            one = {name: x[row : row + 1] for name, x in batch.items()}
-            total, count = nats(logits_of(llama, one["tokens"]), one)
+        measured = nats(logits_of(llama, batch["tokens"]), batch)
+        for index, total, count in zip(indices, *(x.tolist() for x in measured), strict=True):
             so_far = sums.setdefault(windows.units[index], [0.0, 0.0])
-            so_far[0] += float(total)
-            so_far[1] += float(count)
+            so_far[0] += total
+            so_far[1] += count
     return {name: total / count for name, (total, count) in sums.items()}
 
 
