@@ -122,22 +122,9 @@ DRAWS = {
 
 @pytest.mark.parametrize("own", DRAWS.values(), ids=DRAWS)
 def test_a_step_is_the_same_however_it_is_cut(ranks, shared_cache, tmp_path, own):
-    """1 x 4, 2 ranks x 2, and 2 x 2 by one: four steps of autoencoders that draw, or whose codes
-    move and begin anew, with the critic. fp32.
-    """
+    """Four steps of autoencoders that draw, or whose codes move and begin anew, with the critic."""
     short = {**GENTLE, **own, "train.steps": 4, "train.report_every": 4, "train.test": False}
-    cuts = {"one": (1, 4, 1), "two": (2, 2, 1), "accumulated": (1, 2, 2)}
-    reports = {}
-    for name, (world, batch, accumulate) in cuts.items():
-        settings = {**short, "train.batch_size": batch, "train.accumulate": accumulate}
-        cache = str(shared_cache)
-        found, _ = ranks.trained(tmp_path / name, world, "compression", settings, cache=cache)
-        reports[name] = found[0]
-    for name in ("two", "accumulated"):
-        for column, value in reports["one"].items():
-            if column != "seconds" and value is not None:
-                near = pytest.approx(value, rel=1e-5, abs=1e-7)
-                assert reports[name][column] == near, (name, column)
+    ranks.same_however_cut(tmp_path, "compression", short, rel=1e-5, cache=str(shared_cache))
 
 
 @pytest.mark.parametrize("is_tested", [False, True])
