@@ -286,8 +286,8 @@ def trained_by_ranks(directory, world, system, settings, **more):
 
 
 def same_however_cut(directory, system, settings, rel, **more):
-    """4 samples a step, 2 ranks x 2, and 2 x 2 by one: the reports are those of one with all, fp32.
-    How sums are rounded, and so the last digits, is the processor's.
+    """4 samples a step, 2 ranks x 2, and 2 x 2 by one: all report what one with all of them does.
+    fp32: how sums are rounded, and so the last digits, is the processor's.
     """
     cuts = {"one": (1, 4, 1), "two": (2, 2, 1), "accumulated": (1, 2, 2)}
     reports = {}

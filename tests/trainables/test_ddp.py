@@ -122,7 +122,7 @@ DRAWS = {
 
 @pytest.mark.parametrize("own", DRAWS.values(), ids=DRAWS)
 def test_a_step_is_the_same_however_it_is_cut(ranks, shared_cache, tmp_path, own):
-    """Four steps of autoencoders that draw, or whose codes move and begin anew, with the critic."""
+    """Four steps of autoencoders that draw, or whose codes move and begin anew, and the critic."""
     short = {**GENTLE, **own, "train.steps": 4, "train.report_every": 4, "train.test": False}
     ranks.same_however_cut(tmp_path, "compression", short, rel=1e-5, cache=str(shared_cache))
 
