@@ -36,7 +36,7 @@ class ValidationSettings(Settings):
     """Where the flow of a validation sample starts, whatever a training draws."""
 
     t0: float = setting(
-        0.5, "0 is noise alone, which knows nothing of the source; 1 the source", low=0.0, high=1.0
+        0.8, "0 is noise alone, which knows nothing of the source; 1 the source", low=0.0, high=1.0
     )
 
 

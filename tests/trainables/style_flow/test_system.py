@@ -68,7 +68,7 @@ def test_validation_starts_where_it_is_told_whatever_a_training_draws(cache):
     for low in (0.0, 0.4):
         settings = settings_of(flow__t0_low=low, label_drop__share=1.0)
         prediction, asked = predict(settings, given, training=False)
-        assert asked[0][0].tolist() == [0.5] * 6
+        assert asked[0][0].tolist() == pytest.approx([0.8] * 6)
         assert asked[0][1].tolist() == given["target"].tolist()  # no style is withheld
         ends.append(prediction["x1"])
     assert torch.equal(*ends)
