@@ -4,18 +4,21 @@ system's: for each phase forward, weighted sum of means, backward, clip, update.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from benchmarks.measuring.steps import batches_of, prepared_settings, timed_steps
+from benchmarks.measuring.steps import Clock, batches_of, prepared_settings, timed_steps
 from trainables.optimizing.optimizer import OptimizerSettings, make_optimizer, parameter_groups
 from trainables.parts import Built, Phase
 from trainables.system import System
 
 
-def bare_steps(system: System, changes: Mapping[str, Any], steps: int) -> Callable[[], float]:
+def bare_steps(
+    system: System, changes: Mapping[str, Any], steps: int, clock: Clock = time.perf_counter
+) -> Callable[[], float]:
     """A function that takes `steps` steps and returns the seconds of one; warmed up."""
     settings, prepared = prepared_settings(system, changes)
     torch.manual_seed(0)
@@ -27,7 +30,7 @@ def bare_steps(system: System, changes: Mapping[str, Any], steps: int) -> Callab
         for phase in phases:
             batch = {**batch, **phase.update(batch)}
 
-    return timed_steps(step, batches_of(system, settings, prepared), steps)
+    return timed_steps(step, batches_of(system, settings, prepared), steps, clock)
 
 
 class _BarePhase:

@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.rivals.gram import memory, sampled
 from benchmarks.rivals.patch_transport import closed_form, exchanged_value, null_floors, same_value
+from benchmarks.rivals.style_flow_loop import SIDES, steps_of
 
 
 @pytest.mark.slow  # imports POT
@@ -41,3 +42,9 @@ def test_sampled_positions_are_unbiased_without_the_diagonal_and_too_low_with_it
 def test_a_quarter_of_the_positions_is_a_sixteenth_of_the_memory():
     row = memory()
     assert (row.value, row.peer_value, row.ratio) == (12.0, 192.0, 16.0)
+
+
+@pytest.mark.slow
+def test_both_loops_take_steps(shared_cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(shared_cache))
+    assert all(steps_of(side, tmp_path / side)() > 0.0 for side in SIDES)

@@ -17,6 +17,7 @@ CURVE = {
     # From noise, two styles of almost one channel each: what there is to learn in a few steps.
     "data.field_spread": 1e5,
     "data.field_lengths": (0.0, 0.3),
+    "flow.t0_low": 0.01,
     "flow.t0_high": 0.1,
     "validation.t0": 0.0,
     "train.steps": 40,

@@ -25,7 +25,8 @@ T0 = "t0"
 
 def stylise(modules: Modules, batch: Tensors, settings: StyleFlowSettings) -> dict[str, Tensor]:
     """The prediction of `losses.style.terms`. Velocity and divergence, at the start, are made
-    where a term reads them: in training those that are on, in validation those that are measured.
+    in training where a term that is on reads them, in validation always: which terms it measures
+    is decided elsewhere (an evaluation measures all).
     """
     network: Any = modules["network"]
     is_training = network.training
@@ -43,8 +44,7 @@ def stylise(modules: Modules, batch: Tensors, settings: StyleFlowSettings) -> di
     if is_training:
         prediction["dropped"] = style == NULL_STYLE
     loss, t = settings.loss, start.t0.to(source.dtype)
-    measured = not is_training and settings.train.measure_idle_terms
-    if measured or (loss.divergence.is_on and loss.divergence.form == "trace"):
+    if not is_training or (loss.divergence.is_on and loss.divergence.form == "trace"):
         probe = probes(batch[SEED], source.shape[1:])
         v, trace = hutchinson(velocity, start.x, t, probe)
         prediction |= {"velocity": v, "divergence": trace}

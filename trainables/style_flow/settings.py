@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from data.style.settings import DataSettings
 from losses.style.flow import LossSettings
+from losses.style.terms import SwdSettings
 from metrics.style.flow import StyleHealthSettings
 from models.style_flow.settings import FlowSettings, ModelSettings
 from trainables.api import (
@@ -38,7 +39,7 @@ class ValidationSettings(Settings):
     """Where the flow of a validation sample starts, whatever a training draws."""
 
     t0: float = setting(
-        0.5, "0 is noise alone, which knows nothing of the source; 1 the source", low=0.0, high=1.0
+        0.8, "0 is noise alone, which knows nothing of the source; 1 the source", low=0.0, high=1.0
     )
 
 
@@ -46,12 +47,13 @@ class ValidationSettings(Settings):
 class StyleFlowSettings(SystemSettings):
     """The defaults are the demo: three styles of Gaussian fields, CPU-sized."""
 
-    model: ModelSettings = field(default_factory=ModelSettings)
-    flow: FlowSettings = field(default_factory=FlowSettings)
+    model: ModelSettings = field(default_factory=lambda: ModelSettings(base=16))
+    # below, the noise leaves too little of a white field for anything to be learnt of it
+    flow: FlowSettings = field(default_factory=lambda: FlowSettings(t0_low=0.5))
     t0: ScheduleSettings = field(default_factory=ScheduleSettings)
     label_drop: LabelDropSettings = field(default_factory=LabelDropSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
+    loss: LossSettings = field(default_factory=lambda: LossSettings(swd=SwdSettings(weight=10.0)))
     vae: ImageVaeSettings = field(default_factory=ImageVaeSettings)
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     data: DataSettings = field(
@@ -63,12 +65,12 @@ class StyleFlowSettings(SystemSettings):
     health: StyleHealthSettings = field(default_factory=StyleHealthSettings)
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(
-            lr=1e-3, weight_decay=1e-5, warmup=0.05, final=0.01
+            lr=4e-3, weight_decay=1e-5, warmup=0.05, final=0.01
         )
     )
     train: TrainSettings = field(
         default_factory=lambda: TrainSettings(
-            steps=300, batch_size=8, report_every=100, validation_batch_size=16
+            steps=300, batch_size=8, report_every=150, validation_batch_size=16
         )
     )
 

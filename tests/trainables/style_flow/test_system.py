@@ -68,7 +68,7 @@ def test_validation_starts_where_it_is_told_whatever_a_training_draws(cache):
     for low in (0.0, 0.4):
         settings = settings_of(flow__t0_low=low, label_drop__share=1.0)
         prediction, asked = predict(settings, given, training=False)
-        assert asked[0][0].tolist() == [0.5] * 6
+        assert asked[0][0].tolist() == pytest.approx([0.8] * 6)
         assert asked[0][1].tolist() == given["target"].tolist()  # no style is withheld
         ends.append(prediction["x1"])
     assert torch.equal(*ends)
@@ -113,7 +113,9 @@ def test_velocity_and_divergence_are_made_where_a_term_reads_them(cache):
     trace = predict(every, given, training=True)[0]["divergence"]
     # v = x (1 + style): the trace is (1 + style) times the values of a latent
     torch.testing.assert_close(trace, (1.0 + given["target"]) * given["latent"][0].numel())
-    assert "divergence" in predict(settings_of(), given, training=False)[0]
+    for measured in (True, False):  # an evaluation measures every term whatever this says
+        told = settings_of(train__measure_idle_terms=measured)
+        assert {"velocity", "divergence"} <= predict(told, given, training=False)[0].keys()
 
 
 def test_the_source_may_be_its_own_reference_in_training_alone(cache):
