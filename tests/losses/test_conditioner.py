@@ -7,7 +7,6 @@ import pytest
 import scipy.special
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error
@@ -289,7 +288,6 @@ def test_the_gradient_of_the_share_is_that_of_the_svd():
     torch.testing.assert_close(found, a.grad, rtol=1e-5, atol=1e-8)
 
 
-@hypothesis_settings(max_examples=25)
 @given(
     scale=st.floats(1e-3, 1e3),
     seed=st.integers(0, 1000),

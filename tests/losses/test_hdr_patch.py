@@ -9,7 +9,6 @@ import scipy.ndimage
 import scipy.special
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from losses.hdr_patch import REFUSED, TERMS, idle_terms, refused_keys, terms
@@ -330,7 +329,6 @@ def test_a_critic_adds_its_term_and_changes_no_other(hdr):
     assert not hdr.settings().loss.adversarial.enabled
 
 
-@hypothesis_settings(max_examples=30)
 @given(
     values=st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40),
     shift=st.floats(-5, 5),

@@ -135,7 +135,7 @@ def test_nothing_to_count_is_a_sum_of_zero_or_a_count(audited):
         assert torch.isfinite(raw.grad).all()
 
 
-@hypothesis_settings(max_examples=6)
+@hypothesis_settings(max_examples=min(6, hypothesis_settings.default.max_examples))
 @given(cuts=st.sets(st.integers(1, 5)), seed=st.integers(0, 100))
 def test_the_mean_is_exact_under_ragged_splits(audited, cuts, seed):
     audit, name = audited

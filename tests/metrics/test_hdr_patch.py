@@ -242,7 +242,7 @@ def test_a_nan_in_a_hole_never_improves_a_metric(metric):
     assert share.finish(*_floats(share.measure(broken, batch, Tree()))) == pytest.approx(expected)
 
 
-@hypothesis_settings(max_examples=5)
+@hypothesis_settings(max_examples=min(5, hypothesis_settings.default.max_examples))
 @given(cuts=st.sets(st.integers(1, 5)), seed=st.integers(0, 50))
 def test_ragged_batches_give_the_value_of_the_whole(cuts, seed):
     prediction, batch = make_case(seed, images=6, empty=(1, 4))

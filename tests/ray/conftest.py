@@ -36,7 +36,16 @@ def load_running() -> ModuleType:
 
 
 running = load_running()
-Place = running.Place
+Place, Cluster = running.Place, running.Cluster
+
+STOPPED_GROUPS = (
+    *("--workers", 2, "--cpus", 1, "--trials", 2, "--max-concurrent", 1),
+    *("--sampler", "random", "--seed", 6, "--eta", 2, "--grace", 10),
+    *("train.steps=40", "train.report_every=10", "train.batch_size=4", "data.delay_seconds=0.02"),
+)
+"""Two trials, groups of two workers. The first is the best, so the second is stopped at step 10;
+it is slow enough to be training still.
+"""
 
 TIMING = ["seconds", "gpu_seconds"]
 
@@ -172,11 +181,22 @@ def check_each_once(directory: Path, trials: int, report_every: int = 5) -> None
         assert written == list(range(report_every, steps + 1, report_every)), trial
 
 
+def check_given_back(cluster: Cluster) -> None:
+    """Nothing of a cluster of 2 CPUs is taken. Polled for some time, since a process takes its
+    time to end.
+    """
+    whole = {"cpu": 2.0, "groups": 0, "nodes": 1}
+    running.until(lambda: cluster.look() == whole, seconds=10, else_fail=False)
+    assert cluster.look() == whole
+
+
 @pytest.fixture(scope="session")
 def kit() -> SimpleNamespace:
     """The helpers above, as one object (a conftest cannot be imported under importlib mode)."""
-    helpers = (events, decisions, decided, frame, reports, check_equal, check_each_once)
+    helpers = (events, decisions, decided, frame, reports)
+    checks = (check_equal, check_each_once, check_given_back)
     options = (sequential_options, bracket_options)
     started = (running.until, running.kill_group, running.new_cluster)
-    named = {helper.__name__: helper for helper in (*helpers, *options, *started)}
-    return SimpleNamespace(TOY=TOY, ROOT=running.ROOT, SPACE=running.SPACE, **named)
+    named = {helper.__name__: helper for helper in (*helpers, *checks, *options, *started)}
+    constants = {"TOY": TOY, "STOPPED_GROUPS": STOPPED_GROUPS}
+    return SimpleNamespace(ROOT=running.ROOT, SPACE=running.SPACE, **constants, **named)

@@ -31,27 +31,30 @@ def submit(cluster, kit, *command):
 
 
 def test_sweep_as_a_job(cluster, kit):
+    """Of groups, one of which is stopped, where Ray's own clean-up could give back what they had;
+    test_no_hang is where it cannot.
+    """
     directory = cluster.place / "sweep"
     ran = submit(
         cluster, kit, sys.executable, "-m", "ray_jobs.sweep", kit.TOY,
-        "--space", cluster.place.space(), "--dir", directory, "--trials", 3, "--max-concurrent", 1,
+        "--space", cluster.place.space(), "--dir", directory, *kit.STOPPED_GROUPS,
     )
     assert ran.status == 0, ran.text
     assert "succeeded" in ran.text
-    assert load_sweep(directory)["trial"].tolist() == [0, 1, 2]
-    assert set(load_sweep(directory)["state"]) <= {"complete", "stopped"}
+    assert load_sweep(directory)["state"].tolist() == ["complete", "stopped"]
+    kit.check_given_back(cluster)
 
 
 def test_a_job_that_is_stopped_has_written_its_state(cluster, kit):
     """Ray sends SIGTERM and kills three seconds later. What had run goes on by its directory."""
     directory = cluster.place / "stopped"
-    options = (*kit.sequential_options(cluster.place, directory), "data.delay_seconds=0.05")
+    options = (*kit.sequential_options(cluster.place, directory, 4), "data.delay_seconds=0.05")
     ray = [str(Path(sys.executable).with_name("ray")), "job"]
     given = ["--address", cluster.url, "--working-dir", ".", "--no-wait", "--submission-id", "one"]
     command = [*ray, "submit", *given, "--", sys.executable, "-m", "ray_jobs.sweep", kit.TOY]
     submitted = cluster.place.popen([str(part) for part in (*command, *options)])
     assert cluster.place.finish(submitted).status == 0
-    kit.until(lambda: len(kit.events(directory, "ended")) >= 2)
+    kit.until(lambda: len(kit.events(directory, "ended")) >= 1)
     stop = cluster.place.popen([*ray, "stop", "--address", cluster.url, "one"])
     assert cluster.place.finish(stop).status == 0
     last = kit.events(directory, "ended")[-1]
@@ -59,7 +62,7 @@ def test_a_job_that_is_stopped_has_written_its_state(cluster, kit):
     options = ("--address", cluster.address, "--max-concurrent", 1)
     resumed = cluster.place.run("--resume", directory, *options)
     assert resumed.status == 0, resumed.text
-    kit.check_each_once(directory, 8)
+    kit.check_each_once(directory, 4)
 
 
 def test_without_a_directory_it_is_refused_in_words(cluster, kit):

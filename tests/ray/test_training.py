@@ -41,33 +41,31 @@ def run(cluster, way, directory, *options, status=0):
     return ran
 
 
+@pytest.fixture(scope="module")
+def plain(kit, tmp_path_factory):
+    """The same stages without Ray and in one go."""
+    directory = tmp_path_factory.mktemp("plain") / "plain"
+    given = (kit.TOY, *COMMON, *STAGES, "--dir", str(directory), "--no-ray", *WAYS["in_process"])
+    assert train.main(list(given)) == 0
+    return directory
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_a_training_in_stages_is_the_plain_one(cluster, kit, tmp_path, way):
-    common = (kit.TOY, *COMMON, *STAGES)
-    directory = tmp_path / "plain"
-    assert train.main([*common, "--dir", str(directory), "--no-ray", "train.batch_size=8"]) == 0
-    ran = run(cluster, way, tmp_path / way, *common)
-    assert "val.mse" in ran.out
+def test_a_training_in_stages_that_a_budget_cuts_and_a_resume_ends_is_the_plain_one(
+    cluster, kit, plain, tmp_path, way
+):
+    """The budget ends at the first report, in the middle of the first stage."""
+    budget = ("--time-budget", "0.001")
+    ran = run(cluster, way, tmp_path / way, kit.TOY, *COMMON, *STAGES, *budget, status=130)
+    assert "stopped in stage 1 at step 5 (time budget of 0.001 s)" in ran.out
+    assert ("--workers 2 --cpus 1 --gpus 0" in ran.out) == (way == "group")
     assert "file a report" not in ran.text, ran.text  # Ray's words for a run it lost sight of
+    ran = run(cluster, way, tmp_path / way, "--resume", "--time-budget", "1000")
+    assert "val.mse" in ran.out
+    assert "file a report" not in ran.text, ran.text
     curve, record = trained(tmp_path / way)
-    plain, plain_record = trained(directory)
-    assert plain["step"].tolist() == [5, 10, 5, 10]
+    expected, plain_record = trained(plain)
+    assert expected["step"].tolist() == [5, 10, 5, 10]
     assert record == plain_record == [(10, True), (10, True)]
     exact = {"group": {"rtol": 1e-5}}.get(way, {})
-    pd.testing.assert_frame_equal(plain, curve, **exact)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_time_budget_stops_a_training_that_a_resume_ends(cluster, kit, tmp_path, way):
-    plain, cut = tmp_path / "plain", tmp_path / "cut"
-    common = (kit.TOY, *COMMON, "train.report_every=2")
-    assert train.main([*common, "--dir", str(plain), "--no-ray", "train.batch_size=8"]) == 0
-    ran = run(cluster, way, cut, *common, "--time-budget", "0.001", status=130)
-    assert "stopped at step 2 (time budget of 0.001 s)" in ran.out
-    assert ("--workers 2 --cpus 1 --gpus 0" in ran.out) == (way == "group")
-    run(cluster, way, cut, "--resume", "--time-budget", "1000")
-    curves = (
-        pd.read_json(directory / "reports.jsonl", lines=True)[["step", "val.mse"]]
-        for directory in (plain, cut)
-    )
-    pd.testing.assert_frame_equal(*curves, rtol=1e-5)
+    pd.testing.assert_frame_equal(expected, curve, **exact)

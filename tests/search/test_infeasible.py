@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search import repeats
@@ -82,7 +82,6 @@ def test_a_documented_point_is_not_spared(make_plan, scheduler, step):
     assert 1 in repeated and 0 not in repeated
 
 
-@settings(max_examples=25)
 @given(ill=st.sets(st.integers(0, 11)), step=st.sampled_from([5, 10, 15, 30, 90]))
 def test_whoever_it_is_the_others_go_on(make_plan, ill, step):
     plan = make_plan(**{**SCHEDULED, "trials": 12})

@@ -53,7 +53,7 @@ def check_log(plan, log):
     return trials, final
 
 
-@settings(max_examples=60)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(data=st.data())
 def test_any_interleaving_with_crashes_and_failures_loses_and_repeats_nothing(
     data, make_plan, executor

@@ -44,7 +44,6 @@ def best_by_looking(goal, seen, count, position=()):
     count=st.integers(1, 25),
     own=VALUES,
 )
-@settings(max_examples=30)
 def test_a_ranking_is_the_goal_s_order_after_every_change(goal, puts, count, own):
     kept, seen = Ranking(goal), {}
     for number, values in puts:
@@ -107,7 +106,7 @@ KINDS = [
 
 @pytest.mark.parametrize("goal", GOALS)
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=5)
+@settings(max_examples=min(5, settings.default.max_examples))
 def test_a_view_that_follows_says_what_a_look_at_every_trial_says(make_plan, goal, seed):
     plan, run = make_plan(goal=goal), Anything(seed)
     for _ in range(8):
@@ -134,7 +133,7 @@ def test_another_plan_has_an_order_of_its_own(make_plan, executor):
 
 
 @given(seed=st.integers(0, 1000), best=st.integers(0, 5), others=st.integers(0, 20))
-@settings(max_examples=20)
+@settings(max_examples=min(20, settings.default.max_examples))
 def test_a_sample_of_the_others_is_the_one_of_a_list_of_them(ten, seed, best, others):
     plan, state = ten
     first = best_by_looking(plan.goal, {n: t.values for n, t in state.trials.items()}, best)
@@ -154,7 +153,7 @@ def ten(make_plan, executor):
 
 
 @given(seed=st.integers(0, 10**6), is_coarse=st.booleans())
-@settings(max_examples=15)
+@settings(max_examples=min(15, settings.default.max_examples))
 def test_what_a_row_of_three_objectives_dominates_alone(seed, is_coarse):
     rng = np.random.default_rng(seed)
     table = rng.integers(0, 5, (25, 3)) / 5.0 if is_coarse else rng.random((25, 3))

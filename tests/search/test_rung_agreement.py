@@ -32,7 +32,7 @@ def told(executor, make_plan, values, brackets, **options):
     return plan, run.state
 
 
-@settings(max_examples=50)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=30))
 def test_correlation_is_spearmans(pairs):
     one, other = ([float(pair[side]) for pair in pairs] for side in (0, 1))

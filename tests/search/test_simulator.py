@@ -97,7 +97,7 @@ class TestDecisions:
         assert sum(number % 2 for number in complete) <= 1  # the first at a rung goes on always
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=min(15, settings.default.max_examples))
 @given(
     cut=st.integers(0, 10**6),
     scheduler=st.sampled_from(["brackets", "asha", "none"]),

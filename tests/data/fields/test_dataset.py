@@ -117,7 +117,7 @@ def test_a_folders_test_is_taken_out_of_those_to_train_on(tmp_path):
         )
 
 
-@hypothesis_settings(max_examples=20)
+@hypothesis_settings(max_examples=min(20, hypothesis_settings.default.max_examples))
 @given(
     count=st.integers(2, 25),
     share=st.floats(0.01, 0.9),

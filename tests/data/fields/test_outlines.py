@@ -65,7 +65,7 @@ def test_the_probes_of_a_disc_against_the_bessel_series():
 
 
 @given(seed=st.integers(0, 10**6), slope=st.sampled_from(SLOPES))
-@settings(max_examples=15)
+@settings(max_examples=min(15, settings.default.max_examples))
 def test_heat_only_leaves(seed, slope):
     """The temperature stays between those of the body and of its surroundings; heat and ‖u‖²
     fall at every time.
@@ -79,7 +79,7 @@ def test_heat_only_leaves(seed, slope):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=10)
+@settings(max_examples=min(10, settings.default.max_examples))
 def test_flipping_outline_and_conductivity_flips_the_temperatures(seed):
     outline = outline_of(seed)
     there = conduct(outline, 8, 0.4)
@@ -88,7 +88,7 @@ def test_flipping_outline_and_conductivity_flips_the_temperatures(seed):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=10)
+@settings(max_examples=min(10, settings.default.max_examples))
 def test_only_symmetric_fields_are_the_same_for_the_flipped_outline(seed):
     outline = outline_of(seed)
     here, there = (field(body, 8, 6, True) for body in (outline, outline.flipped()))
@@ -112,7 +112,7 @@ def test_images_are_flipped_by_flipped_outlines(seed, side):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=10)
+@settings(max_examples=min(10, settings.default.max_examples))
 def test_a_pixel_is_the_covered_share(seed):
     """Against 16x16 points in each pixel."""
     outline, side, fine = outline_of(seed), 32, 16

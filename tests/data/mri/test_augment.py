@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import interpolate, ndimage, stats
 
@@ -166,7 +166,6 @@ def matrix(space, spacing, angle_degrees, scale):
 
 
 @pytest.mark.parametrize("space", [SLICE, VOLUME])
-@settings(max_examples=25)
 @given(seed=st.integers(0, 2**62))
 def test_moves_against_scipy(space, seed):
     """One affine map in mm; linear for the image, nearest for the mask, 0 from outside."""

@@ -55,7 +55,7 @@ def test_the_basis_is_scipys_b_spline_and_sums_to_1_where_four_lie():
     np.testing.assert_allclose(basis.sum(axis=1), 1.0, atol=1e-12)
 
 
-@settings(max_examples=15)
+@settings(max_examples=min(15, settings.default.max_examples))
 @given(seed=SEEDS)
 def test_deformations_fold_nowhere(seed):
     assert smallest_jacobian(draw_deformation(np.random.default_rng(seed), EXTENT_MM)) > 0.2
@@ -89,7 +89,7 @@ def test_a_deformation_without_coefficients_is_its_matrix_and_shift():
             np.testing.assert_allclose(found[:, i, 0, k], expected, atol=1e-12)
 
 
-@settings(max_examples=15)
+@settings(max_examples=min(15, settings.default.max_examples))
 @given(seed=SEEDS, diameter=st.floats(*DIAMETERS_MM))
 def test_a_lesion_is_as_long_as_it_claims(seed, diameter):
     rng = np.random.default_rng(seed)
@@ -116,7 +116,7 @@ def test_diameters_are_log_uniform():
         assert np.quantile(drawn, share) == pytest.approx(expected, rel=0.05)
 
 
-@settings(max_examples=20)
+@settings(max_examples=min(20, settings.default.max_examples))
 @given(seed=SEEDS, count=st.integers(1, 5), step_mm=st.sampled_from([3.0, 5.0, 9.0]))
 def test_planted_lesions_lie_in_the_brain_and_apart(seed, count, step_mm):
     axes = [grid(140.0, step_mm), grid(160.0, step_mm), grid(120.0, 1.5 * step_mm)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -45,7 +45,6 @@ def test_pixel_unshuffle_by_loops(factors: tuple[int, int, int]) -> None:
     np.testing.assert_array_equal(pixel_unshuffle(x, factors).numpy(), expected)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.tuples(*[st.integers(1, 3)] * 3), st.tuples(*[st.integers(1, 3)] * 3))
 def test_pixel_shuffle_is_the_inverse(
     factors: tuple[int, int, int], cells: tuple[int, int, int]

@@ -212,7 +212,7 @@ def test_one_batch_is_learnt(kind: str, dims: int) -> None:
 # --- rounding -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(st.floats(0.02, 3.0), st.floats(1e-4, 1e4), st.integers(0, 1000))
 def test_rounding_is_its_formula(step: float, scale: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -84,7 +84,7 @@ def test_the_documented_shapes(net):
     }
 
 
-@hypothesis_settings(max_examples=12)
+@hypothesis_settings(max_examples=min(12, hypothesis_settings.default.max_examples))
 @given(
     filters=st.lists(st.integers(4, 12), min_size=2, max_size=5),
     extra=st.integers(0, 9),

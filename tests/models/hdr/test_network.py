@@ -199,7 +199,7 @@ def test_separable_gate_with_weight_zero_is_the_identity_and_is_bounded_otherwis
 
 
 @given(st.integers(1, 512), st.integers(1, 64))
-@settings(max_examples=60)
+@settings(max_examples=2 * settings.default.max_examples)
 def test_groups_divide_the_channels_and_come_nearest(channels: int, size: int) -> None:
     count = group_count(channels, size)
     assert channels % count == 0

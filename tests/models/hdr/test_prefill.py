@@ -26,7 +26,6 @@ def random_patch(
 
 
 @given(st.integers(0, 2**31 - 1), st.floats(0.0, 0.97))
-@settings(max_examples=30, deadline=None)
 def test_nearest_is_as_near_as_scipy_finds(seed: int, hole_share: float) -> None:
     _, hole = random_patch(seed, hole_share)
     valid = hole[:, 0] < 0.5
@@ -81,7 +80,7 @@ def test_a_constant_image_is_filled_exactly(
 
 @pytest.mark.parametrize("kind", PREFILLS)
 @given(seed=st.integers(0, 2**31 - 1), hole_share=st.floats(0.0, 1.0))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=min(20, settings.default.max_examples))
 def test_valid_pixels_stay_and_holes_lie_between_the_extremes(
     kind: str, seed: int, hole_share: float
 ) -> None:

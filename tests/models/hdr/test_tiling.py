@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -89,7 +88,6 @@ def test_the_networks_input_is_padded_after_the_head_has_prepared_it() -> None:
     assert torch.equal(seen[1], F.pad(frame["hole"], (0, 11, 0, 5), mode="replicate"))
 
 
-@hypothesis_settings(max_examples=25)
 @given(
     height=st.integers(9, 90),
     width=st.integers(9, 90),

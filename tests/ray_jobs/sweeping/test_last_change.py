@@ -122,7 +122,7 @@ _DOMAINS = {
 
 @pytest.mark.slow
 @given(st.sets(st.sampled_from(sorted(_DOMAINS)), min_size=1), st.integers(0, 10**6))
-@settings(max_examples=40)
+@settings(max_examples=2 * settings.default.max_examples)
 def test_no_trial_settles_later(keys, seed):
     domains = {key: _DOMAINS[key] for key in keys}
     domains = {key: d for key, d in domains.items() if not d.when or f"{_KEY}.kind" in keys}

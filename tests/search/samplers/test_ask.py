@@ -173,7 +173,7 @@ def test_positions_and_values(domain, position):
         assert from_unit(domain, again) == value
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=min(8, settings.default.max_examples))
 @given(drawn=st.lists(domains, min_size=2, max_size=5), seed=st.integers(0, 99))
 @pytest.mark.parametrize("sampler", ALL)
 def test_values_lie_in_their_domains_exactly(make_plan, executor, sampler, drawn, seed):

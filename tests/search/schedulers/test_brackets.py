@@ -93,7 +93,6 @@ def test_the_first_trials_pass_the_lowest_rungs_unjudged(make, options, first, c
 
 
 @given(seed=st.integers(0, 10**6), workers=st.integers(1, 8), trials=st.integers(1, 60))
-@settings(max_examples=30)
 def test_a_rung_promotes_no_more_than_its_quota(make, seed, workers, trials):
     plan = make(trials=trials)
     run, jobs = play(plan, noisy(seed), workers)
@@ -161,7 +160,7 @@ def test_where_trials_may_not_wait_they_are_stopped(make):
 
 
 @given(seed=st.integers(0, 10**6), workers=st.integers(1, 6), trials=st.integers(1, 40))
-@settings(max_examples=20)
+@settings(max_examples=min(20, settings.default.max_examples))
 def test_stopped_trials_keep_the_quota_too(make, seed, workers, trials):
     plan = make(trials=trials, pausing=False)
     state = play(plan, noisy(seed), workers)[0].state

@@ -190,7 +190,7 @@ class TestFromTheLogAlone:
             assert dict(job.sampled) == event["sampled"]
             assert (list(job.start) if job.start else None) == event["from"]
 
-    @settings(max_examples=15)
+    @settings(max_examples=min(15, settings.default.max_examples))
     @given(
         workers=st.integers(1, 9),
         pace=st.lists(st.integers(1, 7), min_size=8, max_size=8),

@@ -99,7 +99,7 @@ ALL = [
 
 @pytest.mark.parametrize(("name", "options"), ALL)
 @given(seed=st.integers(0, 10**6), trials=st.integers(1, 14), eta=st.integers(2, 3))
-@settings(max_examples=15)
+@settings(max_examples=min(15, settings.default.max_examples))
 def test_nothing_is_lost_or_run_twice_and_the_log_decides(make, name, options, seed, trials, eta):
     plan = make(
         name, trials=trials, eta=eta, points=(Point("document", {"x": 0.0, "y": 0.0}),), **options
@@ -129,7 +129,7 @@ def test_nothing_is_lost_or_run_twice_and_the_log_decides(make, name, options, s
 
 @pytest.mark.parametrize("name", [*PROMOTING, "brackets"])
 @given(seed=st.integers(0, 10**6), trials=st.integers(1, 14))
-@settings(max_examples=15)
+@settings(max_examples=min(15, settings.default.max_examples))
 def test_a_sweep_ends_with_its_answer_trained_to_the_end(make, name, seed, trials):
     plan = make(name, trials=trials)
     state = Chaos(plan, seed).run()
@@ -139,7 +139,6 @@ def test_a_sweep_ends_with_its_answer_trained_to_the_end(make, name, seed, trial
 
 
 @given(seed=st.integers(0, 10**6), trials=st.integers(1, 30), eta=st.integers(2, 4))
-@settings(max_examples=25)
 def test_who_is_promoted_by_asha_is_in_the_top(make, seed, trials, eta):
     plan = make("asha_promotion", trials=trials, eta=eta)
     chaos = Chaos(plan, seed)
@@ -156,7 +155,6 @@ def test_who_is_promoted_by_asha_is_in_the_top(make, seed, trials, eta):
 
 
 @given(seed=st.integers(0, 10**6), trials=st.integers(1, 40), eta=st.integers(2, 3))
-@settings(max_examples=25)
 def test_no_wave_promotes_more_than_its_places(make, seed, trials, eta):
     plan = make("halving", trials=trials, eta=eta)
     chaos = Chaos(plan, seed)

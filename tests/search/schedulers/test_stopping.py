@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search.decider import Decider
@@ -95,7 +95,6 @@ def test_a_rung_reported_again_is_answered_as_the_first_time(asha):
 
 
 @given(st.integers(2, 5), st.integers(0, 1000))
-@settings(max_examples=30)
 def test_about_one_in_eta_passes(make_plan, eta, seed):
     plan = make_plan(scheduler="asha", eta=eta, grace=10, steps=1000)
     rng = random.Random(seed)
