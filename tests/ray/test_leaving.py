@@ -61,7 +61,7 @@ SLOW = ("data.delay_seconds=0.02", "train.tensorboard=false")
 def start(place, kit):
     """Starts a sweep of some seconds, by a command that may have something before it."""
 
-    def make(directory, *before, trials=6):
+    def make(directory, *before, trials=3):
         options = kit.sequential_options(place, directory, trials)
         command = [*before, sys.executable, "-m", "ray_jobs.sweep", kit.TOY, *options, *SLOW]
         return place.popen([str(part) for part in command])
@@ -105,7 +105,7 @@ class TestHangup:
         assert running.wait() == 0, running.stderr.read()
         assert "Traceback" not in running.stderr.read()
         assert [event["event"] for event in kit.events(directory)][-1] == "finished"
-        kit.check_each_once(directory, 6)
+        kit.check_each_once(directory, 3)
 
     def test_a_closed_terminal_stops_a_sweep_cleanly(self, place, kit, start):
         """The kernel and the shell both say so, to every process of the terminal.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -28,12 +29,16 @@ def add_node(cluster, kit):
     def add(*before):
         address = f"--address={cluster.address}"
         options = ["--num-cpus=1", "--num-gpus=0", "--block", "--disable-usage-stats"]
-        node = cluster.place.popen([*before, ray, "start", address, *options])
-        started.append(node)
-        lines = cluster.place.drain(node)
-        kit.until(lambda: node.poll() is not None or "Ray runtime started" in "".join(lines))
-        assert node.poll() is None, lines
-        return node
+        said = []
+        for _ in range(3):  # a busy machine answers late, and the head then counts it as dead
+            node = cluster.place.popen([*before, ray, "start", address, *options])
+            started.append(node)
+            said.append(cluster.place.drain(node))
+            joined = "Ray runtime started"
+            kit.until(lambda: node.poll() is not None or joined in "".join(said[-1]))  # noqa: B023
+            if node.poll() is None:
+                return node
+        raise AssertionError(said)
 
     yield add
     for node in started:
@@ -82,7 +87,7 @@ class TestNode:
     def test_under_a_trial(self, cluster, add_node, kit, sequential):
         place, directory = cluster.place, cluster.place / "sweep"
         first = add_node()
-        options = (*kit.sequential_options(place, directory), "data.delay_seconds=0.02")
+        options = (*kit.sequential_options(place, directory, 4), "data.delay_seconds=0.02")
         running = place.start(kit.TOY, *options, "--address", cluster.address)
         kit.until(lambda: (directory / "trials/0001/checkpoints/step-00000010").exists())
         take_away(first)
@@ -90,8 +95,9 @@ class TestNode:
         ran = place.finish(running)
         assert ran.status == 0, ran.text
         check_preempted(kit, directory, trial=1)
-        kit.check_each_once(directory, 8)
-        kit.check_equal(directory, sequential.directory)
+        kit.check_each_once(directory, 4)
+        undisturbed = kit.reports(sequential.directory).query("trial < 4")
+        pd.testing.assert_frame_equal(kit.reports(directory), undisturbed)
 
     def test_under_one_rank_of_a_group(self, cluster, add_node, kit):
         place, directory = cluster.place, cluster.place / "group"

@@ -214,6 +214,7 @@ class TestOnARunningCluster:
     def test_time_budget_stops_and_can_be_resumed(self, cluster, kit):
         place, directory = cluster.place, cluster.place / "budget"
         options = ("--trials", 40, "--scheduler", "none", "--time-budget", 4)
+        options += ("--max-concurrent", 1)  # one process, which takes seconds to import
         ran = place.run(
             kit.TOY, "--space", place.space(), "--dir", directory, *options,
             "--address", cluster.address, "data.delay_seconds=0.05",
