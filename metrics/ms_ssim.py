@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from models.monai_modules import monai_module
 from settings.schema import SettingsError
 
 SIGMA = 1.5
@@ -75,12 +76,11 @@ def ms_ssim(prediction: Tensor, target: Tensor) -> Tensor:
         )
     if not len(target):
         return torch.zeros(0, dtype=torch.float64, device=target.device)
-    from monai.metrics.regression import compute_ms_ssim  # seconds to import
-
+    regression = monai_module("metrics.regression")  # seconds to import
     weights = [weight / sum(SCALE_WEIGHTS[:count]) for weight in SCALE_WEIGHTS[:count]]
     # Contiguous, because MONAI takes a view that a channels-last image does not allow.
     predicted, true = (x.float().contiguous() for x in (prediction, target))
-    values = compute_ms_ssim(
+    values = regression.compute_ms_ssim(
         predicted, true, spatial_dims=dims, kernel_size=taps, kernel_sigma=SIGMA, weights=weights
     )
     return values.double().flatten()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from models.efficientnet import FeatureWeightsError
+from models.monai_modules import monai_module
 from models.perceptual import distance, frozen_features
 from settings.schema import Settings, SettingsError, setting
 
@@ -152,12 +153,11 @@ def extra_distance(name: str, network: str, prediction: Tensor, target: Tensor) 
 def _monai_network(name: str, network: str, device: str) -> nn.Module:
     dims = DIMENSIONS[name]
     try:
-        from monai.losses.perceptual import PerceptualLoss
-
         with warnings.catch_warnings():
             # MONAI advises MedicalNet by channel; every channel comes as an image of its own.
             warnings.filterwarnings("ignore", message="MedicalNet networks support channel-wise")
-            loss = PerceptualLoss(dims, network_type=network, is_fake_3d=False)
+            losses = monai_module("losses.perceptual")
+            loss = losses.PerceptualLoss(dims, network_type=network, is_fake_3d=False)
     # No package; no network, or a file that cannot be read; a torchvision made for another torch;
     # whatever the code raises that torch.hub fetches.
     except Exception as error:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from models.monai_modules import monai_module
 from settings.schema import Settings, setting
 
 OBJECTIVES = ("least_squares", "hinge")
@@ -56,13 +57,12 @@ class Discriminator(nn.Module):
     """
 
     def __init__(self, settings: DiscriminatorSettings, channels: int, dims: int) -> None:
-        from monai.networks.nets import PatchDiscriminator  # seconds, and only a GAN needs it
-
         super().__init__()
         self.least_side = least_side(settings)
         is_normed = settings.norm == "instance"
         options: dict[str, Any] = {"norm": "INSTANCE" if is_normed else None}
-        network = PatchDiscriminator(
+        nets = monai_module("networks.nets")  # seconds, and only a GAN needs it
+        network = nets.PatchDiscriminator(
             spatial_dims=dims,
             channels=settings.width,
             in_channels=channels,

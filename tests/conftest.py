@@ -35,8 +35,8 @@ settings.register_profile("fast", settings.get_profile("tests"), max_examples=5)
 settings.register_profile("explore", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile("tests")
 
-TIER_LIMITS_SECONDS = {"slow": 600, "ray": 300, "gpu": 600}
-"""Limits where the 60 s of setup.cfg are too few; a test's own `timeout` mark wins."""
+TIER_LIMITS_SECONDS = {"slow": 600, "ray": 900, "gpu": 600}
+"""Limits where the 120 s of setup.cfg are too few; a test's own `timeout` mark wins."""
 
 IN_MEMORY, ROOM_BYTES = "/dev/shm", 2 * 2**30
 

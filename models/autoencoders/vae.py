@@ -11,6 +11,7 @@ from models.autoencoders.interface import Autoencoder
 from models.autoencoders.lapped_shortcut import LappedShortcut
 from models.autoencoders.settings import ModelSettings
 from models.draws import draw_normal
+from models.monai_modules import monai_module
 
 _LOG_VARIANCE = -6.0
 """Of the latent where a shortcut begins: noise of a twentieth of what the shortcut puts there."""
@@ -106,11 +107,9 @@ class NoNetwork(nn.Module):
 
 
 def _network(settings: ModelSettings, channels: int) -> nn.Module:
-    from monai.networks.nets import AutoencoderKL
-
     shape = settings.vae
     levels = len(shape.widths)
-    return AutoencoderKL(
+    return monai_module("networks.nets").AutoencoderKL(
         spatial_dims=settings.spatial_dims,
         in_channels=channels,
         out_channels=channels,

@@ -16,6 +16,7 @@ from models.autoencoders.cells import CellSample, kmeans
 from models.autoencoders.interface import Autoencoder, plain_autocast_off
 from models.autoencoders.settings import ModelSettings
 from models.gathered import GathersOverUpdate
+from models.monai_modules import monai_module
 
 DOWN = (2, 4, 1, 1)
 """Stride, size, dilation and padding of a stage's convolution: it halves every side exactly."""
@@ -46,12 +47,10 @@ class Vqvae(Autoencoder, GathersOverUpdate):
     """
 
     def __init__(self, settings: ModelSettings, channels: int) -> None:
-        from monai.networks.nets import VQVAE
-
         super().__init__(settings, channels)
         shape = settings.vqvae
         stages = len(shape.widths)
-        self.network: Any = VQVAE(
+        self.network: Any = monai_module("networks.nets").VQVAE(
             spatial_dims=settings.spatial_dims,
             in_channels=channels,
             out_channels=channels,

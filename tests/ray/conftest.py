@@ -186,7 +186,7 @@ def check_given_back(cluster: Cluster) -> None:
     time to end.
     """
     whole = {"cpu": 2.0, "groups": 0, "nodes": 1}
-    running.until(lambda: cluster.look() == whole, seconds=10, else_fail=False)
+    running.until(lambda: cluster.look() == whole, seconds=60, else_fail=False)
     assert cluster.look() == whole
 
 
