@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -33,11 +34,11 @@ def add_node(cluster, kit):
         for _ in range(3):  # a busy machine answers late, and the head then counts it as dead
             node = cluster.place.popen([*before, ray, "start", address, *options])
             started.append(node)
-            said.append(cluster.place.drain(node))
-            joined = "Ray runtime started"
-            kit.until(lambda: node.poll() is not None or joined in "".join(said[-1]))  # noqa: B023
+            lines = cluster.place.drain(node)
+            kit.until(partial(has_joined_or_ended, node, lines))
             if node.poll() is None:
                 return node
+            said += [*lines, node.stderr.read()]
         raise AssertionError(said)
 
     yield add
@@ -45,6 +46,10 @@ def add_node(cluster, kit):
         take_away(node)
     # The head learns of an end late, and would place the next test on what is gone.
     kit.until(lambda: cluster.look()["nodes"] == 1)
+
+
+def has_joined_or_ended(node, lines):
+    return node.poll() is not None or "Ray runtime started" in "".join(lines)
 
 
 def take_away(node):
