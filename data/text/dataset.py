@@ -97,7 +97,15 @@ def split_documents(reading: Reading, settings: DataSettings) -> dict[str, list[
     documents = reading.documents
     if len(documents) == 1:
         return _cut(documents[0], settings)
-    train, validation = random_split(len(documents), settings.validation_share, settings.seed)
+    train, validation = random_split(
+        len(documents), settings.validation_share, settings.seed, settings.fold
+    )
+    if (settings.fold + 1) * len(validation) > len(documents):
+        raise DataError(
+            f"{reading.place}: data.fold={settings.fold} asks for other "
+            f"{counted(len(validation), 'document')} than the folds before it, and there are "
+            f"{len(documents)}. Lower data.fold or data.validation_share."
+        )
     try:
         train, test = take_test(
             reading.place, train, len(documents), settings.test_share, settings.seed
@@ -109,6 +117,11 @@ def split_documents(reading: Reading, settings: DataSettings) -> dict[str, list[
 
 
 def _cut(document: Document, settings: DataSettings) -> dict[str, list[Document]]:
+    if settings.fold:
+        raise DataError(
+            f"{document.name}: data.fold={settings.fold} turns a list of documents, and this one "
+            "is alone and cut at its end. Set data.fold=0, or add documents."
+        )
     length = len(document.text)
     test = length - round(settings.test_share * length)
     validation = test - max(1, round(settings.validation_share * length))

@@ -98,7 +98,7 @@ class ByteLlama(SystemBase[ByteLlamaSettings, Prepared]):
         return language_metrics()
 
     def unit_key(self, settings: ByteLlamaSettings) -> str:
-        return "data.seed"
+        return "data.fold"
 
     def references(
         self, settings: ByteLlamaSettings, prepared: Prepared
