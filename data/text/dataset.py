@@ -23,7 +23,7 @@ from data.text.tokens import CONFIG, FILE, Tokenizer, open_tokenizer
 from data.text.windows import TextWindows
 from settings.words import counted
 
-_FORMAT = 1
+_FORMAT = 2
 """Version of the stored files; part of their name."""
 
 _OPEN_ONLY = ("window", "validation_windows")
@@ -43,7 +43,9 @@ class Prepared:
         starts: of each split, where the separator before each document stands, and at the end the
             last separator of all.
         names: of each split, of its documents.
-        invalid, empty: names of documents with bytes that are no UTF-8, and of those left out.
+        invalid: names of documents with bytes that are no UTF-8.
+        empty, repeated: names of those left out, for there is nothing in them, or for they stand
+            in another one.
     """
 
     folder: str
@@ -53,6 +55,7 @@ class Prepared:
     names: Mapping[str, Sequence[str]]
     invalid: Sequence[str]
     empty: Sequence[str]
+    repeated: Sequence[str]
 
 
 def prepare(settings: DataSettings, cache: Path) -> Prepared:
@@ -79,6 +82,7 @@ def prepare(settings: DataSettings, cache: Path) -> Prepared:
             "names": names,
             "invalid": reading.invalid,
             "empty": reading.empty,
+            "repeated": reading.repeated,
         }
 
     states = file_states([*files, *vocabulary])
@@ -169,7 +173,11 @@ def open_split(prepared: Prepared, split: str, settings: DataSettings) -> TextWi
 
 def notes(prepared: Prepared, settings: DataSettings) -> dict[str, float]:
     """Counts of the data, for a trial's first report."""
-    counts = {"data.invalid_utf8": len(prepared.invalid), "data.empty": len(prepared.empty)}
+    counts = {
+        "data.invalid_utf8": len(prepared.invalid),
+        "data.empty": len(prepared.empty),
+        "data.repeated": len(prepared.repeated),
+    }
     for split in SPLITS:
         lengths = np.diff(prepared.starts[split])
         counts[f"data.{split}_documents"] = len(lengths)

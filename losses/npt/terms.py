@@ -132,7 +132,8 @@ def encoding(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
     """(v_a - a)^2, relative to a^2, and half of 1 - cos(v_a, a)."""
     node, a, v_a = settings.loss.encoding, prediction["attention"], prediction["encoded"]
     error = relative(mean_square(v_a - a), mean_square(a), batch, node.form)
-    return total(error + 0.5 * (1.0 - cosine(v_a, a)), batch, prediction)
+    apart = (1.0 - cosine(v_a, a)).clamp_min(0.0)  # below it by rounding
+    return total(error + 0.5 * apart, batch, prediction)
 
 
 def fidelity(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:

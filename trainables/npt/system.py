@@ -62,7 +62,7 @@ class Npt(SystemBase[NptSettings, Prepared]):
         "teacher.steps": 150,
         "teacher.lr": 0.02,
         "model.rank": 8,
-        "data.window": 32,
+        "data.window": 64,
         "data.validation_windows": 24,
         "loss.orthogonality.directions": 3,
         "train.batch_size": 4,

@@ -94,7 +94,7 @@ TOKENIZER = {"data.tokenizer": "x"}
 
 
 def test_windows_end_with_the_training():
-    with pytest.raises(SettingsError, match=r"5 layers .* end at 1\.25 .* length=0\.2 or"):
+    with pytest.raises(SettingsError, match=r"5 layers .* end at 1\.25 .*length=0\.2 or"):
         settings_of({**WINDOWS, "teacher.layers": 5})
     settings_of({**WINDOWS, "teacher.layers": 5, "model.layers": (1, 2, 3, 4)})
     assert one_by_one((3, 5), 3, are_converted=False) == Window((3, 5), (3, 5))
