@@ -65,7 +65,7 @@ def test_a_topic_that_stands_in_another_one_is_left_out(tmp_path):
         {
             text[i : i + 200]
             for text in map(topics.get, prepared.names[split])
-            for i in range(0, len(text) - 200)
+            for i in range(len(text) - 200)
         }
         for split in SPLITS
     ]
@@ -91,7 +91,7 @@ def test_folds_validate_on_other_documents(tmp_path):
     for name in "abcde":
         (few / f"{name}.txt").write_text(f"{name} " * 100)
     two = {"source": "files", "path": str(few), "validation_share": 0.3, "test_share": 0.0}
-    with pytest.raises(DataError, match="Lower data.fold"):
+    with pytest.raises(DataError, match=r"Lower data\.fold"):
         prepare(DataSettings(**two, fold=2), tmp_path)
 
 
