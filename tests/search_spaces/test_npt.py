@@ -5,8 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import torch
 
 from losses.schedules import schedule_factor
+from models.npt.llama import config_of, make_llama
+from models.npt.student import Converters
 from search_spaces.npt import PROPOSALS, SPACES
 from settings.files import preset_file
 from settings.flat import flatten, replace
@@ -15,7 +18,11 @@ from trainables.npt.system import Npt
 
 
 def tree_of(preset):
-    return replace(NptSettings(), preset_file("npt", preset).values)
+    return tree_with(preset, {})
+
+
+def tree_with(preset, changes):
+    return replace(NptSettings(), {**preset_file("npt", preset).values, **changes})
 
 
 def weights(preset, steps):
@@ -87,3 +94,26 @@ def test_the_full_space_has_the_documented_tunables():
     assert not [key for key in keys if key not in domains]
     assert not [key for key in domains if key not in flatten(NptSettings())]
     assert schedule_factor(tree_of("curriculum").npt.curriculum.share, 0, 10) == 0.3
+
+
+@pytest.mark.slow  # the import of Llama takes seconds
+def test_the_preset_of_llama_has_its_shapes():
+    """1.24 thousand million parameters with its vocabulary, on no device."""
+    tree = tree_with(
+        "paper",
+        {
+            "data.source": "files",
+            "data.path": "texts",
+            "data.tokenizer": "llama",
+            "teacher.path": "llama",
+        },
+    )
+    with torch.device("meta"):
+        llama = make_llama(config_of(tree.teacher.network, 128_256, 128_000, 512))
+        layers = tree.model.chosen(tree.teacher.layers)
+        converters = Converters(layers, 2048, 8192, tree.model, 64)
+    assert sum(p.numel() for p in llama.parameters()) == 1_235_814_400
+    # W_down, W_a and W_b of 16 layers
+    each = 256 * (2048 + 2048 + 8192)
+    assert sum(p.numel() for p in converters.parameters()) == 16 * each
+    assert tree.train.batch_size * tree.train.accumulate == 64

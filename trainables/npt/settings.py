@@ -29,9 +29,9 @@ class TeacherSettings(LlamaSettings):
     path: str = setting(
         "", "folder of a Llama (config.json, *.safetensors); empty trains one of bytes"
     )
-    steps: int = setting(300, "of its training", low=1)
-    batch_size: int = setting(16, "windows per step of its training", low=1, high=65536)
-    lr: float = setting(4e-3, "peak learning rate of its training", low=1e-9, high=1.0)
+    steps: int = setting(1000, "of its training", low=1)
+    batch_size: int = setting(4, "windows per step of its training", low=1, high=65536)
+    lr: float = setting(1e-2, "peak learning rate of its training", low=1e-9, high=1.0)
     seed: int = setting(0, "of its training", low=0)
 
     @property

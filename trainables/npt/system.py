@@ -60,6 +60,7 @@ class Npt(SystemBase[NptSettings, Prepared]):
         "teacher.heads": 2,
         "teacher.key_heads": 1,
         "teacher.steps": 150,
+        "teacher.batch_size": 16,
         "teacher.lr": 0.02,
         "model.rank": 8,
         "data.window": 64,
