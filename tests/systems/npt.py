@@ -24,7 +24,7 @@ CURVE = {
     "loss.modulation.enabled": True,
     "loss.guidance.enabled": True,
 }
-LEARNS = "val.loss.direct"
+LEARNS = "val.loss.fidelity"
 
 CHANGES_UNTIL = {"stages": 0.6, "full": 0.6}
 

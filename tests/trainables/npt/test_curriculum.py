@@ -48,13 +48,12 @@ def built_for(settings, prepared):
     return SYSTEM.build(settings, prepared).modules
 
 
-def training_batch(settings, prepared, share, count=4):
-    """As at the step at which the schedule has that share."""
+def training_batch(settings, prepared, share, count=24):
+    """Windows of all documents, as at a step at which the schedule has that share."""
     (phase,) = SYSTEM.phases(settings, prepared)
-    keys = [(index, index) for index in range(count)]
-    batch = in_training(phase, 0, 0, 10)(
-        batch_of(SYSTEM.loaders(settings, prepared), "train", keys)
-    )
+    loaders = SYSTEM.loaders(settings, prepared)
+    keys = [(index * len(loaders.train) // count, index) for index in range(count)]
+    batch = in_training(phase, 0, 0, 10)(batch_of(loaders, "train", keys))
     assert SHARE in batch
     return {**batch, SHARE: torch.full((count,), share)}
 
@@ -103,7 +102,7 @@ def test_a_term_is_a_mean_over_the_tokens_with_a_short_attention(prepared, share
             short & real
         ].sum() / 2
         if share < 1.0:
-            assert 0.5 * share < (short & real).sum() / real.sum() < min(1.0, 1.5 * share)
+            assert abs((short & real).sum() / real.sum() - share) < 0.15
     (phase,) = SYSTEM.phases(settings, prepared)
     terms = phase.composite.terms
     measured, count = terms["regularisation"](prediction, batch, settings)
@@ -170,7 +169,7 @@ def test_an_adapter_adds_a_linear_map_of_attention(prepared):
 
 
 def test_an_adapter_learns(prepared, tmp_path):
-    changes = {"train.steps": 12, "train.report_every": 12, "optimizer.lr": 2e-2}
+    changes = {"train.steps": 12, "train.report_every": 2, "optimizer.lr": 2e-2}
     run = LocalRun(tmp_path)
     fit(SYSTEM, settings_of({**ADAPTER, **changes}), run, prepared)
     assert run.history[-1]["val.direct_error"] < 0.95 * run.history[0]["val.direct_error"]
