@@ -27,6 +27,7 @@ from trainables.api import (
     Modules,
     Phase,
     Reference,
+    ScheduleSettings,
     SystemBase,
 )
 from trainables.npt.byte_llama import text_loaders
@@ -118,7 +119,8 @@ class Npt(SystemBase[NptSettings, Prepared]):
 
     def phases(self, settings: NptSettings, prepared: Prepared | None) -> Sequence[Phase]:
         loss = Composite(terms(settings), settings.loss)
-        moving, on_host = {}, ()
+        moving: dict[str, ScheduleSettings] = {}
+        on_host: tuple[str, ...] = ()
         if settings.npt.layers.order != "all":
             moving, on_host = {WINDOW: settings.window}, (WINDOW,)
         if settings.npt.curriculum.enabled:

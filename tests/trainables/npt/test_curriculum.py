@@ -106,7 +106,7 @@ def test_a_term_is_a_mean_over_the_tokens_with_a_short_attention(prepared, share
     (phase,) = SYSTEM.phases(settings, prepared)
     terms = phase.composite.terms
     measured, count = terms["regularisation"](prediction, batch, settings)
-    assert float(measured) == pytest.approx(total, rel=1e-4)
+    assert float(measured.detach()) == pytest.approx(total, rel=1e-4)
     assert float(count) == pytest.approx(share * real.sum(), rel=1e-6)
     assert float(terms["fidelity"].count(batch, settings)) == real.sum()
 
