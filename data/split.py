@@ -7,11 +7,14 @@ from numpy.typing import NDArray
 
 
 def random_split(
-    count: int, validation_share: float, seed: int
+    count: int, validation_share: float, seed: int, fold: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The indices of both splits of `count` >= 2 samples, each ascending and of at least one."""
+    """The indices of both splits of `count` >= 2 samples, each ascending and of at least one. The
+    validation of another fold has other samples, as long as there are some.
+    """
     order = np.random.default_rng(seed).permutation(count)
     cut = min(max(1, round(validation_share * count)), count - 1)
+    order = np.roll(order, -fold * cut)
     return np.sort(order[cut:]), np.sort(order[:cut])
 
 

@@ -17,7 +17,9 @@ from settings.flat import flatten
 from settings.schema import Settings, SettingsError, child_nodes, setting
 from settings.show import value_text
 
-KINDS = ("constant", "linear", "cosine", "warmup", "stages", "step")
+KINDS = ("constant", "linear", "cosine", "warmup", "stages", "staircase", "step")
+
+_WITH_KNOTS = ("stages", "staircase")
 
 FINAL_VALUE = ("kind", "last", "factors")
 """The settings of a schedule that its final value depends on."""
@@ -27,8 +29,8 @@ _READ_BY = {
     "end": ("warmup", "linear", "cosine"),
     "first": ("step", "linear", "cosine"),
     "last": ("step", "linear", "cosine"),
-    "positions": ("stages",),
-    "factors": ("stages",),
+    "positions": _WITH_KNOTS,
+    "factors": _WITH_KNOTS,
 }
 """The kinds that read each other setting of a schedule."""
 
@@ -42,6 +44,7 @@ class ScheduleSettings(Settings):
     warmup: 0 before `start`, linear to 1 at `end`.
     linear, cosine: `first` until `start`, then to `last` at `end` on a line or half a cosine.
     stages: piecewise linear through (`positions[i]`, `factors[i]`), constant outside.
+    staircase: `factors[i]` from `positions[i]` on, and the first one before.
     """
 
     kind: str = setting("constant", "shape of the factor over the training", choices=KINDS)
@@ -52,24 +55,30 @@ class ScheduleSettings(Settings):
     first: float = setting(0.0, "factor before the change", low=0.0, high=1e3)
     last: float = setting(1.0, "factor after the change", low=0.0, high=1e3)
     positions: tuple[float, ...] = setting(
-        (), "knots of `stages`, ascending", unit="of train.steps", low=0.0, high=1.0
+        (),
+        "knots of `stages` and `staircase`, ascending",
+        unit="of train.steps",
+        low=0.0,
+        high=1.0,
     )
-    factors: tuple[float, ...] = setting((), "factor at each knot of `stages`", low=0.0, high=1e3)
+    factors: tuple[float, ...] = setting((), "factor at each knot", low=0.0, high=1e3)
 
     def check(self) -> None:
         if self.kind in ("linear", "cosine", "warmup") and self.start > self.end:
             raise SettingsError(
                 f"schedule {self.kind}: start {self.start} must not lie after end {self.end}."
             )
-        if self.kind != "stages":
+        if self.kind not in _WITH_KNOTS:
             return
         if len(self.positions) != len(self.factors) or not self.positions:
             raise SettingsError(
-                f"schedule stages needs as many factors as positions and at least one, not "
+                f"schedule {self.kind} needs as many factors as positions and at least one, not "
                 f"{len(self.positions)} positions and {len(self.factors)} factors."
             )
         if list(self.positions) != sorted(set(self.positions)):
-            raise SettingsError(f"schedule stages: positions must ascend, not {self.positions}.")
+            raise SettingsError(
+                f"schedule {self.kind}: positions must ascend, not {self.positions}."
+            )
 
 
 def schedule_factor(settings: ScheduleSettings, step: int, steps: int) -> float:
@@ -83,6 +92,8 @@ def schedule_factor(settings: ScheduleSettings, step: int, steps: int) -> float:
         return settings.first if position < settings.start else settings.last
     if settings.kind == "stages":
         return piecewise(settings.positions, settings.factors, position)
+    if settings.kind == "staircase":
+        return settings.factors[max(bisect.bisect_right(settings.positions, position) - 1, 0)]
     first, last = (0.0, 1.0) if settings.kind == "warmup" else (settings.first, settings.last)
     progress = _progress(settings.start, settings.end, position)
     if settings.kind == "cosine":
@@ -130,11 +141,12 @@ def first_position(settings: ScheduleSettings) -> float:
         return 0.0
     if settings.kind == "warmup":
         return settings.start
-    if settings.kind == "stages":
+    if settings.kind in _WITH_KNOTS:
         above = [index for index, factor in enumerate(settings.factors) if factor > 0.0]
         if not above:
             return math.inf
-        return settings.positions[above[0] - 1] if above[0] else 0.0
+        before = above[0] - 1 if settings.kind == "stages" else above[0]
+        return settings.positions[before] if above[0] else 0.0
     if settings.first > 0.0:
         return 0.0
     return settings.start if settings.last > 0.0 else math.inf
@@ -146,7 +158,7 @@ def last_change_position(settings: ScheduleSettings) -> float:
         return 0.0
     if settings.kind == "warmup":
         return settings.end
-    if settings.kind == "stages":
+    if settings.kind in _WITH_KNOTS:
         final = settings.factors[-1]
         held = itertools.takewhile(lambda factor: factor == final, reversed(settings.factors))
         knots = sum(1 for _ in held)

@@ -15,6 +15,7 @@ SYSTEMS: Mapping[str, str] = {
     "compression": "trainables.compression.system:Compression",
     "diffusion": "trainables.diffusion.system:Diffusion",
     "style_flow": "trainables.style_flow.system:StyleFlow",
+    "npt": "trainables.npt.system:Npt",
     "field_vae": "trainables.conditioner.field_vae:FieldVae",
     "style_vae": "trainables.style_flow.style_vae:StyleVae",
 }
@@ -23,6 +24,7 @@ presets `settings/presets/<name>/`.
 """
 
 RENAMED: Mapping[str, str] = {
+    "trainables.npt.system:Npt": "npt",
     "trainables.field_vae:FieldVae": "field_vae",
     "benchmarks.toy:Toy": "trainables.toy:Toy",
     "benchmarks.toy:ToyGan": "trainables.toy:ToyGan",

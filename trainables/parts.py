@@ -62,6 +62,8 @@ class Phase:
             step in their batch, `schedule.<key>` float32 [B]; validation has the final value.
         training_schedules: those of them that only training reads. Validation does not have them,
             so a space may search their final values.
+        host_schedules: those of them whose value in the batch stays on the CPU, for a forward that
+            does something else by it (which layers learn) without waiting for the device.
         draws_by_update: whether the forward of a training draws something once for all samples of
             an update, by `update_seed` of its batch
             (`trainables.stepping.inputs.UPDATE_SEED`). What it leaves out may differ between
@@ -79,6 +81,7 @@ class Phase:
     ignores_updates: bool = False
     schedules: Mapping[str, ScheduleSettings] = field(default_factory=dict)
     training_schedules: tuple[str, ...] = ()
+    host_schedules: tuple[str, ...] = ()
     draws_by_update: bool = False
 
     @property

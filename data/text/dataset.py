@@ -23,7 +23,7 @@ from data.text.tokens import CONFIG, FILE, Tokenizer, open_tokenizer
 from data.text.windows import TextWindows
 from settings.words import counted
 
-_FORMAT = 1
+_FORMAT = 2
 """Version of the stored files; part of their name."""
 
 _OPEN_ONLY = ("window", "validation_windows")
@@ -43,7 +43,9 @@ class Prepared:
         starts: of each split, where the separator before each document stands, and at the end the
             last separator of all.
         names: of each split, of its documents.
-        invalid, empty: names of documents with bytes that are no UTF-8, and of those left out.
+        invalid: names of documents with bytes that are no UTF-8.
+        empty, repeated: names of those left out, for there is nothing in them, or for they stand
+            in another one.
     """
 
     folder: str
@@ -53,6 +55,7 @@ class Prepared:
     names: Mapping[str, Sequence[str]]
     invalid: Sequence[str]
     empty: Sequence[str]
+    repeated: Sequence[str]
 
 
 def prepare(settings: DataSettings, cache: Path) -> Prepared:
@@ -79,6 +82,7 @@ def prepare(settings: DataSettings, cache: Path) -> Prepared:
             "names": names,
             "invalid": reading.invalid,
             "empty": reading.empty,
+            "repeated": reading.repeated,
         }
 
     states = file_states([*files, *vocabulary])
@@ -97,7 +101,15 @@ def split_documents(reading: Reading, settings: DataSettings) -> dict[str, list[
     documents = reading.documents
     if len(documents) == 1:
         return _cut(documents[0], settings)
-    train, validation = random_split(len(documents), settings.validation_share, settings.seed)
+    train, validation = random_split(
+        len(documents), settings.validation_share, settings.seed, settings.fold
+    )
+    if (settings.fold + 1) * len(validation) > len(documents):
+        raise DataError(
+            f"{reading.place}: data.fold={settings.fold} asks for other "
+            f"{counted(len(validation), 'document')} than the folds before it, and there are "
+            f"{len(documents)}. Lower data.fold or data.validation_share."
+        )
     try:
         train, test = take_test(
             reading.place, train, len(documents), settings.test_share, settings.seed
@@ -109,6 +121,11 @@ def split_documents(reading: Reading, settings: DataSettings) -> dict[str, list[
 
 
 def _cut(document: Document, settings: DataSettings) -> dict[str, list[Document]]:
+    if settings.fold:
+        raise DataError(
+            f"{document.name}: data.fold={settings.fold} turns a list of documents, and this one "
+            "is alone and cut at its end. Set data.fold=0, or add documents."
+        )
     length = len(document.text)
     test = length - round(settings.test_share * length)
     validation = test - max(1, round(settings.validation_share * length))
@@ -156,7 +173,11 @@ def open_split(prepared: Prepared, split: str, settings: DataSettings) -> TextWi
 
 def notes(prepared: Prepared, settings: DataSettings) -> dict[str, float]:
     """Counts of the data, for a trial's first report."""
-    counts = {"data.invalid_utf8": len(prepared.invalid), "data.empty": len(prepared.empty)}
+    counts = {
+        "data.invalid_utf8": len(prepared.invalid),
+        "data.empty": len(prepared.empty),
+        "data.repeated": len(prepared.repeated),
+    }
     for split in SPLITS:
         lengths = np.diff(prepared.starts[split])
         counts[f"data.{split}_documents"] = len(lengths)

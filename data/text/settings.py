@@ -30,6 +30,12 @@ class DataSettings(Settings):
         128, "of a sample; a shorter document is padded", unit="tokens", low=2, high=1 << 20
     )
     seed: int = setting(0, "of the split", low=0)
+    fold: int = setting(
+        0,
+        "which documents validation has: those of two folds are others; at most as many folds as "
+        "its share goes into 1",
+        low=0,
+    )
     validation_share: float = setting(
         0.15,
         "of the documents; where there is one, of its end. The same for the test",
@@ -46,6 +52,12 @@ class DataSettings(Settings):
             raise SettingsError(
                 "data.validation_share + data.test_share must leave something to train on: below "
                 f"1, not {self.validation_share:g} + {self.test_share:g}."
+            )
+        if (self.fold + 1) * self.validation_share > 1.0 + 1e-9:
+            raise SettingsError(
+                f"data.fold={self.fold} with data.validation_share={self.validation_share:g} is "
+                f"beyond the documents: {int(1.0 / self.validation_share + 1e-9)} folds have "
+                "their own, from 0. Lower either."
             )
         if self.source == "files" and not self.path:
             raise SettingsError("data.source=files needs data.path, a file or a folder of texts.")

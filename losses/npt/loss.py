@@ -16,7 +16,7 @@ __all__ = ["TERMS", "LossSettings", "terms"]
 _KEYS = {
     "direct": ("form",),
     "encoding": ("form",),
-    "fidelity": ("form", "temperature"),
+    "fidelity": ("form", "temperature", "chunk"),
     "regularisation": ("form",),
     "guidance": ("form", "measure", "scale"),
     "variance": ("gamma",),
@@ -26,12 +26,12 @@ _KEYS = {
     "modulation": ("form",),
     "orthogonality": ("form", "directions"),
 }
-"""Settings of each term that change what it measures."""
+"""Settings of each term that change what it measures; `chunk` its last digits."""
 
 TERMS: dict[str, Term] = {
     name: Term(
         getattr(formulas, name),
-        formulas.tokens,
+        formulas.tokens if name == "fidelity" else formulas.kept_tokens,
         reads=tuple(key if "." in key else f"loss.{name}.{key}" for key in keys),
     )
     for name, keys in _KEYS.items()

@@ -64,7 +64,7 @@ class ModulationSettings(TermSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class OrthogonalitySettings(FormedSettings):
-    directions: int = setting(10, "q, of the largest spread of norm(h)", low=1, high=1024)
+    directions: int = setting(10, "q, of the largest spread of norm(h)", low=1, high=64)
 
 
 @dataclass(frozen=True, kw_only=True)

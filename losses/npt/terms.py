@@ -19,9 +19,11 @@ Of the prediction, all of the student but for `teacher_logits`:
     true_change                 W_gate (norm(h + a) - norm(h)) [B, N, L, f]
     gate_of_attention           W_gate a [B, N, L, f]
     mu, log_sigma               of the code [B, N, L, r]
-    directions                  [B, N, d, q], the same in all samples
+    directions                  [B, N, d, q or more], the same in all samples
 
-Of the batch: `mask` bool [B, L].
+    kept                        bool [B, N, L]; tokens of the curriculum, absent without one
+
+Of the batch: `mask` bool [B, L], and in a curriculum `schedule.npt.curriculum.share` [B].
 """
 
 from __future__ import annotations
@@ -43,6 +45,10 @@ VARIANCE_EPS = 1e-4
 """Below the root of a variance (VICReg, arXiv 2105.04906, equation 1)."""
 
 
+SHARE = "schedule.npt.curriculum.share"
+"""In a batch of a training with a curriculum: the share of the tokens that it keeps."""
+
+
 class NptTree(Protocol):
     """What the terms read of a system's settings."""
 
@@ -58,21 +64,36 @@ def tokens(batch: Tensors, settings: object) -> Tensor:
     return batch["mask"].sum(dtype=torch.float64)
 
 
+def kept_tokens(batch: Tensors, settings: object) -> Tensor:
+    """The real tokens, times the share of them that a curriculum keeps: which ones those are, a
+    batch does not say, but `prepare` has measured below which |a| so many lie (003-M8: the
+    document's mask is by a quantile of the batch, and nothing reads it).
+    """
+    count = tokens(batch, settings)
+    return count * batch[SHARE][0].double() if SHARE in batch else count
+
+
 def real(batch: Tensors) -> Tensor:
     """Their weight, float32 [B, 1, L]."""
     return batch["mask"].float()[:, None]
 
 
-def total(values: Tensor, batch: Tensors) -> Tensor:
-    """Sum over real tokens of the mean over layers; values [B, N, L]."""
-    return torch.where(batch["mask"][:, None], values, 0.0).sum() / values.shape[1]
+def total(values: Tensor, batch: Tensors, prediction: Tensors) -> Tensor:
+    """Sum over real tokens, in a curriculum over those that it keeps, of the mean over layers;
+    values [B, N, L].
+    """
+    counted = batch["mask"][:, None]
+    if "kept" in prediction:
+        counted = counted & prediction["kept"]
+    return torch.where(counted, values, 0.0).sum() / values.shape[1]
 
 
 def sample_mean(values: Tensor, batch: Tensors) -> Tensor:
     """Over the real tokens of each sample, [B, N, L, ...] -> [B, N, 1, ...]."""
     weight = real(batch)
     weight = weight.view(*weight.shape, *[1] * (values.dim() - 3))
-    return (values * weight).sum(dim=2, keepdim=True) / weight.sum(dim=2, keepdim=True)
+    count = weight.sum(dim=2, keepdim=True).clamp_min(1.0)  # of nothing but padding: 0
+    return (values * weight).sum(dim=2, keepdim=True) / count
 
 
 def relative(error: Tensor, size: Tensor, batch: Tensors, form: str) -> Tensor:
@@ -104,28 +125,30 @@ def direct(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
     """(m - target)^2, relative to target^2."""
     node, target = settings.loss.direct, prediction["target"]
     error = mean_square(prediction["mlp"] - target)
-    return total(relative(error, mean_square(target), batch, node.form), batch)
+    return total(relative(error, mean_square(target), batch, node.form), batch, prediction)
 
 
 def encoding(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
     """(v_a - a)^2, relative to a^2, and half of 1 - cos(v_a, a)."""
     node, a, v_a = settings.loss.encoding, prediction["attention"], prediction["encoded"]
     error = relative(mean_square(v_a - a), mean_square(a), batch, node.form)
-    return total(error + 0.5 * (1.0 - cosine(v_a, a)), batch)
+    apart = (1.0 - cosine(v_a, a)).clamp_min(0.0)  # below it by rounding
+    return total(error + 0.5 * apart, batch, prediction)
 
 
 def fidelity(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
     """T^2 KL(teacher || student) of the next token at temperature T, in nats (arXiv 1503.02531,
     whose T^2 keeps the gradient's size); the document's is the mean square between the logits,
-    which depends on their scale and on their sum (003-M14).
+    which depends on their scale and on their sum (003-M14). It is of all tokens, also in a
+    curriculum: its layers keep different ones.
     """
     node = settings.loss.fidelity
     student, teacher = prediction["logits"], prediction["teacher_logits"]
     if node.form == "document":
-        return total(mean_square(student - teacher)[:, None], batch)
+        return total(mean_square(student - teacher)[:, None], batch, {})
     flat = teacher.flatten(0, 1), student.flatten(0, 1)
     kl = chunked_kl(*flat, node.temperature, node.chunk)
-    return total(kl.view(batch["mask"].shape)[:, None], batch)
+    return total(kl.view(batch["mask"].shape)[:, None], batch, {})
 
 
 def chunked_kl(teacher: Tensor, student: Tensor, temperature: float, chunk: int) -> Tensor:
@@ -150,8 +173,8 @@ def regularisation(prediction: Tensors, batch: Tensors, settings: NptTree) -> Te
     """
     if settings.loss.regularisation.form == "document":
         parts = (mean_square(prediction[name]).mean(dim=-1) for name in ("v_a", "v_b"))
-        return total(sum(parts, torch.zeros(())), batch)
-    return total(mean_square(prediction["change"]), batch)
+        return total(sum(parts, torch.zeros(())), batch, prediction)
+    return total(mean_square(prediction["change"]), batch, prediction)
 
 
 # The document's seven proposals
@@ -171,12 +194,12 @@ def guidance(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
     )
     if node.form == "document":
         error = (torch.sigmoid(s) - torch.sigmoid(a / normed)).square()
-        return total(error - 0.1 * variance_of(s, batch), batch)
+        return total(error - 0.1 * variance_of(s, batch), batch, prediction)
     importance = standardised(torch.log((a + EPS) / (h + EPS)), batch).detach()
     if node.measure == "pearson":
         correlation = sample_mean(standardised(s, batch) * importance, batch)
-        return total((1.0 - correlation).expand_as(s), batch)
-    return total((s / node.scale - importance).square(), batch)
+        return total((1.0 - correlation).expand_as(s), batch, prediction)
+    return total((s / node.scale - importance).square(), batch, prediction)
 
 
 def variance_of(x: Tensor, batch: Tensors) -> Tensor:
@@ -195,7 +218,7 @@ def variance(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
     s = precise(prediction["scalar"])
     std = (variance_of(s, batch) + VARIANCE_EPS).sqrt()
     hinge = (settings.loss.variance.gamma - std).clamp_min(0.0).mean(dim=-1)
-    return total(hinge.expand(s.shape[:3]), batch)
+    return total(hinge.expand(s.shape[:3]), batch, prediction)
 
 
 def error_parallel(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
@@ -204,7 +227,7 @@ def error_parallel(prediction: Tensors, batch: Tensors, settings: NptTree) -> Te
     is all of m (003-M4).
     """
     if settings.loss.error_parallel.form == "document":
-        return total(mean_square(prediction["mlp"] - prediction["attention"]), batch)
+        return total(mean_square(prediction["mlp"] - prediction["attention"]), batch, prediction)
     return _along(prediction, batch, parallel=True)
 
 
@@ -215,7 +238,7 @@ def error_orthogonal(prediction: Tensors, batch: Tensors, settings: NptTree) -> 
     if settings.loss.error_orthogonal.form == "document":
         rest = prediction["mlp"] - prediction["mlp"]
         corrected = prediction["target"] - prediction["attention"]
-        return total(mean_square(rest - corrected), batch)
+        return total(mean_square(rest - corrected), batch, prediction)
     return _along(prediction, batch, parallel=False)
 
 
@@ -225,7 +248,7 @@ def _along(prediction: Tensors, batch: Tensors, *, parallel: bool) -> Tensor:
     axis = F.normalize(precise(prediction["attention"]), dim=-1)
     along = (error * axis).sum(dim=-1, keepdim=True) * axis
     part = mean_square(along if parallel else error - along)
-    return total(relative(part, mean_square(target), batch, "right"), batch)
+    return total(relative(part, mean_square(target), batch, "right"), batch, prediction)
 
 
 def bottleneck(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
@@ -237,13 +260,13 @@ def bottleneck(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor
     node, v_a, a = settings.loss.bottleneck, prediction["encoded"], prediction["attention"]
     if node.form == "document":
         of_h = cosine(v_a, prediction["normed"]).abs()
-        return total(node.beta * of_h - cosine(v_a, a).abs(), batch)
+        return total(node.beta * of_h - cosine(v_a, a).abs(), batch, prediction)
     cost = info_nce(v_a, a, batch, node.temperature)
     if "log_sigma" in prediction:
         mu, log_sigma = precise(prediction["mu"]), precise(prediction["log_sigma"])
         kl = 0.5 * (mu.square() + (2.0 * log_sigma).exp() - 2.0 * log_sigma - 1.0).mean(dim=-1)
         cost = cost + node.beta * kl
-    return total(cost, batch)
+    return total(cost, batch, prediction)
 
 
 def info_nce(x: Tensor, y: Tensor, batch: Tensors, temperature: float) -> Tensor:
@@ -252,8 +275,9 @@ def info_nce(x: Tensor, y: Tensor, batch: Tensors, temperature: float) -> Tensor
     """
     x, y = (F.normalize(precise(v), dim=-1) for v in (x, y))
     scores = x @ y.mT / temperature
-    scores = scores.masked_fill(~batch["mask"][:, None, None], -torch.inf)
-    return torch.logsumexp(scores, dim=-1) - (x * y).sum(dim=-1) / temperature
+    matches = scores.diagonal(dim1=-2, dim2=-1)
+    scores = scores.masked_fill(~batch["mask"][:, None, None], torch.finfo(scores.dtype).min)
+    return torch.logsumexp(scores, dim=-1) - matches
 
 
 def modulation(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
@@ -265,14 +289,15 @@ def modulation(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor
     """
     node, change = settings.loss.modulation, prediction["change"]
     if node.form == "strength":
-        return total(mean_square(change - prediction["gate_of_attention"]), batch)
+        return total(mean_square(change - prediction["gate_of_attention"]), batch, prediction)
     if node.form == "document":
         v_b = precise(prediction["v_b"])
         spread = mean_square(v_b - sample_mean(v_b, batch)).mean(dim=-1)
         aligned = cosine(v_b, prediction["gate_of_attention"][..., None, :]).mean(dim=-1)
-        return total(spread + 1.0 - aligned, batch)
+        return total(spread + 1.0 - aligned, batch, prediction)
     true = prediction["true_change"]
-    return total(relative(mean_square(change - true), mean_square(true), batch, "right"), batch)
+    error = relative(mean_square(change - true), mean_square(true), batch, "right")
+    return total(error, batch, prediction)
 
 
 def orthogonality(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
@@ -288,6 +313,7 @@ def orthogonality(prediction: Tensors, batch: Tensors, settings: NptTree) -> Ten
         h = precise(prediction["normed"]) * real(batch)[..., None]
         vectors = torch.linalg.svd(h.detach(), full_matrices=False).Vh.mT
         along = v_a @ vectors[..., : settings.loss.orthogonality.directions][:, :, None]
-        return total(0.01 * mean_square(along).mean(dim=-1), batch)
-    along = F.normalize(v_a, dim=-1) @ prediction["directions"][:, :, None]
-    return total(along.square().sum(dim=-1).mean(dim=-1), batch)
+        return total(0.01 * mean_square(along).mean(dim=-1), batch, prediction)
+    directions = prediction["directions"][..., : settings.loss.orthogonality.directions]
+    along = F.normalize(v_a, dim=-1) @ directions[:, :, None]
+    return total(along.square().sum(dim=-1).mean(dim=-1), batch, prediction)

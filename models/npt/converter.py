@@ -13,6 +13,7 @@ Shapes: B samples, L tokens, d width, f of the MLP, r rank, k pairs; h, a [B, L,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +133,51 @@ class Converter(nn.Module):
         change = torch.einsum("blk,blkf->blf", scalar, v_b)
         mlp = modulated(parts.mlp, normed, change)
         return Conversion(h, a, normed, code, raw_a[:, :, 0], v_a, v_b, scalar, change, mlp)
+
+
+class Adapter(nn.Module):
+    """What a converter has to beat: a linear map of a beside the MLP, of the same rank,
+
+        m = MLP(norm(h)) + B A a,  B = 0 at first (arXiv 2106.09685, section 4.1)
+
+    called as a converter. The gate stays as it is: s, v_a, v_b and the change are 0.
+    """
+
+    def __init__(self, width: int, hidden: int, settings: ConverterSettings) -> None:
+        super().__init__()
+        self.pairs, self.hidden = settings.pairs, hidden
+        self.down = nn.Linear(width, settings.rank, bias=False)
+        self.up = nn.Linear(settings.rank, width, bias=False)
+        nn.init.xavier_uniform_(self.down.weight)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(
+        self, layer: nn.Module, h: Tensor, a: Tensor, noise: Tensor | None = None
+    ) -> Conversion:
+        parts: Any = layer
+        normed = parts.post_attention_layernorm(h)
+        z = self.down(a)
+        of_gate = a.new_zeros(1).expand(*a.shape[:2], self.pairs, self.hidden)
+        of_token = a.new_zeros(1).expand(*a.shape[:2], self.pairs, a.shape[2])
+        mlp = parts.mlp(normed) + self.up(z)
+        return Conversion(
+            h,
+            a,
+            normed,
+            Code(z, z, None),
+            of_token[:, :, 0],
+            of_token,
+            of_gate,
+            of_token[..., 0],
+            of_gate[:, :, 0],
+            mlp,
+        )
+
+
+KINDS: Mapping[str, type[Converter] | type[Adapter]] = {
+    "modulation": Converter,
+    "adapter": Adapter,
+}
 
 
 def modulated(mlp: nn.Module, x: Tensor, change: Tensor) -> Tensor:

@@ -50,8 +50,11 @@ def with_rules(llama: nn.Module, rules: Mapping[int, Rule]) -> nn.Module:
 
 
 def _shallow(module: nn.Module) -> nn.Module:
-    """Another module with the same parameters and parts, which may be exchanged."""
+    """Another module with the same parameters and parts, which may be exchanged. A forward that
+    somebody has put around the module's own (mixed precision) is of the module, and not taken.
+    """
     other = copy.copy(module)
+    other.__dict__.pop("forward", None)
     other._modules = dict(module._modules)
     return other
 

@@ -38,6 +38,12 @@ class LlamaSettings(Settings):
 class ConverterSettings(Settings):
     """Which layers are converted, and by what: k pairs (v_a, v_b) for each token and layer."""
 
+    kind: str = setting(
+        "modulation",
+        "modulation, of the MLP's gate; adapter, to compare with: a linear map of a of the same "
+        "rank beside the MLP",
+        choices=("modulation", "adapter"),
+    )
     layers: tuple[int, ...] = setting((), "that are converted, from 0; () for all", low=0)
     rank: int = setting(64, "r, numbers that the pairs are made of", low=1, high=1 << 14)
     pairs: int = setting(1, "k, rank-1 updates of the gate's weight", low=1, high=64)
@@ -67,7 +73,20 @@ class ConverterSettings(Settings):
         high=1.0,
     )
 
+    gradient: float = setting(
+        1.0,
+        "factor on the gradient of the converters: the document's 10, which Adam divides out and "
+        "a clip takes back (003-M12)",
+        low=1e-3,
+        high=1e3,
+    )
+
     def check(self) -> None:
+        if self.kind == "adapter" and self.bottleneck:
+            raise SettingsError(
+                "model.kind=adapter draws no code, and model.bottleneck=true asks for one. Set it "
+                "to false, or model.kind=modulation."
+            )
         if len(set(self.layers)) < len(self.layers):
             raise SettingsError(f"model.layers names a layer once, not {self.layers}.")
 

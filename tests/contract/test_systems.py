@@ -79,7 +79,7 @@ def test_every_value_of_its_unit_key_draws_other_samples(case):
 
 def _bytes(sample):
     """What is given of a sample: the network's input, whatever else a split adds."""
-    key = next(key for key in ("image", "warped", "field", "latent") if key in sample)
+    key = next(key for key in ("image", "warped", "field", "latent", "tokens") if key in sample)
     return sample[key].numpy().tobytes()
 
 

@@ -32,7 +32,8 @@ FACTOR = st.floats(0.0, 10.0)
 def schedules(draw, kinds=KINDS):
     kind = draw(st.sampled_from(kinds))
     start, end = sorted((draw(UNIT), draw(UNIT)))
-    positions = sorted(draw(st.sets(UNIT, min_size=1, max_size=5))) if kind == "stages" else ()
+    has_knots = kind in ("stages", "staircase")
+    positions = sorted(draw(st.sets(UNIT, min_size=1, max_size=5))) if has_knots else ()
     factors = [draw(FACTOR) for _ in positions]
     return ScheduleSettings(
         kind=kind,
@@ -75,6 +76,7 @@ def test_stays_between_its_extremes_and_is_pure(schedule, steps, step):
         "constant": (1.0,),
         "warmup": (0.0, 1.0),
         "stages": schedule.factors,
+        "staircase": schedule.factors,
     }.get(schedule.kind, (schedule.first, schedule.last))
     assert min(known) - 1e-12 <= value <= max(known) + 1e-12
     assert value == schedule_factor(schedule, step, steps)
@@ -85,7 +87,7 @@ def test_ends_at_the_final_factor_and_stays_there(schedule, steps, beyond):
     final = schedule_factor(schedule, steps, steps)
     assert schedule_factor(schedule, steps + beyond, steps) == final
     expected = {"constant": 1.0, "warmup": 1.0}.get(schedule.kind, schedule.last)
-    if schedule.kind == "stages":
+    if schedule.kind in ("stages", "staircase"):
         expected = schedule.factors[-1]
     assert final == pytest.approx(expected)
 
@@ -128,6 +130,10 @@ TABLE = [
         {"kind": "stages", "positions": (0.2, 0.4, 1.0), "factors": (1.0, 3.0, 0.0)},
         {0: 1.0, 2: 1.0, 3: 2.0, 4: 3.0, 7: 1.5, 10: 0.0},
     ),
+    (
+        {"kind": "staircase", "positions": (0.2, 0.4, 1.0), "factors": (1.0, 3.0, 0.0)},
+        {0: 1.0, 2: 1.0, 3: 1.0, 4: 3.0, 9: 3.0, 10: 0.0},
+    ),
     ({"kind": "linear", "start": 0.5, "end": 0.5, "last": 2.0}, {4: 0.0, 5: 2.0}),
     ({"kind": "stages", "positions": (0.5,), "factors": (0.7,)}, {0: 0.7, 5: 0.7, 10: 0.7}),
 ]
@@ -149,6 +155,7 @@ def test_the_table_has_every_kind():
     [
         ({"kind": "linear", "start": 0.6, "end": 0.5}, "start 0.6 must not lie after end 0.5"),
         ({"kind": "stages"}, "at least one"),
+        ({"kind": "staircase"}, "schedule staircase needs as many"),
         ({"kind": "stages", "positions": (0.1, 0.2), "factors": (1.0,)}, "as many factors"),
         ({"kind": "stages", "positions": (0.3, 0.1), "factors": (1.0, 1.0)}, "must ascend"),
         ({"kind": "stages", "positions": (0.3, 0.3), "factors": (1.0, 1.0)}, "must ascend"),
@@ -185,6 +192,8 @@ SETTLED = [
     ({"kind": "stages", "positions": (0.2, 0.4, 1.0), "factors": (1.0, 3.0, 3.0)}, 4),
     ({"kind": "stages", "positions": (0.2, 0.4), "factors": (3.0, 3.0)}, 0),
     ({"kind": "stages", "positions": (0.5,), "factors": (0.7,)}, 0),
+    ({"kind": "staircase", "positions": (0.2, 0.4, 0.6), "factors": (1.0, 3.0, 3.0)}, 4),
+    ({"kind": "staircase", "positions": (0.0, 0.3), "factors": (0.0, 1.0)}, 3),
 ]
 
 
@@ -210,7 +219,8 @@ UNREAD = {
 @pytest.mark.parametrize("name", UNREAD)
 def test_what_changes_no_factor_is_told_and_nothing_else(kind, name):
     """Against the factors themselves."""
-    base = {"step": {"start": 0.2}, "stages": {"positions": (0.25, 0.5), "factors": (0.5, 2.0)}}
+    knots = {"positions": (0.25, 0.5), "factors": (0.5, 2.0)}
+    base = {"step": {"start": 0.2}, "stages": knots, "staircase": knots}
     with_name = {**base.get(kind, {}), "kind": kind, name: UNREAD[name]}
     one, other = (
         [schedule_factor(ScheduleSettings(**fields), step, 20) for step in range(21)]
@@ -245,6 +255,7 @@ STARTS = [
     ({"kind": "stages", "positions": (0.2, 0.4, 1.0), "factors": (0.0, 0.0, 3.0)}, 0.4),
     ({"kind": "stages", "positions": (0.2, 0.4), "factors": (1.0, 0.0)}, 0.0),
     ({"kind": "stages", "positions": (0.2, 0.4), "factors": (0.0, 0.0)}, math.inf),
+    ({"kind": "staircase", "positions": (0.2, 0.4, 1.0), "factors": (0.0, 0.0, 3.0)}, 1.0),
 ]
 
 

@@ -4,6 +4,8 @@ causal mask of the library.
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -349,3 +351,14 @@ def test_llama_3_2_1b_is_built_without_memory():
         converters = Converters((0, 15), 2048, 8192, ConverterSettings(rank=256))
     assert sum(p.numel() for p in model.parameters()) == 1_235_814_400
     assert sum(p.numel() for p in converters.parameters()) == 2 * 256 * (2048 + 2048 + 8192)
+
+
+def test_a_forward_put_around_the_teachers_own_is_not_the_students(llama, tokens):
+    """As mixed precision does it: the student would be the teacher."""
+    prepared = copy.deepcopy(llama)
+    bare = prepared.forward
+    prepared.forward = lambda *args, **options: bare(*args, **options)
+    rules = {0: without_attention}
+    expected = logits_of(with_rules(llama, rules), tokens)
+    assert torch.equal(logits_of(with_rules(prepared, rules), tokens), expected)
+    assert not torch.equal(logits_of(prepared, tokens), expected)

@@ -49,11 +49,13 @@ class ByteLlamaSettings(SystemSettings):
     loss: LossSettings = field(default_factory=LossSettings)
     data: DataSettings = field(default_factory=DataSettings)
     optimizer: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(lr=4e-3, warmup=0.05, weight_decay=0.01)
+        default_factory=lambda: OptimizerSettings(
+            lr=1e-2, warmup=0.05, weight_decay=0.1, beta2=0.98
+        )
     )
     train: TrainSettings = field(
         default_factory=lambda: TrainSettings(
-            steps=300, batch_size=16, report_every=100, validation_batch_size=64
+            steps=1000, batch_size=4, report_every=250, validation_batch_size=64
         )
     )
 
@@ -98,7 +100,7 @@ class ByteLlama(SystemBase[ByteLlamaSettings, Prepared]):
         return language_metrics()
 
     def unit_key(self, settings: ByteLlamaSettings) -> str:
-        return "data.seed"
+        return "data.fold"
 
     def references(
         self, settings: ByteLlamaSettings, prepared: Prepared

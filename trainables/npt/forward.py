@@ -7,12 +7,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from losses.npt.terms import SHARE
 from models.npt.converter import Conversion
 from models.npt.layers import gate_change, gate_of_attention, layers_of, target
-from models.npt.student import Converters, teach
+from models.npt.student import Converters, Window, one_by_one, teach
 from trainables.api import Modules, Tensors, draw_normal, draw_uniform
 from trainables.npt.settings import NptSettings
-from trainables.stepping.inputs import SEED
+from trainables.stepping.inputs import SCHEDULE, SEED
+
+WINDOW = "window"
+"""Settings key of the schedule by which layers open one after another."""
+
+CURRICULUM = SHARE.removeprefix(SCHEDULE)
+"""Of the share of the tokens that a curriculum keeps."""
 
 
 def convert(modules: Modules, batch: Tensors, settings: NptSettings) -> dict[str, Tensor]:
@@ -22,6 +29,7 @@ def convert(modules: Modules, batch: Tensors, settings: NptSettings) -> dict[str
     """
     teacher, converters, tokens = modules["teacher"], modules["converter"], batch["tokens"]
     chosen = of(modules).layers
+    window = window_of(batch, chosen, settings) if converters.training else None
     teacher_logits, records = teach(teacher, tokens, chosen)
     noise, hidden, is_fed = None, None, None
     if converters.training:
@@ -32,16 +40,32 @@ def convert(modules: Modules, batch: Tensors, settings: NptSettings) -> dict[str
         if node.teacher_share:
             is_fed = draw_uniform(seed, "npt.fed") < node.teacher_share
             hidden = {at: record.hidden for at, record in records.items()}
-    logits, conversions = converters(teacher, tokens, noise, hidden, is_fed)
-    layers = [layers_of(teacher)[at] for at in chosen]
+    logits, conversions = converters(teacher, tokens, noise, hidden, is_fed, window)
+    learning = chosen if window is None else window.open
+    layers = [layers_of(teacher)[at] for at in learning]
+    places = [chosen.index(at) for at in learning]
     prediction = {"logits": logits, "teacher_logits": teacher_logits}
-    return prediction | described(layers, conversions, of(modules).directions)
+    if SHARE in batch:
+        threshold = of(modules).threshold(batch[SHARE][0])[places]
+        lengths = torch.stack([records[at].attention.norm(dim=-1) for at in learning], dim=1)
+        prediction["kept"] = lengths <= threshold[:, None]
+    return prediction | described(layers, conversions, of(modules).directions[places])
+
+
+def window_of(batch: Tensors, layers: tuple[int, ...], settings: NptSettings) -> Window | None:
+    """Which of the converted layers learn at the step of the batch; None where all do. A layer is
+    the teacher's until it learns for the first time.
+    """
+    value = batch.get(f"{SCHEDULE}{WINDOW}")
+    if value is None:
+        return None
+    return one_by_one(layers, int(value[0]), are_converted=settings.npt.layers.start > 0.0)
 
 
 def described(
     layers: list[nn.Module], conversions: list[Conversion], directions: Tensor
 ) -> dict[str, Tensor]:
-    """Of all converted layers, [B, N, ...]. What a layer is given is no more than a fact to it:
+    """Of all layers that learn, [B, N, ...]. What a layer is given is no more than a fact to it:
     it has no gradient, whatever converters before it have done.
     """
     each = [_of_layer(*pair) for pair in zip(layers, conversions, strict=True)]

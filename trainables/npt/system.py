@@ -27,10 +27,11 @@ from trainables.api import (
     Modules,
     Phase,
     Reference,
+    ScheduleSettings,
     SystemBase,
 )
 from trainables.npt.byte_llama import text_loaders
-from trainables.npt.forward import convert, of
+from trainables.npt.forward import CURRICULUM, WINDOW, convert, of
 from trainables.npt.references import references
 from trainables.npt.settings import NptSettings
 from trainables.npt.teacher import Teacher, load, prepare_teacher
@@ -50,9 +51,9 @@ class Prepared:
 class Npt(SystemBase[NptSettings, Prepared]):
     """See `trainables.system.System` for what each member is."""
 
-    name = "trainables.npt.system:Npt"
+    name = "npt"
     Settings = NptSettings
-    prepare_reads = ("data.*", "teacher.*", "loss.orthogonality.directions")
+    prepare_reads = ("data.*", "teacher.*")
     small: Mapping[str, Any] = {
         "teacher.layers": 2,
         "teacher.width": 16,
@@ -60,14 +61,17 @@ class Npt(SystemBase[NptSettings, Prepared]):
         "teacher.heads": 2,
         "teacher.key_heads": 1,
         "teacher.steps": 150,
+        "teacher.batch_size": 16,
         "teacher.lr": 0.02,
         "model.rank": 8,
-        "data.window": 32,
+        "data.window": 64,
         "data.validation_windows": 24,
         "loss.orthogonality.directions": 3,
         "train.batch_size": 4,
         "train.validation_batch_size": 8,
     }
+
+    audit: Mapping[str, Any] = {"model.bottleneck": True}
 
     def prepare(self, settings: NptSettings, cache: Path) -> Prepared:
         text = prepare(settings.data, cache)
@@ -75,11 +79,13 @@ class Npt(SystemBase[NptSettings, Prepared]):
 
     def build(self, settings: NptSettings, prepared: Prepared) -> Built:
         teacher = prepared.teacher
-        directions = load_file(teacher.facts)["directions"]
+        facts = load_file(teacher.facts)
+        directions = facts["directions"]
         meta = {"config": dict(teacher.config), "directions": directions.shape[-1]}
         built = self._built(settings, meta, load(teacher.external.file, teacher.config))
         converters = of(built.modules)
         converters.directions.copy_(directions[list(converters.layers)])
+        converters.lengths.copy_(facts["lengths"][list(converters.layers)])
         return dataclasses.replace(built, external={"teacher": teacher.external})
 
     def rebuild(self, settings: NptSettings, meta: Mapping[str, Any]) -> Built:
@@ -89,8 +95,10 @@ class Npt(SystemBase[NptSettings, Prepared]):
 
     def _built(self, settings: NptSettings, meta: Mapping[str, Any], llama: nn.Module) -> Built:
         config = meta["config"]
+        layers = settings.model.chosen(config["num_hidden_layers"])
+        settings.npt.layers.check_for(len(layers))
         converters = Converters(
-            settings.model.chosen(config["num_hidden_layers"]),
+            layers,
             config["hidden_size"],
             config["intermediate_size"],
             settings.model,
@@ -111,7 +119,24 @@ class Npt(SystemBase[NptSettings, Prepared]):
 
     def phases(self, settings: NptSettings, prepared: Prepared | None) -> Sequence[Phase]:
         loss = Composite(terms(settings), settings.loss)
-        return [Phase("converter", ("converter",), convert, loss, shared=first_maps)]
+        moving: dict[str, ScheduleSettings] = {}
+        on_host: tuple[str, ...] = ()
+        if settings.npt.layers.order != "all":
+            moving, on_host = {WINDOW: settings.window}, (WINDOW,)
+        if settings.npt.curriculum.enabled:
+            moving[CURRICULUM] = settings.npt.curriculum.share
+        return [
+            Phase(
+                "converter",
+                ("converter",),
+                convert,
+                loss,
+                shared=first_maps,
+                schedules=moving,
+                training_schedules=tuple(moving),
+                host_schedules=on_host,
+            )
+        ]
 
     def metrics(self, settings: NptSettings, prepared: Prepared | None) -> Sequence[Metric]:
         return [
@@ -121,7 +146,7 @@ class Npt(SystemBase[NptSettings, Prepared]):
 
     def unit_key(self, settings: NptSettings) -> str:
         """Another split, and a teacher trained on other documents."""
-        return "data.seed"
+        return "data.fold"
 
     def references(self, settings: NptSettings, prepared: Prepared) -> Mapping[str, Reference]:
         teacher = prepared.teacher

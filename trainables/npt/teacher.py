@@ -35,7 +35,7 @@ from models.npt.layers import (
     without_attention,
 )
 from models.npt.llama import freeze, logits_of, make_llama, open_llama
-from models.npt.student import teach
+from models.npt.student import LEVELS, teach
 from settings.flat import replace
 from trainables.api import External, external_file
 from trainables.checkpoints.restore import fill, open_checkpoint
@@ -44,13 +44,17 @@ from trainables.nested.training import say, train_within
 from trainables.npt.byte_llama import ByteLlama, ByteLlamaSettings
 from trainables.npt.settings import NptSettings
 
-_FORMAT = 1
+_FORMAT = 2
 """Version of what is stored; part of its name."""
 
 _FILE, _CONFIG, _FACTS = "teacher.safetensors", "config.json", "facts.safetensors"
 
 WINDOWS, BATCH = 128, 32
 """Windows that the teacher is measured on at most, and how many of them at once."""
+
+DIRECTIONS = 64
+"""Of the largest spread of norm(h) that are stored at most, for `loss.orthogonality.directions`.
+"""
 
 _RIDGE = 1e-3
 """Share of the mean square of a that is added to its moments before they are inverted."""
@@ -78,8 +82,8 @@ class Teacher:
         external: its weights.
         config: by which it is built.
         facts: file with `directions` [M, d, q] of the largest spread of norm(h), `mean` [M, d] of
-            a, and the affine map of a to what is missing without it, `weight` [M, d, d] and `bias`
-            [M, d].
+            a, the affine map of a to what is missing without it, `weight` [M, d, d] and `bias`
+            [M, d], and the quantiles of |a| at `LEVELS` even levels from 0 to 1, `lengths`.
         nats: of a token of the validation documents.
         costs: of each layer without attention, by number, and of `all`.
     """
@@ -109,7 +113,7 @@ def prepare_teacher(settings: NptSettings, text: Text, cache: Path) -> Teacher:
         DataError: the tokens are not of its vocabulary.
         TeacherError: the folder is no Llama.
     """
-    node, directions = settings.teacher, settings.loss.orthogonality.directions
+    node = settings.teacher
     given = sorted(Path(node.path).expanduser().glob("*")) if node.path else []
     # by path and time: tokens of other settings lie in another folder
     key: Sequence[Any] = (_FORMAT, asdict(node), asdict(settings.data), text.folder)
@@ -126,7 +130,7 @@ def prepare_teacher(settings: NptSettings, text: Text, cache: Path) -> Teacher:
     facts, known = cached_by(
         cache,
         "npt-facts",
-        (*key, external.fingerprint, directions),
+        (*key, external.fingerprint),
         lambda to: _measure(load(external.file, config), settings, text, to),
     )
     costs = {name: Cost(**cost) for name, cost in known["costs"].items()}
@@ -201,14 +205,9 @@ def _measure(llama: nn.Module, settings: NptSettings, text: Text, folder: Path) 
         without = nats_by_document(with_rules(llama, rule), validation)
         costs[name] = asdict(cost_of(whole, without))
     say(described(mean, {name: Cost(**cost) for name, cost in costs.items()}))
-    facts = facts_of(llama, open_split(text, "train", settings.data), _directions(settings, llama))
+    facts = facts_of(llama, open_split(text, "train", settings.data), DIRECTIONS)
     save_file(facts, folder / _FACTS)
     return {"nats": mean, "costs": costs}
-
-
-def _directions(settings: NptSettings, llama: nn.Module) -> int:
-    config: Any = llama.config
-    return min(settings.loss.orthogonality.directions, int(config.hidden_size))
 
 
 def cost_of(whole: Mapping[str, float], without: Mapping[str, float]) -> Cost:
@@ -255,11 +254,12 @@ def facts_of(llama: nn.Module, windows: TextWindows, directions: int) -> dict[st
 
 class _Moments:
     """Sums over tokens, float64: of (a, 1) and its products, of those with what is missing
-    without attention, and of the products of norm(h).
+    without attention, and of the products of norm(h). And all |a|.
     """
 
     def __init__(self) -> None:
         self.square = self.product = self.spread = self.normed = torch.zeros(())
+        self.lengths: list[Tensor] = []
 
     def add(self, layer: nn.Module, record: Recorded, mask: Tensor) -> None:
         h, a = record.hidden, record.attention
@@ -272,6 +272,7 @@ class _Moments:
         self.product = self.product + x.T @ y
         self.spread = self.spread + z.T @ z
         self.normed = self.normed + z.sum(dim=0)
+        self.lengths.append(a[mask].norm(dim=-1))
 
     def facts(self, directions: int) -> dict[str, Tensor]:
         count = self.square[-1, -1]
@@ -286,6 +287,9 @@ class _Moments:
             "weight": solved[:-1],
             "bias": solved[-1],
             "directions": axes,
+            "lengths": torch.from_numpy(
+                np.quantile(torch.cat(self.lengths).numpy(), np.linspace(0.0, 1.0, LEVELS))
+            ),
         }
         return {name: value.float() for name, value in facts.items()}
 

@@ -5,7 +5,8 @@
 - `update_seed` int64 [B], on the CPU, the same in all samples of an update, on every rank and in
   every micro-batch: for one draw of all of them (a number of layers, of channels), which the host
   can read. In training, where `Phase.draws_by_update` asks for it.
-- `schedule.<key>` float32 [B]: the value of each of `Phase.schedules`.
+- `schedule.<key>` float32 [B]: the value of each of `Phase.schedules`; on the CPU those of
+  `Phase.host_schedules`.
 """
 
 from __future__ import annotations
@@ -99,10 +100,12 @@ class Told:
     Attributes:
         values: of the schedules by name, for `schedule.<name>` float32 [B].
         of_update: for `update_seed` int64 [B]; None where there is none.
+        on_host: the schedules whose value stays on the CPU.
     """
 
     values: tuple[tuple[str, float], ...]
     of_update: int | None = None
+    on_host: tuple[str, ...] = ()
 
     def __call__(self, batch: Tensors) -> dict[str, Tensor]:
         added = dict(batch)
@@ -110,7 +113,8 @@ class Told:
             return added
         size, device = len(batch[SEED]), batch[SEED].device
         for name, value in self.values:
-            added[SCHEDULE + name] = torch.full((size,), value, device=device)
+            where = "cpu" if name in self.on_host else device
+            added[SCHEDULE + name] = torch.full((size,), value, device=where)
         if self.of_update is not None:
             added[UPDATE_SEED] = torch.full((size,), self.of_update, dtype=torch.int64)
         return added
@@ -119,7 +123,8 @@ class Told:
 def in_training(phase: Phase, seed: int, step: int, steps: int) -> Told:
     """The values of the schedules at a step, and the seed of its draws."""
     of_update = hash63(seed, 5, step) if phase.draws_by_update else None
-    return Told(tuple(schedule_values(phase, step, steps).items()), of_update)
+    values = tuple(schedule_values(phase, step, steps).items())
+    return Told(values, of_update, phase.host_schedules)
 
 
 def in_validation(phase: Phase) -> Told:
@@ -127,7 +132,8 @@ def in_validation(phase: Phase) -> Told:
     they are.
     """
     values = schedule_values(phase, 1, 1).items()
-    return Told(tuple(pair for pair in values if pair[0] not in phase.training_schedules))
+    heard = tuple(pair for pair in values if pair[0] not in phase.training_schedules)
+    return Told(heard, on_host=phase.host_schedules)
 
 
 def check_schedules(phases: Sequence[Phase], settings: Settings) -> None:
@@ -145,11 +151,12 @@ def check_schedules(phases: Sequence[Phase], settings: Settings) -> None:
                     "that schedule. Use the dotted key of its ScheduleSettings in the settings' "
                     "tree, such as model.window."
                 )
-        for key in sorted(set(phase.training_schedules) - phase.schedules.keys()):
-            raise SettingsError(
-                f"phase {phase.name}: {key!r} of Phase.training_schedules is not one of its "
-                "schedules. Name it in Phase.schedules, too."
-            )
+        for field in ("training_schedules", "host_schedules"):
+            for key in sorted(set(getattr(phase, field)) - phase.schedules.keys()):
+                raise SettingsError(
+                    f"phase {phase.name}: {key!r} of Phase.{field} is not one of its "
+                    "schedules. Name it in Phase.schedules, too."
+                )
 
 
 def _node(settings: Settings, key: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pydoc_data.topics
 from collections import Counter
@@ -45,11 +46,53 @@ def test_every_topic_is_read_whole_and_lies_in_one_split(tmp_path):
     prepared = prepare(settings, tmp_path)
     texts = [text_of(open_split(prepared, split, settings)) for split in SPLITS]
     names = [name for text in texts for name in text]
-    assert sorted(names) == sorted(pydoc_data.topics.topics)  # and none twice
+    topics = pydoc_data.topics.topics
+    assert sorted([*names, *prepared.repeated]) == sorted(topics)  # and none twice
     for name, tokens in ((n, t) for text in texts for n, t in text.items()):
         assert tokens[0] == tokens[-1] == BYTES.separator
         assert BYTES.decode(tokens[1:-1]) == pydoc_data.topics.topics[name]
-    assert all(len(text) >= 10 for text in texts)
+    assert all(len(text) >= 8 for text in texts)
+
+
+def test_a_topic_that_stands_in_another_one_is_left_out(tmp_path):
+    """By passages of 200 characters: of what is left next to none is in two splits."""
+    settings = DataSettings()
+    prepared = prepare(settings, tmp_path)
+    topics = pydoc_data.topics.topics
+    assert {"while", "for", "try", "customization", "sequence-types"} <= set(prepared.repeated)
+    assert notes(prepared, settings)["data.repeated"] == len(prepared.repeated)
+    of_split = [
+        {
+            text[i : i + 200]
+            for text in map(topics.get, prepared.names[split])
+            for i in range(len(text) - 200)
+        }
+        for split in SPLITS
+    ]
+    for one, other in itertools.combinations(of_split, 2):
+        assert len(one & other) < 0.005 * min(len(one), len(other))
+
+
+def test_folds_validate_on_other_documents(tmp_path):
+    settings = [DataSettings(fold=fold) for fold in range(6)]
+    drawn = [prepare(each, tmp_path).names for each in settings]
+    validations = [set(names["validation"]) for names in drawn]
+    assert len(set().union(*validations)) == sum(map(len, validations)) > 40
+    for names in drawn:
+        assert not set(names["validation"]) & {*names["train"], *names["test"]}
+    with pytest.raises(SettingsError, match=r"data\.fold=6 .* 6 folds"):
+        DataSettings(fold=6)
+    text = tmp_path / "one.txt"
+    text.write_text("if else " * 200)
+    with pytest.raises(DataError, match="this one is alone"):
+        prepare(DataSettings(source="files", path=str(text), fold=1), tmp_path)
+    few = tmp_path / "few"
+    few.mkdir()
+    for name in "abcde":
+        (few / f"{name}.txt").write_text(f"{name} " * 100)
+    two = {"source": "files", "path": str(few), "validation_share": 0.3, "test_share": 0.0}
+    with pytest.raises(DataError, match=r"Lower data\.fold"):
+        prepare(DataSettings(**two, fold=2), tmp_path)
 
 
 def test_every_token_is_predicted_once(tmp_path):

@@ -26,6 +26,7 @@ from trainables.reporting.cuts import cut_warnings
 from trainables.reporting.measure import evaluate_checkpoint
 from trainables.run import LocalRun
 from trainables.stepping.batches import Share, train_loader
+from trainables.stepping.inputs import in_training, in_validation
 from trainables.stepping.train_settings import TrainSettings
 
 TOY = str(Path(__file__).with_name("draws_toy.py"))
@@ -216,12 +217,24 @@ def test_what_only_training_reads_can_be(key):
     assert goal.columns[0] == "val.mse"
 
 
+def test_what_the_host_reads_stays_on_the_cpu():
+    settings = Windowed.Settings()
+    (phase,) = Windowed().phases(settings, None)
+    phase = Phase(**{**vars(phase), "host_schedules": ("model.window",)})
+    batch = {"seed": torch.zeros(3, dtype=torch.int64, device="meta")}
+    for told in (in_training(phase, 0, 1, 10), in_validation(phase)):
+        assert told(batch)["schedule.model.window"].device.type == "cpu"
+    there = in_training(phase, 0, 1, 10)(batch)["schedule.model.noise"]
+    assert there.device.type == "meta"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"schedules": {"window": WindowedModel().window}}, "'window' in Phase.schedules is not"),
         ({"schedules": {"model.window": ScheduleSettings()}}, "is not the settings key of that"),
         ({"training_schedules": ("model.gate",)}, "'model.gate' of Phase.training_schedules"),
+        ({"host_schedules": ("model.gate",)}, "'model.gate' of Phase.host_schedules"),
     ],
 )
 def test_a_schedule_is_called_by_its_key(tmp_path, changes, message):
