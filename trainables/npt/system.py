@@ -23,10 +23,12 @@ from trainables.api import (
     Composite,
     Finding,
     Loaders,
+    Measures,
     Metric,
     Modules,
     Phase,
     Reference,
+    Request,
     SystemBase,
 )
 from trainables.npt.byte_llama import text_loaders
@@ -34,6 +36,7 @@ from trainables.npt.forward import convert, of
 from trainables.npt.references import references
 from trainables.npt.settings import NptSettings
 from trainables.npt.teacher import Teacher, load, prepare_teacher
+from trainables.npt.use import GENERATES, generate
 
 _JUDGED_BY = ("data.window", "data.validation_windows")
 """Keys that change what every metric measures."""
@@ -68,6 +71,7 @@ class Npt(SystemBase[NptSettings, Prepared]):
         "train.batch_size": 4,
         "train.validation_batch_size": 8,
     }
+    generates = GENERATES
 
     def prepare(self, settings: NptSettings, cache: Path) -> Prepared:
         text = prepare(settings.data, cache)
@@ -145,6 +149,9 @@ class Npt(SystemBase[NptSettings, Prepared]):
                 hopeless=True,
             )
         ]
+
+    def generate(self, settings: NptSettings, modules: Modules, request: Request) -> Measures:
+        return generate(settings, modules, request)
 
 
 def first_maps(modules: Modules) -> list[nn.Parameter]:
