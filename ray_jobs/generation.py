@@ -28,12 +28,12 @@ class Asked:
     """What the command line asks for; None where it says nothing."""
 
     source: Path | None
-    prompt: str | None
     count: int | None
     seed: int | None
     batch_size: int | None
     workers: int
     options: Mapping[str, str]
+    prompt: str | None = None
 
 
 def check(system: System, asked: Asked) -> None:

@@ -21,6 +21,7 @@ from models.npt.student import Converters
 from trainables.api import (
     Built,
     Composite,
+    Examination,
     Finding,
     Loaders,
     Measures,
@@ -32,6 +33,7 @@ from trainables.api import (
     SystemBase,
 )
 from trainables.npt.byte_llama import text_loaders
+from trainables.npt.examine import examinations, layers_of
 from trainables.npt.forward import convert, of
 from trainables.npt.references import references
 from trainables.npt.settings import NptSettings
@@ -122,6 +124,12 @@ class Npt(SystemBase[NptSettings, Prepared]):
             dataclasses.replace(metric, reads=(*metric.reads, *_JUDGED_BY))
             for metric in npt_metrics()
         ]
+
+    def examinations(
+        self, settings: NptSettings, prepared: Prepared | None
+    ) -> Sequence[Examination]:
+        known = None if prepared is None else prepared.teacher.layers
+        return examinations(layers_of(settings, known))
 
     def unit_key(self, settings: NptSettings) -> str:
         """Another split, and a teacher trained on other documents."""
