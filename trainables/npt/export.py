@@ -28,6 +28,7 @@ from models.npt.layers import with_rules
 from models.npt.llama import freeze, logits_of, open_llama, save_llama
 from models.npt.settings import ConverterSettings
 from models.npt.student import Converters
+from settings.command import command
 from settings.flat import replace
 from trainables.api import Modules, SettingsError
 from trainables.checkpoints.restore import fill
@@ -139,8 +140,8 @@ def _about(place: Path) -> dict[str, Any]:
     file = place / _ABOUT
     if not file.is_file():
         raise DataError(
-            f"{place}: expected a student of npt ({_ABOUT}), found none. Write one by "
-            "`python -m ray_jobs.generate --checkpoint DIR --output OUT generate.export=FOLDER`."
+            f"{place}: expected a student of npt ({_ABOUT}), found none. Write one: "
+            f"{command('generate')} --checkpoint DIR --output OUT generate.export=FOLDER"
         )
     about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if about["format"] > FORMAT:
