@@ -62,16 +62,23 @@ def logits_of(tokens: int, vocabulary: int = VOCABULARY) -> tuple[Tensor, Tensor
 
 
 def differences(tokens: int = COMPARED, vocabulary: int = VOCABULARY) -> Iterator[Row]:
-    """The largest difference of a token's value, and of a gradient, to those of all tokens at
-    once, over the largest of these.
+    """The largest difference of a token's value to that of all tokens at once, over the largest of
+    these; and the largest error of the gradient, over its largest entry in float64.
     """
     teacher, student = logits_of(tokens, vocabulary)
+    exact = measured(by_formula, teacher.double(), student.detach().double().requires_grad_())
     ours = measured(in_chunks, teacher, student)
     for name in ("formula", "kl_div"):
-        theirs = measured(FORMS[name], teacher, student)
-        for what, one, other in zip(("value", "gradient"), ours, theirs, strict=True):
-            error = float((one - other).abs().max() / other.abs().max())
-            yield Row(f"npt_kl/{what}_off/{name}", error, "", "bound", 1e-6, None)
+        values, gradient = measured(FORMS[name], teacher, student)
+        off = float((ours[0] - values).abs().max() / values.max())
+        yield Row(f"npt_kl/value_off/{name}", off, "", "bound", 1e-6, None)
+        ours_off, theirs_off = (error_of(each, exact[1]) for each in (ours[1], gradient))
+        peer = f"all tokens at once by {name}"
+        yield row(f"npt_kl/gradient_error/{name}", ours_off, "", peer, theirs_off)
+
+
+def error_of(gradient: Tensor, exact: Tensor) -> float:
+    return float((gradient - exact).abs().max() / exact.abs().max())
 
 
 def measured(

@@ -41,17 +41,17 @@ class _Divergence(torch.autograd.Function):
         whole = torch.empty_like(student)
         for rows in torch.arange(len(student)).split(ctx.chunk):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
-            p, q = (_logs(x[part], ctx.temperature).exp_() for x in (teacher, student))
+            scaled = (_wide(x[part]) / ctx.temperature for x in (teacher, student))
+            p, q = (torch.softmax(x, dim=-1) for x in scaled)
             whole[part] = q.sub_(p).mul_(ctx.temperature * gradient[part, None])
         return None, whole, None, None
 
 
-def _logs(logits: Tensor, temperature: float) -> Tensor:
-    """Of the probabilities."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return torch.log_softmax(wide / temperature, dim=-1)
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _of_tokens(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    log_p, log_q = (_logs(x, temperature) for x in (teacher, student))
+    scaled = (_wide(x) / temperature for x in (teacher, student))
+    log_p, log_q = (torch.log_softmax(x, dim=-1) for x in scaled)
     return log_q.sub_(log_p).neg_().mul_(log_p.exp_()).sum(dim=-1)
