@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 Columns = Mapping[str, float | str | None]
@@ -30,12 +30,15 @@ class MeasuredSign:
         column: of the report.
         subject: what is said before the value.
         warns_below: the threshold, rather than above it.
+        since: the setting `health.<since>` with the share of a training before which it is not
+            looked at; "" for none.
     """
 
     name: str
     column: str
     subject: str
     warns_below: bool = False
+    since: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def readings(
     phases: Sequence[Watched],
     measured: Sequence[MeasuredSign],
     declared: Mapping[str, float],
+    early: Collection[str] = (),
 ) -> Iterator[Reading]:
     """All readings of a report: by phase in the order of `SIGNS`, then those that the system
     measures.
@@ -99,6 +103,7 @@ def readings(
     Args:
         declared: the share that each term (`loss.hole`) would have had at first under the weights
             that the system declares (`DeclaredShares`); 0 for one that is absent.
+        early: names of measured signs that are not looked at yet.
     """
     for phase in phases:
         yield _term_share(report, phase, declared)
@@ -106,7 +111,7 @@ def readings(
             named = phase.named(sign)
             yield Reading(sign, named, value, subject, warns_below=sign in _BELOW)
     for own in measured:
-        value = number(report, own.column)
+        value = None if own.name in early else number(report, own.column)
         yield Reading(own.name, own.name, value, own.subject, warns_below=own.warns_below)
 
 

@@ -174,3 +174,45 @@ def npt_metrics() -> list[Metric]:
             for name, measure in lengths.items()
         ),
     ]
+
+
+# Of each converted layer, one sample at a time: token by token [L, ...], without padding
+
+
+def effective_rank(x: Tensor) -> Tensor:
+    """How many directions the rows of x [L, f] spread over: exp of the entropy of their singular
+    values as shares of the sum (Roy and Vetterli, EUSIPCO 2007, equation 4); NaN of nothing.
+    """
+    gram = x.double() @ x.double().T
+    singular = torch.linalg.eigvalsh(gram).clamp_min(0.0).sqrt()
+    shares = singular / singular.sum()
+    return torch.special.entr(shares).sum().exp()
+
+
+def moments(s: Tensor, x: Tensor) -> Tensor:
+    """Sums over tokens of s, x, s^2, x^2 and s x, float64 [5]."""
+    s, x = s.double(), x.double()
+    return torch.stack([s.sum(), x.sum(), s.square().sum(), x.square().sum(), (s * x).sum()])
+
+
+def deviation_of_moments(sums: Tensor, count: float) -> float:
+    """Of s."""
+    if not count:
+        return math.nan
+    mean, square = (float(sums[place]) / count for place in (0, 2))
+    return math.sqrt(max(0.0, square - mean**2))
+
+
+def correlation(sums: Tensor, count: float) -> float:
+    """Pearson's, of s and x, mean over layers; sums [N x 5]. NaN where one of them is constant."""
+    if not count:
+        return math.nan
+    s, x, ss, xx, sx = (sums.view(-1, 5) / count).T
+    spread = ((ss - s.square()).clamp_min(0.0) * (xx - x.square()).clamp_min(0.0)).sqrt()
+    return float(((sx - s * x) / spread).mean())
+
+
+def importance(attention: Tensor, hidden: Tensor) -> Tensor:
+    """How much attention matters for a token, log(|a| / |h|)."""
+    a, h = (x.double().norm(dim=-1) + 1e-6 for x in (attention, hidden))
+    return torch.log(a / h)

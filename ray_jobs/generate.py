@@ -50,13 +50,19 @@ def make_parser() -> ArgumentParser:
         help="which trial of the sweep (default best)",
     )
     add("--newest", action="store_true", help="take the newest checkpoint, not the best")
-    add("--input", metavar="PATH", help="what to generate from, if the system takes inputs")
+    given = made.add_mutually_exclusive_group()
+    given.add_argument(
+        "--input", metavar="PATH", help="what to generate from, if the system takes inputs"
+    )
+    given.add_argument(
+        "--prompt", metavar="TEXT", help="a text to go on from, if the system takes one"
+    )
     add("--output", required=True, metavar="DIR", help="an empty or new folder for the results")
     add(
         "--count",
         type=positive,
         metavar="N",
-        help="samples to draw; with --input, of each input (default 1)",
+        help="samples to draw; with --input or --prompt, of each (default 1)",
     )
     add("--seed", type=whole, metavar="N", help="of all that is drawn (default 0)")
     add(
@@ -101,6 +107,7 @@ def _generate(arguments: Namespace) -> int:
     _refuse_without_generate(system, path)
     asked = generation.Asked(
         source=Path(arguments.input).expanduser() if arguments.input else None,
+        prompt=arguments.prompt,
         count=arguments.count,
         seed=arguments.seed,
         batch_size=arguments.batch_size,

@@ -33,6 +33,7 @@ class Asked:
     batch_size: int | None
     workers: int
     options: Mapping[str, str]
+    prompt: str | None = None
 
 
 def check(system: System, asked: Asked) -> None:
@@ -42,7 +43,8 @@ def check(system: System, asked: Asked) -> None:
         SettingsError: which option or key, why, and what to do instead.
     """
     takes, name = system.generates, system.name
-    if asked.source is None and takes.inputs and takes.needs_inputs:
+    has_input = asked.source is not None or asked.prompt is not None
+    if not has_input and takes.inputs and takes.needs_inputs:
         raise SettingsError(f"system {name} needs inputs: name {takes.inputs} by --input PATH.")
     if asked.source is not None and not takes.inputs:
         raise SettingsError(
@@ -51,6 +53,10 @@ def check(system: System, asked: Asked) -> None:
         )
     if asked.source is not None and not asked.source.exists():
         raise SettingsError(f"--input {asked.source} does not exist.")
+    if asked.prompt is not None and not takes.prompts:
+        raise SettingsError(
+            f"--prompt: system {name} goes on from no text. Leave out --prompt."
+        )
     unheard = {
         "--count": asked.count if asked.count != 1 else None,
         "--seed": asked.seed,
@@ -97,6 +103,7 @@ def generate(
     request = Request(
         target=target,
         source=asked.source,
+        prompt=asked.prompt,
         options=options_of(system, asked.options),
         count=asked.count or 1,
         seed=asked.seed or 0,

@@ -41,6 +41,8 @@ class Generates:
         batch_size: samples that go through the modules together, unless the user says otherwise; 0
             for a system that takes its inputs one by one.
         options: settings of its own, `key=value` of the verb: a solver, its steps, a guidance.
+        prompts: what `--prompt` says in place of an input, in words; "" for a system that goes on
+            from no text.
     """
 
     inputs: str = "a file or folder"
@@ -48,6 +50,7 @@ class Generates:
     draws: bool = False
     batch_size: int = 32
     options: type[Settings] = NoOptions
+    prompts: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ class Request:
     Attributes:
         target: an existing folder for the results, empty but for those of the other processes.
         source: the path of the user's inputs; None where there are none.
+        prompt: a text in their place; None where there is none.
         options: the tree of `Generates.options`.
         count: samples, of each input where there are inputs.
         seed: of the seeds of all samples.
@@ -65,6 +69,7 @@ class Request:
 
     target: Path
     source: Path | None = None
+    prompt: str | None = None
     options: Any = field(default_factory=NoOptions)
     count: int = 1
     seed: int = 0

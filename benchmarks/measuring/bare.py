@@ -36,7 +36,9 @@ def bare_steps(
 class _BarePhase:
     def __init__(self, phase: Phase, built: Built, settings: Any) -> None:
         node: OptimizerSettings = getattr(settings, phase.optimizer)
-        groups = parameter_groups(built.modules, phase.modules, node, built.no_decay)
+        groups = parameter_groups(
+            built.modules, phase.modules, node, built.no_decay, built.groups
+        )
         self.phase, self.modules, self.settings = phase, built.modules, settings
         self.optimizer = make_optimizer(node, groups)
         self.parameters = [p for name in phase.modules for p in built.modules[name].parameters()]

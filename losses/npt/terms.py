@@ -33,8 +33,8 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from losses.npt.divergence import chunked_kl
 from losses.npt.settings import LossSettings
 from losses.terms import Tensors
 
@@ -149,22 +149,6 @@ def fidelity(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:
     flat = teacher.flatten(0, 1), student.flatten(0, 1)
     kl = chunked_kl(*flat, node.temperature, node.chunk)
     return total(kl.view(batch["mask"].shape)[:, None], batch, {})
-
-
-def chunked_kl(teacher: Tensor, student: Tensor, temperature: float, chunk: int) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)) of each token, logits [n, V] -> [n]. No
-    more than a chunk's probabilities are kept for the backward pass.
-    """
-
-    def part(p: Tensor, q: Tensor) -> Tensor:
-        log_p, log_q = (torch.log_softmax(precise(x) / temperature, dim=-1) for x in (p, q))
-        return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
-
-    values = [
-        checkpoint(part, p, q, use_reentrant=False, preserve_rng_state=False)
-        for p, q in zip(teacher.split(chunk), student.split(chunk), strict=True)
-    ]
-    return temperature**2 * torch.cat(values)
 
 
 def regularisation(prediction: Tensors, batch: Tensors, settings: NptTree) -> Tensor:

@@ -5,7 +5,8 @@ seconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,12 +88,33 @@ def open_llama(folder: Path) -> LlamaForCausalLM:
 
     read_config(folder)
     try:
-        return LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
+        with _without_bars():
+            return LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise TeacherError(
             f"{folder}: expected the weights of a Llama (*.safetensors), found none that can be "
             f"read ({error}). Save the model there anew."
         ) from error
+
+
+def save_llama(llama: LlamaForCausalLM, folder: Path) -> None:
+    """Writes a folder that `open_llama` opens."""
+    with _without_bars():
+        llama.save_pretrained(folder)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without the library's progress bars, of one file each."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def freeze(module: nn.Module) -> None:

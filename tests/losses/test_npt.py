@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.special import log_softmax, logsumexp
 
+from losses.npt.divergence import chunked_kl
 from losses.npt.loss import TERMS, LossSettings, terms
-from losses.npt.terms import chunked_kl
 from settings.flat import replace
 from settings.schema import SettingsError
 
@@ -274,6 +274,10 @@ def test_the_gradient_of_chunks_is_that_of_the_whole():
     # d/dq T^2 KL(p || q) = T (softmax(q / T) - softmax(p / T))
     expected = 1.5 * (torch.softmax(student / 1.5, -1) - torch.softmax(teacher / 1.5, -1))
     torch.testing.assert_close(gradients[0], expected.detach())
+    # of any weight of each token
+    assert torch.autograd.gradcheck(
+        lambda x: chunked_kl(teacher, x, 1.5, 2), logits.clone().requires_grad_()
+    )
 
 
 def test_both_parts_of_the_error_are_the_direct_error():

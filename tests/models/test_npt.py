@@ -240,8 +240,9 @@ def test_appended_padding_changes_no_term(llama, tokens):
                 [float(term(prediction, batch, tree)[0].detach()) for term in TERMS.values()]
             )
             assert float(next(iter(TERMS.values())).count(batch, tree)) == 3 * L
-        for name, one, other in zip(TERMS, *values, strict=True):
-            assert other == pytest.approx(one, rel=1e-5, abs=1e-6 * 3 * L), (form, name)
+        for name, *sums in zip(TERMS, *values, strict=True):
+            one, other = (value / (3 * L) for value in sums)
+            assert other == pytest.approx(one, rel=1e-6, abs=1e-6), (form, name)
 
 
 def test_what_a_converted_layer_is_to_do(llama, tokens):

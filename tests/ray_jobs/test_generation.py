@@ -162,6 +162,7 @@ def test_counts_are_added_up_and_means_are_over_all():
     "system, arguments, said",
     [
         ("Blind", ("--input", "x"), "takes no inputs, for it draws what it generates"),
+        ("Drawn", ("--prompt", "x"), "goes on from no text. Leave out --prompt"),
         ("Drawn", ("--input", "no"), "--input no does not exist"),
         ("Drawn", ("steps=0",), "steps must lie in 1 .. 100, not 0"),
         ("Drawn", ("solver.kind=rk4",), "solver.kind takes one of euler | heun"),

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, fields
 
 from data.text.settings import DataSettings
 from losses.npt.loss import LossSettings
+from metrics.npt_signs import NptHealthSettings
 from models.npt.settings import ConverterSettings, LlamaSettings
 from trainables.api import (
-    HealthSettings,
     OptimizerSettings,
     RateSettings,
     ScheduleSettings,
@@ -161,7 +161,7 @@ class NptSettings(SystemSettings):
     npt: TrainingSettings = field(default_factory=TrainingSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     data: DataSettings = field(default_factory=lambda: DataSettings(validation_windows=256))
-    health: HealthSettings = field(default_factory=HealthSettings)
+    health: NptHealthSettings = field(default_factory=NptHealthSettings)
     optimizer: NptOptimizer = field(
         default_factory=lambda: NptOptimizer(lr=3e-3, warmup=0.05, weight_decay=0.01)
     )

@@ -21,20 +21,25 @@ from models.npt.student import Converters
 from trainables.api import (
     Built,
     Composite,
+    Examination,
     Finding,
     Loaders,
+    Measures,
     Metric,
     Modules,
     Phase,
     Reference,
+    Request,
     ScheduleSettings,
     SystemBase,
 )
 from trainables.npt.byte_llama import text_loaders
+from trainables.npt.examine import examinations, layers_of
 from trainables.npt.forward import CURRICULUM, WINDOW, convert, of
 from trainables.npt.references import references
 from trainables.npt.settings import NptSettings
 from trainables.npt.teacher import Teacher, load, prepare_teacher
+from trainables.npt.use import GENERATES, generate
 
 _JUDGED_BY = ("data.window", "data.validation_windows")
 """Keys that change what every metric measures."""
@@ -70,6 +75,7 @@ class Npt(SystemBase[NptSettings, Prepared]):
         "train.batch_size": 4,
         "train.validation_batch_size": 8,
     }
+    generates = GENERATES
 
     audit: Mapping[str, Any] = {"model.bottleneck": True}
 
@@ -144,6 +150,12 @@ class Npt(SystemBase[NptSettings, Prepared]):
             for metric in npt_metrics()
         ]
 
+    def examinations(
+        self, settings: NptSettings, prepared: Prepared | None
+    ) -> Sequence[Examination]:
+        known = None if prepared is None else prepared.teacher.layers
+        return examinations(layers_of(settings, known))
+
     def unit_key(self, settings: NptSettings) -> str:
         """Another split, and a teacher trained on other documents."""
         return "data.fold"
@@ -170,6 +182,9 @@ class Npt(SystemBase[NptSettings, Prepared]):
                 hopeless=True,
             )
         ]
+
+    def generate(self, settings: NptSettings, modules: Modules, request: Request) -> Measures:
+        return generate(settings, modules, request)
 
 
 def first_maps(modules: Modules) -> list[nn.Parameter]:

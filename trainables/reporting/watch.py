@@ -14,7 +14,7 @@ from losses.balancers.components import Components
 from losses.composite import Composite
 from losses.terms import TermSettings
 from metrics.health import HealthSettings, health_columns, health_stop
-from metrics.health_signs import Watched, number, overfit_ratio, readings
+from metrics.health_signs import MeasuredSign, Watched, number, overfit_ratio, readings
 from metrics.metric import Column, Metric
 from settings.schema import SettingsError, listed
 from settings.stop_reasons import PATIENCE, STOP_REASON, HealthStop
@@ -81,7 +81,8 @@ class Watch:
         if self.health is not None:
             step = _step(report)
             declared = self.declared.look(report)
-            signs = list(readings(report, self.phases, self.health.measured, declared))
+            early = [sign.name for sign in self.health.measured if self._is_early(sign, step)]
+            signs = list(readings(report, self.phases, self.health.measured, declared, early))
             columns, fresh = health_columns(signs, self.health, step, before)
             added.update(columns)
             for finding in fresh:
@@ -94,6 +95,10 @@ class Watch:
         elif tired and _step(report) < self.train.steps:
             added[STOP_REASON] = tired
         return added
+
+    def _is_early(self, sign: MeasuredSign, step: int) -> bool:
+        since = getattr(self.health, sign.since) if sign.since else 0.0
+        return bool(step < since * self.train.steps)
 
     def _out_of_patience(self, report: Report, idle: Collection[str]) -> str:
         """The reason for which `train.patience` ends the training, "" where it does not.
