@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from data.style.images import to_unit
 from metrics.style.flow import VELOCITY, gram_distance, of_all_sizes, swd
 from models.style_flow.flow import start_of
 from models.style_flow.sampling import generate, inversion_error, invert
@@ -19,6 +20,7 @@ from models.style_flow.settings import GuidanceSettings, SamplingSettings
 from trainables.api import Column, Exam, Examination, Tensors
 from trainables.drawing import rows, scaled
 from trainables.style_flow.forward import of
+from trainables.style_flow.image_files import codec_of
 from trainables.style_flow.settings import StyleFlowSettings
 
 _CASES = 8
@@ -157,9 +159,14 @@ def _distances(x: Tensor, batch: Tensors) -> Tensor:
 
 
 def _draw(exam: Exam) -> Mapping[str, Tensor]:
-    """Rows of contents, a latent of each target style, and results without guidance."""
+    """Rows of contents, a latent of each target style, and results without guidance: decoded
+    where they are of images, else their first channel.
+    """
     batch = _batch(exam)
     with exam.autocast():
         (result,) = _results(exam, batch, (1.0,))
-    shown = (batch["latent"], batch["references"][:, 0], result)
-    return {"transferred": rows(*(scaled(x[:, :1].float(), x[:, :1].float()) for x in shown))}
+    shown = [x.float() for x in (batch["latent"], batch["references"][:, 0], result)]
+    codec = codec_of(exam.modules)
+    if codec is None:
+        return {"transferred": rows(*(scaled(x[:, :1], x[:, :1]) for x in shown))}
+    return {"transferred": rows(*(to_unit(codec.decode(x)) for x in shown))}

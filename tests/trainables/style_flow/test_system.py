@@ -119,7 +119,7 @@ def test_velocity_and_divergence_are_made_where_a_term_reads_them(cache):
 
 
 def test_the_source_may_be_its_own_reference_in_training_alone(cache):
-    settings = settings_of(data__references_of="source")
+    settings = settings_of(pairs__references_of="source")
     given = batch_for(settings, cache)
     assert bool((given["references"] == given["latent"][:, None]).all())
     judged = batch_for(settings, cache, "validation")
