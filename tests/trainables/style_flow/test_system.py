@@ -91,7 +91,7 @@ def test_a_style_is_withheld_by_the_sample_or_by_the_update(cache):
 
 
 def test_the_schedule_moves_the_lower_bound_of_t0(cache):
-    settings = settings_of(flow__t0_low=0.5, label_drop__share=0.0)
+    settings = settings_of(flow__t0_low=0.5, flow__t0_high=1.0, label_drop__share=0.0)
     given = batch_for(settings, cache)
     plain, none = (
         predict(settings, {**given, **added}, training=True)[1][0][0]
