@@ -48,8 +48,8 @@ class StyleFlowSettings(SystemSettings):
     """The defaults are the demo: three styles of Gaussian fields, CPU-sized."""
 
     model: ModelSettings = field(default_factory=lambda: ModelSettings(base=16))
-    # below, the noise leaves too little of a white field for anything to be learnt of it; above,
-    # no way is left to another style; and four steps of so small a network are kept in memory easily
+    # Below t0_low the noise leaves too little of a white field for anything to be learnt of it,
+    # above t0_high no way is left to another style. Memory holds four steps of so small a network.
     flow: FlowSettings = field(
         default_factory=lambda: FlowSettings(t0_low=0.5, t0_high=0.8, checkpointing=False)
     )
