@@ -31,7 +31,7 @@ WEIGHTS = Space(
         **_term("velocity", 1e-3, 1.0),
         **_term("divergence", 1e-3, 0.1),
         "flow.steps": Integer(2, 8),
-        "flow.t0_low": Uniform(0.0, 0.8),
+        "flow.t0_low": Uniform(0.0, 0.7),
         "label_drop.share": Uniform(0.0, 0.3),
         "optimizer.lr": LogUniform(1e-4, 1e-2),
     },

@@ -68,11 +68,20 @@ _DIFFUSION = (
     "val.tumour_l1",
 )
 
+_STYLE_FLOW = (
+    "val.swd_target",
+    "val.content_distance",
+    "val.swd_target_worst",
+    "val.moved_share",
+    "val.outside_share",
+)
+
 COLUMNS: Mapping[str, Sequence[str]] = {
     "hdr_patch": _HDR_PATCH,
     "conditioner": _CONDITIONER,
     "compression": _COMPRESSION,
     "diffusion": _DIFFUSION,
+    "style_flow": _STYLE_FLOW,
 }
 """What the findings on a system show; of others every metric with a direction."""
 

@@ -16,15 +16,12 @@ from data.style.files import FACTS_FILE
 from data.style.folder import find_styles, read_folder
 from data.style.samples import StyleSamples
 from data.style.sets import SPLITS, check_counts, described
-from data.style.settings import DataSettings
+from data.style.settings import DataSettings, PairSettings
 
 _FORMAT = 1
 """Version of the stored files; part of their name."""
 
-_OPEN_ONLY = (
-    *("validation_samples", "content", "targets", "target_by", "identity_share"),
-    *("references", "references_of", "pooled_references"),
-)
+_OPEN_ONLY = ("validation_samples", "content", "references")
 """Settings that are applied on reading and do not change the stored files."""
 
 
@@ -92,18 +89,25 @@ def prepare(settings: DataSettings, cache: Path) -> Prepared:
     return Prepared(folder=str(folder), are_images=settings.source == "embedded", **made)
 
 
-def open_split(prepared: Prepared, split: str, settings: DataSettings) -> StyleSamples:
-    """`train` by latents or pairs, as `data.target_by` says; the others by pairs of every latent
+def open_split(
+    prepared: Prepared, split: str, settings: DataSettings, drawn: PairSettings | None = None
+) -> StyleSamples:
+    """`train` by latents or pairs, as `pairs.target_by` says; the others by pairs of every latent
     and every other style, so that their targets never change.
+
+    Args:
+        drawn: what a training sample gets; None for the defaults.
     """
     if split not in SPLITS:
         raise ValueError(f"a split is one of {', '.join(SPLITS)}, not {split!r}")
+    drawn = PairSettings() if drawn is None else drawn
     return StyleSamples(
         Path(prepared.folder) / f"{split}.npy",
         prepared.styles[split],
         prepared.units[split],
         list(prepared.names),
         settings,
-        pairs=split != "train" or settings.target_by == "pair",
+        drawn,
+        pairs=split != "train" or drawn.target_by == "pair",
         most=settings.validation_samples if split == "validation" else 0,
     )

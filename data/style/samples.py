@@ -7,7 +7,7 @@ A sample:
     target             int64, the style to give it
     references         float32 [R, C, H, W] of the target style, none of them the latent itself:
                        with the source as reference nothing but the identity is learnt (002-M1),
-                       which data.references_of=source shows
+                       which pairs.references_of=source shows
     pooled_references  as many of all styles, in a training that asks for them (002-M13)
     seed               int64, where one was given
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.files import Float32
-from data.style.settings import DataSettings
+from data.style.settings import DataSettings, PairSettings
 
 
 class StyleSamples(Dataset[dict[str, Tensor]]):
@@ -47,6 +47,7 @@ class StyleSamples(Dataset[dict[str, Tensor]]):
         units: Sequence[str],
         names: Sequence[str],
         settings: DataSettings,
+        drawn: PairSettings,
         *,
         pairs: bool = False,
         most: int = 0,
@@ -56,9 +57,10 @@ class StyleSamples(Dataset[dict[str, Tensor]]):
             path: .npy of all latents of the split [N, C, H, W].
             styles, units: of each of them.
             names: of the styles.
+            drawn: what a training sample gets.
             most: an evenly spaced subset of at most so many samples; 0 takes all.
         """
-        self.path, self.pairs, self.settings = path, pairs, settings
+        self.path, self.pairs, self.settings, self.drawn = path, pairs, settings, drawn
         self.styles, self.names, self._units = np.asarray(styles, np.int64), names, units
         self.members = [np.flatnonzero(self.styles == style) for style in range(len(names))]
         content = names.index(settings.content) if settings.content else None
@@ -94,10 +96,10 @@ class StyleSamples(Dataset[dict[str, Tensor]]):
             "target": torch.tensor(target),
             "references": self._drawn(self.members[target], row, generator),
         }
-        if self.settings.pooled_references and seed is not None:
+        if self.drawn.pooled_references and seed is not None:
             everything = np.arange(len(self.styles))
             sample["pooled_references"] = self._drawn(everything, row, generator)
-        if self.settings.references_of == "source" and seed is not None:
+        if self.drawn.references_of == "source" and seed is not None:
             count = self.settings.references
             sample["references"] = sample["latent"].expand(count, -1, -1, -1).clone()
         return sample if seed is None else {**sample, "seed": torch.tensor(seed)}
@@ -110,7 +112,7 @@ class StyleSamples(Dataset[dict[str, Tensor]]):
         if len(found) < len(pairs):
             raise ValueError(
                 "the targets of these samples are drawn by their seeds, so no order can see them. "
-                "Set data.target_by=pair."
+                "Set pairs.target_by=pair."
             )
         return found
 
@@ -135,10 +137,10 @@ class StyleSamples(Dataset[dict[str, Tensor]]):
         return row, other + int(other >= self.styles[row])
 
     def _drawn_target(self, row: int, generator: np.random.Generator) -> int:
-        if self.settings.targets == "permuted":
+        if self.drawn.targets == "permuted":
             return int(self.styles[generator.integers(len(self.styles))])
         own = int(self.styles[row])
-        if generator.random() < self.settings.identity_share:
+        if generator.random() < self.drawn.identity_share:
             return own
         other = int(generator.integers(len(self.names) - 1))
         return other + int(other >= own)

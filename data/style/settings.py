@@ -68,32 +68,8 @@ class DataSettings(CropSettings):
         0, "pairs of a latent and a target style in validation, evenly spaced; 0 takes all", low=0
     )
     references: int = setting(4, "latents of the target style in each sample", low=1, high=1024)
-    references_of: str = setting(
-        "target",
-        "of the references of a training sample: the target style; or the source, itself R times, "
-        "an example of what learns the identity alone (002-M1)",
-        choices=("target", "source"),
-    )
     content: str = setting(
         "", "the style whose latents alone are transferred; empty transfers those of all"
-    )
-    targets: str = setting(
-        "other",
-        "of the target style: other than the source's, each equally likely; or permuted, the "
-        "style of any training latent, as in a permutation of a batch (002-M12)",
-        choices=("other", "permuted"),
-    )
-    target_by: str = setting(
-        "seed",
-        "a training sample is a latent, whose target its seed draws; or a pair of both, so that "
-        "batches can have each target in given shares",
-        choices=("seed", "pair"),
-    )
-    identity_share: float = setting(
-        0.0, "of the samples whose target is their own style (002-M12)", low=0.0, high=1.0
-    )
-    pooled_references: bool = setting(
-        False, "a sample has as many latents of any styles, for a loss of samples without theirs"
     )
     field_channels: int = setting(4, "of a field", low=1, high=64)
     field_side: int = setting(16, "of a field", unit="cells", low=4, high=512)
@@ -118,14 +94,49 @@ class DataSettings(CropSettings):
                 "data.field_lengths needs a length for each of 2 styles or more, not "
                 f"{self.field_lengths}."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSettings(Settings):
+    """What a training sample has beside its latent. Validation and test do not read it: they have
+    every latent with each other style, against references of that.
+    """
+
+    targets: str = setting(
+        "other",
+        "of the target style: other than the source's, each equally likely; or permuted, the "
+        "style of any training latent, as in a permutation of a batch (002-M12)",
+        choices=("other", "permuted"),
+    )
+    target_by: str = setting(
+        "seed",
+        "a training sample is a latent, whose target its seed draws; or a pair of both, so that "
+        "batches can have each target in given shares",
+        choices=("seed", "pair"),
+    )
+    identity_share: float = setting(
+        0.0, "of the samples whose target is their own style (002-M12)", low=0.0, high=1.0
+    )
+    references_of: str = setting(
+        "target",
+        "of the references of a training sample: the target style; or the source, itself R times, "
+        "an example of what learns the identity alone (002-M1)",
+        choices=("target", "source"),
+    )
+    pooled_references: bool = setting(
+        False, "a sample has as many latents of any styles, for a loss of samples without theirs"
+    )
+
+    def check(self) -> None:
         if self.target_by == "pair" and (self.identity_share or self.targets == "permuted"):
             raise SettingsError(
-                "data.target_by=pair has each target but the source's own equally often: it needs "
-                f"data.targets=other and data.identity_share=0, not {self.targets} and "
-                f"{self.identity_share:g}. Or set data.target_by=seed."
+                "pairs.target_by=pair has each target but the source's own equally often: it "
+                f"needs pairs.targets=other and pairs.identity_share=0, not {self.targets} and "
+                f"{self.identity_share:g}. Or set pairs.target_by=seed."
             )
         if self.targets == "permuted" and self.identity_share:
             raise SettingsError(
-                "data.targets=permuted has an identity share of its own, that of the source's "
-                f"style among the latents: set data.identity_share=0, not {self.identity_share:g}."
+                "pairs.targets=permuted has an identity share of its own, that of the source's "
+                "style among the latents: set pairs.identity_share=0, not "
+                f"{self.identity_share:g}."
             )

@@ -1,5 +1,5 @@
-"""Style transfer by a trained flow: the content is inverted to t = 0 in its own style, and
-generated from there in another.
+"""Style transfer by a trained flow: the content is taken back to t0, by noise or by an inversion
+in its own style, and generated from there in another.
 
 Shapes: B samples; the state x [B, C, H, W]; style, seed int64 [B].
 """
@@ -24,21 +24,21 @@ StyledVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 def invert(
     network: StyledVelocity, content: Tensor, style: Tensor, settings: SamplingSettings
 ) -> Tensor:
-    """The state at t = 0 that the flow of the content's own style leads to the content from; with
+    """The state at t0 that the flow of the content's own style leads to the content from; with
     no guidance, whose velocity no training has seen.
     """
-    times = time_grid(settings.inversion_steps, 1.0, 0.0)
+    times = time_grid(settings.inversion_steps, 1.0, settings.first)
     return integrate(_of(network, style), content, times, settings.solver)
 
 
 def generate(
     network: StyledVelocity, x: Tensor, style: Tensor, seed: Tensor, settings: SamplingSettings
 ) -> Tensor:
-    """From the state at t = 0 to the latent at t = 1 in that style, guided and with the noise that
+    """From the state at t0 to the latent at t = 1 in that style, guided and with the noise that
     the settings ask for. A sample's noise is drawn by its seed, whatever the others are.
     """
-    velocity = guided_velocity(network, style, settings.guidance)
-    times = time_grid(settings.steps)
+    velocity = guided_velocity(network, style, settings.guidance, settings.first)
+    times = time_grid(settings.steps, settings.first)
     langevin = settings.langevin
     if not langevin.sigma:
         return integrate(velocity, x, times, settings.solver)
@@ -56,9 +56,27 @@ def transfer(
     seed: Tensor,
     settings: SamplingSettings,
 ) -> Tensor:
-    """The content in the target style: inverted with its source style, then generated."""
-    start = invert(network, content, source, settings)
+    """The content in the target style: taken back to t0, then generated.
+
+    Args:
+        source: in which the content is inverted, with `begin=inverted`.
+    """
+    start = beginning(network, content, source, seed, settings)
     return generate(network, start, target, seed, settings)
+
+
+def beginning(
+    network: StyledVelocity,
+    content: Tensor,
+    source: Tensor,
+    seed: Tensor,
+    settings: SamplingSettings,
+) -> Tensor:
+    """The state at t0, with the noise of a training where it is noised (`flow.start_of`)."""
+    if settings.begin == "inverted":
+        return invert(network, content, source, settings)
+    noise = draw_normal(seed, "flow.noise", content.shape[1:]).to(content)
+    return torch.lerp(noise, content, settings.first)
 
 
 def inversion_error(
@@ -69,18 +87,18 @@ def inversion_error(
     (002-M21).
     """
     start = invert(network, content, style, settings)
-    times = time_grid(settings.steps)
+    times = time_grid(settings.steps, settings.first)
     again = integrate(_of(network, style), start, times, settings.solver)
     return (again - content).flatten(1).square().mean(dim=1).sqrt()
 
 
-def guidance_weight(settings: GuidanceSettings, t: Tensor) -> Tensor:
-    """w at t: `start` at t = 0, `end` at t = 1."""
-    return settings.start + (settings.end - settings.start) * t
+def guidance_weight(settings: GuidanceSettings, t: Tensor, t0: float = 0.0) -> Tensor:
+    """w at t: `start` at t0, `end` at t = 1."""
+    return settings.start + (settings.end - settings.start) * (t - t0) / (1.0 - t0)
 
 
 def guided_velocity(
-    network: StyledVelocity, style: Tensor, settings: GuidanceSettings
+    network: StyledVelocity, style: Tensor, settings: GuidanceSettings, t0: float = 0.0
 ) -> Velocity:
     """v_u + w(t) (v_c - v_u), v_u of no style; that of the style alone where w is 1 throughout."""
     conditional = _of(network, style)
@@ -91,7 +109,7 @@ def guided_velocity(
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         v_u, v_c = unconditional(x, t), conditional(x, t)
         combine = guided(
-            lambda *_: v_c, lambda *_: v_u, lambda time: guidance_weight(settings, time)
+            lambda *_: v_c, lambda *_: v_u, lambda time: guidance_weight(settings, time, t0)
         )
         return rescaled(combine(x, t), v_c.to(x.dtype), settings.rescale)
 

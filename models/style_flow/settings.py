@@ -10,6 +10,7 @@ from settings.schema import Settings, SettingsError, setting
 
 VARIANTS = ("base", "plus")
 KERNELS = ("base_and_residual", "from_zero")
+BEGINNINGS = ("noised", "inverted")
 NULLS = ("token", "mean", "mean_at_start")
 STEP_RULES = ("grid", "moving")
 STARTS = ("noised", "source")
@@ -138,7 +139,7 @@ class FlowSettings(Settings):
 class GuidanceSettings(Settings):
     """v_u + w(t) (v_c - v_u), classifier-free guidance."""
 
-    start: float = setting(2.0, "w at t = 0, where generation begins", low=0.0, high=100.0)
+    start: float = setting(2.0, "w where generation begins", low=0.0, high=100.0)
     end: float = setting(1.0, "w at t = 1; linear in t between", low=0.0, high=100.0)
     rescale: float = setting(
         0.0,
@@ -164,10 +165,37 @@ class LangevinSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(Settings):
-    """How a content is inverted and generated anew in another style."""
+    """How a content is taken back to t0 and generated anew from there in another style. The
+    document's is begin=inverted with t0=0, which no training from t0 > 0 has learnt.
+    """
 
-    steps: int = setting(20, "of the generation, from t = 0 to 1", low=1, high=1000)
-    inversion_steps: int = setting(20, "of the inversion, from t = 1 to 0", low=1, high=1000)
+    begin: str = setting(
+        "noised",
+        "at t0: (1 - t0) noise + t0 content, as in training; or the content inverted in its own "
+        "style, the document's",
+        choices=BEGINNINGS,
+    )
+    t0: float = setting(
+        -1.0,
+        "where generation begins, 0 is noise alone; -1 takes validation.t0 of the training, "
+        "where it was judged",
+        low=-1.0,
+        high=0.999,
+    )
+    steps: int = setting(20, "of the generation, from t0 to 1", low=1, high=1000)
+    inversion_steps: int = setting(20, "of the inversion, from t = 1 to t0", low=1, high=1000)
     solver: str = setting("euler", "of both", choices=tuple(SOLVERS))
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
     langevin: LangevinSettings = field(default_factory=LangevinSettings)
+
+    def check(self) -> None:
+        if -1.0 < self.t0 < 0.0:
+            raise SettingsError(
+                f"sampling.t0 must lie in 0 to 0.999, or be -1 for validation.t0 of the training, "
+                f"not {self.t0:g}."
+            )
+
+    @property
+    def first(self) -> float:
+        """t0; 0 where no training is known that would say it."""
+        return max(self.t0, 0.0)

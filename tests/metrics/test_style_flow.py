@@ -121,14 +121,32 @@ def test_sums_add_up_over_batches_to_the_bit_of_each_sample():
 
 def test_two_measurements_of_one_state_are_equal_to_the_bit():
     prediction, batch = given()
+    style_flow._known.clear()
     first = measured(prediction, batch)
     directions.cache_clear()
+    style_flow._known.clear()
     torch.manual_seed(5)
     second = measured(prediction, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         third = measured(prediction, batch)
     for name, value in first.items():
         assert value == second[name] == third[name] or math.isnan(value), name
+
+
+def test_what_is_remembered_of_a_pair_is_of_that_source_and_those_references():
+    """Floor, halves and source are computed once for a pair; other pairs have their own."""
+    prediction, batch = given()
+    measured(prediction, batch)
+    each = {"latent": ("swd_source",), "references": ("swd_floor", "swd_halves")}
+    for name, moved in each.items():
+        other = {**batch, name: batch[name].flip(-1) * 1.5}
+        seen = measured(prediction, other)
+        style_flow._known.clear()
+        fresh = measured(prediction, other)
+        for column in ("swd_source", "swd_floor", "swd_halves"):
+            assert seen[column] == fresh[column], (name, column)
+        plain = measured(prediction, batch)
+        assert all(seen[column] != plain[column] for column in moved)
 
 
 def test_a_real_latent_is_at_the_floor_and_the_source_is_not():

@@ -70,6 +70,11 @@ def _validation_start(source: Tensor, batch: Tensors, settings: StyleFlowSetting
     return Start(torch.lerp(drawn.noise, source, settings.validation.t0), t0, drawn.noise)
 
 
+def judged_at(settings: StyleFlowSettings) -> float:
+    """t0 of a generation that is not told one: that of validation, below 1."""
+    return min(settings.validation.t0, 0.999)
+
+
 def _told(batch: Tensors, settings: StyleFlowSettings) -> Tensor:
     """The target styles as the network is told them; a batch outside of a training has no seed of
     an update.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from data.style.settings import DataSettings
+from data.style.settings import DataSettings, PairSettings
 from losses.style.flow import LossSettings
 from losses.style.terms import SwdSettings
 from metrics.style.flow import StyleHealthSettings
@@ -48,8 +48,11 @@ class StyleFlowSettings(SystemSettings):
     """The defaults are the demo: three styles of Gaussian fields, CPU-sized."""
 
     model: ModelSettings = field(default_factory=lambda: ModelSettings(base=16))
-    # below, the noise leaves too little of a white field for anything to be learnt of it
-    flow: FlowSettings = field(default_factory=lambda: FlowSettings(t0_low=0.5))
+    # Below t0_low the noise leaves too little of a white field for anything to be learnt of it,
+    # above t0_high no way is left to another style. Memory holds four steps of so small a network.
+    flow: FlowSettings = field(
+        default_factory=lambda: FlowSettings(t0_low=0.5, t0_high=0.8, checkpointing=False)
+    )
     t0: ScheduleSettings = field(default_factory=ScheduleSettings)
     label_drop: LabelDropSettings = field(default_factory=LabelDropSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
@@ -62,6 +65,7 @@ class StyleFlowSettings(SystemSettings):
             source="fields", held_out_crops=16, field_lengths=(0.0, 0.4, 0.8)
         )
     )
+    pairs: PairSettings = field(default_factory=PairSettings)
     health: StyleHealthSettings = field(default_factory=StyleHealthSettings)
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(
@@ -82,10 +86,10 @@ class StyleFlowSettings(SystemSettings):
                 f"data.crop must be a multiple of {cells} (vae.factor={self.vae.factor}, and two "
                 f"halvings of the latent), not {data.crop}."
             )
-        if swd.dropped == "pooled" and self.label_drop.share and not data.pooled_references:
+        if swd.dropped == "pooled" and self.label_drop.share and not self.pairs.pooled_references:
             raise SettingsError(
                 "loss.swd.dropped=pooled compares samples without their style with references of "
-                "any styles: set data.pooled_references=true, or loss.swd.dropped=content."
+                "any styles: set pairs.pooled_references=true, or loss.swd.dropped=content."
             )
         if data.source == "fields":
             self._check_fields()

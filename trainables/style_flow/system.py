@@ -106,7 +106,8 @@ class StyleFlow(SystemBase[StyleFlowSettings, Styles]):
     def loaders(self, settings: StyleFlowSettings, prepared: Styles) -> Loaders:
         data = settings.data
         train, validation, test = (
-            open_split(prepared, split, data) for split in ("train", "validation", "test")
+            open_split(prepared, split, data, settings.pairs)
+            for split in ("train", "validation", "test")
         )
         return Loaders(
             train,
@@ -115,7 +116,7 @@ class StyleFlow(SystemBase[StyleFlowSettings, Styles]):
             warnings=prepared.warnings,
             test=test if len(test) else None,
             units={"validation": validation.units, "test": test.units},
-            order=stratified(train.targets) if data.target_by == "pair" else None,
+            order=stratified(train.targets) if settings.pairs.target_by == "pair" else None,
         )
 
     def phases(self, settings: StyleFlowSettings, prepared: Styles | None) -> Sequence[Phase]:
@@ -148,20 +149,22 @@ class StyleFlow(SystemBase[StyleFlowSettings, Styles]):
         return examinations()
 
     def unit_key(self, settings: StyleFlowSettings) -> str:
-        """Other fields, or another split of a folder's files."""
-        return "data.seed"
+        """Other fields, or another split of a folder's files; the embedded images are cut one
+        way.
+        """
+        return "" if settings.data.source == "embedded" else "data.seed"
 
     def references(self, settings: StyleFlowSettings, prepared: Styles) -> Mapping[str, Reference]:
         return references(open_split(prepared, "train", settings.data))
 
     def preflight(self, settings: StyleFlowSettings, prepared: Styles) -> Sequence[Finding]:
-        if settings.loss.swd.group != "style" or settings.data.target_by == "pair":
+        if settings.loss.swd.group != "style" or settings.pairs.target_by == "pair":
             return []
         return [
             Finding(
                 "loss.swd.group=style compares the samples of a target style together, and "
-                "data.target_by=seed leaves it to chance how many there are in a batch. Set "
-                "data.target_by=pair, which gives every batch its share of each."
+                "pairs.target_by=seed leaves it to chance how many there are in a batch. Set "
+                "pairs.target_by=pair, which gives every batch its share of each."
             )
         ]
 

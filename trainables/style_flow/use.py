@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from trainables.api import (
     setting,
 )
 from trainables.drawing import rows, scaled, write_png
-from trainables.style_flow.forward import of
+from trainables.style_flow.forward import judged_at, of
 from trainables.style_flow.image_files import codec_of, draw_images, read_images
 from trainables.style_flow.settings import StyleFlowSettings
 
@@ -37,7 +38,9 @@ class GenerateSettings(Settings):
 
     style: str = setting("", "the style to give: one that was trained")
     source_style: str = setting(
-        "", "the style of the inputs, in which they are inverted; empty where it is not known"
+        "",
+        "the style of the inputs, in which sampling.begin=inverted inverts them; empty where it "
+        "is not known",
     )
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
 
@@ -63,6 +66,8 @@ def generate(settings: StyleFlowSettings, modules: Modules, request: Request) ->
     """
     options: GenerateSettings = request.options
     network, sampling = of(modules), options.sampling
+    if sampling.t0 < 0.0:
+        sampling = dataclasses.replace(sampling, t0=judged_at(settings))
     names: Sequence[str] = modules["network"].style_names  # type: ignore[assignment]
     if sampling.guidance.is_on and not settings.label_drop.share:
         raise SettingsError(
@@ -81,6 +86,7 @@ def generate(settings: StyleFlowSettings, modules: Modules, request: Request) ->
     else:
         contents = read_images(request.given, codec.factor * settings.model.divisor)
     errors: list[Tensor] = []
+    samples = 0
     for indices, seeds in request.batches(len(contents)):
         given = torch.stack([contents[index // request.count] for index in indices]).to(device)
         content = given if codec is None else codec.encode(given)
@@ -90,7 +96,8 @@ def generate(settings: StyleFlowSettings, modules: Modules, request: Request) ->
         wanted = torch.full_like(source, target)
         with torch.no_grad():
             x = transfer(network, content, source, wanted, seeds.to(device), sampling)
-            errors.append(inversion_error(network, content, source, sampling).cpu())
+            if sampling.begin == "inverted":
+                errors.append(inversion_error(network, content, source, sampling).cpu())
         for index, one in zip(indices, x.cpu().numpy(), strict=True):
             np.save(request.target / f"{index:06d}.npy", one)
         if codec is None:
@@ -99,9 +106,12 @@ def generate(settings: StyleFlowSettings, modules: Modules, request: Request) ->
         else:
             drawn = draw_images(codec, given, x, target, indices, request.target)
         write_png(request.target / f"grid_{indices[0]:06d}.png", drawn)
+        samples += len(indices)
+    if sampling.begin == "noised":
+        return {"samples": float(samples)}
     known = torch.cat(errors) if errors else torch.zeros(0)
     error = (float(known.double().sum()), float(known.numel()))
-    return {"samples": float(known.numel()), "inversion_error": error}
+    return {"samples": float(samples), "inversion_error": error}
 
 
 def _style(key: str, name: str, names: Sequence[str]) -> int:

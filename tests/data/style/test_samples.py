@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from data.style.dataset import open_split, prepare
-from data.style.settings import DataSettings
-from settings.flat import replace
+from data.style.settings import DataSettings, PairSettings
+from settings.flat import leaves, replace
 from settings.schema import SettingsError
 
 FIELDS = DataSettings(
@@ -26,8 +26,9 @@ def prepared(tmp_path_factory):
 
 
 def opened(prepared, split="train", **changes):
-    settings = replace(FIELDS, changes)
-    return open_split(prepared, split, settings)
+    drawn = {key: value for key, value in changes.items() if key in leaves(PairSettings)}
+    settings = replace(FIELDS, {key: changes[key] for key in changes.keys() - drawn.keys()})
+    return open_split(prepared, split, settings, replace(PairSettings(), drawn))
 
 
 def same(a, b):
@@ -120,7 +121,7 @@ def test_pairs_tell_an_order_their_targets(prepared):
     assert len(samples) == 2 * 72
     assert samples.targets == [int(samples[(n, 9)]["target"]) for n in range(len(samples))]
     assert Counter(samples.targets) == {0: 48, 1: 48, 2: 48}
-    with pytest.raises(ValueError, match=r"Set data.target_by=pair"):
+    with pytest.raises(ValueError, match=r"Set pairs.target_by=pair"):
         assert opened(prepared).targets
 
 
@@ -140,10 +141,20 @@ def test_a_copy_in_another_process_maps_the_file_anew(prepared):
         ({"source": "folder"}, "data.source=folder needs data.root"),
         ({"root": "latents"}, "reads no folder, but data.root=latents is given"),
         ({"field_lengths": (1.0,)}, "a length for each of 2 styles or more"),
-        ({"target_by": "pair", "identity_share": 0.1}, "data.target_by=pair has each target but"),
-        ({"targets": "permuted", "identity_share": 0.1}, "has an identity share of its own"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes, said):
     with pytest.raises(SettingsError, match=said):
         replace(FIELDS, changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target_by": "pair", "identity_share": 0.1}, "pairs.target_by=pair has each target but"),
+        ({"targets": "permuted", "identity_share": 0.1}, "has an identity share of its own"),
+    ],
+)
+def test_targets_that_contradict_each_other_are_refused(changes, said):
+    with pytest.raises(SettingsError, match=said):
+        replace(PairSettings(), changes)

@@ -10,6 +10,7 @@ import torch
 from models.draws import draw_normal
 from models.integration import SOLVERS
 from models.style_flow.conditioning import NULL_STYLE
+from models.style_flow.flow import start_of
 from models.style_flow.sampling import (
     generate,
     guidance_weight,
@@ -20,10 +21,13 @@ from models.style_flow.sampling import (
     transfer,
 )
 from models.style_flow.settings import (
+    FlowSettings,
     GuidanceSettings,
     LangevinSettings,
     SamplingSettings,
 )
+from settings.flat import replace
+from settings.schema import SettingsError
 
 SEED = torch.tensor([5, 6, 7])
 STYLE = torch.tensor([0, 2, 1])
@@ -37,7 +41,7 @@ def smooth(x, t, style):
 
 
 def sampling(steps, solver="euler", **changes):
-    settings = {"guidance": PLAIN, **changes}
+    settings = {"guidance": PLAIN, "begin": "inverted", "t0": 0.0, **changes}
     return SamplingSettings(steps=steps, inversion_steps=steps, solver=solver, **settings)
 
 
@@ -61,6 +65,37 @@ def test_a_transfer_is_the_inversion_in_one_style_and_generation_in_the_other(la
     assert torch.equal(moved, generate(smooth, start, STYLE.flip(0), SEED, settings))
     assert torch.equal(moved[1], transfer(smooth, x, STYLE, STYLE, SEED, settings)[1])
     assert (moved - x)[0].abs().max() > 0.1
+
+
+def test_a_transfer_by_noise_begins_where_a_training_does(latents):
+    x, t0 = latents(), 0.6
+    drawn = start_of(x, SEED, FlowSettings())
+    still = transfer(
+        lambda x, t, s: torch.zeros_like(x), x, STYLE, STYLE, SEED,
+        sampling(4, begin="noised", t0=t0),
+    )  # fmt: skip
+    torch.testing.assert_close(still, (1.0 - t0) * drawn.noise + t0 * x)
+    moved = transfer(linear, x, STYLE, STYLE, SEED, sampling(50, "rk4", begin="noised", t0=t0))
+    expected = still * torch.exp((1.0 - t0) * STYLE)[:, None, None, None]
+    torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_inversion_may_end_on_the_way(latents):
+    x, t0 = latents().double(), 0.6
+    start = invert(linear, x, STYLE, sampling(50, "rk4", t0=t0))
+    expected = x * torch.exp(-(1.0 - t0) * STYLE.double())[:, None, None, None]
+    torch.testing.assert_close(start, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_guidance_falls_over_the_way_that_is_left():
+    settings = GuidanceSettings(start=3.0, end=1.0)
+    weights = guidance_weight(settings, torch.tensor([0.6, 0.8, 1.0]), 0.6)
+    torch.testing.assert_close(weights, torch.tensor([3.0, 2.0, 1.0]))
+
+
+def test_a_t0_below_0_that_is_no_sign_is_refused():
+    with pytest.raises(SettingsError, match=r"0 to 0\.999, or be -1"):
+        replace(SamplingSettings(), {"t0": -0.5})
 
 
 def linear(x, t, style):

@@ -91,7 +91,7 @@ def test_a_style_is_withheld_by_the_sample_or_by_the_update(cache):
 
 
 def test_the_schedule_moves_the_lower_bound_of_t0(cache):
-    settings = settings_of(flow__t0_low=0.5, label_drop__share=0.0)
+    settings = settings_of(flow__t0_low=0.5, flow__t0_high=1.0, label_drop__share=0.0)
     given = batch_for(settings, cache)
     plain, none = (
         predict(settings, {**given, **added}, training=True)[1][0][0]
@@ -119,7 +119,7 @@ def test_velocity_and_divergence_are_made_where_a_term_reads_them(cache):
 
 
 def test_the_source_may_be_its_own_reference_in_training_alone(cache):
-    settings = settings_of(data__references_of="source")
+    settings = settings_of(pairs__references_of="source")
     given = batch_for(settings, cache)
     assert bool((given["references"] == given["latent"][:, None]).all())
     judged = batch_for(settings, cache, "validation")
