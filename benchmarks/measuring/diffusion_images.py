@@ -39,15 +39,23 @@ class Trained:
     modules: Mapping[str, Any]
 
 
+def begun(
+    preset: str, changes: Mapping[str, Any], draw: int
+) -> tuple[DiffusionSettings, Prepared]:
+    """(settings, data) of a preset with changes, patients of `data.seed=draw`, at 32 x 32."""
+    system = load_system("diffusion")
+    given = {**_SMALL, **changes}
+    first = resolve(system.Settings, system.name, preset=preset, sampled=given).settings
+    settings = replace(first, {"data.seed": draw, **_QUIET})
+    return settings, system.prepare(settings, cache_directory())
+
+
 def trained(preset: str, changes: Mapping[str, Any], draw: int, folder: Path) -> Trained:
-    """A training of a preset with changes on the patients of `data.seed=draw`, at 32 x 32."""
+    """A training of what `begun` has."""
     from accelerate import Accelerator
 
     system = load_system("diffusion")
-    given = {**_SMALL, **changes}
-    begun = resolve(system.Settings, system.name, preset=preset, sampled=given).settings
-    settings = replace(begun, {"data.seed": draw, **_QUIET})
-    prepared = system.prepare(settings, cache_directory())
+    settings, prepared = begun(preset, changes, draw)
     fit(system, settings, LocalRun(folder), prepared)
     newest = max((folder / "checkpoints").glob("step-*"))
     modules = modules_of(system, settings, prepared, newest, Accelerator(cpu=True))

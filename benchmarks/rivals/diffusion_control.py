@@ -9,6 +9,7 @@ over that of the frozen network, on the pairs of validation.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from benchmarks.measuring.rows import Row, main, standard_error
+from benchmarks.measuring.rows import Row, show, standard_error
 
 if TYPE_CHECKING:
     from benchmarks.measuring.diffusion_images import Trained
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 DRAW = 7
 """Of the data (`data.seed`)."""
 
-SEEDS = 4
+SEEDS = 2
 """Of noise, for each mask."""
 
 STEPS = 10
@@ -37,19 +38,22 @@ SIZE: Mapping[str, Any] = {
 }  # fmt: skip
 """Of both trainings: half the sides of the demo."""
 
+CONTROL: Mapping[str, Any] = {"train.batch_size": 4}
+"""Of the second: as many samples a step as `right` has."""
 
-def measure() -> Iterator[Row]:
-    """Trains `right`, then `control` on it; the peer of a row is its standard error over patients
-    of validation and test.
+
+def measure(folder: Path) -> Iterator[Row]:
+    """Trains `right`, then `control` on it, in the folder; the peer of a row is its standard error
+    over patients of validation and test.
     """
     from benchmarks.measuring.diffusion_images import trained
 
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        first = Path(folder) / "right"
-        trained("right", SIZE, DRAW, first)
-        changes = {**SIZE, "train.init_from": str(first)}
-        network = trained("control", changes, DRAW, Path(folder) / "control")
+    first = folder / "right"
+    trained("right", SIZE, DRAW, first)
+    network = trained(
+        "control", {**SIZE, **CONTROL, "train.init_from": str(first)}, DRAW, folder / "control"
+    )
     masks, patients = _masks(network)
     for name, value in _errors(network).items():
         yield Row(f"diffusion_control/{name}", value, "", "", None, None)
@@ -137,5 +141,15 @@ def _masks(network: Trained) -> tuple[Tensor, list[str]]:
     return torch.stack(masks), patients
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--dir", type=Path, help="keeps both trainings there")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        for printed in measure(args.dir or Path(scratch)):
+            show(printed, args.json)
+
+
 if __name__ == "__main__":
-    main(measure, __doc__)
+    main()

@@ -6,11 +6,16 @@ Both sides have the same layers. Ours draws noise and times by the samples' seed
 losses of every term, watches for what is not finite and follows a learning rate; the other does
 not.
 
-Then what each regulariser adds to a step of slices: its step over the plain one, in turn.
+Then what each regulariser adds to a step of slices: its step over the plain one, in turn;
+`--regularisers` measures these alone.
+
+    python -m benchmarks.rivals.diffusion_loop --json
+    python -m benchmarks.rivals.diffusion_loop --regularisers --json
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -20,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring.peaks import peak_mib, peak_of
-from benchmarks.measuring.rows import Row, main, row
+from benchmarks.measuring.rows import Row, row, show
 
 CASES: Mapping[str, Mapping[str, Any]] = {
     "slices": {},
@@ -51,8 +56,11 @@ REGULARISERS: Mapping[str, Mapping[str, Any]] = {
 SIDES = ("ours", "monai")
 BLOCKS, STEPS = 16, 2
 
+REGULARISER_BLOCKS = 8
+"""Of one step: what is asked is whether a step costs one or two of the plain ones."""
 
-def measure() -> Iterator[Row]:
+
+def against_monai() -> Iterator[Row]:
     """Milliseconds: medians over blocks of steps in turn; the ratio is the median over pairs of
     blocks. Memory: a process each.
     """
@@ -72,24 +80,26 @@ def measure() -> Iterator[Row]:
         yield Row(f"diffusion_loop/{name}/step", ours, "ms", peer, theirs, ratio)
         ours, theirs = (peak_of("benchmarks.rivals.diffusion_loop", s, name) for s in SIDES)
         yield row(f"diffusion_loop/{name}/peak_memory", ours, "MiB", peer, theirs)
-    for name, changes in REGULARISERS.items():
-        yield _cost(name, changes)
 
 
-def _cost(name: str, changes: Mapping[str, Any]) -> Row:
-    """Milliseconds of a step with and without a regulariser; the ratio is with over without."""
+def of_regularisers() -> Iterator[Row]:
+    """Milliseconds of a step with and without each; the ratio is with over without, the median
+    over pairs of steps.
+    """
+    import torch
+
     from benchmarks.rivals.monai_flow import in_turn
 
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        steps = {
-            side: steps_of("ours", given, Path(folder) / side)
-            for side, given in {"with": changes, "plain": {}}.items()
-        }
-        times = in_turn(steps, BLOCKS)
-    pairs = zip(times["with"], times["plain"], strict=True)
-    ratio = statistics.median(one / plain for one, plain in pairs)
-    one, plain = (1000 * statistics.median(times[side]) for side in ("with", "plain"))
-    return Row(f"diffusion_loop/{name}/step", one, "ms", "the plain step", plain, ratio)
+        plain = steps_of("ours", {}, Path(folder) / "plain", 1)
+        for name, changes in REGULARISERS.items():
+            changed = steps_of("ours", changes, Path(folder) / name, 1)
+            times = in_turn({"with": changed, "plain": plain}, REGULARISER_BLOCKS)
+            pairs = zip(times["with"], times["plain"], strict=True)
+            ratio = statistics.median(one / other for one, other in pairs)
+            one, other = (1000 * statistics.median(times[side]) for side in ("with", "plain"))
+            yield Row(f"diffusion_loop/{name}/step", one, "ms", "the plain step", other, ratio)
 
 
 def steps_of(
@@ -124,8 +134,19 @@ def _peak(side: str, name: str) -> None:
     print(json.dumps(peak_mib()))
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--regularisers", action="store_true", help="their rows alone")
+    args = parser.parse_args()
+    parts = (of_regularisers,) if args.regularisers else (against_monai, of_regularisers)
+    for part in parts:
+        for printed in part():
+            show(printed, args.json)
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak"]:
         _peak(*sys.argv[2:4])
     else:
-        main(measure, __doc__)
+        main()
