@@ -76,12 +76,21 @@ _STYLE_FLOW = (
     "val.outside_share",
 )
 
+_NPT = (
+    "val.fidelity_kl",
+    "val.perplexity",
+    "val.direct_error",
+    "val.attention_cosine",
+    "val.scalar_std",
+)
+
 COLUMNS: Mapping[str, Sequence[str]] = {
     "hdr_patch": _HDR_PATCH,
     "conditioner": _CONDITIONER,
     "compression": _COMPRESSION,
     "diffusion": _DIFFUSION,
     "style_flow": _STYLE_FLOW,
+    "npt": _NPT,
 }
 """What the findings on a system show; of others every metric with a direction."""
 
