@@ -90,7 +90,7 @@ def test_the_full_space_has_the_documented_tunables():
     keys += ["loss.direct.schedule.start", "loss.direct.schedule.end", "npt.curriculum.share.end"]
     keys += ["loss.balancer.kind", "loss.balancer.decay", "loss.balancer.alpha", "model.rank"]
     keys += ["model.pairs", "model.scale", "model.identity", "optimizer.lr", "train.clip_norm"]
-    keys += ["model.gradient", "optimizer.rate.converter", "npt.layers.order"]
+    keys += ["model.gradient", "optimizer.rate.converter"]
     assert not [key for key in keys if key not in domains]
     assert not [key for key in domains if key not in flatten(NptSettings())]
     assert schedule_factor(tree_of("curriculum").npt.curriculum.share, 0, 10) == 0.3
