@@ -70,7 +70,7 @@ def test_a_proposal_is_one_change_of_the_static_weights():
         changed.append(keys)
     everything = [key for keys in changed for key in keys]
     assert len(everything) == len(set(everything))
-    assert set(PROPOSALS) <= set(SPACES["weights"].points)
+    assert set(PROPOSALS) <= set(SPACES["full"].points)
 
 
 def test_the_adaptive_weights_of_the_document_are_a_sixth():
