@@ -70,7 +70,7 @@ def test_a_proposal_is_one_change_of_the_static_weights():
         changed.append(keys)
     everything = [key for keys in changed for key in keys]
     assert len(everything) == len(set(everything))
-    assert set(PROPOSALS) <= set(SPACES["weights"].points)
+    assert set(PROPOSALS) <= set(SPACES["full"].points)
 
 
 def test_the_adaptive_weights_of_the_document_are_a_sixth():
@@ -90,7 +90,7 @@ def test_the_full_space_has_the_documented_tunables():
     keys += ["loss.direct.schedule.start", "loss.direct.schedule.end", "npt.curriculum.share.end"]
     keys += ["loss.balancer.kind", "loss.balancer.decay", "loss.balancer.alpha", "model.rank"]
     keys += ["model.pairs", "model.scale", "model.identity", "optimizer.lr", "train.clip_norm"]
-    keys += ["model.gradient", "optimizer.rate.converter", "npt.layers.order"]
+    keys += ["model.gradient", "optimizer.rate.converter"]
     assert not [key for key in keys if key not in domains]
     assert not [key for key in domains if key not in flatten(NptSettings())]
     assert schedule_factor(tree_of("curriculum").npt.curriculum.share, 0, 10) == 0.3
