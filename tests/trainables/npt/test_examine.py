@@ -22,7 +22,7 @@ from trainables.run import LocalRun
 from trainables.stepping.inputs import batch_of
 
 SYSTEM = Npt()
-CASES = 16
+CASES = 8
 
 
 def settings_of(**changes):
