@@ -4,7 +4,7 @@ of size, and a v_a that does not say what attention is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from metrics.health import STOP_HELP, HealthSettings
@@ -52,3 +52,9 @@ class NptHealthSettings(HealthSettings):
     stop: tuple[str, ...] = setting(
         (), STOP_HELP, choices=(*SIGNS, *(sign.name for sign in _MEASURED))
     )
+
+    @property
+    def without_pairs(self) -> HealthSettings:
+        """The signs of every system alone, for an adapter, which has no pairs."""
+        values = {f.name: getattr(self, f.name) for f in fields(HealthSettings)}
+        return HealthSettings(**{**values, "stop": tuple(s for s in self.stop if s in SIGNS)})

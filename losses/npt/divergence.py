@@ -6,6 +6,7 @@ Shapes: n tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,9 +30,11 @@ class _Divergence(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(teacher, student)
         ctx.temperature, ctx.chunk = temperature, chunk
-        pairs = zip(teacher.split(chunk), student.split(chunk), strict=True)
-        values = [_of_tokens(p, q, temperature) for p, q in pairs]
-        return temperature**2 * torch.cat(values)
+        # of one piece: small results among large ones would keep the memory in pieces
+        values = _wide(student.new_empty(len(student)))
+        for part in _chunks(len(student), chunk):
+            values[part] = _of_tokens(teacher[part], student[part], temperature)
+        return values.mul_(temperature**2)
 
     @staticmethod
     @once_differentiable
@@ -39,12 +42,15 @@ class _Divergence(torch.autograd.Function):
         """d / d student = T (softmax(student / T) - softmax(teacher / T))"""
         teacher, student = ctx.saved_tensors
         whole = torch.empty_like(student)
-        for rows in torch.arange(len(student)).split(ctx.chunk):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        for part in _chunks(len(student), ctx.chunk):
             scaled = (_wide(x[part]) / ctx.temperature for x in (teacher, student))
             p, q = (torch.softmax(x, dim=-1) for x in scaled)
             whole[part] = q.sub_(p).mul_(ctx.temperature * gradient[part, None])
         return None, whole, None, None
+
+
+def _chunks(count: int, size: int) -> Iterator[slice]:
+    return (slice(first, first + size) for first in range(0, count, size))
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from trainables.api import Column, Exam, Examination
 from trainables.npt.forward import convert, of
 from trainables.npt.settings import NptSettings
 
-_CASES = 16
+_CASES = 8
 """Windows that are looked at, spread over the split."""
 
 Sums = dict[str, tuple[Tensor, Tensor]]

@@ -23,6 +23,7 @@ from trainables.api import (
     Composite,
     Examination,
     Finding,
+    HealthSettings,
     Loaders,
     Measures,
     Metric,
@@ -155,6 +156,10 @@ class Npt(SystemBase[NptSettings, Prepared]):
     ) -> Sequence[Examination]:
         known = None if prepared is None else prepared.teacher.layers
         return examinations(layers_of(settings, known))
+
+    def health(self, settings: NptSettings) -> HealthSettings:
+        is_adapter = settings.model.kind == "adapter"
+        return settings.health.without_pairs if is_adapter else settings.health
 
     def unit_key(self, settings: NptSettings) -> str:
         """Another split, and a teacher trained on other documents."""

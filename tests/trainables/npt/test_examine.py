@@ -22,7 +22,7 @@ from trainables.run import LocalRun
 from trainables.stepping.inputs import batch_of
 
 SYSTEM = Npt()
-CASES = 16
+CASES = 8
 
 
 def settings_of(**changes):
@@ -133,6 +133,15 @@ def test_signs(column, value, sign):
     assert finding.name == sign
     early = list(readings({**fine, column: value}, (), settings.measured, {}, [sign]))
     assert not findings(early, settings, 1)
+
+
+def test_an_adapter_has_no_signs_of_pairs():
+    of_pairs = {f"loss.{name}.enabled": False for name in ("encoding", "regularisation")}
+    changes = {"model.kind": "adapter", "health.stop": ("v_b_low", "term_share"), **of_pairs}
+    adapter = SYSTEM.health(settings_of(**changes, **{"health.overfit_ratio": 7.0}))
+    assert not adapter.measured and adapter.stop == ("term_share",)
+    assert adapter.overfit_ratio == 7.0
+    assert len(SYSTEM.health(settings_of()).measured) == 4
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from models.npt.converter import Converter
 from models.npt.llama import config_of, freeze, make_llama
 from models.npt.settings import LlamaSettings
 from models.npt.student import Converters
+from settings.files import preset_file
 from settings.flat import replace
 from trainables.checkpoints import checkpoint, contents
 from trainables.npt.forward import of
@@ -64,8 +65,10 @@ def test_a_checkpoint_beside_a_teacher_of_1b_is_of_the_converters_alone(teacher,
 
 @pytest.mark.slow
 def test_a_system_of_1b_is_built_without_memory(teacher):
-    """By `rebuild`, as a checkpoint is opened; a converter's shapes follow."""
-    settings = replace(NptSettings(), {"model.rank": 256, "data.window": 512})
+    """The preset `paper` by `rebuild`, as a checkpoint is opened; a converter's shapes follow."""
+    folders = {"data.tokenizer": "llama", "teacher.path": "llama"}
+    settings = replace(NptSettings(), {**preset_file("npt", "paper").values, **folders})
+    assert settings.teacher.network == PAPER
     with torch.device("meta"):
         meta = {"config": teacher.config.to_dict(), "directions": 10}
         built = Npt().rebuild(settings, meta)

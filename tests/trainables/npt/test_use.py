@@ -100,7 +100,7 @@ def test_draws_are_by_the_seeds_of_the_samples(training, tmp_path, capsys):
 
 
 def test_inputs_of_any_length_are_texts_of_their_own(training, opened, tmp_path, capsys):
-    """The teacher knows 32 places: with 10 new tokens it reads the last 22 of a long text."""
+    """The teacher knows 64 places: with 10 new tokens it reads the last 54 of a long text."""
     source = tmp_path / "texts"
     source.mkdir()
     (source / "1.txt").write_text("if")
@@ -108,11 +108,11 @@ def test_inputs_of_any_length_are_texts_of_their_own(training, opened, tmp_path,
     target = tmp_path / "out"
     given = ("--input", source, "--output", target, "generate.length=10", "--json")
     assert run(training, *given) == 0
-    assert json.loads(capsys.readouterr().out)["prompt_tokens_left_out"] == 81 - 22
+    assert json.loads(capsys.readouterr().out)["prompt_tokens_left_out"] == 81 - 54
     student = with_rules(opened.modules["teacher"], dict(of(opened.modules).rules()))
     assert (target / "000000.txt").read_text() == one_by_one(student, "if", 10)
     long = (target / "000001.txt").read_bytes()
-    (ending,) = continued(student, [list(b"for " * 20)[-22:]], 10, SEPARATOR)
+    (ending,) = continued(student, [list(b"for " * 20)[-54:]], 10, SEPARATOR)
     assert long == b"for " * 20 + bytes(ending)
 
 
@@ -125,7 +125,7 @@ def test_without_a_text_a_document_begins(training, opened, tmp_path):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (("generate.length=32",), "generate.length must lie below 32, the places that"),
+        (("generate.length=64",), "generate.length must lie below 64, the places that"),
         (("--count", 2, "generate.length=9"), "--count 2: at generate.temperature=0 nothing is"),
         (("--input", "no/such"), "--input no/such does not exist"),
         (("generate.network=both",), "generate.network takes one of student | teacher"),
