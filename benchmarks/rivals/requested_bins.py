@@ -67,7 +67,7 @@ def measure() -> Iterator[Row]:
             seeds = list(range(10_000 * draw, 10_000 * draw + len(asked)))
             made = images_of(network, seeds, STEPS, batch)
             given = _counts(network, (made[:, 0] > 0.5).numpy(), np.tile(spacing, (REPEATS, 1)))
-            error, shuffled = _error(given, asked), _shuffled(given, asked, len(requests))
+            error, shuffled = error_of(given, asked), shuffled_error(given, asked, len(requests))
             values = {
                 f"{name}/asked": error,
                 f"{name}/shuffled": shuffled,
@@ -78,8 +78,8 @@ def measure() -> Iterator[Row]:
                 errors.setdefault(key, []).append(value)
         references = {  # the same for all arms
             "lesions_asked": float(requests.sum(1).mean()),
-            "mean": _error(np.broadcast_to(mean, requests.shape), requests),
-            "empty": _error(np.zeros_like(requests), requests),
+            "mean": error_of(np.broadcast_to(mean, requests.shape), requests),
+            "empty": error_of(np.zeros_like(requests), requests),
         }
         for key, value in references.items():
             errors.setdefault(key, []).append(value)
@@ -90,14 +90,14 @@ def measure() -> Iterator[Row]:
         )  # fmt: skip
 
 
-def _error(made: Float64, asked: Float64) -> float:
+def error_of(made: Float64, asked: Float64) -> float:
     return float(np.abs(made - asked).sum(1).mean())
 
 
-def _shuffled(made: Float64, asked: Float64, requests: int) -> float:
+def shuffled_error(made: Float64, asked: Float64, requests: int) -> float:
     """The mean error against every other request in the place of a mask's own."""
     turns = range(1, requests)
-    return statistics.mean(_error(made, np.roll(asked, turn, axis=0)) for turn in turns)
+    return statistics.mean(error_of(made, np.roll(asked, turn, axis=0)) for turn in turns)
 
 
 def _requests(network: Trained) -> tuple[Float64, Float64, Float64]:

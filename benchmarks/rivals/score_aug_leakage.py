@@ -76,7 +76,7 @@ def measure() -> Iterator[Row]:
             made = images_of(network, seeds, STEPS)
             shares[name].append(_share_turned(classifier, made))
             if name == "plain":
-                shares["turned_by_hand"].append(_share_turned(classifier, _turned(made)))
+                shares["turned_by_hand"].append(_share_turned(classifier, turned_images(made)))
     for name, values in shares.items():
         percent = [100.0 * value for value in values]
         mean, error = statistics.mean(percent), standard_error(percent)
@@ -88,7 +88,7 @@ def _accuracy(classifier: nn.Module, prepared: Prepared) -> tuple[float, float]:
     of the plain ones that it takes for turned).
     """
     others = torch.cat([_slices(prepared, split) for split in ("validation", "test")])
-    real, hits = (_share_turned(classifier, each) for each in (others, _turned(others)))
+    real, hits = (_share_turned(classifier, each) for each in (others, turned_images(others)))
     return 0.5 * (hits + 1.0 - real), real
 
 
@@ -102,7 +102,7 @@ def _slices(prepared: Prepared, split: str) -> Tensor:
     return torch.stack([samples[key]["image"] for key in keys]).float()
 
 
-def _turned(images: Tensor) -> Tensor:
+def turned_images(images: Tensor) -> Tensor:
     """A quarter turn, or a flip along a diagonal, in turn."""
     ways = [torch.rot90(images, turns, (2, 3)) for turns in (1, 3)]
     ways += [way.flip(3) for way in ways]
@@ -122,7 +122,7 @@ def _classifier(images: Tensor) -> nn.Module:
         flips = [axis for axis in (2, 3) if torch.rand(()) < 0.5]
         chosen = chosen.flip(flips)  # those keep the axes
         is_turned = torch.rand(32) < 0.5
-        given = torch.where(is_turned.view(-1, 1, 1, 1), _turned(chosen), chosen)
+        given = torch.where(is_turned.view(-1, 1, 1, 1), turned_images(chosen), chosen)
         loss = F.binary_cross_entropy_with_logits(network(given)[:, 0], is_turned.float())
         optimizer.zero_grad()
         loss.backward()

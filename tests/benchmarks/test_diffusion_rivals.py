@@ -4,12 +4,15 @@ nothing.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.rivals.diffusion_loop import SIDES, steps_of
 from benchmarks.rivals.diffusion_sampling import samplers_of
 from benchmarks.rivals.monai_flow import in_turn, network_like, scheduler_like
+from benchmarks.rivals.requested_bins import error_of, shuffled_error
+from benchmarks.rivals.score_aug_leakage import turned_images
 from models.diffusion.strategies.build import make_strategy
 from settings.flat import replace
 from trainables.diffusion.system import Diffusion
@@ -67,3 +70,19 @@ def test_both_loops_take_steps(shared_cache, monkeypatch, tmp_path):
     times = in_turn(sides, 3)
     assert {side: len(each) for side, each in times.items()} == {"ours": 3, "monai": 3}
     assert all(second > 0.0 for each in times.values() for second in each)
+
+
+def test_every_turned_image_has_its_axes_exchanged():
+    images = torch.randn(8, 1, 5, 5)
+    turned = turned_images(images)
+    for image, other in zip(images[:, 0].numpy(), turned[:, 0].numpy(), strict=True):
+        across = [image.T, image.T[::-1], image.T[:, ::-1], image.T[::-1, ::-1]]
+        assert sum(np.array_equal(other, each) for each in across) == 1
+
+
+def test_shuffled_requests_are_all_but_a_masks_own():
+    requests = np.eye(3)
+    asked = np.tile(requests, (2, 1))
+    assert error_of(asked, asked) == 0.0
+    assert shuffled_error(asked, asked, 3) == pytest.approx(2.0)
+    assert shuffled_error(np.ones((6, 3)), asked, 3) == error_of(np.ones((6, 3)), asked)
