@@ -82,6 +82,7 @@ _NPT = (
     "val.direct_error",
     "val.attention_cosine",
     "val.scalar_std",
+    "val.change_rank",
 )
 
 COLUMNS: Mapping[str, Sequence[str]] = {

@@ -26,7 +26,7 @@ def test_the_arms_of_the_repository_keep_the_rules(name):
     files = {path.stem for path in (FOLDER / name).glob("*.yaml")}
     assert files <= set(arms.arms), "a file that no list names"
     assert any(not arm.control for arm in arms.arms.values())
-    measured = {f"val.{metric.name}" for metric in arms.configured.metrics}
+    measured = {f"val.{column.name}" for column in arms.configured.measures}
     terms = ("val.loss.", "val.critic.")
     own = [c for c in arms.columns if c.startswith("val.") and not c.startswith(terms)]
     assert own
