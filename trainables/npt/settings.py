@@ -161,7 +161,10 @@ class NptSettings(SystemSettings):
     npt: TrainingSettings = field(default_factory=TrainingSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     data: DataSettings = field(default_factory=lambda: DataSettings(validation_windows=256))
-    health: NptHealthSettings = field(default_factory=NptHealthSettings)
+    # Before the clip the first updates have gradients of hundreds to thousands (docs/npt.md).
+    health: NptHealthSettings = field(
+        default_factory=lambda: NptHealthSettings(gradient_norm_high=1e4, gradient_norm_stop=1e5)
+    )
     optimizer: NptOptimizer = field(
         default_factory=lambda: NptOptimizer(lr=3e-3, warmup=0.05, weight_decay=0.01)
     )
