@@ -77,13 +77,12 @@ def _examine(exam: Exam) -> Sums:
     sums: Sums = {}
     length = len(getattr(exam.loaders, exam.split))
     layers = of(exam.modules).layers
-    for case in exam.cases:
-        batch = exam.fetch([case * length // _CASES % length])
-        with exam.autocast():
-            prediction = convert(exam.modules, batch, exam.settings)
-        real = batch["mask"][0]
+    batch = exam.fetch([case * length // _CASES % length for case in exam.cases])
+    with exam.autocast():
+        prediction = convert(exam.modules, batch, exam.settings)
+    for row, real in enumerate(batch["mask"]):
         per_layer = [
-            _of_layer({name: prediction[name][0, place][real] for name in _READ})
+            _of_layer({name: prediction[name][row, place][real] for name in _READ})
             for place in range(len(layers))
         ]
         for at, measured in zip(layers, per_layer, strict=True):
