@@ -1,4 +1,4 @@
-"""`style_flow` on images keeps what it keeps on fields: rules of the contract, any number of workers;
+"""`style_flow` on images keeps what it keeps on fields: rules of the contract, two workers as one;
 and it shows images.
 """
 
