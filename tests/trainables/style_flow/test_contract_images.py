@@ -1,5 +1,5 @@
-"""`style_flow` on images keeps what it keeps on fields: the contract of systems, any number of
-workers; and it shows images.
+"""`style_flow` on images keeps what it keeps on fields: rules of the contract, two workers as one;
+and it shows images.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from accelerate import Accelerator
 
 from models.draws import draw_normal
 from settings.flat import flatten
-from trainables.contract.check import check
+from trainables.contract import beginning, declarations, metrics, samples
+from trainables.contract.check import keeps_the_rules_of_terms
 from trainables.contract.examined import SHORT, Examined
+from trainables.contract.terms import counts_the_batch_alone
 from trainables.reporting.examine import exam_of
 from trainables.style_flow.examine import examinations
 from trainables.style_flow.system import StyleFlow
@@ -36,10 +38,25 @@ GENTLE = {
 }
 
 
-def test_it_keeps_every_rule(embedded, shared_cache):
-    settings = {**flatten(embedded()), **SHORT, **FEW}
-    faults = check(Examined(SYSTEM, shared_cache, settings))
-    assert not [str(fault) for fault in faults]
+RULES = (
+    *declarations.RULES,
+    *samples.RULES,
+    *beginning.RULES,
+    counts_the_batch_alone,
+    keeps_the_rules_of_terms,
+    *metrics.RULES,
+)
+"""Those that see the data; trainings and examinations are the same on fields."""
+
+
+@pytest.fixture(scope="module")
+def examined(embedded, shared_cache):
+    return Examined(SYSTEM, shared_cache, {**flatten(embedded()), **SHORT, **FEW})
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_it_keeps_the_rule(examined, rule):
+    assert not [str(fault) for fault in rule(examined)]
 
 
 def test_two_workers_train_on_images_as_one_does(embedded, ranks, shared_cache, tmp_path):
