@@ -24,6 +24,11 @@ from settings.schema import Settings, SettingsError, setting
 class HeadSettings(Settings):
     width: int = setting(128, "channels behind the first convolution", low=1, high=4096)
     norm_groups: int = setting(32, "groups of GroupNorm; divides the width", low=1, high=128)
+    statistics: bool = setting(
+        True,
+        "the last layer also reads mean and deviation of each channel, which GroupNorm takes "
+        "away from the convolutions; false is the document's",
+    )
 
     def check(self) -> None:
         if self.width % self.norm_groups:
@@ -33,10 +38,14 @@ class HeadSettings(Settings):
             )
 
 
+_LEAST_VARIANCE = 1e-6
+
+
 class RejectionHead(nn.Module):
     """A 1 x 1 convolution to `width` channels, two 3 x 3 convolutions that halve every side, each
     with GroupNorm and SiLU behind it; the mean over cells, and one number (001-M11: 0.33 M
     parameters on 256 channels of slices, 0.95 M on 512 of volumes, where the document says 500).
+    With `statistics` mean and logarithm of the deviation of each channel are beside those means.
 
     The logit is 0 before the first step, the log-ratio of no knowledge.
     """
@@ -54,14 +63,19 @@ class RejectionHead(nn.Module):
                 nn.SiLU(),
             ]
         self.layers = nn.Sequential(*layers)
-        self.out = nn.Linear(width, 1)
+        self.has_statistics = settings.statistics
+        self.out = nn.Linear(width + (2 * channels if settings.statistics else 0), 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [B, C, *s] -> logits float32 [B], above 0 for real."""
-        hidden: Tensor = self.layers(features.to(self.out.weight.dtype))
-        logit: Tensor = self.out(hidden.flatten(2).mean(dim=2))
+        features = features.to(self.out.weight.dtype)
+        read = [self.layers(features).flatten(2).mean(dim=2)]
+        if self.has_statistics:
+            variance, mean = torch.var_mean(features.flatten(2), dim=2, correction=0)
+            read += [mean, 0.5 * torch.log(variance + _LEAST_VARIANCE)]
+        logit: Tensor = self.out(torch.cat(read, dim=1))
         return logit[:, 0].float()
 
 

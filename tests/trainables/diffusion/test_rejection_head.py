@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import SimpleNamespace
 
 import nibabel
@@ -87,12 +88,14 @@ def trained(base, shared_cache, tmp_path_factory):
 def test_it_has_the_parameters_of_its_layers(channels, dimensions, millions):
     """001-M11: 0.3 M in slices and 0.9 M in volumes, by a 1 x 1 and two 3 x 3 convolutions."""
     with torch.device("meta"):
-        head = RejectionHead(HeadSettings(), channels, dimensions)
+        head = RejectionHead(HeadSettings(statistics=False), channels, dimensions)
+        more = RejectionHead(HeadSettings(), channels, dimensions)
     found = sum(parameter.numel() for parameter in head.parameters())
     width, norm = 128, 2 * 128
     first, others = channels * width + width, width * width * 3**dimensions + width
     assert found == first + 2 * others + 3 * norm + width + 1
     assert round(found / 1e6, 1) == pytest.approx(millions)
+    assert sum(parameter.numel() for parameter in more.parameters()) == found + 2 * channels
 
 
 def test_it_begins_at_no_knowledge_and_reads_features_of_both_dimensions():
@@ -102,6 +105,24 @@ def test_it_begins_at_no_knowledge_and_reads_features_of_both_dimensions():
         assert head(features).tolist() == [0.0, 0.0, 0.0]
         torch.nn.init.ones_(head.out.weight)
         assert head(features).unique().numel() == 3
+
+
+def test_mean_and_deviation_of_the_features_are_seen_beside_the_convolutions():
+    """Of two images that differ in nothing else, GroupNorm leaves nothing of the scale."""
+    plain = 3.0 * torch.randn(1, 6, 4, 4, dtype=torch.float64)
+    scaled = torch.cat([plain, 100.0 * plain])
+    gaps = {}
+    for statistics in (False, True):
+        torch.manual_seed(0)
+        settings = HeadSettings(width=8, norm_groups=4, statistics=statistics)
+        head = RejectionHead(settings, 6, 2).double()
+        head.layers[0].bias.data.zero_()
+        torch.nn.init.ones_(head.out.weight)
+        gaps[statistics] = float(head(scaled).detach().diff().abs())
+    assert gaps[False] < 1e-3
+    # the sum of log 100 over six channels, and 99 times the sum of six means
+    expected = 6 * math.log(100.0) + 99.0 * float(plain.mean(dim=(2, 3)).sum())
+    assert gaps[True] == pytest.approx(abs(expected), rel=1e-3)
 
 
 def test_a_tapped_network_predicts_as_before_and_keeps_its_middle():
