@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,6 +121,11 @@ class Place:
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
+
+    def kill_survivors(self) -> None:
+        for process in self.survivors():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     def left(self) -> list[str]:
         """What is alive twenty seconds from now, which a busy machine may need: two of Ray's
@@ -229,25 +235,14 @@ class Cluster:
         return json.loads(line.removeprefix("look "))
 
 
-@contextlib.contextmanager
-def new_cluster(
-    cpus: int, api_server: bool = True, grows_to: int = 0
-) -> Iterator[Cluster]:
-    """A cluster that outlives its drivers, as `ray start` makes it, with its own token and ports.
-
-    Without the API server there is no dashboard, and nothing takes jobs. With `grows_to` Ray's
-    autoscaler starts so many nodes of one CPU on demand, all of them on this machine.
-    """
+def start_head(
+    place: Place, cpus: int, api_server: bool, grows_to: int
+) -> tuple[subprocess.Popen[str], str]:
+    """The process of a head that has come up, and the URL of its API server."""
     import ray.util
 
-    with new_place() as place:
-        token = place / "token"
-        token.write_text("a" * 64)
-        place.environment = {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_health_check_period_ms": HEALTH_CHECK_PERIOD,
-        }
+    current, said = place / "ray" / "ray_current_cluster", list[str]()
+    for _ in range(3):  # a port may be taken meanwhile, and a busy machine answers late
         options = {"port": 0, "num-cpus": cpus, "num-gpus": 0, "dashboard-port": free_port()}
         for service in ("dashboard-agent-listen", "ray-client-server"):
             options[f"{service}-port"] = free_port()  # two clusters on one host else share these
@@ -266,19 +261,47 @@ def new_cluster(
             [program, "start", "--head", "--block", "--disable-usage-stats", *without, *given],
             **fake,
         )
-        drained = place.drain(head)
+        lines = place.drain(head)
+        until(partial(exists_or_ended, current, head))
+        if head.poll() is None:
+            return head, url
+        place.kill_survivors()
+        current.unlink(missing_ok=True)
+        assert head.stderr is not None
+        said += [*lines, head.stderr.read()]
+    raise AssertionError(said)
+
+
+def exists_or_ended(file: Path, process: subprocess.Popen[str]) -> bool:
+    return file.exists() or process.poll() is not None
+
+
+@contextlib.contextmanager
+def new_cluster(
+    cpus: int, api_server: bool = True, grows_to: int = 0
+) -> Iterator[Cluster]:
+    """A cluster that outlives its drivers, as `ray start` makes it, with its own token and ports.
+
+    Without the API server there is no dashboard, and nothing takes jobs. With `grows_to` Ray's
+    autoscaler starts so many nodes of one CPU on demand, all of them on this machine.
+    """
+    with new_place() as place:
+        token = place / "token"
+        token.write_text("a" * 64)
+        place.environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_health_check_period_ms": HEALTH_CHECK_PERIOD,
+        }
+        head, url = start_head(place, cpus, api_server, grows_to)
         current = place / "ray" / "ray_current_cluster"
         try:
-            until(lambda: current.exists() or head.poll() is not None)
-            assert head.poll() is None, drained
             address = str(until(lambda: current.read_text().strip()))
             yield Cluster(place, address, url)
         finally:
             until(lambda: not training_processes(place), seconds=120, else_fail=False)
             left = training_processes(place)
-            for process in place.survivors():  # the cluster is ours; a gentle end takes it 30 s
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
+            place.kill_survivors()  # the cluster is ours; a gentle end takes it 30 s
             head.wait(timeout=PATIENCE_SECONDS)
             assert not left, f"processes that outlived their sweep: {left}"
 
