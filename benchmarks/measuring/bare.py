@@ -4,13 +4,25 @@ system's: for each phase forward, weighted sum of means, backward, clip, update.
 
 from __future__ import annotations
 
+import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.measuring.steps import Clock, batches_of, prepared_settings, timed_steps
+from benchmarks.measuring.rows import Row
+from benchmarks.measuring.steps import (
+    Clock,
+    batches_of,
+    in_turn,
+    loop_steps,
+    prepared_settings,
+    timed_steps,
+    undisturbed_clock,
+)
 from trainables.optimizing.optimizer import OptimizerSettings, make_optimizer, parameter_groups
 from trainables.parts import Built, Phase
 from trainables.system import System
@@ -31,6 +43,34 @@ def bare_steps(
             batch = {**batch, **phase.update(batch)}
 
     return timed_steps(step, batches_of(system, settings, prepared), steps, clock)
+
+
+SIDES = ("ours", "bare")
+
+
+def against_bare(name: str, system: System, steps: int, blocks: int) -> Row:
+    """Milliseconds of a step of our loop beside the bare one's: medians over blocks of steps in
+    turn; the ratio is the median over pairs of blocks.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {side: steps_of(side, system, Path(folder), steps, {}) for side in SIDES}
+        times = in_turn(sides, blocks)
+    pairs = zip(times["bare"], times["ours"], strict=True)
+    ratio = statistics.median(bare / ours for bare, ours in pairs)
+    ours, bare = (1000 * statistics.median(times[side]) for side in SIDES)
+    peer = "bare torch loop, same networks, terms and batches"
+    return Row(name, ours, "ms", peer, bare, ratio)
+
+
+def steps_of(
+    side: str, system: System, folder: Path, steps: int, changes: Mapping[str, Any]
+) -> Callable[[], float]:
+    """A function that takes a block of steps and returns the seconds of one; warmed up."""
+    clock = undisturbed_clock()
+    if side == "bare":
+        return bare_steps(system, changes, steps, clock)
+    return loop_steps(system, changes, folder, steps, clock)
 
 
 class _BarePhase:

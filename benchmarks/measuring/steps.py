@@ -97,3 +97,19 @@ def validations(
 
     run()
     return run
+
+
+def in_turn(sides: Mapping[str, Callable[[], float]], blocks: int) -> dict[str, list[float]]:
+    """The seconds of every block of each side; they take turns, and the first one changes, so that
+    whatever else the machine does meets both.
+    """
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for order in _orders(tuple(sides), blocks):
+        for side in order:
+            times[side].append(sides[side]())
+    return times
+
+
+def _orders(sides: tuple[str, ...], blocks: int) -> Iterator[tuple[str, ...]]:
+    for block in range(blocks):
+        yield sides if block % 2 == 0 else sides[::-1]

@@ -66,7 +66,7 @@ def against_monai() -> Iterator[Row]:
     """
     import torch
 
-    from benchmarks.rivals.monai_flow import in_turn
+    from benchmarks.measuring.steps import in_turn
 
     torch.set_num_threads(1)
     peer = "bare loop with MONAI's UNet and RFlowScheduler"
@@ -88,7 +88,7 @@ def of_regularisers() -> Iterator[Row]:
     """
     import torch
 
-    from benchmarks.rivals.monai_flow import in_turn
+    from benchmarks.measuring.steps import in_turn
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ and moving average; in the sizes of a setting of ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -104,19 +104,3 @@ def sampled(
     scheduler.set_timesteps(steps)
     images = DiffusionInferer(scheduler).sample(noise, network, verbose=False)
     return images if isinstance(images, Tensor) else images[0]
-
-
-def in_turn(sides: Mapping[str, Callable[[], float]], blocks: int) -> dict[str, list[float]]:
-    """The seconds of every block of each side; they take turns, and the first one changes, so that
-    whatever else the machine does meets both.
-    """
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for order in _orders(tuple(sides), blocks):
-        for side in order:
-            times[side].append(sides[side]())
-    return times
-
-
-def _orders(sides: tuple[str, ...], blocks: int) -> Iterator[tuple[str, ...]]:
-    for block in range(blocks):
-        yield sides if block % 2 == 0 else sides[::-1]

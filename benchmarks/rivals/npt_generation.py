@@ -36,7 +36,7 @@ def measure() -> Iterator[Row]:
     """
     import torch
 
-    from benchmarks.rivals.monai_flow import in_turn
+    from benchmarks.measuring.steps import in_turn
 
     torch.set_num_threads(1)
     teacher = llama_of(sizes())

@@ -6,10 +6,9 @@ memory of steps through 20 steps of the flow, with and without checkpointing.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measuring.peaks import peak_mib, peak_of
@@ -17,25 +16,14 @@ from benchmarks.measuring.rows import Row, main, row
 
 BLOCKS, STEPS = 16, 2
 LONG = {"flow.steps": 20}
-SIDES = ("ours", "bare")
 
 
 def measure() -> Iterator[Row]:
-    """Milliseconds: medians over blocks of steps in turn; the ratio is the median over pairs of
-    blocks. Memory: a process each, whole and above what it held before its first step.
-    """
-    import torch
+    """The step; then memory, a process each: whole, and above what it held before its steps."""
+    from benchmarks.measuring.bare import against_bare
+    from trainables.system import load_system
 
-    from benchmarks.rivals.monai_flow import in_turn
-
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        times = in_turn({side: steps_of(side, Path(folder)) for side in SIDES}, BLOCKS)
-    pairs = zip(times["bare"], times["ours"], strict=True)
-    ratio = statistics.median(bare / ours for bare, ours in pairs)
-    ours, bare = (1000 * statistics.median(times[side]) for side in SIDES)
-    peer = "bare torch loop, same network, terms and batches"
-    yield Row("style_flow_loop/step", ours, "ms", peer, bare, ratio)
+    yield against_bare("style_flow_loop/step", load_system("style_flow"), STEPS, BLOCKS)
     for since in ("process", "first_step"):
         kept, every = (
             peak_of("benchmarks.rivals.style_flow_loop", checkpointing, since)
@@ -43,18 +31,6 @@ def measure() -> Iterator[Row]:
         )
         name = f"style_flow_loop/peak_memory_of_{since}"
         yield row(name, kept, "MiB", "the same without checkpointing, n = 20", every)
-
-
-def steps_of(side: str, folder: Path) -> Callable[[], float]:
-    """A function that takes a block of steps and returns the seconds of one; warmed up."""
-    from benchmarks.measuring.bare import bare_steps
-    from benchmarks.measuring.steps import loop_steps, undisturbed_clock
-    from trainables.system import load_system
-
-    system, clock = load_system("style_flow"), undisturbed_clock()
-    if side == "bare":
-        return bare_steps(system, {}, STEPS, clock)
-    return loop_steps(system, {}, folder, STEPS, clock)
 
 
 def training_peak_mib(checkpointing: bool, since: str) -> float:

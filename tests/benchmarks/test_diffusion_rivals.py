@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.measuring.steps import in_turn
 from benchmarks.rivals.diffusion_loop import SIDES, steps_of
 from benchmarks.rivals.diffusion_sampling import samplers_of
-from benchmarks.rivals.monai_flow import in_turn, network_like, scheduler_like
+from benchmarks.rivals.monai_flow import network_like, scheduler_like
 from benchmarks.rivals.requested_bins import error_of, shuffled_error
 from benchmarks.rivals.score_aug_leakage import turned_images
 from models.diffusion.strategies.build import make_strategy

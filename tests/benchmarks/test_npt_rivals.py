@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.measuring.bare import SIDES, steps_of
 from benchmarks.rivals.npt_generation import (
     SEPARATOR,
     blocks_of,
@@ -12,7 +13,6 @@ from benchmarks.rivals.npt_generation import (
     weights_mib,
 )
 from benchmarks.rivals.npt_kl import FORMS, differences, logits_of, measured
-from benchmarks.rivals.npt_loop import SIDES, steps_of
 from trainables.npt.system import Npt
 
 
@@ -47,4 +47,5 @@ def test_a_student_goes_on_as_long_as_its_teacher():
 @pytest.mark.slow
 def test_both_loops_take_steps(shared_cache, monkeypatch, tmp_path):
     monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(shared_cache))
-    assert all(steps_of(side, tmp_path / side, Npt.small)() > 0.0 for side in SIDES)
+    sides = {side: steps_of(side, Npt(), tmp_path / side, 2, Npt.small) for side in SIDES}
+    assert all(block() > 0.0 for block in sides.values())

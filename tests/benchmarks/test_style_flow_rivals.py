@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.measuring.bare import SIDES, steps_of
 from benchmarks.rivals.gram import memory, sampled
 from benchmarks.rivals.patch_transport import closed_form, exchanged_value, null_floors, same_value
-from benchmarks.rivals.style_flow_loop import SIDES, steps_of
+from trainables.style_flow.system import StyleFlow
 
 
 @pytest.mark.slow  # imports POT
@@ -47,4 +48,5 @@ def test_a_quarter_of_the_positions_is_a_sixteenth_of_the_memory():
 @pytest.mark.slow
 def test_both_loops_take_steps(shared_cache, monkeypatch, tmp_path):
     monkeypatch.setenv("WEIGHBRIDGE_CACHE", str(shared_cache))
-    assert all(steps_of(side, tmp_path / side)() > 0.0 for side in SIDES)
+    sides = {side: steps_of(side, StyleFlow(), tmp_path / side, 2, {}) for side in SIDES}
+    assert all(block() > 0.0 for block in sides.values())
